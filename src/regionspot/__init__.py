@@ -1,0 +1,1 @@
+"""RegionSpot: name any region of any image."""

@@ -1,0 +1,1 @@
+"""What every other package stands on: errors, coordinates, vocabularies, identities, safe files."""

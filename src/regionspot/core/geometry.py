@@ -1,0 +1,101 @@
+"""Coordinates: the only code that changes frames or formats of boxes and points.
+
+Frames: *original* pixels of the image file, and *SAM's frame*, the image resized so that its long side is the localizer's input
+size, origin at the top left; the zero padding to the right and below does not move anything. Boxes are half-open: a
+box over the whole image is ``(0, 0, width, height)``. All functions take and return float32 numpy arrays.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.core.errors import ShapeError
+
+FloatArray = NDArray[np.float32]
+
+
+def as_boxes(boxes: object, *, name: str = "boxes_xyxy") -> FloatArray:
+    """Check and convert anything array-like to float32 boxes of shape (R, 4); empty input gives (0, 4).
+
+    Raises:
+        ShapeError: The array is not (R, 4), or a value is not finite.
+    """
+    array = np.asarray(boxes, dtype=np.float32)
+    if array.size == 0:
+        return array.reshape(0, 4)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise ShapeError(
+            f"{name} has shape {array.shape}; wanted (R, 4), one row (x1, y1, x2, y2) a region."
+        )
+    if not np.isfinite(array).all():
+        raise ShapeError(f"{name} holds values that are not finite: {array[~np.isfinite(array)]}.")
+    return array
+
+
+def xywh_to_xyxy(boxes_xywh: FloatArray) -> FloatArray:
+    """Turn (x, y, width, height) boxes, (R, 4), into (x1, y1, x2, y2) boxes."""
+    boxes = as_boxes(boxes_xywh, name="boxes_xywh")
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def xyxy_to_xywh(boxes_xyxy: FloatArray) -> FloatArray:
+    """Turn (x1, y1, x2, y2) boxes, (R, 4), into (x, y, width, height) boxes."""
+    boxes = as_boxes(boxes_xyxy)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def clip_boxes_xyxy(boxes_xyxy: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
+    """Clip boxes, (R, 4), to an image of ``size_hw`` pixels."""
+    height, width = size_hw
+    return np.clip(as_boxes(boxes_xyxy), 0, np.array([width, height, width, height], np.float32))
+
+
+def box_area(boxes_xyxy: FloatArray) -> FloatArray:
+    """Return the areas of boxes (R, 4) in square pixels, (R,); a box turned inside out has area 0."""
+    boxes = as_boxes(boxes_xyxy)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def box_iou(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
+    """Return the intersection over union of every pair of boxes, (N, 4) and (M, 4) to (N, M)."""
+    a, b = as_boxes(a_xyxy), as_boxes(b_xyxy)
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.maximum(bottom_right - top_left, 0)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = box_area(a)[:, None] + box_area(b)[None] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def resized_size_hw(size_hw: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """Return the size of an image whose long side is brought to ``long_side`` pixels.
+
+    Rounds as ``segment_anything.utils.transforms.ResizeLongestSide.get_preprocess_shape`` does.
+    """
+    height, width = size_hw
+    scale = long_side / max(height, width)
+    return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def points_to_sam_frame(
+    points_xy: FloatArray, size_hw: tuple[int, int], long_side: int
+) -> FloatArray:
+    """Map points (..., 2) in original pixels to SAM's frame.
+
+    Each axis is scaled by its own rounded ratio, as in ``ResizeLongestSide.apply_coords``.
+
+    Args:
+        points_xy: Points as (x, y), shape (..., 2), pixels of the original image.
+        size_hw: Height and width of the original image in pixels.
+        long_side: SAM's input size in pixels (1024 for the released models).
+    """
+    height, width = size_hw
+    new_height, new_width = resized_size_hw(size_hw, long_side)
+    ratio_xy = np.array([new_width / width, new_height / height], np.float64)
+    return (np.asarray(points_xy, np.float64) * ratio_xy).astype(np.float32)
+
+
+def to_sam_frame(boxes_xyxy: FloatArray, size_hw: tuple[int, int], long_side: int) -> FloatArray:
+    """Map boxes (R, 4) in original pixels to SAM's frame; see `points_to_sam_frame`."""
+    corners = as_boxes(boxes_xyxy).reshape(-1, 2, 2)
+    return points_to_sam_frame(corners, size_hw, long_side).reshape(-1, 4)

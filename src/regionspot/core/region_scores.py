@@ -1,0 +1,38 @@
+"""What every namer of regions returns: one score a class for each region of an image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.core.errors import ShapeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionScores:
+    """Class scores of one image's regions, whatever made them (head, CLIP on crops, a detector).
+
+    Rows of ``boxes_xyxy``, ``scores`` and ``box_scores`` correspond.
+
+    Raises:
+        ShapeError: The numbers of rows differ.
+    """
+
+    image_id: int
+    """The data set's own image id."""
+    boxes_xyxy: NDArray[np.float32]
+    """Boxes, (R, 4), pixels of the original image."""
+    scores: NDArray[np.float32]
+    """Probability of every class of the vocabulary for each region, (R, C)."""
+    box_scores: NDArray[np.float32] | None = None
+    """The detector's confidence in each box, (R,); None for annotated boxes."""
+
+    def __post_init__(self) -> None:
+        rows = {len(self.boxes_xyxy), len(self.scores)}
+        if self.box_scores is not None:
+            rows.add(len(self.box_scores))
+        if len(rows) != 1 or self.scores.ndim != 2:
+            raise ShapeError(
+                f"image {self.image_id}: boxes {self.boxes_xyxy.shape}, scores {self.scores.shape}"
+                " and box scores must have one row a region."
+            )

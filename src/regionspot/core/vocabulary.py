@@ -1,0 +1,93 @@
+"""Vocabularies: ordered lists of class names, validated once."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from regionspot.core.errors import MissingFileError, VocabularyError
+from regionspot.core.hashing import sha256_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """An ordered list of class names; a region's label is an index into it.
+
+    Raises:
+        VocabularyError: There is no name at all, or a name is empty, spans lines, or occurs twice.
+    """
+
+    names: tuple[str, ...]
+    """The class names, in label order."""
+
+    def __post_init__(self) -> None:
+        _check_names(self.names, place="entry", first=0)
+
+    @classmethod
+    def from_names(cls, names: Iterable[str]) -> Self:
+        """Build a vocabulary from any iterable of names, kept exactly as they are."""
+        return cls(tuple(names))
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a vocabulary from a UTF-8 text file with one name a line.
+
+        White space around a name is dropped. An empty line is an error, since it would shift every later label;
+        the one line break that ends the file is not a line.
+
+        Raises:
+            MissingFileError: There is no such file.
+            VocabularyError: The file is empty, or a line is empty or repeats an earlier one.
+        """
+        if not path.is_file():
+            raise MissingFileError(
+                f"no vocabulary file at {path}: give a text file with one class name a line."
+            )
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        _check_names(names, place=f"{path}, line", first=1)
+        return cls(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
+
+    def index_of(self, name: str) -> int:
+        """Return the label of a class name.
+
+        Raises:
+            VocabularyError: The name is not in the vocabulary.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise VocabularyError(
+                f"{name!r} is not among the {len(self.names)} names of the vocabulary."
+            ) from None
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the list: SHA-256 over the names joined by line breaks, in hex."""
+        return sha256_bytes("\n".join(self.names).encode("utf-8"))
+
+
+def _check_names(names: tuple[str, ...], *, place: str, first: int) -> None:
+    if not names:
+        raise VocabularyError("the vocabulary holds no name: give at least one class name.")
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, start=first):
+        if not name.strip() or "\n" in name:
+            raise VocabularyError(
+                f"{place} {number}: the class name {name!r} is empty or spans lines. Every entry needs a name: remove it"
+                " or name it (removing it shifts the labels after it)."
+            )
+        if name in seen:
+            raise VocabularyError(
+                f"{place} {number}: the class name {name!r} stands already at {seen[name]}. Two labels with one name"
+                " cannot be told apart: rename or remove one."
+            )
+        seen[name] = number
