@@ -11,8 +11,9 @@ from typing import BinaryIO
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears under ``path`` only when the block ends well.
 
-    A crash at any moment leaves either no file or the former one under ``path``, and at most a stray
-    ``<name>.tmp`` beside it, which the next writer overwrites. The folder is created if need be.
+    A crash at any moment leaves either no file or the former one under ``path``, and at most a
+    stray ``<name>.tmp`` beside it, which the next writer overwrites. The folder is created if need
+    be.
 
     Yields:
         A binary file open for writing and reading.
@@ -34,7 +35,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 to ``path`` so that a crash leaves the old file, or the whole new one."""
+    """Write ``text`` as UTF-8 so that a crash leaves the old file, or the whole new one."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 

@@ -1,8 +1,8 @@
 """Errors that are meant for the person at the keyboard.
 
-Every deliberate error derives from `RegionSpotError` and from the builtin it specialises. Its message says what was found, what
-was wanted, where, and what to type. The command line prints just that message and exits with code 2; anything else is a
-bug and keeps its traceback.
+Every deliberate error derives from `RegionSpotError` and from the builtin it specialises. Its
+message says what was found, what was wanted, where, and what to type. The command line prints just
+that message and exits with code 2; anything else is a bug and keeps its traceback.
 """
 
 

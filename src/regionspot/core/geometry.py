@@ -1,8 +1,9 @@
 """Coordinates: the only code that changes frames or formats of boxes and points.
 
-Frames: *original* pixels of the image file, and *SAM's frame*, the image resized so that its long side is the localizer's input
-size, origin at the top left; the zero padding to the right and below does not move anything. Boxes are half-open: a
-box over the whole image is ``(0, 0, width, height)``. All functions take and return float32 numpy arrays.
+Frames: *original* pixels of the image file, and *SAM's frame*, the image resized so that its long
+side is the localizer's input size, origin at the top left; the zero padding to the right and below
+moves nothing. Boxes are half-open: a box over the whole image is ``(0, 0, width, height)``. All
+functions take and return float32 numpy arrays.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ FloatArray = NDArray[np.float32]
 
 
 def as_boxes(boxes: object, *, name: str = "boxes_xyxy") -> FloatArray:
-    """Check and convert anything array-like to float32 boxes of shape (R, 4); empty input gives (0, 4).
+    """Check and convert anything array-like to float32 boxes (R, 4); empty input gives (0, 4).
 
     Raises:
         ShapeError: The array is not (R, 4), or a value is not finite.
@@ -50,7 +51,7 @@ def clip_boxes_xyxy(boxes_xyxy: FloatArray, size_hw: tuple[int, int]) -> FloatAr
 
 
 def box_area(boxes_xyxy: FloatArray) -> FloatArray:
-    """Return the areas of boxes (R, 4) in square pixels, (R,); a box turned inside out has area 0."""
+    """Return the areas of boxes (R, 4) in square pixels, (R,); 0 for a box turned inside out."""
     boxes = as_boxes(boxes_xyxy)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     return sides[:, 0] * sides[:, 1]

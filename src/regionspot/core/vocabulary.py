@@ -32,8 +32,8 @@ class Vocabulary:
     def from_file(cls, path: Path) -> Self:
         """Read a vocabulary from a UTF-8 text file with one name a line.
 
-        White space around a name is dropped. An empty line is an error, since it would shift every later label;
-        the one line break that ends the file is not a line.
+        White space around a name is dropped. An empty line is an error, since it would shift every
+        later label; the one line break that ends the file is not a line.
 
         Raises:
             MissingFileError: There is no such file.
@@ -82,12 +82,12 @@ def _check_names(names: tuple[str, ...], *, place: str, first: int) -> None:
     for number, name in enumerate(names, start=first):
         if not name.strip() or "\n" in name:
             raise VocabularyError(
-                f"{place} {number}: the class name {name!r} is empty or spans lines. Every entry needs a name: remove it"
-                " or name it (removing it shifts the labels after it)."
+                f"{place} {number}: the class name {name!r} is empty or spans lines. Every entry"
+                " needs a name: name it, or remove it (which shifts the labels after it)."
             )
         if name in seen:
             raise VocabularyError(
-                f"{place} {number}: the class name {name!r} stands already at {seen[name]}. Two labels with one name"
-                " cannot be told apart: rename or remove one."
+                f"{place} {number}: the class name {name!r} stands already at {seen[name]}. Two"
+                " labels with one name cannot be told apart: rename or remove one."
             )
         seen[name] = number

@@ -1,0 +1,1 @@
+"""The commands: what the entry scripts and ``regionspot`` call."""
