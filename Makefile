@@ -1,0 +1,46 @@
+# Everything a person needs: `make quickstart` and `make test`. Both install into .venv first, once.
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+DONE   := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint format bench clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(DONE)  ## Install everything into .venv (the other targets do it by themselves).
+
+$(DONE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) found, Python 3.11 or newer wanted: type make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(DONE)
+
+quickstart: $(DONE)  ## Toy world to AP table: generate, cache, train, evaluate, write runs/quickstart/report.html.
+	$(VENV)/bin/regionspot quickstart
+
+test: $(DONE)  ## Run the tests (a few minutes on 2 cores).
+	$(RUN) -m pytest
+
+test-slow: $(DONE)  ## Run the tests that take longer: full-size models, whole runs.
+	$(RUN) -m pytest -m slow
+
+lint: $(DONE)  ## Check style, types, layers and spelling.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/codespell src tests benchmarks docs configs *.md *.py
+
+format: $(DONE)  ## Mend what can be mended automatically.
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(DONE)  ## Run every benchmark; each prints a ratio against a named peer or limit.
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
+
+clean:  ## Remove caches and runs (not .venv).
+	rm -rf runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,26 @@
+"""Deliberate errors become one message and exit code 2; bugs keep their traceback."""
+
+import pytest
+
+from regionspot.cli.errors import run_cli
+from regionspot.core.errors import ConfigError
+
+
+def test_a_deliberate_error_is_one_message_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> None:
+        raise ConfigError("preset 'huge' is unknown: use --models.preset bl.")
+
+    with pytest.raises(SystemExit) as exit_info:
+        run_cli(command)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == "error: preset 'huge' is unknown: use --models.preset bl.\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def command() -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError, match="bug"):
+        run_cli(command)
