@@ -1,0 +1,32 @@
+"""The trained part in plain torch: fusion head, classifier, loss, and their files."""
+
+from regionspot.model.classifier import RegionClassifier, classification_logits
+from regionspot.model.fusion_head import FusionHead, HeadSpec, PositionCode
+from regionspot.model.head_card import HeadCard, JsonValue
+from regionspot.model.loss import Normalization, sigmoid_focal_loss
+from regionspot.model.released import load_released_head
+from regionspot.model.trained_head import (
+    CHECKPOINT_CARD_KEY,
+    TrainedHead,
+    load_strictly,
+    load_trained_head,
+    save_trained_head,
+)
+
+__all__ = [
+    "CHECKPOINT_CARD_KEY",
+    "FusionHead",
+    "HeadCard",
+    "HeadSpec",
+    "JsonValue",
+    "Normalization",
+    "PositionCode",
+    "RegionClassifier",
+    "TrainedHead",
+    "classification_logits",
+    "load_released_head",
+    "load_strictly",
+    "load_trained_head",
+    "save_trained_head",
+    "sigmoid_focal_loss",
+]

@@ -1,0 +1,74 @@
+"""From region embeddings to class logits: cosine similarity with a text bank.
+
+Shapes: `B` images, `R` regions, `E` text width, `C` classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from regionspot.core.errors import ConfigError, ShapeError
+
+
+def classification_logits(
+    z_BRE: Tensor,
+    text_bank_CE: Tensor,
+    scale: float | Tensor = 100.0,
+    bias: float | Tensor = 0.0,
+) -> Tensor:
+    """Compare region embeddings with class embeddings.
+
+    Computed in float32 whatever autocast says: at a scale of 100 a half-precision logit is off by
+    several tenths, which reorders classes.
+
+    Args:
+        z_BRE: Region embeddings, (..., E), not normalised.
+        text_bank_CE: Class embeddings of unit norm, (C, E).
+        scale: Factor of the cosine; CLIP's own is 100.
+        bias: Added to every logit.
+
+    Returns:
+        ``scale * z / (|z| + 1e-7) @ text_bank.T + bias``, (..., C) float32.
+
+    Raises:
+        ShapeError: The widths differ.
+    """
+    if text_bank_CE.ndim != 2 or z_BRE.shape[-1] != text_bank_CE.shape[-1]:
+        raise ShapeError(
+            f"region embeddings {tuple(z_BRE.shape)} and text bank {tuple(text_bank_CE.shape)} do"
+            " not fit: wanted (..., E) and (C, E). The bank must be made by the CLIP of the cache."
+        )
+    with torch.autocast(device_type=z_BRE.device.type, enabled=False):
+        z_BRE = z_BRE.float()
+        unit_BRE = z_BRE / (z_BRE.norm(dim=-1, keepdim=True) + 1e-7)
+        return scale * (unit_BRE @ text_bank_CE.float().T) + bias
+
+
+class RegionClassifier(nn.Module):
+    """Scale and bias of the logits, fixed as in the paper or trained.
+
+    The scale is kept as its logarithm, so that training cannot turn it negative.
+
+    Args:
+        scale: Starting (or fixed) factor of the cosine; the paper's 100 is CLIP's own.
+        bias: Starting (or fixed) offset. The focal loss starts better from a negative one, since
+            nearly all (region, class) pairs are wrong.
+        trainable: Whether training changes the two.
+
+    Raises:
+        ConfigError: ``scale`` is not positive.
+    """
+
+    def __init__(self, scale: float = 100.0, bias: float = 0.0, *, trainable: bool = False) -> None:
+        super().__init__()
+        if not (math.isfinite(scale) and scale > 0 and math.isfinite(bias)):
+            raise ConfigError(f"classifier scale {scale}, bias {bias}: wanted a scale above 0.")
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=trainable)
+        self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=trainable)
+
+    @override
+    def forward(self, z_BRE: Tensor, text_bank_CE: Tensor) -> Tensor:
+        """Return logits, (..., C) float32; see `classification_logits`."""
+        return classification_logits(z_BRE, text_bank_CE, self.log_scale.exp(), self.bias)

@@ -1,0 +1,91 @@
+"""The training loss: sigmoid focal loss over regions and classes, blind to padding.
+
+Shapes: `B` images, `R` regions (padded), `C` classes.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regionspot.core.errors import ConfigError, ShapeError
+
+Normalization = Literal["paper", "regions"]
+
+
+def sigmoid_focal_loss(
+    logits_BRC: Tensor,
+    labels_BR: Tensor,
+    region_mask_BR: Tensor | None = None,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    normalization: Normalization = "paper",
+) -> Tensor:
+    """Return the focal loss (Lin et al., 2017) of one-hot labels, summed over classes.
+
+    The paper divides the sum over images, regions and classes by the regions of an image, once the
+    batch is padded to equal numbers. Here an image is divided by its own number of regions:
+    the same figure for a batch without padding, and one that batch mates cannot change.
+
+    Args:
+        logits_BRC: Logits, (B, R, C); anything but float32 is converted.
+        labels_BR: Class indices from 0, (B, R) int64; -1 marks a region that does not count.
+        region_mask_BR: True for a real region, (B, R) bool; None leaves it to the labels.
+        alpha: Weight of the right class; the others weigh ``1 - alpha``.
+        gamma: How strongly easy decisions are discounted.
+        normalization: ``paper``: the sum over images of each image's mean over its regions.
+            ``regions``: the mean over all regions of the batch.
+
+    Returns:
+        A scalar, float32; 0 (with zero gradients) when no region counts.
+
+    Raises:
+        ShapeError: The shapes differ, or a label is not below ``C``.
+        ConfigError: ``normalization`` is neither of the two.
+    """
+    if normalization not in ("paper", "regions"):
+        raise ConfigError(f"loss normalization is {normalization!r}; wanted 'paper' or 'regions'.")
+    counts_BR = _counting_regions(logits_BRC, labels_BR, region_mask_BR)
+    image_N, region_N = counts_BR.nonzero(as_tuple=True)
+    logits_NC, labels_N = logits_BRC[image_N, region_N].float(), labels_BR[image_N, region_N]
+    if labels_N.numel() and int(labels_N.max()) >= logits_BRC.shape[-1]:
+        raise ShapeError(
+            f"label {int(labels_N.max())} is outside the {logits_BRC.shape[-1]} classes of the text"
+            " bank: the labels belong to another vocabulary."
+        )
+    losses_N = _focal_terms(logits_NC, labels_N, alpha=alpha, gamma=gamma).sum(dim=-1)
+    if normalization == "regions":
+        return losses_N.sum() / max(len(losses_N), 1)
+    regions_per_image_B = counts_BR.sum(dim=1)
+    return (losses_N / regions_per_image_B[image_N]).sum()
+
+
+def _focal_terms(logits_NC: Tensor, labels_N: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Return the loss of every (region, class) pair, (N, C)."""
+    targets_NC = torch.zeros_like(logits_NC).scatter_(1, labels_N[:, None], 1.0)
+    probabilities = logits_NC.sigmoid()
+    missed = probabilities + targets_NC - 2 * probabilities * targets_NC  # 1 - p of what is true
+    weights = (1 - alpha) + (2 * alpha - 1) * targets_NC
+    entropies = F.binary_cross_entropy_with_logits(logits_NC, targets_NC, reduction="none")
+    return weights * missed**gamma * entropies
+
+
+def _counting_regions(
+    logits_BRC: Tensor, labels_BR: Tensor, region_mask_BR: Tensor | None
+) -> Tensor:
+    if logits_BRC.ndim != 3 or labels_BR.shape != logits_BRC.shape[:2]:
+        raise ShapeError(
+            f"logits {tuple(logits_BRC.shape)} and labels {tuple(labels_BR.shape)}: wanted"
+            " (B, R, C) and (B, R)."
+        )
+    counts_BR = labels_BR >= 0
+    if region_mask_BR is None:
+        return counts_BR
+    if region_mask_BR.shape != labels_BR.shape:
+        raise ShapeError(
+            f"region mask {tuple(region_mask_BR.shape)} and labels {tuple(labels_BR.shape)} must"
+            " have one shape, (B, R)."
+        )
+    return counts_BR & region_mask_BR

@@ -1,0 +1,68 @@
+"""The head weights that the paper's authors released, read without any of their code."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.model.fusion_head import FusionHead
+from regionspot.model.trained_head import load_strictly
+
+_HEAD_PARTS = ("to_clip.", "projector.", "decoder.")
+_BACKBONE_PARTS = ("sam.", "clip_model.")
+
+
+def load_released_head(path: Path | str) -> FusionHead:
+    """Load the fusion head of a checkpoint released with the paper.
+
+    The widths are read off the tensors. Frozen SAM and CLIP weights that some of the files carry
+    along are left out. The classifier of these heads is ``RegionClassifier()``: scale 100, bias 0.
+
+    Args:
+        path: A ``.pth`` file, ``{"model": {...}}``.
+
+    Returns:
+        The head on the CPU, in eval mode.
+
+    Raises:
+        MissingFileError: There is no such file.
+        WeightsError: The file is no such checkpoint, or holds unknown or misshapen tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"no checkpoint at {path}: give the path of a released .pth file.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint of plain tensors ({error})."
+        ) from error
+    tensors = _head_tensors(checkpoint, where=path)
+    feature_dim, token_dim = tensors["to_clip.weight"].shape
+    head = FusionHead(
+        token_dim=token_dim,
+        feature_dim=feature_dim,
+        text_dim=len(tensors["projector.weight"]),
+    )
+    load_strictly(head, tensors, where=str(path))
+    return head.eval()
+
+
+def _head_tensors(checkpoint: object, *, where: Path) -> dict[str, Tensor]:
+    model = checkpoint.get("model") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(model, Mapping):
+        raise WeightsError(f"{where}: no 'model' in the file, so it is no released checkpoint.")
+    named = {str(name).removeprefix("model."): tensor for name, tensor in model.items()}
+    unknown = [name for name in named if not name.startswith(_HEAD_PARTS + _BACKBONE_PARTS)]
+    tensors = {name: tensor for name, tensor in named.items() if name.startswith(_HEAD_PARTS)}
+    needed = ("to_clip.weight", "projector.weight")
+    missing = [name for name in needed if getattr(tensors.get(name), "ndim", 0) != 2]
+    if unknown or missing:
+        raise WeightsError(
+            f"{where} is no released RegionSpot checkpoint: unknown tensors {unknown[:4]}, missing"
+            f" or misshapen {missing}."
+        )
+    return {name: tensor.float() for name, tensor in tensors.items()}
