@@ -1,0 +1,27 @@
+"""Scoring: predictions in and out, protocols, LVIS AP, validation while training, the report."""
+
+from regionspot.evaluation.ground_truth import LvisCategory, LvisGroundTruth
+from regionspot.evaluation.lvis_ap import CategoryScore, LvisScorer, LvisScores, score_lvis
+from regionspot.evaluation.predictions import Predictions
+from regionspot.evaluation.protocols import (
+    PROTOCOL_NOTES,
+    Protocol,
+    emit_predictions,
+    flatten_top_k,
+    top_1,
+)
+
+__all__ = [
+    "PROTOCOL_NOTES",
+    "CategoryScore",
+    "LvisCategory",
+    "LvisGroundTruth",
+    "LvisScorer",
+    "LvisScores",
+    "Predictions",
+    "Protocol",
+    "emit_predictions",
+    "flatten_top_k",
+    "score_lvis",
+    "top_1",
+]

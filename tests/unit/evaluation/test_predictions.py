@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regionspot.core.errors import AnnotationError, MissingFileError, ShapeError
+from regionspot.evaluation import Predictions
+
+
+def predictions(*rows: tuple[int, int, tuple[float, float, float, float], float]) -> Predictions:
+    return Predictions(
+        image_ids=np.array([row[0] for row in rows], np.int64),
+        category_ids=np.array([row[1] for row in rows], np.int64),
+        boxes_xywh=np.array([row[2] for row in rows], np.float64).reshape(-1, 4),
+        scores=np.array([row[3] for row in rows], np.float64),
+    )
+
+
+def test_the_file_is_the_lvis_results_format(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "predictions.json"
+    predictions((7, 3, (1.5, 2, 30, 40.25), 0.5), (9, 1, (0, 0, 4, 5), 0.25)).write_lvis_json(path)
+    assert json.loads(path.read_text()) == [
+        {"image_id": 7, "category_id": 3, "bbox": [1.5, 2.0, 30.0, 40.25], "score": 0.5},
+        {"image_id": 9, "category_id": 1, "bbox": [0.0, 0.0, 4.0, 5.0], "score": 0.25},
+    ]
+
+
+numbers = st.floats(-1e6, 1e6)
+rows = st.tuples(
+    st.integers(0, 2**62), st.integers(0, 9999), st.tuples(*[numbers] * 4), st.floats(0, 1)
+)
+
+
+@given(st.lists(rows, max_size=9))
+def test_reading_gives_back_exactly_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory,
+    drawn: list[tuple[int, int, tuple[float, float, float, float], float]],
+) -> None:
+    path = tmp_path_factory.mktemp("results") / "predictions.json"
+    written = predictions(*drawn)
+    written.write_lvis_json(path)
+    read = Predictions.read_lvis_json(path)
+    for name in ("image_ids", "category_ids", "boxes_xywh", "scores"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+
+
+def test_no_predictions_make_an_empty_list(tmp_path: Path) -> None:
+    Predictions.empty().write_lvis_json(tmp_path / "none.json")
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+    assert len(Predictions.read_lvis_json(tmp_path / "none.json")) == 0
+
+
+def test_a_files_further_keys_and_masks_are_ignored(tmp_path: Path) -> None:
+    entry = {
+        "image_id": 1,
+        "category_id": 2,
+        "bbox": [0, 0, 3, 4],
+        "score": 1,
+        "segmentation": {"size": [9, 9], "counts": "abc"},
+        "area": 12,
+    }
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps([entry]))
+    read = Predictions.read_lvis_json(path)
+    assert read.boxes_xywh.tolist() == [[0, 0, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{", "not JSON"),
+        ('{"annotations": []}', "lacks"),
+        ("[[1, 2]]", "no list of results"),
+        ("3", "no list of results"),
+        ('[{"image_id": 1, "category_id": 2, "bbox": [1, 2], "score": 1}]', "not four numbers"),
+        ('[{"image_id": 1, "category_id": 2, "score": 1}]', r"lacks \['bbox'\]"),
+        ('[{"image_id": "a", "category_id": 2, "bbox": [0,0,1,1], "score": 1}]', "not a number"),
+    ],
+)
+def test_other_files_are_refused_with_the_format_wanted(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        Predictions.read_lvis_json(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"nothing\.json"):
+        Predictions.read_lvis_json(tmp_path / "nothing.json")
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ShapeError, match="columns of shapes"):
+        Predictions(
+            image_ids=np.zeros(2, np.int64),
+            category_ids=np.zeros(1, np.int64),
+            boxes_xywh=np.zeros((2, 4)),
+            scores=np.zeros(2),
+        )
+
+
+def test_scores_that_are_nan_are_refused() -> None:
+    with pytest.raises(ShapeError, match="not finite"):
+        predictions((1, 1, (0, 0, 1, 1), float("nan")))
+
+
+def test_many_rows_are_written_as_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regionspot.evaluation.predictions._WRITE_ROWS", 2)
+    predictions(*[(i, 1, (0, 0, 1, 1), 0.5) for i in range(5)]).write_lvis_json(tmp_path / "a.json")
+    assert [row["image_id"] for row in json.loads((tmp_path / "a.json").read_text())] == [*range(5)]
