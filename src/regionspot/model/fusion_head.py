@@ -1,7 +1,6 @@
 """The fusion head: the only trained part of RegionSpot (arXiv 2311.01373, section 3.2).
 
-Shapes: `B` images, `R` regions (padded), `T` feature tokens, `S` SAM width, `D` CLIP width, `E` text
-width.
+Shapes: `B` images, `R` regions (padded), `T` feature tokens; widths: `S` SAM, `D` CLIP, `E` text.
 """
 
 from dataclasses import dataclass

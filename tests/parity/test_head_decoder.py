@@ -1,0 +1,96 @@
+"""The fusion head against torch.nn.TransformerDecoder with the same weights."""
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from regionspot.model import FusionHead
+
+
+class TorchHead(nn.Module):
+    """The paper's head as torch spells it; parameter names are the same."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        layer = nn.TransformerDecoderLayer(32, 4, 48, dropout, "relu", batch_first=True)
+        self.to_clip = nn.Linear(12, 32)
+        self.decoder = nn.TransformerDecoder(layer, 3, nn.LayerNorm(32))
+        self.projector = nn.Linear(32, 20)
+
+    @override
+    def forward(self, tokens: Tensor, features: Tensor, mask: Tensor) -> Tensor:
+        queries = self.decoder(self.to_clip(tokens), features, tgt_key_padding_mask=~mask)
+        return self.projector(queries)
+
+
+def pair(dropout: float = 0.0) -> tuple[FusionHead, TorchHead]:
+    torch.manual_seed(0)
+    theirs = TorchHead(dropout)
+    for parameter in theirs.parameters():  # torch copies one layer thrice: make them differ
+        nn.init.normal_(parameter, std=0.2)
+    ours = FusionHead(
+        token_dim=12, feature_dim=32, text_dim=20, num_heads=4, ffn_dim=48, dropout=dropout
+    )
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return ours, theirs
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randn(3, 5, 12, generator=generator)
+    features = torch.randn(3, 10, 32, generator=generator)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    return tokens, features, mask
+
+
+def test_outputs_equal_torchs_decoder() -> None:
+    ours, theirs = pair()
+    tokens, features, mask = inputs()
+    wanted = theirs(tokens, features, mask)
+    found = ours(tokens, features, mask)
+    torch.testing.assert_close(found[mask], wanted[mask], atol=1e-5, rtol=1e-5)
+    without_padding = torch.ones_like(mask)
+    torch.testing.assert_close(
+        ours(tokens, features), theirs(tokens, features, without_padding), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_gradients_equal_torchs_decoder() -> None:
+    ours, theirs = pair()
+    tokens, features, mask = inputs()
+    weights = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(2)) * mask[..., None]
+    for head in (ours, theirs):
+        (head(tokens, features, mask) * weights).sum().backward()
+    wanted = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        grad = wanted[name].grad
+        torch.testing.assert_close(parameter.grad, grad, atol=1e-4, rtol=1e-4)
+
+
+def test_dropout_takes_the_same_places_as_in_torch() -> None:
+    # The random streams differ, so compare moments over many draws of one input.
+    ours, theirs = pair(dropout=0.3)
+    tokens, features, mask = inputs()
+    tokens, features, mask = (
+        x[:1].expand(600, -1, -1) for x in (tokens, features, mask[..., None])
+    )
+    torch.manual_seed(3)
+    with torch.no_grad():
+        found = ours(tokens, features, mask[..., 0])
+        wanted = theirs(tokens, features, mask[..., 0])
+    spread = wanted.std(dim=0).mean()
+    assert (found.mean(dim=0) - wanted.mean(dim=0)).abs().max() < 0.3 * spread
+    torch.testing.assert_close(found.std(dim=0).mean(), spread, atol=0.0, rtol=0.03)
+
+
+def test_attention_maps_equal_torchs_averaged_weights() -> None:
+    ours, theirs = pair()
+    tokens, features, mask = inputs()
+    seen: list[tuple[Tensor, ...]] = []
+    last = theirs.decoder.layers[-1]
+    assert isinstance(last, nn.TransformerDecoderLayer)
+    last.multihead_attn.register_forward_hook(lambda _m, args, _out: seen.append(args))
+    theirs(tokens, features, mask)
+    _, wanted = last.multihead_attn(*seen[0], need_weights=True)
+    found = ours.attention_maps(tokens, features, mask)
+    torch.testing.assert_close(found[mask], wanted[mask], atol=1e-5, rtol=1e-4)
