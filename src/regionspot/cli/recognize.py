@@ -1,0 +1,156 @@
+"""``regionspot recognize``: name the regions of one image and print a table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser
+
+from regionspot.cli.errors import run_cli
+from regionspot.core.errors import ConfigError
+from regionspot.core.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from regionspot.inference import Regions
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Name the regions of an image; see ``regionspot recognize --help``."""
+    options = _parser().parse_args(args)
+
+    def recognize() -> None:
+        output = None if options.output is None else _picture_path(options.output)
+        boxes = parse_rows(options.boxes, 4, option="--boxes") if options.boxes else None
+        points = parse_rows(options.points, 2, option="--points") if options.points else None
+        vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
+        from regionspot.inference import RegionSpot  # here, since torch alone takes seconds
+
+        model = RegionSpot.from_pretrained(
+            options.model,
+            device=options.device,
+            sam_weights=options.sam_weights,
+            clip_weights=options.clip_weights,
+        )
+        regions = model.recognize(
+            options.image,
+            boxes_xyxy=boxes,
+            points=points,
+            vocabulary=vocabulary,
+            templates=options.templates,
+            top_k=options.top_k,
+            with_masks=output is not None,
+        )
+        print(format_table(regions))
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            regions.plot().save(output)
+            print(f"picture: {output}")
+
+    run_cli(recognize)
+
+
+def parse_rows(text: str, num_values: int, *, option: str) -> list[list[float]]:
+    """Read rows of comma-separated numbers; rows are separated by white space or semicolons.
+
+    Args:
+        text: For instance ``"10,20,80,90 15,5,40,60"``.
+        num_values: Numbers in a row.
+        option: The option that the text was given to, for messages.
+
+    Raises:
+        ConfigError: A row has another number of values, or one is not a number.
+    """
+    rows = [row.split(",") for row in text.replace(";", " ").split()]
+    try:
+        numbers = [[float(value) for value in row] for row in rows]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: {error}. {_row_help(num_values)}") from error
+    for row in numbers:
+        if len(row) != num_values:
+            raise ConfigError(
+                f"{option} {text!r} has a row of {len(row)} numbers. {_row_help(num_values)}"
+            )
+    return numbers
+
+
+def parse_vocabulary(text: str) -> Vocabulary:
+    """Read comma-separated names, or the file that is named, with one name a line.
+
+    Raises:
+        VocabularyError: A name is empty or repeated.
+    """
+    if Path(text).is_file():
+        return Vocabulary.from_file(Path(text))
+    return Vocabulary.from_names(name.strip() for name in text.split(","))
+
+
+def format_table(regions: "Regions") -> str:
+    """Return a table with one line a region: number, box, names and scores in percent."""
+    rows: list[tuple[str, ...]] = [("region", "x1", "y1", "x2", "y2", "names and scores in %")]
+    for index, (box, labels, scores) in enumerate(
+        zip(regions.boxes_xyxy, regions.top_labels, regions.top_scores, strict=True)
+    ):
+        names = ", ".join(
+            f"{label} {100 * score:.1f}" for label, score in zip(labels, scores, strict=True)
+        )
+        rows.append((str(index), *(f"{value:.0f}" for value in box), names))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return "\n".join(
+        "  ".join(
+            [*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _picture_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
+        raise ConfigError(f"--output {text}: wanted a name that ends in .png, .jpg or .webp.")
+    return path
+
+
+def _row_help(num_values: int) -> str:
+    if num_values == 4:
+        return 'Wanted x1,y1,x2,y2 in pixels of the image, for instance "10,20,80,90 15,5,40,60".'
+    return 'Wanted x,y in pixels of the image, for instance "45,55 20,30".'
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="regionspot recognize", description=__doc__)
+    parser.add_argument(
+        "--model",
+        type=str,
+        required=True,
+        help="The folder of a run or of a trained head, or a checkpoint.",
+    )
+    parser.add_argument("--image", type=str, required=True, help="An image file.")
+    parser.add_argument(
+        "--boxes",
+        type=str,
+        help="Boxes x1,y1,x2,y2 in pixels of the image, separated by blanks or semicolons.",
+    )
+    parser.add_argument(
+        "--points", type=str, help="Instead of boxes: one point x,y a region, likewise."
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=str,
+        help="Names separated by commas, or a file with one name a line; by default the names of"
+        " the training.",
+    )
+    parser.add_argument("--top_k", type=int, default=3, help="Names to print a region.")
+    parser.add_argument(
+        "--templates",
+        type=str,
+        help="ensemble81, ensemble80, single or none; by default those of the training.",
+    )
+    parser.add_argument("--output", type=str, help="Write a picture of the named regions here.")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
+    parser.add_argument(
+        "--sam_weights", type=str, help="SAM's weights, where they are not the released ones."
+    )
+    parser.add_argument(
+        "--clip_weights", type=str, help="CLIP's weights, where they are not the usual ones."
+    )
+    return parser

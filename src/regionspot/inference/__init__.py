@@ -1,0 +1,61 @@
+"""Names for regions: from a cache by a trained head, or from pixels with and without one.
+
+Names are imported when first used: scoring a cache needs neither SAM, CLIP nor an image library, so
+`regionspot.inference` must not ask for them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regionspot.inference.clip_crops import (
+        PIXEL_METHODS,
+        PixelMethod,
+        PromptedImage,
+        score_clip_crops,
+        score_pixel_methods,
+    )
+    from regionspot.inference.head_scores import score_cached
+    from regionspot.inference.images import ImageError, ImageLike, load_image
+    from regionspot.inference.regions import Region, Regions
+    from regionspot.inference.regionspot import RegionSpot
+
+__all__ = [
+    "PIXEL_METHODS",
+    "ImageError",
+    "ImageLike",
+    "PixelMethod",
+    "PromptedImage",
+    "Region",
+    "RegionSpot",
+    "Regions",
+    "load_image",
+    "score_cached",
+    "score_clip_crops",
+    "score_pixel_methods",
+]
+
+_HOMES = {
+    "PIXEL_METHODS": "clip_crops",
+    "PixelMethod": "clip_crops",
+    "PromptedImage": "clip_crops",
+    "score_clip_crops": "clip_crops",
+    "score_pixel_methods": "clip_crops",
+    "score_cached": "head_scores",
+    "ImageError": "images",
+    "ImageLike": "images",
+    "load_image": "images",
+    "Region": "regions",
+    "Regions": "regions",
+    "RegionSpot": "regionspot",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,184 @@
+"""What a person may point with: boxes, points or masks, brought to one form for SAM.
+
+Whether boxes and points lie inside the image is checked where they are mapped to SAM's frame.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from regionspot.backbones import Localizer
+from regionspot.core.errors import ConfigError, ShapeError
+from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxPrompts:
+    """Regions given by boxes."""
+
+    boxes_xyxy: FloatArray
+    """Boxes, (R, 4), pixels of the original image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointPrompts:
+    """Regions given by one or more points each."""
+
+    points_xy: FloatArray
+    """Points, (R, K, 2), pixels of the original image."""
+    point_labels: NDArray[np.int64]
+    """What each point says, (R, K): 1 in the region, 0 not in it, -1 padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskPrompts:
+    """Regions given by masks."""
+
+    masks: NDArray[np.bool_]
+    """Masks at the original image's size, (R, H, W)."""
+
+
+Prompts = BoxPrompts | PointPrompts | MaskPrompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocatedRegions:
+    """What SAM makes of the prompts of one image."""
+
+    tokens: Tensor
+    """Position tokens, (R, S)."""
+    boxes_xyxy: FloatArray
+    """Boxes, (R, 4), pixels of the original image."""
+    masks: NDArray[np.bool_] | None
+    """Masks, (R, H, W), if asked for."""
+
+
+def read_prompts(
+    *,
+    boxes_xyxy: ArrayLike | None,
+    points: ArrayLike | None,
+    masks: ArrayLike | None,
+    size_hw: tuple[int, int],
+) -> Prompts:
+    """Read the prompts of one image; exactly one kind is given.
+
+    Args:
+        boxes_xyxy: Boxes, (R, 4).
+        points: Points, (R, 2), (R, K, 2), or (R, K, 3) with SAM's point label as third column.
+        masks: Masks, (R, H, W) bool.
+        size_hw: Height and width of the image in pixels.
+
+    Raises:
+        ConfigError: No kind of prompt is given, or more than one.
+        ShapeError: The prompts have a wrong shape or type.
+    """
+    given = {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks}
+    names = [f"{name}=" for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise ConfigError(
+            f"found {' and '.join(names) if names else 'no prompts'}; wanted exactly one of"
+            " boxes_xyxy=, points= or masks=, which say where the regions are."
+        )
+    if boxes_xyxy is not None:
+        return BoxPrompts(boxes_xyxy=as_boxes(boxes_xyxy))
+    if points is not None:
+        return _read_points(points)
+    return MaskPrompts(masks=_read_masks(masks, size_hw))
+
+
+def locate_regions(
+    localizer: Localizer,
+    image_embedding: Tensor,
+    prompts: Prompts,
+    size_hw: tuple[int, int],
+    *,
+    with_masks: bool,
+) -> LocatedRegions:
+    """Run SAM's decoder on the prompts of one image.
+
+    Masks are put to SAM by their extent, since heads are trained on tokens of boxes.
+
+    Args:
+        localizer: The frozen SAM.
+        image_embedding: The image's embedding, (1, S, H, W).
+        prompts: The regions.
+        size_hw: Height and width of the original image in pixels.
+        with_masks: Whether masks are wanted; those that were given are handed back as they are.
+
+    Returns:
+        Tokens, boxes and masks. The box of a point prompt is the extent of SAM's mask, that of a
+        mask prompt the extent of the mask.
+
+    Raises:
+        ShapeError: A prompt is empty, turned inside out, or outside the image.
+    """
+    masks = None
+    if isinstance(prompts, BoxPrompts):
+        tokens = localizer.tokens(image_embedding, prompts.boxes_xyxy, size_hw)
+        boxes = clip_boxes_xyxy(prompts.boxes_xyxy, size_hw)
+        if with_masks:
+            masks = localizer.masks(image_embedding, boxes, size_hw)
+    elif isinstance(prompts, PointPrompts):
+        points = (prompts.points_xy, prompts.point_labels)
+        tokens = localizer.tokens_from_points(image_embedding, *points, size_hw)
+        masks = localizer.masks_from_points(image_embedding, *points, size_hw)
+        boxes = _extents(masks, fallback=_extents_of_points(prompts, size_hw))
+    else:
+        tokens = localizer.tokens_from_masks(image_embedding, prompts.masks)
+        masks = prompts.masks
+        boxes = _extents(masks, fallback=np.zeros((len(masks), 4), np.float32))
+    return LocatedRegions(tokens=tokens, boxes_xyxy=boxes, masks=masks if with_masks else None)
+
+
+def _read_points(points: ArrayLike) -> PointPrompts:
+    array = np.asarray(points, dtype=np.float32)
+    if array.size == 0:
+        array = array.reshape(0, 1, 2)
+    if array.ndim == 2 and array.shape[1] == 2:
+        array = array[:, None, :]
+    if array.ndim != 3 or array.shape[2] not in {2, 3}:
+        raise ShapeError(
+            f"points has shape {array.shape}; wanted (R, 2) for one (x, y) a region, (R, K, 2) for"
+            " K points a region, or (R, K, 3) for (x, y, label)."
+        )
+    labels = array[..., 2] if array.shape[2] == 3 else np.ones(array.shape[:2], np.float32)
+    if not np.isin(labels, (-1, 0, 1)).all() or not (labels == 1).any(axis=1).all():
+        raise ShapeError(
+            f"points have the labels {np.unique(labels).tolist()}; wanted 1 (in the region), 0 (not"
+            " in it) or -1 (padding), and at least one 1 for every region."
+        )
+    return PointPrompts(points_xy=array[..., :2], point_labels=labels.astype(np.int64))
+
+
+def _read_masks(masks: ArrayLike | None, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    array = np.asarray(masks)
+    if array.size == 0:
+        return np.zeros((0, *size_hw), np.bool_)
+    if array.dtype != np.bool_ or array.shape[1:] != size_hw:
+        raise ShapeError(
+            f"masks has shape {array.shape} and dtype {array.dtype}; wanted"
+            f" (R, {size_hw[0]}, {size_hw[1]}) bool: one mask of the image's height and width a"
+            " region."
+        )
+    return array
+
+
+def _extents(masks: NDArray[np.bool_], *, fallback: FloatArray) -> FloatArray:
+    """Return the box around each mask, (R, 4), and the fallback's row where a mask is empty."""
+    boxes = fallback.copy()
+    for row, mask in enumerate(masks):
+        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(ys):
+            boxes[row] = (xs[0], ys[0], xs[-1] + 1, ys[-1] + 1)
+    return boxes
+
+
+def _extents_of_points(prompts: PointPrompts, size_hw: tuple[int, int]) -> FloatArray:
+    """Return the pixels around the points inside each region, (R, 4)."""
+    inside_RK1 = (prompts.point_labels == 1)[..., None]
+    low = np.where(inside_RK1, prompts.points_xy, np.inf).min(axis=1)
+    high = np.where(inside_RK1, prompts.points_xy, -np.inf).max(axis=1)
+    boxes = np.concatenate([np.floor(low), np.floor(high) + 1], axis=1).astype(np.float32)
+    return clip_boxes_xyxy(boxes, size_hw)

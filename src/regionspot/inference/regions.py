@@ -1,0 +1,156 @@
+"""What recognition returns: regions with names, easy to look at and to hand on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from regionspot.core.errors import MissingExtraError, ShapeError
+from regionspot.core.geometry import FloatArray
+from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference.drawing import draw_regions
+
+if TYPE_CHECKING:
+    import supervision
+    from PIL import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """One named region."""
+
+    label: str
+    """The most probable name."""
+    score: float
+    """Its probability over the vocabulary, 0 to 1."""
+    box_xyxy: FloatArray
+    """Box, (4,), pixels of the original image."""
+    mask: NDArray[np.bool_] | None
+    """Mask at the original image's size, (H, W), if masks were asked for."""
+    embedding: FloatArray
+    """Embedding in CLIP's text space, (E,), not normalised."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Regions:
+    """The named regions of one image, in the order of the prompts.
+
+    Row ``i`` of every array belongs to region ``i``; k is the ``top_k`` that was asked for.
+    Iterating yields one `Region` each, and an index, slice or mask selects.
+    """
+
+    image: NDArray[np.uint8]
+    """The image's pixels, (H, W, 3) uint8 RGB."""
+    vocabulary: Vocabulary
+    """The names that were to choose from."""
+    boxes_xyxy: FloatArray
+    """Boxes, (R, 4) float32, original pixels: the prompts, or the extent of the mask."""
+    top_class_ids: NDArray[np.int64]
+    """The k most probable classes, best first, (R, k), as indices into the vocabulary."""
+    top_scores: FloatArray
+    """Their probabilities over the vocabulary, (R, k) float32."""
+    embeddings: FloatArray
+    """Region embeddings in CLIP's text space, (R, E) float32, not normalised."""
+    masks: NDArray[np.bool_] | None
+    """SAM's masks at the original image's size, (R, H, W), if they were asked for."""
+
+    def __post_init__(self) -> None:
+        shapes = [self.boxes_xyxy.shape, self.top_class_ids.shape, self.top_scores.shape]
+        shapes.append(self.embeddings.shape)
+        if self.masks is not None:
+            shapes.append(self.masks.shape)
+        if len({shape[0] for shape in shapes}) != 1:
+            raise ShapeError(f"regions need one row each in every array; found shapes {shapes}.")
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+    def __iter__(self) -> Iterator[Region]:
+        for row, label in enumerate(self.labels):
+            yield Region(
+                label=label,
+                score=float(self.top_scores[row, 0]),
+                box_xyxy=self.boxes_xyxy[row],
+                mask=None if self.masks is None else self.masks[row],
+                embedding=self.embeddings[row],
+            )
+
+    def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.intp]) -> Self:
+        """Select by index, slice, boolean mask or index array; the result is `Regions` too."""
+        chosen = np.atleast_1d(np.arange(len(self))[rows])
+        return type(self)(
+            image=self.image,
+            vocabulary=self.vocabulary,
+            boxes_xyxy=self.boxes_xyxy[chosen],
+            top_class_ids=self.top_class_ids[chosen],
+            top_scores=self.top_scores[chosen],
+            embeddings=self.embeddings[chosen],
+            masks=None if self.masks is None else self.masks[chosen],
+        )
+
+    @override
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        lines = [
+            f"  {region.label} {region.score:.0%} at"
+            f" ({', '.join(f'{v:.0f}' for v in region.box_xyxy)})"
+            for region in self
+        ]
+        title = f"{len(self)} regions of a {width}x{height} image, {len(self.vocabulary)} names"
+        return "\n".join([f"Regions({title})", *lines])
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The most probable name of each region, R of them."""
+        return tuple(self.vocabulary[int(index)] for index in self.class_ids)
+
+    @property
+    def class_ids(self) -> NDArray[np.int64]:
+        """The most probable class of each region, (R,), as index into the vocabulary."""
+        return self.top_class_ids[:, 0]
+
+    @property
+    def scores(self) -> FloatArray:
+        """The probability of each region's label, (R,) float32."""
+        return self.top_scores[:, 0]
+
+    @property
+    def top_labels(self) -> tuple[tuple[str, ...], ...]:
+        """The k most probable names of each region, best first."""
+        return tuple(
+            tuple(self.vocabulary[int(index)] for index in row) for row in self.top_class_ids
+        )
+
+    def to_supervision(self) -> "supervision.Detections":
+        """Return the regions as ``supervision.Detections``, names under ``data["class_name"]``.
+
+        Raises:
+            MissingExtraError: The package ``supervision`` is not installed.
+        """
+        try:
+            import supervision as sv
+        except ImportError as error:
+            raise MissingExtraError(
+                'to_supervision() needs the package supervision: pip install "regionspot[demo]".'
+            ) from error
+        return sv.Detections(
+            xyxy=self.boxes_xyxy.copy(),
+            mask=None if self.masks is None else self.masks.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.copy(),
+            data={"class_name": np.array(self.labels, dtype=np.str_)},
+        )
+
+    def plot(self) -> "Image.Image":
+        """Draw the boxes, masks and names on the image.
+
+        Returns:
+            A picture to ``.show()``, to ``.save("named.png")``, or to look at in a notebook.
+        """
+        captions = [
+            f"{label} {score:.0%}" for label, score in zip(self.labels, self.scores, strict=True)
+        ]
+        return draw_regions(self.image, self.boxes_xyxy, captions, self.masks)

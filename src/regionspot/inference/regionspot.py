@@ -1,0 +1,308 @@
+"""RegionSpot: pixels and prompts in, named regions out.
+
+Shape letters as in the whole project: B images, R regions, S SAM width, T tokens, D CLIP width,
+E text width, C classes.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, cast, overload
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from regionspot.backbones import FrozenModels, text_bank
+from regionspot.core.errors import ConfigError, ShapeError, VocabularyError
+from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference.class_scores import class_probabilities
+from regionspot.inference.head_scores import embed_regions
+from regionspot.inference.images import ImageLike, load_image
+from regionspot.inference.loading import find_head, load_matching_models
+from regionspot.inference.prompts import LocatedRegions, Prompts, locate_regions, read_prompts
+from regionspot.inference.regions import Regions
+from regionspot.model import TrainedHead, load_trained_head
+
+_IMAGE_BATCH_SIZE = 4
+_NUM_KEPT_BANKS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PromptedPixels:
+    """One image in memory and what to name in it."""
+
+    pixels: NDArray[np.uint8]
+    prompts: Prompts
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What is asked about every region of a call."""
+
+    vocabulary: Vocabulary
+    bank_CE: Tensor  # noqa: N815 - shape letters
+    top_k: int
+    with_masks: bool
+
+
+class RegionSpot:
+    """Recognise regions of images by names from an open vocabulary.
+
+    Build one with `from_pretrained`. Embeddings of vocabularies are kept in memory, so asking again
+    with the same names costs nothing.
+
+    Args:
+        trained_head: A fusion head with its classifier and card.
+        models: The frozen SAM and CLIP that the head was trained on; `from_pretrained` checks that
+            they are, this constructor trusts the caller.
+    """
+
+    def __init__(self, trained_head: TrainedHead, models: FrozenModels) -> None:
+        self._trained_head = trained_head
+        self._models = models
+        self._device = models.encoder.device
+        self._banks: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
+        trained_head.head.to(self._device).eval()
+        trained_head.classifier.to(self._device).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        *,
+        sam_weights: str | None = None,
+        clip_weights: str | None = None,
+    ) -> Self:
+        """Load a trained head and the frozen models that it was trained on.
+
+        Args:
+            path: A folder with ``head.safetensors`` and ``head.json``, the folder of a run, or a
+                ``.ckpt`` or ``.safetensors`` file.
+            device: Where everything runs: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
+            sam_weights: Name or path of SAM's weights, where they are not the released ones.
+            clip_weights: Tag or path of CLIP's weights, where they are not the usual ones.
+
+        Raises:
+            MissingFileError: There is no trained head at the path.
+            WeightsError: A weights file does not fit.
+            CacheMismatchError: SAM or CLIP are not the ones that the head was trained on.
+            MissingExtraError: The extra ``extract`` is not installed.
+        """
+        trained_head = load_trained_head(find_head(Path(path)))
+        models = load_matching_models(
+            trained_head, device=device, sam_weights=sam_weights, clip_weights=clip_weights
+        )
+        return cls(trained_head, models)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names that the head was trained with, which is what `recognize` uses by default.
+
+        Raises:
+            VocabularyError: The head's card does not name any.
+        """
+        return Vocabulary(self._trained_head.card.vocabulary)
+
+    @overload
+    def recognize(
+        self,
+        image: ImageLike,
+        *,
+        boxes_xyxy: ArrayLike | None = None,
+        points: ArrayLike | None = None,
+        masks: ArrayLike | None = None,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        templates: str | None = None,
+        top_k: int = 1,
+        with_masks: bool = True,
+    ) -> Regions: ...
+
+    @overload
+    def recognize(
+        self,
+        image: Sequence[ImageLike],
+        *,
+        boxes_xyxy: Sequence[ArrayLike] | None = None,
+        points: Sequence[ArrayLike] | None = None,
+        masks: Sequence[ArrayLike] | None = None,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        templates: str | None = None,
+        top_k: int = 1,
+        with_masks: bool = True,
+    ) -> list[Regions]: ...
+
+    @torch.inference_mode()
+    def recognize(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        *,
+        boxes_xyxy: ArrayLike | Sequence[ArrayLike] | None = None,
+        points: ArrayLike | Sequence[ArrayLike] | None = None,
+        masks: ArrayLike | Sequence[ArrayLike] | None = None,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        templates: str | None = None,
+        top_k: int = 1,
+        with_masks: bool = True,
+    ) -> Regions | list[Regions]:
+        """Name the regions of one image, or of several with different numbers of regions.
+
+        The regions of an image are looked at together: they attend to each other, so adding a
+        region may change what its neighbours are called.
+
+        Args:
+            image: A path, a PIL image or an (H, W, 3) uint8 RGB array; or a list of these, and
+                then the prompts are lists of the same length.
+            boxes_xyxy: Boxes, (R, 4), pixels of the original image.
+            points: One point a region, (R, 2) as (x, y), or K of them, (R, K, 2), pixels of the
+                original image. A third column holds labels: 1 in the region, 0 not in it, -1
+                padding.
+            masks: Masks, (R, H, W) bool.
+            vocabulary: The names to choose from; None takes the ones the head was trained with.
+            templates: Sentences that the names are put into ("ensemble81", "ensemble80", "single",
+                "none"); None takes those of the training.
+            top_k: How many names to return a region, best first; at most the vocabulary has.
+            with_masks: Whether to return SAM's masks too. They cost time, and H * W bytes a region.
+
+        Returns:
+            The named regions, in the order of the prompts; a list for a list. No prompts give no
+            regions.
+
+        Raises:
+            ConfigError: Not exactly one kind of prompt is given, or ``top_k`` is not positive.
+            ShapeError: Image or prompts have a wrong shape or type, or lie outside the image.
+            VocabularyError: The vocabulary is empty, or holds an empty or repeated name.
+            MissingFileError: There is no image at the path.
+            ImageError: The file is not an image.
+        """
+        if top_k < 1:
+            raise ConfigError(f"top_k is {top_k}; wanted at least 1 name a region.")
+        names = self._names(vocabulary)
+        question = _Question(
+            vocabulary=names,
+            bank_CE=self._bank(names, templates or self._trained_head.card.templates),
+            top_k=min(top_k, len(names)),
+            with_masks=with_masks,
+        )
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        images = cast("Sequence[ImageLike]", image if several else [image])
+        prompted = [
+            _open(*row)
+            for row in zip(
+                images,
+                _per_image(boxes_xyxy, "boxes_xyxy", len(images), several=several),
+                _per_image(points, "points", len(images), several=several),
+                _per_image(masks, "masks", len(images), several=several),
+                strict=True,
+            )
+        ]
+        regions: list[Regions] = []
+        for start in range(0, len(prompted), _IMAGE_BATCH_SIZE):
+            regions += self._recognize_batch(prompted[start : start + _IMAGE_BATCH_SIZE], question)
+        return regions if several else regions[0]
+
+    def _recognize_batch(
+        self, images: Sequence[_PromptedPixels], question: _Question
+    ) -> list[Regions]:
+        localizer, encoder = self._models.localizer, self._models.encoder
+        frames_BCHW = torch.stack([localizer.preprocess(image.pixels) for image in images])
+        embedded_BSHW = localizer.embed(frames_BCHW.to(self._device))
+        squares_BCHW = torch.stack([encoder.preprocess(image.pixels) for image in images])
+        features_BTD = encoder.features(squares_BCHW.to(self._device))
+        located = [
+            locate_regions(
+                localizer,
+                embedded_BSHW[index : index + 1],
+                image.prompts,
+                image.size_hw,
+                with_masks=question.with_masks,
+            )
+            for index, image in enumerate(images)
+        ]
+        embeddings = embed_regions(
+            self._trained_head, [regions.tokens for regions in located], features_BTD
+        )
+        return [
+            self._named(image, where, z_RE, question)
+            for image, where, z_RE in zip(images, located, embeddings, strict=True)
+        ]
+
+    def _named(
+        self,
+        image: _PromptedPixels,
+        located: LocatedRegions,
+        z_RE: Tensor,
+        question: _Question,
+    ) -> Regions:
+        logits_RC = self._trained_head.classifier(z_RE, question.bank_CE)
+        scores_RC = class_probabilities(logits_RC)
+        best_RK = np.argsort(-scores_RC, axis=1, kind="stable")[:, : question.top_k]
+        return Regions(
+            image=image.pixels,
+            vocabulary=question.vocabulary,
+            boxes_xyxy=located.boxes_xyxy,
+            top_class_ids=best_RK.astype(np.int64),
+            top_scores=np.take_along_axis(scores_RC, best_RK, axis=1),
+            embeddings=z_RE.cpu().numpy(),
+            masks=located.masks,
+        )
+
+    def _names(self, vocabulary: Vocabulary | Iterable[str] | None) -> Vocabulary:
+        if vocabulary is None:
+            return self.vocabulary
+        if isinstance(vocabulary, Vocabulary):
+            return vocabulary
+        if isinstance(vocabulary, str):
+            raise VocabularyError(
+                f"the vocabulary is the text {vocabulary!r}; wanted a list of names, for instance"
+                f" {[name.strip() for name in vocabulary.split(',')]}."
+            )
+        return Vocabulary.from_names(vocabulary)
+
+    def _bank(self, vocabulary: Vocabulary, templates: str) -> Tensor:
+        """Return the vocabulary's embeddings, (C, E), from memory if they were asked for lately."""
+        key = (vocabulary.sha256, templates)
+        if key not in self._banks:
+            self._banks[key] = text_bank(
+                self._models.clip, self._models.tokenizer, vocabulary.names, templates=templates
+            ).to(self._device)
+        self._banks.move_to_end(key)
+        while len(self._banks) > _NUM_KEPT_BANKS:
+            self._banks.popitem(last=False)
+        return self._banks[key]
+
+
+def _open(
+    image: ImageLike,
+    boxes_xyxy: ArrayLike | None,
+    points: ArrayLike | None,
+    masks: ArrayLike | None,
+) -> _PromptedPixels:
+    pixels = load_image(image)
+    size_hw = (pixels.shape[0], pixels.shape[1])
+    prompts = read_prompts(boxes_xyxy=boxes_xyxy, points=points, masks=masks, size_hw=size_hw)
+    return _PromptedPixels(pixels=pixels, prompts=prompts)
+
+
+def _per_image(
+    prompts: ArrayLike | Sequence[ArrayLike] | None, name: str, num_images: int, *, several: bool
+) -> Sequence[ArrayLike | None]:
+    """Return one entry of prompts for each image."""
+    if prompts is None:
+        return [None] * num_images
+    if not several:
+        return [prompts]
+    if not isinstance(prompts, Sequence | np.ndarray) or len(prompts) != num_images:
+        found = len(prompts) if isinstance(prompts, Sized) else type(prompts).__name__
+        raise ShapeError(
+            f"{name} has {found} entries for {num_images} images; wanted a list with one array for"
+            " each image (an empty one where an image has no regions)."
+        )
+    return cast("Sequence[ArrayLike]", prompts)
