@@ -1,0 +1,22 @@
+"""Pictures: named regions, attention maps, training curves, bars."""
+
+from regionspot.viz.attention import draw_attention
+from regionspot.viz.bars import draw_ap_bars
+from regionspot.viz.curves import (
+    TrainingLog,
+    draw_training_curves,
+    find_metrics_csv,
+    read_training_log,
+)
+from regionspot.viz.named_regions import NamedRegion, draw_named_regions
+
+__all__ = [
+    "NamedRegion",
+    "TrainingLog",
+    "draw_ap_bars",
+    "draw_attention",
+    "draw_named_regions",
+    "draw_training_curves",
+    "find_metrics_csv",
+    "read_training_log",
+]

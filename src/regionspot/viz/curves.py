@@ -1,0 +1,202 @@
+"""The course of training, from the metrics.csv files that Lightning's CSVLogger writes."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from regionspot.core.errors import MissingFileError
+from regionspot.viz.style import GRID, INK, MUTED, SERIES, figure_png, new_figure, style_axes
+
+_LOSS_NAMES = ("train/loss", "train/loss_step", "train_loss", "loss")
+_AP_NAMES = ("val/AP",)
+_GROUP_NAMES = ("val/APr", "val/APc", "val/APf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One logged quantity: values at optimizer steps."""
+
+    steps: NDArray[np.int64]
+    """Optimizer steps, (N,), counted from 0 over all stages."""
+    values: NDArray[np.float64]
+    """The values, (N,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingLog:
+    """What one or several stages of training logged, one after the other."""
+
+    curves: dict[str, Curve]
+    """Curves by their logged name."""
+    stage_starts: tuple[int, ...]
+    """The step at which each stage began."""
+    stage_names: tuple[str, ...] = field(default=())
+    """What to call the stages."""
+
+    def first_of(self, names: Sequence[str]) -> Curve | None:
+        """Return the first curve that was logged under one of these names."""
+        return next((self.curves[name] for name in names if name in self.curves), None)
+
+
+def find_metrics_csv(training_dir: Path) -> Path:
+    """Return the newest ``metrics.csv`` below a trainer's ``default_root_dir``.
+
+    Raises:
+        MissingFileError: There is none: another logger was configured, or nothing was trained.
+    """
+    found = sorted(training_dir.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise MissingFileError(
+            f"no metrics.csv below {training_dir}. Train with Lightning's CSVLogger, or leave the"
+            " folder out of `training_dirs`."
+        )
+    return found[-1]
+
+
+def read_training_log(stages: Sequence[tuple[str, Path]]) -> TrainingLog:
+    """Read the metrics of the stages of a training, and put their steps one after the other.
+
+    Args:
+        stages: Name and ``metrics.csv`` of each stage, in the order of training.
+
+    Raises:
+        MissingFileError: A file does not exist.
+    """
+    points: dict[str, list[tuple[int, float]]] = {}
+    starts: list[int] = []
+    start = 0
+    for _, path in stages:
+        starts.append(start)
+        start = _read_stage(path, start, points)
+    curves = {
+        name: Curve(
+            steps=np.array([step for step, _ in rows], np.int64),
+            values=np.array([value for _, value in rows], np.float64),
+        )
+        for name, rows in points.items()
+    }
+    names = tuple(name for name, _ in stages)
+    return TrainingLog(curves=curves, stage_starts=tuple(starts), stage_names=names)
+
+
+def draw_training_curves(log: TrainingLog) -> bytes:
+    """Draw the loss and, where validation logged it, the AP on the validation set, as a PNG."""
+    ap = log.first_of(_AP_NAMES)
+    figure = new_figure(9.6, 3.5)
+    panels = figure.subplots(1, 2 if ap is not None else 1, squeeze=False)[0]
+    _draw_loss(panels[0], log)
+    if ap is not None:
+        _draw_ap(panels[1], log, ap)
+    for panel in panels:
+        _mark_stages(panel, log)
+    return figure_png(figure)
+
+
+def _read_stage(path: Path, start: int, points: dict[str, list[tuple[int, float]]]) -> int:
+    """Add a stage's points, shifted by ``start``, and return the step after its last one."""
+    if not path.is_file():
+        raise MissingFileError(f"no training log at {path}; wanted Lightning's metrics.csv.")
+    last = start
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            step_text = row.get("step")
+            if not step_text:
+                continue
+            step = start + int(float(step_text))
+            last = max(last, step + 1)
+            for name, text in row.items():
+                if text and name not in ("step", "epoch"):
+                    points.setdefault(name, []).append((step, float(text)))
+    return last
+
+
+def _draw_loss(axes: Axes, log: TrainingLog) -> None:
+    style_axes(axes, title="Training loss", xlabel="optimizer steps")
+    loss = log.first_of(_LOSS_NAMES)
+    if loss is None:
+        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=MUTED)
+        return
+    for stage in _by_stage(loss, log):
+        axes.plot(stage.steps, stage.values, color=SERIES[0], alpha=0.25, linewidth=0.8)
+        axes.plot(stage.steps, _smoothed(stage.values), color=SERIES[0], linewidth=1.8)
+    if loss.values.min() > 0 and loss.values.max() > 20 * np.median(loss.values):
+        axes.set_yscale("log")
+
+
+def _draw_ap(axes: Axes, log: TrainingLog, ap: Curve) -> None:
+    style_axes(axes, title="AP on the validation images", xlabel="optimizer steps", ylabel="%")
+    for colour, name in zip(SERIES[1:], _GROUP_NAMES, strict=False):
+        group = log.curves.get(name)
+        if group is not None:
+            for number, stage in enumerate(_by_stage(group, log)):
+                label = None if number else name.removeprefix("val/")
+                axes.plot(stage.steps, stage.values, color=colour, linewidth=1.1, label=label)
+    for number, stage in enumerate(_by_stage(ap, log)):
+        axes.plot(
+            stage.steps,
+            stage.values,
+            color=SERIES[0],
+            linewidth=2.2,
+            marker="o",
+            markersize=3.5,
+            label=None if number else "AP",
+        )
+    axes.annotate(
+        f"{ap.values[-1]:.1f}",
+        (float(ap.steps[-1]), float(ap.values[-1])),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9.5,
+        fontweight="bold",
+        color=SERIES[0],
+    )
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right", fontsize=8.5, frameon=False, labelcolor=INK, ncols=2)
+
+
+def _mark_stages(axes: Axes, log: TrainingLog) -> None:
+    axes.set_xlim(left=0)
+    if len(log.stage_starts) < 2:
+        return
+    for start, name in zip(log.stage_starts, log.stage_names, strict=True):
+        if start:
+            axes.axvline(start, color=GRID, linewidth=1.2, zorder=0)
+        axes.annotate(
+            name,
+            (start, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color=MUTED,
+        )
+
+
+def _by_stage(curve: Curve, log: TrainingLog) -> list[Curve]:
+    """Cut a curve where a new stage began: there is no line from one training to the next."""
+    cuts = np.searchsorted(curve.steps, log.stage_starts[1:])
+    return [
+        Curve(steps=steps, values=values)
+        for steps, values in zip(
+            np.split(curve.steps, cuts), np.split(curve.values, cuts), strict=True
+        )
+        if len(steps)
+    ]
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average over a centred window of a fortieth of the values, shrinking at the ends."""
+    half = max(1, len(values) // 80)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    positions = np.arange(len(values))
+    first = np.clip(positions - half, 0, None)
+    last = np.clip(positions + half + 1, None, len(values))
+    smoothed: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return smoothed
