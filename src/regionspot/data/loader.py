@@ -1,0 +1,89 @@
+"""The loader: batches straight from memory-mapped shards, made ahead by one thread.
+
+Worker processes would only slow it down: a batch is a few copies out of a memory map, and handing
+it from process to process costs more than making it (benchmarks, "reading a cache").
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+from regionspot.core.errors import ConfigError
+from regionspot.data.assembly import Assembler
+from regionspot.data.batch import RegionBatch
+from regionspot.data.order import Order, share_of_rank
+from regionspot.data.prefetch import prefetched
+
+
+class CacheLoader:
+    """Iterates over batches; can be saved and restored in the middle of an epoch.
+
+    Every iteration is an epoch of its own, with its own order: a second ``iter(loader)`` goes on
+    with the next epoch, also when the first was left early. What is yielded depends only on the
+    order's seed and the epoch.
+
+    Args:
+        order: Which images make up which batch.
+        assembler: Reads and pads them.
+        rank: Number of this process among those that train together.
+        world_size: How many there are. Every rank gets the same number of batches.
+        prefetch_batches: Batches made ahead.
+
+    Raises:
+        ConfigError: ``prefetch_batches`` is below 1, or the rank is not among the ranks.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        assembler: Assembler,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch_batches: int = 2,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} is not among {world_size} ranks, counted from 0.")
+        if prefetch_batches < 1:
+            raise ConfigError(f"prefetch_batches is {prefetch_batches}; wanted 1 or more.")
+        self._order = order
+        self._assembler = assembler
+        self._rank = rank
+        self._world_size = world_size
+        self._prefetch_batches = prefetch_batches
+        self._epoch = 0
+        self._next_batch = 0
+        self._restored = False
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch, the same on every rank."""
+        return self._order.num_batches
+
+    def __iter__(self) -> Iterator[RegionBatch]:
+        """Go through the next epoch, or through the rest of the one that was restored."""
+        if self._next_batch >= len(self) or (self._next_batch > 0 and not self._restored):
+            self._epoch += 1
+            self._next_batch = 0
+        self._restored = False
+        made = self._make(self._epoch, self._next_batch)
+        with closing(prefetched(made, depth=self._prefetch_batches)) as batches:
+            for batch in batches:
+                # Counted before it is handed out: a checkpoint is written while it is in use.
+                self._next_batch += 1
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the loader is: the epoch, and how many of its batches were handed out."""
+        return {"epoch": self._epoch, "next_batch": self._next_batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make the next iteration start where the saved loader was."""
+        self._epoch = int(state["epoch"])
+        self._next_batch = int(state["next_batch"])
+        self._restored = True
+
+    def _make(self, epoch: int, first_batch: int) -> Iterator[RegionBatch]:
+        for number, plan in enumerate(self._order.plan(epoch)):
+            if number >= first_batch:
+                share = share_of_rank(plan, rank=self._rank, world_size=self._world_size)
+                yield self._assembler.assemble(share, epoch=epoch)
