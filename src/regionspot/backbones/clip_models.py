@@ -1,0 +1,272 @@
+"""The frozen CLIP: an open_clip ViT with a class token or the tiny one; weights from anywhere.
+
+What goes wrong silently elsewhere is refused here: OpenAI's weights in a model with another
+activation (0.7 % off), and weights whose position table would have to be resized.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from regionspot.backbones.extras import needs_extra
+from regionspot.backbones.shipped import shipped_config, shipped_weights_path
+from regionspot.backbones.tokenizer import WordTokenizer
+from regionspot.backbones.weights import (
+    RANDOM,
+    SHIPPED,
+    freeze,
+    is_path,
+    load_strictly,
+    random_weights,
+    read_state_dict,
+)
+from regionspot.core.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+
+_logger = logging.getLogger(__name__)
+_OPTION = "models.clip_weights"
+_QUICK = "-quickgelu"
+
+Tokenizer = Callable[[list[str]], Tensor]
+"""N texts to token ids, (N, L) int64."""
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedClip:
+    """A frozen CLIP with everything needed to feed it."""
+
+    model: "CLIP"
+    """open_clip's model, in eval mode, with nothing to be trained."""
+    tokenizer: Tokenizer
+    """Texts to token ids."""
+    name: str
+    """open_clip's model name, or "tiny"."""
+    image_size: int
+    """Side of the square input in pixels."""
+    activation: str
+    """"quick_gelu" or "gelu"."""
+    mean: Rgb
+    """Mean of red, green and blue in 0..1 that the input is normalised with."""
+    std: Rgb
+    """Their standard deviation."""
+    width: int
+    """Width D of the feature map."""
+    text_dim: int
+    """Width E of the joint text space."""
+    num_tokens: int
+    """Tokens T of a feature map: the class token and the patches."""
+    logit_scale: float
+    """What cosines are multiplied with: the exponential of the model's ``logit_scale``."""
+
+
+def load_clip(model: str, weights: str) -> LoadedClip:
+    """Build a CLIP and load its weights.
+
+    Args:
+        model: open_clip's name, for instance "ViT-L-14-quickgelu", or "tiny".
+        weights: One of open_clip's pretrained tags, for instance "openai" (downloaded by
+            open_clip), path of a file, "random" (the same every time, with a warning), or "shipped"
+            (tiny only).
+
+    Returns:
+        The model on the CPU in float32 and what belongs to it.
+
+    Raises:
+        ConfigError: open_clip has no such model, or its image tower has no class token.
+        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        MissingFileError: The weights are a path that does not exist.
+        MissingExtraError: ``open_clip`` is not installed.
+    """
+    with needs_extra("extract"):
+        import open_clip
+    if model == "tiny":
+        return _load_tiny(weights)
+    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
+    if config is None:
+        raise ConfigError(
+            f"open_clip has no model {model!r}; open_clip.list_models() lists"
+            " them, ViT-B-16-quickgelu and ViT-L-14-quickgelu among them (option models.clip)."
+        )
+    if not isinstance(config["vision_cfg"].get("layers", 12), int) or (
+        "timm_model_name" in config["vision_cfg"]
+    ):
+        raise _no_class_token(model)
+    quick = bool(config.get("quick_gelu", False))
+    if weights == RANDOM:
+        with random_weights(f"CLIP {model}", option=_OPTION):
+            clip = _build(model)
+    elif is_path(weights):
+        _warn_of_activation(model, Path(weights), quick=quick)
+        state = read_state_dict(Path(weights))
+        clip = _build(model)
+        load_strictly(clip, state, source=weights)
+    else:
+        clip = _build_pretrained(model, weights, quick=quick)
+    return describe_clip(
+        clip, tokenizer=open_clip.get_tokenizer(model), name=model, quick_gelu=quick
+    )
+
+
+def describe_clip(
+    clip: "CLIP", *, tokenizer: Tokenizer, name: str, quick_gelu: bool = False
+) -> LoadedClip:
+    """Freeze an open_clip model that is already in memory, and read off what belongs to it.
+
+    Args:
+        clip: A CLIP whose image tower is a ViT with a class token and square input.
+        tokenizer: Its tokenizer.
+        name: Its name, for fingerprints and messages.
+        quick_gelu: Whether it was built with QuickGELU.
+
+    Raises:
+        ConfigError: The image tower has no class token, or no square input.
+    """
+    with needs_extra("extract"):
+        from open_clip.transformer import VisionTransformer
+    visual = clip.visual
+    if (
+        not isinstance(visual, VisionTransformer)
+        or visual.attn_pool is not None
+        or visual.pool_type != "tok"
+        or visual.output_tokens
+    ):
+        raise _no_class_token(name)
+    height, width = visual.image_size
+    if height != width:
+        raise ConfigError(
+            f"CLIP {name} takes images of {height} x {width} pixels; only square inputs are"
+            " supported (option models.clip)."
+        )
+    freeze(clip)
+    mean, std = _normalisation(clip)
+    rows, columns = visual.grid_size
+    return LoadedClip(
+        model=clip,
+        tokenizer=tokenizer,
+        name=name,
+        image_size=height,
+        activation="quick_gelu" if quick_gelu else "gelu",
+        mean=mean,
+        std=std,
+        width=visual.conv1.out_channels,
+        text_dim=visual.output_dim,
+        num_tokens=1 + rows * columns,
+        logit_scale=float(clip.logit_scale.exp()),
+    )
+
+
+def _normalisation(clip: "CLIP") -> tuple[Rgb, Rgb]:
+    with needs_extra("extract"):
+        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+    config = getattr(clip.visual, "preprocess_cfg", {})
+    mean_r, mean_g, mean_b = map(float, config.get("mean", OPENAI_DATASET_MEAN))
+    std_r, std_g, std_b = map(float, config.get("std", OPENAI_DATASET_STD))
+    return (mean_r, mean_g, mean_b), (std_r, std_g, std_b)
+
+
+def _load_tiny(weights: str) -> LoadedClip:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, set_model_preprocess_cfg
+
+    config = shipped_config("clip")
+
+    def build() -> "CLIP":
+        clip = CLIP(
+            embed_dim=config["embed_dim"],
+            vision_cfg=CLIPVisionCfg(**config["vision_cfg"]),
+            text_cfg=CLIPTextCfg(**config["text_cfg"]),
+        )
+        set_model_preprocess_cfg(clip, config["preprocess"])
+        return clip
+
+    if weights == RANDOM:
+        with random_weights("CLIP tiny", option=_OPTION):
+            clip = build()
+    elif weights == SHIPPED or is_path(weights):
+        path = shipped_weights_path("clip") if weights == SHIPPED else Path(weights)
+        clip = build()
+        load_strictly(clip, read_state_dict(path), source=str(path))
+    else:
+        raise WeightsError(
+            f"there are no weights {weights!r} for CLIP tiny; give shipped, a path, or random"
+            f" (option {_OPTION})."
+        )
+    tokenizer = WordTokenizer(
+        config["tokenizer"]["words"], context_length=config["text_cfg"]["context_length"]
+    )
+    return describe_clip(clip, tokenizer=tokenizer, name="tiny")
+
+
+def _build(model: str) -> "CLIP":
+    import open_clip
+
+    root_level = logging.getLogger().level
+    # open_clip reports random weights on the root logger, but these are replaced or were asked for.
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        return open_clip.create_model(model, pretrained=None, pretrained_text=False)
+    finally:
+        logging.getLogger().setLevel(root_level)
+
+
+def _build_pretrained(model: str, tag: str, *, quick: bool) -> "CLIP":
+    import open_clip
+
+    card = open_clip.get_pretrained_cfg(model, tag)
+    if not card:
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        raise WeightsError(
+            f"open_clip has no pretrained tag {tag!r} for {model}; give one of {', '.join(tags)},"
+            f" a path to a file, or random (option {_OPTION})."
+        )
+    if bool(card.get("quick_gelu", False)) != quick:
+        other = model.removesuffix(_QUICK) if quick else model + _QUICK
+        raise WeightsError(
+            f"the weights {tag!r} were trained with {'GELU' if quick else 'QuickGELU'}, but {model}"
+            f" computes {'QuickGELU' if quick else 'GELU'}: every feature would be slightly wrong."
+            f" Give models.clip={other}."
+        )
+    try:
+        return open_clip.create_model(model, pretrained=tag, require_pretrained=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        where = " or ".join(filter(None, [card.get("hf_hub"), card.get("url")]))
+        raise WeightsError(
+            f"open_clip could not get or load the weights {tag!r} of {model} ({error}). Where there"
+            f" is no network, fetch them elsewhere ({where}) and give the file:"
+            f" {_OPTION}=/path/to/open_clip_model.safetensors."
+        ) from error
+
+
+def _warn_of_activation(model: str, path: Path, *, quick: bool) -> None:
+    """A file does not say its activation; what can be told from its name is refused."""
+    import open_clip
+
+    if quick or model + _QUICK not in open_clip.list_models():
+        return
+    if "openai" in path.name.lower():
+        raise WeightsError(
+            f"{path} is called OpenAI's, whose weights need QuickGELU, but {model} computes GELU:"
+            f" every feature would be slightly wrong. Give models.clip={model}{_QUICK}."
+        )
+    _logger.warning(
+        "%s does not say which activation it was trained with; %s computes GELU. If the weights are"
+        " OpenAI's, give models.clip=%s%s.",
+        path,
+        model,
+        model,
+        _QUICK,
+    )
+
+
+def _no_class_token(model: str) -> ConfigError:
+    return ConfigError(
+        f"the image tower of CLIP {model} is not a ViT that pools by its class token, so it gives"
+        " no feature map of the kind the fusion head takes (class token first). Give a plain ViT,"
+        " for instance models.clip=ViT-L-14-quickgelu."
+    )

@@ -1,0 +1,93 @@
+"""SAM's released weights: fetched once, checked against the hash that the file's name carries."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+
+from regionspot.core.errors import WeightsError
+from regionspot.core.hashing import sha256_file
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedFile:
+    """A weights file on a public server."""
+
+    file_name: str
+    """Name on the server and in the download folder."""
+    url: str
+    """Where it is downloaded from."""
+    sha256_prefix: str
+    """First hex digits of the SHA-256 of its bytes."""
+
+
+def _released_sam(name: str) -> ReleasedFile:
+    return ReleasedFile(
+        file_name=f"{name}.pth",
+        url=f"https://dl.fbaipublicfiles.com/segment_anything/{name}.pth",
+        sha256_prefix=name.rsplit("_", 1)[1],
+    )
+
+
+SAM_RELEASES: dict[str, ReleasedFile] = {
+    name: _released_sam(name)
+    for name in ("sam_vit_b_01ec64", "sam_vit_l_0b3195", "sam_vit_h_4b8939")
+}
+"""The three files that Meta released, by name without suffix."""
+
+
+def download_folder() -> Path:
+    """Return where downloads are kept: ``$REGIONSPOT_HOME``, or ``~/.cache/regionspot``."""
+    home = os.environ.get("REGIONSPOT_HOME")
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "regionspot"
+
+
+def fetch(released: ReleasedFile, *, option: str) -> Path:
+    """Return the path of a released file, downloading it if it is not there yet.
+
+    The download goes to a temporary name and gets its own only if its hash is right. A file that is
+    already there is checked too, as it may have been put there by hand.
+
+    Args:
+        released: The file.
+        option: The option that would name the file's path instead, for the error message.
+
+    Raises:
+        WeightsError: There is no network, or the bytes are not the released ones.
+    """
+    path = download_folder() / released.file_name
+    if path.is_file():
+        return _checked(path, released)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _logger.info("downloading %s to %s", released.url, path)
+    try:
+        torch.hub.download_url_to_file(released.url, str(path), released.sha256_prefix)
+    except (URLError, OSError) as error:
+        raise WeightsError(
+            f"{released.file_name} is not at {path} and could not be downloaded from"
+            f" {released.url} ({error}). Download it with a browser or on another machine and put"
+            f" it at {path}, or anywhere and say where with {option}=/path/to/{released.file_name}."
+        ) from error
+    except RuntimeError as error:  # torch.hub's answer to a wrong hash
+        raise WeightsError(
+            f"{released.url} did not give the released bytes ({error}). Try again; if it stays so,"
+            f" something between here and the server changes downloads: get {released.file_name}"
+            f" another way and put it at {path}."
+        ) from error
+    return path
+
+
+def _checked(path: Path, released: ReleasedFile) -> Path:
+    found = sha256_file(path)
+    if not found.startswith(released.sha256_prefix):
+        raise WeightsError(
+            f"{path} has the SHA-256 {found}; wanted one that starts with"
+            f" {released.sha256_prefix}. The file is cut short or not {released.file_name}: remove"
+            f" it, and it will be downloaded from {released.url} again."
+        )
+    return path

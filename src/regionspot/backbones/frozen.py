@@ -1,0 +1,107 @@
+"""The two frozen models together, and the identity that a cache made with them carries."""
+
+import logging
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder
+from regionspot.backbones.clip_models import load_clip
+from regionspot.backbones.clip_text import text_bank
+from regionspot.backbones.device import resolve_device
+from regionspot.backbones.presets import ModelsConfig, resolve
+from regionspot.backbones.sam import SAM_RESIZE, Localizer
+from regionspot.backbones.sam_models import load_sam
+from regionspot.backbones.weights import state_sha256
+from regionspot.cache import Fingerprint
+from regionspot.core.vocabulary import Vocabulary
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenModels:
+    """A localizer and an encoder, ready to look at images."""
+
+    localizer: Localizer
+    """The frozen SAM."""
+    encoder: Encoder
+    """The frozen CLIP."""
+    sam_sha256: str = field(init=False, repr=False)
+    """Identity of SAM's weights, whatever file they came from."""
+    clip_sha256: str = field(init=False, repr=False)
+    """Identity of CLIP's weights, whatever file they came from."""
+
+    def __post_init__(self) -> None:
+        # Both are taken here, before anybody can cast the weights to another dtype.
+        object.__setattr__(self, "sam_sha256", state_sha256(self.localizer.sam))
+        object.__setattr__(self, "clip_sha256", state_sha256(self.encoder.clip.model))
+
+    def fingerprint(self, *, exif_policy: str = "ignore") -> Fingerprint:
+        """Return all that decides the numbers which these models give for an image.
+
+        Args:
+            exif_policy: What the reader of the images does about EXIF rotation.
+        """
+        clip = self.encoder.clip
+        return Fingerprint(
+            sam_model=self.localizer.model_name,
+            sam_weights_sha256=self.sam_sha256,
+            sam_image_size=self.localizer.image_size,
+            sam_resize=SAM_RESIZE,
+            clip_model=clip.name,
+            clip_weights_sha256=self.clip_sha256,
+            clip_image_size=clip.image_size,
+            clip_activation=clip.activation,
+            clip_mean=clip.mean,
+            clip_std=clip.std,
+            clip_resize=CLIP_RESIZE,
+            exif_policy=exif_policy,
+            token_site=self.localizer.token_site,
+            token_dim=self.localizer.token_dim,
+            feature_dim=clip.width,
+            num_feature_tokens=clip.num_tokens,
+            text_dim=clip.text_dim,
+            dtype="float16",
+            codec="npy",
+        )
+
+    def text_bank(self, vocabulary: Vocabulary, *, templates: str = "ensemble81") -> Tensor:
+        """Embed a vocabulary with this CLIP, (C, E) float32, unit norm; see `text_bank`."""
+        clip = self.encoder.clip
+        return text_bank(clip.model, clip.tokenizer, vocabulary.names, templates)
+
+
+def load_frozen_models(config: ModelsConfig, *, device: str = "cpu") -> FrozenModels:
+    """Load SAM and CLIP as a configuration says.
+
+    Args:
+        config: Which models and weights.
+        device: Where they run: "auto", "cpu", "cuda", "cuda:N".
+
+    Raises:
+        ConfigError: The configuration names something that does not exist, or this machine lacks
+            the device.
+        WeightsError: Weights are unknown, cannot be had, or do not fit their model.
+        MissingFileError: A weights file that was named does not exist.
+        MissingExtraError: ``segment_anything`` or ``open_clip`` is not installed.
+    """
+    target = resolve_device(device)
+    models = resolve(config)
+    sam = load_sam(models.sam, models.sam_weights)
+    clip = load_clip(models.clip, models.clip_weights)
+    frozen = FrozenModels(
+        localizer=Localizer(sam, token_site=models.token_site, model_name=models.sam),
+        encoder=Encoder(clip),
+    )
+    _logger.info(
+        "SAM %s (weights %s) and CLIP %s (weights %s) on %s",
+        models.sam,
+        frozen.sam_sha256[:12],
+        models.clip,
+        frozen.clip_sha256[:12],
+        target,
+    )
+    frozen.localizer.to(target)
+    frozen.encoder.to(target)
+    return frozen

@@ -1,0 +1,111 @@
+"""Which frozen models: the paper's three pairs, the toy pair, and everything in between.
+
+This module imports neither torch nor the models' libraries, so that any command can parse its
+configuration quickly and anywhere.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from regionspot.core.errors import ConfigError
+
+TokenSite = Literal["prompt_encoder", "transformer", "mlp"]
+"""Where in SAM the position token is read; the paper's choice is "transformer" (Table 5)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedModels:
+    """A `ModelsConfig` with every blank filled in."""
+
+    sam: str
+    """SAM architecture: "vit_b", "vit_l", "vit_h" or "tiny"."""
+    sam_weights: str
+    """Released file's name, path, "random" or "shipped"."""
+    clip: str
+    """open_clip model name, or "tiny"."""
+    clip_weights: str
+    """open_clip pretrained tag, path, "random" or "shipped"."""
+    token_site: TokenSite
+    """Where in SAM the position token is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsConfig:
+    """Choose the frozen SAM and CLIP: a preset, and what shall differ from it."""
+
+    preset: str = "bl"
+    """The pair to start from: bb (SAM ViT-B, CLIP ViT-B/16), bl (SAM ViT-B, CLIP ViT-L/14), bl336
+    (the same at 336 pixels) or toy (the two tiny towers that come with the package)."""
+    sam: str | None = None
+    """SAM architecture: vit_b, vit_l, vit_h or tiny; by default the preset's."""
+    sam_weights: str | None = None
+    """SAM weights: a released file's name (sam_vit_b_01ec64, sam_vit_l_0b3195, sam_vit_h_4b8939), a
+    path to a .pth or .safetensors file, random, or shipped (tiny only); by default those released
+    for the architecture."""
+    clip: str | None = None
+    """open_clip model name, for instance ViT-L-14-quickgelu, or tiny; by default the preset's."""
+    clip_weights: str | None = None
+    """CLIP weights: one of open_clip's pretrained tags (openai), a path to a .pt, .bin or
+    .safetensors file, random, or shipped (tiny only); by default the preset's."""
+    token_site: TokenSite = "transformer"  # noqa: S105 - no password
+    """Where in SAM the position token is read: prompt_encoder (the two embedded corners),
+    transformer (the mask token after the decoder's transformer) or mlp (that token after its
+    hypernetwork)."""
+
+
+PRESETS: dict[str, tuple[str, str]] = {
+    "bb": ("vit_b", "ViT-B-16-quickgelu"),
+    "bl": ("vit_b", "ViT-L-14-quickgelu"),
+    "bl336": ("vit_b", "ViT-L-14-336-quickgelu"),
+    "toy": ("tiny", "tiny"),
+}
+"""SAM and CLIP of each preset."""
+
+SAM_DEFAULT_WEIGHTS: dict[str, str] = {
+    "vit_b": "sam_vit_b_01ec64",
+    "vit_l": "sam_vit_l_0b3195",
+    "vit_h": "sam_vit_h_4b8939",
+    "tiny": "shipped",
+}
+"""The weights that belong to each SAM architecture."""
+
+_CLIP_DEFAULT_WEIGHTS = {
+    "ViT-B-16-quickgelu": "openai",
+    "ViT-L-14-quickgelu": "openai",
+    "ViT-L-14-336-quickgelu": "openai",
+    "tiny": "shipped",
+}
+
+
+def resolve(config: ModelsConfig) -> ResolvedModels:
+    """Fill in what a configuration leaves to its preset.
+
+    Raises:
+        ConfigError: The preset or the SAM is unknown, or a CLIP without default weights was chosen
+            without saying which weights.
+    """
+    if config.preset not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {config.preset!r}; give one of {', '.join(PRESETS)}"
+            " (option models.preset)."
+        )
+    preset_sam, preset_clip = PRESETS[config.preset]
+    sam, clip = config.sam or preset_sam, config.clip or preset_clip
+    if sam not in SAM_DEFAULT_WEIGHTS:
+        raise ConfigError(
+            f"there is no SAM {sam!r}; give one of {', '.join(SAM_DEFAULT_WEIGHTS)}"
+            " (option models.sam)."
+        )
+    clip_weights = config.clip_weights or _CLIP_DEFAULT_WEIGHTS.get(clip)
+    if clip_weights is None:
+        raise ConfigError(
+            f"CLIP {clip!r} has no default weights: say which with the option models.clip_weights"
+            " (one of open_clip's pretrained tags, a path, or random)."
+        )
+    return ResolvedModels(
+        sam=sam,
+        sam_weights=config.sam_weights or SAM_DEFAULT_WEIGHTS[sam],
+        clip=clip,
+        clip_weights=clip_weights,
+        token_site=config.token_site,
+    )

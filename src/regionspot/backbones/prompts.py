@@ -1,0 +1,179 @@
+"""What SAM is prompted with, in SAM's own frame, and what its mask decoder makes of it.
+
+Shape letters: R regions, K points a region, S SAM's width, H W the grid of the image embedding.
+Everything here composes the modules of ``segment_anything``; nothing of them is copied.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from regionspot.backbones.presets import TokenSite
+from regionspot.core.errors import ShapeError
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+_MASK_TOKEN = 1
+"""Among the decoder's output tokens 0 rates the masks; 1 is the single-mask answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamPrompts:
+    """Prompts of R regions: boxes, points, masks, or several of them for the same regions."""
+
+    boxes_xyxy_sam: Tensor | None = None
+    """Boxes, (R, 4), pixels of SAM's frame."""
+    points_xy_sam: Tensor | None = None
+    """Points, (R, K, 2), pixels of SAM's frame."""
+    point_labels: Tensor | None = None
+    """What each point says, (R, K): 1 in the region, 0 not in it, -1 padding."""
+    mask_logits: Tensor | None = None
+    """Masks as logits, (R, 1, 4 H, 4 W), over SAM's whole padded frame."""
+
+    def __len__(self) -> int:
+        for prompt in (self.boxes_xyxy_sam, self.points_xy_sam, self.mask_logits):
+            if prompt is not None:
+                return len(prompt)
+        return 0
+
+    def split(self, chunk_size: int) -> Iterator[Self]:
+        """Walk over the regions, at most ``chunk_size`` at once."""
+        for start in range(0, len(self), chunk_size):
+            rows = slice(start, start + chunk_size)
+            yield type(self)(
+                boxes_xyxy_sam=_rows(self.boxes_xyxy_sam, rows),
+                points_xy_sam=_rows(self.points_xy_sam, rows),
+                point_labels=_rows(self.point_labels, rows),
+                mask_logits=_rows(self.mask_logits, rows),
+            )
+
+
+def token_dim(sam: "Sam", site: TokenSite) -> int:
+    """Return the width of the position tokens that SAM gives at a site.
+
+    Args:
+        sam: Any SAM.
+        site: "prompt_encoder" (two corners: 512 for released models), "transformer" (256) or "mlp"
+            (32).
+    """
+    width: int = sam.mask_decoder.transformer_dim
+    return {"prompt_encoder": 2 * width, "transformer": width, "mlp": width // 8}[site]
+
+
+def decode_tokens(
+    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, site: TokenSite, chunk_size: int
+) -> Tensor:
+    """Return the position token of every prompted region, (R, `token_dim`).
+
+    Args:
+        sam: A frozen SAM in eval mode.
+        image_embedding: One image's embedding, (1, S, H, W).
+        prompts: The regions.
+        site: Where the token is read.
+        chunk_size: Regions decoded at once.
+
+    Raises:
+        ShapeError: The embedding is not one image's, or a site that reads the embedded corners is
+            asked for prompts that are not two embeddings wide.
+    """
+    _check_embedding(sam, image_embedding)
+    if site == "prompt_encoder":
+        tokens = [_embedded_corners(sam, chunk) for chunk in prompts.split(chunk_size)]
+    else:
+        tokens = [
+            _decode(sam, image_embedding, chunk)[:, _MASK_TOKEN]
+            for chunk in prompts.split(chunk_size)
+        ]
+        if site == "mlp":
+            hypernetwork = sam.mask_decoder.output_hypernetworks_mlps[0]
+            tokens = [hypernetwork(tokens_RS) for tokens_RS in tokens]
+    if not tokens:
+        return image_embedding.new_zeros(0, token_dim(sam, site))
+    return torch.cat(tokens)
+
+
+def decode_masks(
+    sam: "Sam",
+    image_embedding: Tensor,
+    prompts: SamPrompts,
+    *,
+    resized_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    chunk_size: int,
+) -> Tensor:
+    """Return SAM's single-mask answers at the original image's size, (R, H, W) bool on the CPU.
+
+    Args:
+        sam: A frozen SAM in eval mode.
+        image_embedding: One image's embedding, (1, S, H, W).
+        prompts: The regions.
+        resized_hw: Height and width of the image in SAM's frame, without the padding.
+        size_hw: Height and width of the original image in pixels.
+        chunk_size: Regions decoded at once; each needs its mask at SAM's size in float32.
+    """
+    _check_embedding(sam, image_embedding)
+    masks = []
+    for chunk in prompts.split(chunk_size):
+        sparse_RKS, dense_RSHW = _embed_prompts(sam, chunk)
+        low_resolution, _ = sam.mask_decoder(
+            image_embeddings=image_embedding,
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse_RKS,
+            dense_prompt_embeddings=dense_RSHW,
+            multimask_output=False,
+        )
+        logits_R1HW = sam.postprocess_masks(low_resolution, resized_hw, size_hw)
+        masks.append((logits_R1HW[:, 0] > sam.mask_threshold).cpu())
+    return torch.cat(masks) if masks else torch.zeros(0, *size_hw, dtype=torch.bool)
+
+
+def _decode(sam: "Sam", image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
+    """Run the two-way transformer alone; the masks that SAM would go on to upscale are not made."""
+    decoder = sam.mask_decoder
+    sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
+    learned_TS = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    queries_RTS = torch.cat([learned_TS.expand(len(sparse_RKS), -1, -1), sparse_RKS], dim=1)
+    position_1SHW = sam.prompt_encoder.get_dense_pe()
+    # Broadcasting the one image is what SAM's repeat_interleave does, without the copies.
+    decoded_RTS, _ = decoder.transformer(
+        image_embedding + dense_RSHW, position_1SHW.expand_as(dense_RSHW), queries_RTS
+    )
+    return decoded_RTS
+
+
+def _embedded_corners(sam: "Sam", prompts: SamPrompts) -> Tensor:
+    sparse_RKS, _ = _embed_prompts(sam, prompts)
+    if sparse_RKS.shape[1] != 2:
+        raise ShapeError(
+            f"these prompts embed to {sparse_RKS.shape[1]} vectors a region, but the token site"
+            " prompt_encoder is the 2 corners of a box (or 1 point and its padding). Prompt with"
+            " boxes, or take the token site transformer (option models.token_site)."
+        )
+    return sparse_RKS.flatten(1)
+
+
+def _embed_prompts(sam: "Sam", prompts: SamPrompts) -> tuple[Tensor, Tensor]:
+    points = None
+    if prompts.points_xy_sam is not None:
+        points = (prompts.points_xy_sam, prompts.point_labels)
+    embedded: tuple[Tensor, Tensor] = sam.prompt_encoder(
+        points=points, boxes=prompts.boxes_xyxy_sam, masks=prompts.mask_logits
+    )
+    return embedded
+
+
+def _check_embedding(sam: "Sam", image_embedding: Tensor) -> None:
+    wanted = (1, sam.mask_decoder.transformer_dim, *sam.prompt_encoder.image_embedding_size)
+    if tuple(image_embedding.shape) != wanted:
+        raise ShapeError(
+            f"the image embedding has shape {tuple(image_embedding.shape)}; wanted {wanted}: one"
+            " image at a time, as this SAM embeds it. Of a batch take embedding[i : i + 1]."
+        )
+
+
+def _rows(prompt: Tensor | None, rows: slice) -> Tensor | None:
+    return None if prompt is None else prompt[rows]

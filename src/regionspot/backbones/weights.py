@@ -1,0 +1,165 @@
+"""Weights files: read without running code, loaded without forgiving, identified by content."""
+
+import hashlib
+import logging
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.core.hashing import sha256_bytes
+
+_logger = logging.getLogger(__name__)
+
+RANDOM = "random"
+"""Asks for seeded random weights, which nobody gets without saying so."""
+SHIPPED = "shipped"
+"""Asks for the weights that come with the package; only the tiny towers have any."""
+
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_NUM_LISTED_KEYS = 5
+_SEED = 0
+
+
+def is_path(weights: str) -> bool:
+    """Tell whether a weights option means a file rather than a name or tag."""
+    return Path(weights).suffix in _SUFFIXES or os.sep in weights or "/" in weights
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a weights file onto the CPU; nothing in the file is executed.
+
+    Understands safetensors and torch's own format, bare or as checkpoints wrap it: below
+    ``state_dict`` or ``model``, every key with the prefix ``module.``.
+
+    Args:
+        path: A ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file.
+
+    Raises:
+        MissingFileError: There is no such file.
+        WeightsError: The file is damaged, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no weights file at {path}: check the path, or give a name or tag.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as weights ({_first_line(error)}). Wanted a state dict in"
+            " safetensors' or torch's format without code: TorchScript archives (OpenAI's own .pt"
+            " files) and whole pickled models are refused. Download it again, or convert it to"
+            " safetensors where you trust it."
+        ) from error
+    return _unwrap(content, path)
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds {type(content).__name__}; wanted tensors by name.")
+    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise WeightsError(
+            f"{path} holds more than tensors: {_listed(strangers)}. Wanted a bare state dict."
+        )
+    if all(key.startswith("module.") for key in content):
+        return {key.removeprefix("module."): value for key, value in content.items()}
+    return dict(content)
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy a state dict into a module; every name and every shape has to match.
+
+    Args:
+        module: The module; it keeps its own dtype and device.
+        state: Tensors by name.
+        source: Where the state comes from, for the error message.
+
+    Raises:
+        WeightsError: Keys are missing or unexpected, or shapes differ; the message lists them.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if own[key].shape != state[key].shape
+    ]
+    if missing or unexpected or reshaped:
+        raise WeightsError(
+            f"{source} does not fit {type(module).__name__} as it was asked for:"
+            f" missing {_listed(missing)}; unexpected {_listed(unexpected)};"
+            f" of another shape {_listed(reshaped)}. Give weights of this architecture, or the"
+            " architecture of these weights."
+        )
+    module.load_state_dict(dict(state), strict=True)
+
+
+@contextmanager
+def random_weights(what: str, *, option: str) -> Iterator[None]:
+    """Build a model inside the block with random weights that are the same every time.
+
+    The caller's random numbers are left as they were.
+
+    Args:
+        what: The model, for the warning.
+        option: The option that asked for it, for the warning.
+    """
+    _logger.warning(
+        "%s gets RANDOM weights, as %s=%s asks for: its results mean nothing.", what, option, RANDOM
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        yield
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Return the identity of all parameters and buffers of a module, as 64 hex digits.
+
+    Depends on names, dtypes, shapes and values, and not on the file format or the device. The
+    tensors are hashed in parallel: hashlib lets other threads run, and a ViT-H has 2.5 GB.
+    """
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    names = sorted(tensors)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        digests = list(pool.map(lambda name: _tensor_sha256(tensors[name]), names))
+    lines = [
+        f"{name} {tensors[name].dtype} {list(tensors[name].shape)} {digest}"
+        for name, digest in zip(names, digests, strict=True)
+    ]
+    return sha256_bytes("\n".join(lines).encode())
+
+
+def freeze(module: nn.Module) -> None:
+    """Put a module into eval mode and let nothing in it be trained."""
+    module.eval()
+    module.requires_grad_(requires_grad=False)
+
+
+def _tensor_sha256(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(values.data).hexdigest()
+
+
+def _listed(keys: list[str]) -> str:
+    if not keys:
+        return "nothing"
+    more = f" and {len(keys) - _NUM_LISTED_KEYS} more" if len(keys) > _NUM_LISTED_KEYS else ""
+    return ", ".join(str(key) for key in keys[:_NUM_LISTED_KEYS]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
