@@ -1,0 +1,253 @@
+"""The Lightning module: fusion head, loss, optimizer and what is logged."""
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
+
+from regionspot.core.errors import ConfigError
+from regionspot.data import CachedRegions, FeatureSpec, RegionBatch
+from regionspot.model import (
+    CHECKPOINT_CARD_KEY,
+    FusionHead,
+    HeadCard,
+    HeadSpec,
+    JsonValue,
+    RegionClassifier,
+    TrainedHead,
+    load_strictly,
+    sigmoid_focal_loss,
+)
+from regionspot.training.options import (
+    ClassifierOptions,
+    HeadOptions,
+    LossOptions,
+    OptimizerOptions,
+    ScheduleOptions,
+)
+from regionspot.training.provenance import (
+    Provenance,
+    load_start,
+    provenance_of,
+    warn_of_other_features,
+)
+from regionspot.training.schedule import learning_rate_factor
+from regionspot.training.throughput import is_logging_step
+
+_PAPER_HEAD = HeadOptions()
+_PAPER_CLASSIFIER = ClassifierOptions()
+_PAPER_OPTIMIZER = OptimizerOptions()
+_PAPER_SCHEDULE = ScheduleOptions()
+_PAPER_LOSS = LossOptions()
+
+
+class ValidationOutput(TypedDict):
+    """What a validation step hands to callbacks."""
+
+    scores: Tensor
+    """Probabilities over the validation vocabulary, (B, R, C) float32; padding holds no meaning."""
+    batch: RegionBatch
+    """The images they belong to."""
+
+
+class RegionSpotModule(pl.LightningModule):
+    """Trains a fusion head on cached features; the defaults are the paper's recipe.
+
+    Text banks come from the data module when a run starts. A checkpoint holds the head, the
+    classifier and the card of both, nothing frozen.
+
+    Args:
+        spec: Widths of the features. ``train.py`` fills this in from the caches.
+        head: Shape of the head.
+        classifier: Scale and bias of the logits.
+        optimizer: AdamW.
+        schedule: Warm-up and steps of the learning rate.
+        loss: The focal loss.
+        init_from: A trained head to start from (head/ directory, .safetensors or .ckpt), scale and
+            bias included; null for random weights.
+
+    Raises:
+        ConfigError: The head cannot have this shape.
+        MissingFileError: There is nothing at ``init_from``.
+        WeightsError: The head at ``init_from`` is of another shape.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        head: HeadOptions = _PAPER_HEAD,
+        classifier: ClassifierOptions = _PAPER_CLASSIFIER,
+        optimizer: OptimizerOptions = _PAPER_OPTIMIZER,
+        schedule: ScheduleOptions = _PAPER_SCHEDULE,
+        loss: LossOptions = _PAPER_LOSS,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._classifier_options = classifier
+        self._optimizer_options = optimizer
+        self._schedule_options = schedule
+        self._loss_options = loss
+        self._init_from = init_from
+        self._provenance: Provenance | None = None
+        self.head = FusionHead.from_spec(
+            HeadSpec(
+                token_dim=spec.token_dim,
+                feature_dim=spec.feature_dim,
+                text_dim=spec.text_dim,
+                **dataclasses.asdict(head),
+            )
+        )
+        self.classifier = RegionClassifier(
+            classifier.scale, classifier.bias, trainable=classifier.trainable
+        )
+        self._start_fingerprint: Mapping[str, JsonValue] = {}
+        if init_from is not None:
+            start = load_start(init_from, self.head.spec)
+            load_strictly(self.head, start.head.state_dict(), where=init_from)
+            load_strictly(self.classifier, start.classifier.state_dict(), where=init_from)
+            self._start_fingerprint = start.card.fingerprint
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Take text banks and provenance from the data module."""
+        data = self._data_module()
+        for source, bank in enumerate(data.text_banks):
+            # Not persistent: a bank is made again from the vocabulary, and may be large.
+            self.register_buffer(_bank_name(source), bank, persistent=False)
+        if data.val_text_bank is not None:
+            self.register_buffer(_bank_name("val"), data.val_text_bank, persistent=False)
+        self._provenance = provenance_of(data)
+        if self._init_from is not None:
+            warn_of_other_features(
+                self._start_fingerprint, data.fingerprint, init_from=self._init_from
+            )
+
+    @override
+    def forward(self, batch: RegionBatch, text_bank: Tensor) -> Tensor:
+        """Return logits of a batch's regions over a text bank (C, E): (B, R, C) float32."""
+        embeddings = self.head(batch.position_tokens, batch.feature_map, batch.region_mask)
+        return self.classifier(embeddings, text_bank)
+
+    @override
+    def training_step(self, batch: RegionBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch over the vocabulary of its source."""
+        logits = self(batch, self.get_buffer(_bank_name(batch.source)))
+        loss = sigmoid_focal_loss(
+            logits,
+            batch.labels,
+            batch.region_mask,
+            alpha=self._loss_options.alpha,
+            gamma=self._loss_options.gamma,
+            normalization=self._loss_options.normalization,
+        )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("train/lr", rate, batch_size=len(batch))
+        return loss
+
+    @override
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient before it is clipped."""
+        if is_logging_step(self.trainer, self.trainer.global_step + 1):
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
+
+    @override
+    def validation_step(self, batch: RegionBatch, batch_idx: int) -> ValidationOutput:
+        """Return class probabilities over the validation vocabulary, and log the top-1 share."""
+        logits = self(batch, self.get_buffer(_bank_name("val")))
+        counts = batch.labels >= 0
+        right = (logits.argmax(dim=-1) == batch.labels)[counts]
+        if right.numel():
+            self.log(
+                "val/top1",
+                right.float().mean(),
+                batch_size=right.numel(),
+                on_epoch=True,
+                sync_dist=True,
+                prog_bar=True,
+            )
+        return {"scores": logits.softmax(dim=-1), "batch": batch}
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW with warm-up and steps; scale and bias get their own rate and no decay."""
+        options = self._optimizer_options
+        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
+        if self._classifier_options.trainable:
+            groups.append(
+                {
+                    "params": list(self.classifier.parameters()),
+                    "lr": self._classifier_options.lr or options.lr,
+                    "weight_decay": 0.0,
+                }
+            )
+        optimizer = torch.optim.AdamW(
+            groups, lr=options.lr, weight_decay=options.weight_decay, fused=options.fused or None
+        )
+        schedule = LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, self._schedule_options)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the card, so that `load_trained_head` can read the checkpoint on its own."""
+        checkpoint[CHECKPOINT_CARD_KEY] = self._card().to_json()
+
+    def trained_head(self) -> TrainedHead:
+        """Return head and classifier as they are now (not copied), with their card."""
+        return TrainedHead(head=self.head, classifier=self.classifier, card=self._card())
+
+    def _card(self) -> HeadCard:
+        provenance = self._provenance
+        if provenance is None:
+            raise ConfigError(
+                "this module has not been trained: the card of a head names its caches. Run"
+                " Trainer.fit with a CachedRegions data module first."
+            )
+        return HeadCard(
+            head=self.head.spec,
+            scale=self.classifier.log_scale.exp().item(),
+            bias=self.classifier.bias.item(),
+            fingerprint=provenance.fingerprint.to_dict(),
+            vocabulary=provenance.vocabulary,
+            templates=provenance.templates,
+            library_version=importlib.metadata.version("regionspot"),
+            training={
+                "steps": self.trainer.global_step,
+                "batch_size": provenance.batch_size,
+                "caches": list(provenance.caches),
+                "init_from": self._init_from,
+                "optimizer": dataclasses.asdict(self._optimizer_options),
+                "schedule": {
+                    **dataclasses.asdict(self._schedule_options),
+                    "milestones": list(self._schedule_options.milestones),
+                },
+                "loss": dataclasses.asdict(self._loss_options),
+            },
+        )
+
+    def _data_module(self) -> CachedRegions:
+        # Lightning attaches the data module at run time; its Trainer does not declare it.
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, CachedRegions):
+            raise ConfigError(
+                f"RegionSpotModule trains on a CachedRegions data module, found"
+                f" {type(data).__name__}: call trainer.fit(module, datamodule=CachedRegions(...))."
+            )
+        return data
+
+
+def _bank_name(source: int | str) -> str:
+    return f"text_bank_{source}"

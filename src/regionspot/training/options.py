@@ -1,0 +1,96 @@
+"""The training recipe as options; the defaults are the paper's (arXiv 2311.01373)."""
+
+from dataclasses import dataclass
+
+from regionspot.core.errors import ConfigError
+from regionspot.model import Normalization, PositionCode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadOptions:
+    """Shape of the fusion head, apart from the widths that the cache decides."""
+
+    num_blocks: int = 3
+    """Number of decoder blocks."""
+    num_heads: int = 8
+    """Attention heads of a block; must divide the width of the feature map."""
+    ffn_dim: int = 2048
+    """Hidden width of a block's feed-forward part."""
+    dropout: float = 0.1
+    """Share of activations dropped in training, in [0, 1)."""
+    normalize_inputs: bool = False
+    """Give both inputs zero mean and unit variance first; not in the paper."""
+    position_code: PositionCode = "none"
+    """'sincos' adds a fixed code of the patch grid to the feature map; not in the paper."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierOptions:
+    """Scale and bias of the logits."""
+
+    scale: float = 100.0
+    """Factor of the cosine between region and class; 100 is CLIP's own."""
+    bias: float = 0.0
+    """Added to every logit."""
+    trainable: bool = False
+    """Whether to train scale and bias; they get no weight decay."""
+    lr: float | None = None
+    """Learning rate of scale and bias; null for that of the head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerOptions:
+    """AdamW on the head's weights."""
+
+    lr: float = 2.5e-5
+    """Learning rate after warm-up."""
+    weight_decay: float = 1e-4
+    """Decay of all weights of the head, norms and biases included."""
+    fused: bool = False
+    """Use torch's fused AdamW: faster; not together with 16-mixed and gradient clipping."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise ConfigError(
+                f"model.optimizer has lr {self.lr} and weight_decay {self.weight_decay}; wanted a"
+                " rate above 0 and a decay of 0 or more."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleOptions:
+    """How the learning rate changes: a linear warm-up, then steps down."""
+
+    warmup_steps: int = 1000
+    """Optimizer steps until the full rate is reached; 0 for no warm-up."""
+    warmup_factor: float = 0.01
+    """Share of the full rate in the very first step."""
+    milestones: tuple[int, ...] = (350_000, 420_000)
+    """Optimizer steps after which the rate is multiplied by ``gamma``, ascending."""
+    gamma: float = 0.1
+    """Factor at each milestone."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0 or not 0 < self.warmup_factor <= 1 or self.gamma <= 0:
+            raise ConfigError(
+                f"model.schedule has warmup_steps {self.warmup_steps}, warmup_factor"
+                f" {self.warmup_factor}, gamma {self.gamma}; wanted 0 or more, a share in (0, 1],"
+                " and a factor above 0."
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ConfigError(
+                f"model.schedule.milestones is {list(self.milestones)}; wanted steps in ascending"
+                " order, each once."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossOptions:
+    """The sigmoid focal loss."""
+
+    alpha: float = 0.25
+    """Weight of the right class; the others weigh 1 - alpha."""
+    gamma: float = 2.0
+    """How strongly easy decisions are discounted."""
+    normalization: Normalization = "paper"
+    """'paper': sum over images of the mean over regions. 'regions': mean over all regions."""

@@ -1,0 +1,96 @@
+"""Where a head comes from: the data of this run for its card, and the head it started from."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from regionspot.cache import Fingerprint
+from regionspot.core.errors import WeightsError
+from regionspot.data import CachedRegions
+from regionspot.model import HeadSpec, JsonValue, TrainedHead, load_trained_head
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """The training data, as far as a card tells it."""
+
+    fingerprint: Fingerprint
+    """What made the features."""
+    vocabulary: tuple[str, ...]
+    """Names of all classes of all caches, without repeats."""
+    templates: str
+    """Template set of the text banks."""
+    caches: tuple[str, ...]
+    """Names of the caches."""
+    batch_size: int
+    """Images of a step over all devices."""
+
+
+def provenance_of(data: CachedRegions) -> Provenance:
+    """Return what a card tells of a data module."""
+    names = [name for vocabulary in data.vocabularies for name in vocabulary]
+    return Provenance(
+        fingerprint=data.fingerprint,
+        vocabulary=tuple(dict.fromkeys(names)),
+        templates=data.templates,
+        caches=data.names,
+        batch_size=data.batch_size,
+    )
+
+
+def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
+    """Load the head that a run starts from.
+
+    Args:
+        init_from: Where it is, see `load_trained_head`.
+        wanted: The head of this run. Only dropout may differ: it is no property of weights.
+
+    Raises:
+        MissingFileError: There is nothing there.
+        WeightsError: It is no trained head, or one of another shape.
+    """
+    start = load_trained_head(init_from)
+    found = dataclasses.replace(start.card.head, dropout=wanted.dropout)
+    if found != wanted:
+        raise WeightsError(
+            f"model.init_from {init_from} does not fit this run:"
+            f" {'; '.join(_differences(found, wanted))}. Use the same model.head options and caches"
+            " of the same widths, or another head to start from."
+        )
+    return start
+
+
+def warn_of_other_features(
+    start_fingerprint: Mapping[str, JsonValue], fingerprint: Fingerprint, *, init_from: str
+) -> None:
+    """Warn when the head one starts from saw features that were made in another way.
+
+    That is no error, since it may be what is tried out, but it is rarely meant.
+    """
+    now = fingerprint.to_dict()
+    changed = [
+        f"{name}: {start_fingerprint.get(name)!r} then, {value!r} now"
+        for name, value in now.items()
+        if _plain(start_fingerprint.get(name)) != _plain(value)
+    ]
+    if start_fingerprint and changed:
+        _LOGGER.warning(
+            "model.init_from %s was trained on features made differently: %s",
+            init_from,
+            "; ".join(changed),
+        )
+
+
+def _plain(value: object) -> object:
+    """Turn tuples into the lists that JSON makes of them."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _differences(found: HeadSpec, wanted: HeadSpec) -> Iterator[str]:
+    for field in dataclasses.fields(HeadSpec):
+        theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
+        if theirs != ours:
+            yield f"{field.name}: found {theirs!r}, wanted {ours!r}"
