@@ -1,0 +1,62 @@
+"""The feature cache: what training needs of a data set, computed once (docs/cache_format.md)."""
+
+from regionspot.cache.codec import decode_array, encode_array
+from regionspot.cache.feature_cache import FeatureCache
+from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
+from regionspot.cache.index import CacheIndex, build_index
+from regionspot.cache.layout import (
+    ARRAY_MEMBERS,
+    MEMBERS,
+    SCHEMA_VERSION,
+    index_path,
+    manifest_path,
+    quarantine_path,
+    shard_path,
+    sidecar_path,
+    text_banks_path,
+)
+from regionspot.cache.manifest import Manifest, check_same_manifest, read_manifest, write_manifest
+from regionspot.cache.plan import Plan
+from regionspot.cache.sample import CachedSample
+from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
+from regionspot.cache.sidecar import QuarantinedImage, ShardLayout, ShardSidecar, read_sidecar
+from regionspot.cache.text_banks import StoredBank, TextBankStore
+from regionspot.cache.verify import Problem, verify_cache
+from regionspot.cache.writer_lock import exclusive_writer
+
+__all__ = [
+    "ARRAY_MEMBERS",
+    "MEMBERS",
+    "SCHEMA_VERSION",
+    "CacheIndex",
+    "CachedSample",
+    "FeatureCache",
+    "Fingerprint",
+    "Manifest",
+    "Plan",
+    "Problem",
+    "QuarantinedImage",
+    "ShardLayout",
+    "ShardReader",
+    "ShardSidecar",
+    "StoredBank",
+    "TextBankStore",
+    "build_index",
+    "check_same_fingerprint",
+    "check_same_manifest",
+    "decode_array",
+    "encode_array",
+    "exclusive_writer",
+    "index_path",
+    "manifest_path",
+    "quarantine_path",
+    "read_manifest",
+    "read_sidecar",
+    "shard_is_complete",
+    "shard_path",
+    "sidecar_path",
+    "text_banks_path",
+    "verify_cache",
+    "write_manifest",
+    "write_shard",
+]

@@ -1,0 +1,191 @@
+"""A finished cache, opened for reading."""
+
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
+from regionspot.cache.index import CacheIndex, check_all_shards_present
+from regionspot.cache.layout import (
+    CACHE_COMMAND,
+    index_path,
+    manifest_path,
+    shard_path,
+    text_banks_path,
+)
+from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.sample import CachedSample
+from regionspot.cache.shard import ShardReader, check_tar_bytes
+from regionspot.cache.text_banks import TextBankStore
+from regionspot.core.errors import CacheCorruptError, MissingFileError
+
+MAX_OPEN_SHARDS = 256
+"""Shards kept mapped at a time; each takes a file descriptor, and a process often has 1024."""
+
+
+class FeatureCache:
+    """The samples of a finished cache in the order of its plan, read through memory maps.
+
+    Make one with `open`. It can be pickled: the copy opens the same folder again. Samples may be
+    read from several threads.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, index: CacheIndex) -> None:
+        self._path = path
+        self._manifest = manifest
+        self._index = index
+        self._reader = lru_cache(maxsize=MAX_OPEN_SHARDS)(self._open_shard)
+
+    @classmethod
+    def open(cls, path: str | Path, *, fingerprint: Fingerprint | None = None) -> Self:
+        """Open a finished cache.
+
+        Sizes of all shards are checked here, the seals of the manifest and the index too; the
+        contents of the shards are not read (`verify_cache` does that).
+
+        Args:
+            path: The cache's folder.
+            fingerprint: What the cache must have been made with; None accepts any.
+
+        Raises:
+            MissingFileError: The folder is no cache.
+            CacheMismatchError: It is of another schema version, or has another fingerprint than
+                wanted; the
+                message names the fields.
+            CacheCorruptError: It is not finished, or a file is damaged.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        if fingerprint is not None:
+            check_same_fingerprint(
+                manifest.fingerprint, fingerprint, found_in=f"the cache {folder}"
+            )
+        check_all_shards_present(folder, manifest.plan.num_shards)
+        index = _read_index(folder, manifest)
+        for shard in range(index.num_shards):
+            tar = shard_path(folder, shard)
+            check_tar_bytes(tar.stat().st_size, int(index.tar_bytes[shard]), tar)
+        return cls(folder, manifest, index)
+
+    @property
+    def path(self) -> Path:
+        """The cache's folder."""
+        return self._path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the cache holds and what made it."""
+        return self._manifest
+
+    @property
+    def index(self) -> CacheIndex:
+        """Where every image lies, how many regions it has, and how often each class occurs."""
+        return self._index
+
+    def __len__(self) -> int:
+        """Return the number of images, without quarantined ones."""
+        return len(self._index)
+
+    def sample(self, index: int) -> CachedSample:
+        """Return an image with its regions; its arrays are read-only views into a memory map.
+
+        Args:
+            index: Position in the cache, counted from 0.
+
+        Raises:
+            CacheCorruptError: The shard holds another image there than the index says, or is
+                damaged.
+            IndexError: The cache has no such image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
+        shard = int(self._index.shards[index])
+        sample = self._reader(shard).sample(index - int(self._index.shard_starts[shard]))
+        wanted = self._index.key(index)
+        if sample.key != wanted:
+            raise CacheCorruptError(
+                f"{shard_path(self._path, shard)} holds the image {sample.key!r} where"
+                f" {index_path(self._path).name}"
+                f" says {wanted!r}. Finish the cache again, which rebuilds the index:"
+                f" {CACHE_COMMAND}"
+            )
+        return sample
+
+    def text_bank(self, templates: str) -> NDArray[np.float32]:
+        """Return the unit-norm embeddings, (C, E), of the vocabulary by the cache's CLIP.
+
+        Args:
+            templates: Name of the template set, such as ``"ensemble81"``.
+
+        Raises:
+            MissingFileError: The cache has no bank for this template set; the message names those
+                it has.
+            CacheMismatchError: The banks were made by another CLIP than the cache.
+            CacheCorruptError: The file of the banks is damaged.
+        """
+        store = TextBankStore(text_banks_path(self._path))
+        vocabulary = self._manifest.vocabulary
+        bank = store.get(
+            vocabulary,
+            templates=templates,
+            clip_sha256=self._manifest.fingerprint.clip_weights_sha256,
+        )
+        if bank is None:
+            present = ", ".join(store.templates_of(vocabulary)) or "none"
+            raise MissingFileError(
+                f"{store.path} has no text bank of the {len(vocabulary)} names for the templates"
+                f" {templates!r}; there"
+                f" are: {present}. Choose one of these, or add it: {CACHE_COMMAND} --templates"
+                f" '[{templates}]'"
+            )
+        return bank
+
+    def close(self) -> None:
+        """Let go of all memory maps; those with samples still in use stay until these are gone."""
+        self._reader.cache_clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @override
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return type(self).open, (self._path,)
+
+    def _open_shard(self, shard: int) -> ShardReader:
+        return ShardReader(shard_path(self._path, shard), self._index.layout(shard))
+
+
+def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:
+    if not index_path(folder).is_file():
+        raise CacheCorruptError(
+            f"{folder} is not finished: all shards are there, but {index_path(folder).name} is"
+            " missing. Run the"
+            f" command that makes it again to finish it: {CACHE_COMMAND}"
+        )
+    index = CacheIndex.read(folder)
+    if index.manifest_sha256 != manifest.sha256:
+        raise CacheCorruptError(
+            f"{manifest_path(folder)} is not the one that the cache was made under. Restore that"
+            " one, or remove the"
+            f" folder and cache again: {CACHE_COMMAND}"
+        )
+    if index.num_shards != manifest.plan.num_shards:
+        raise CacheCorruptError(
+            f"{index_path(folder)} knows {index.num_shards} shards; the manifest plans"
+            f" {manifest.plan.num_shards}."
+            f" Run the command that makes the cache again to rebuild it: {CACHE_COMMAND}"
+        )
+    return index

@@ -1,0 +1,135 @@
+"""What a cache was made with: everything about the frozen models that changes a stored number."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from regionspot.cache.layout import CACHE_COMMAND
+from regionspot.core.errors import CacheMismatchError, ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Identity of the frozen models and of everything done to an image before them.
+
+    Two caches can be mixed, and a head can be used on a cache, only when their fingerprints are
+    equal.
+
+    Raises:
+        ConfigError: A text is empty, a number is below 1, or a triple is not three floats.
+    """
+
+    sam_model: str
+    """Name of the localizer's architecture."""
+    sam_weights_sha256: str
+    """Identity of the localizer's parameters."""
+    sam_image_size: int
+    """Side of the localizer's square input, in pixels."""
+    sam_resize: str
+    """How an image is brought to the localizer's input size."""
+    clip_model: str
+    """Name of the encoder's architecture."""
+    clip_weights_sha256: str
+    """Identity of the encoder's parameters; text banks must come from the same."""
+    clip_image_size: int
+    """Side of the encoder's square input, in pixels."""
+    clip_activation: str
+    """The encoder's activation function; OpenAI's weights need QuickGELU."""
+    clip_mean: tuple[float, float, float]
+    """Mean that is subtracted from the red, green and blue channels, in 0..1."""
+    clip_std: tuple[float, float, float]
+    """Deviation that the channels are divided by, in 0..1."""
+    clip_resize: str
+    """How an image is brought to the encoder's input size."""
+    exif_policy: str
+    """What is done about an EXIF orientation."""
+    token_site: str
+    """Where in the localizer the position token is taken."""
+    token_dim: int
+    """Width of a position token, S."""
+    feature_dim: int
+    """Width of the feature map, D."""
+    num_feature_tokens: int
+    """Tokens of the feature map with the class token, T."""
+    text_dim: int
+    """Width of the encoder's text embeddings, E."""
+    dtype: str
+    """Type in which tokens and feature maps are stored; version 1 knows ``float16``."""
+    codec: str
+    """How arrays are stored; version 1 knows ``npy``."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is str:
+                fits = isinstance(value, str) and bool(value)
+            elif field.type is int:
+                fits = type(value) is int and value > 0
+            else:
+                fits = isinstance(value, tuple) and [type(x) for x in value] == [float] * 3
+            if not fits:
+                raise ConfigError(
+                    f"fingerprint field {field.name} is {value!r}; wanted a non-empty text, a"
+                    " positive"
+                    f" integer or three floats ({field.type})."
+                )
+
+    def differences(self, other: "Fingerprint") -> list[str]:
+        """Return a line ``field: found X, wanted Y`` for each field in which ``other``, the wanted one, differs."""
+        return [
+            f"{field.name}: found {getattr(self, field.name)!r}, wanted"
+            f" {getattr(other, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a fingerprint from what `to_dict` returned.
+
+        Raises:
+            CacheMismatchError: A field is missing, or one is unknown to this version.
+            ConfigError: A field has a value of the wrong kind.
+        """
+        known = [field.name for field in fields(cls)]
+        if set(values) != set(known):
+            raise CacheMismatchError(
+                f"a fingerprint lacks {sorted(set(known) - set(values))} and has the unknown fields"
+                f" {sorted(set(values) - set(known))}: another version of RegionSpot wrote it. Use"
+                " that"
+                f" version, or cache again: {CACHE_COMMAND}"
+            )
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()
+            }
+        )
+
+
+def check_same_fingerprint(found: Fingerprint, wanted: Fingerprint, *, found_in: str) -> None:
+    """Refuse features of other frozen models than the wanted ones.
+
+    Args:
+        found: The fingerprint of what is there.
+        wanted: The fingerprint of what is needed.
+        found_in: Where ``found`` comes from, for the message, such as a cache's path.
+
+    Raises:
+        CacheMismatchError: They differ; the message names each field.
+    """
+    if differences := found.differences(wanted):
+        listed = "\n  ".join(differences)
+        raise CacheMismatchError(
+            f"{found_in} was made by other frozen models or settings than the ones wanted:\n "
+            f" {listed}\n"
+            "Use the models and settings that it was made with, or cache again into another"
+            f" folder: {CACHE_COMMAND}"
+        )

@@ -1,0 +1,271 @@
+"""The index: where every image of a cache lies, in arrays that load in a second for millions of images.
+
+It is derived from the sidecars, together with the list of quarantined images, and can be rebuilt at
+any time.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.cache.layout import (
+    CACHE_COMMAND,
+    index_path,
+    quarantine_path,
+    shard_path,
+    shards_path,
+    sidecar_path,
+)
+from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.sealed import open_sealed_hdf5, write_sealed_hdf5
+from regionspot.cache.sidecar import ShardLayout, ShardSidecar, read_sealed_sidecar
+from regionspot.core.atomic import write_bytes_atomic
+from regionspot.core.errors import CacheCorruptError
+from regionspot.core.hashing import canonical_json
+
+_COMMAND = f"Rebuild it: {CACHE_COMMAND}"
+_NUMBERS = ("num_quarantined", "num_feature_tokens", "feature_dim", "token_dim")
+_DATASETS = (
+    "keys",
+    "image_ids",
+    "sizes_hw",
+    "num_regions",
+    "shards",
+    "json_offsets",
+    "data_offsets",
+    "label_counts",
+    "tar_bytes",
+    "sidecar_sha256",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CacheIndex:
+    """Where every image of a cache lies. N images without quarantined ones, C classes, K shards.
+
+    Images keep the order of the plan: by shard, and in a shard as in its tar.
+    """
+
+    manifest_sha256: str
+    """Seal of the manifest that the cache was written under."""
+    num_quarantined: int
+    """Images of the plan that the cache does not hold."""
+    num_feature_tokens: int
+    """Tokens of every feature map, T."""
+    feature_dim: int
+    """Width of every feature map, D."""
+    token_dim: int
+    """Width of every position token, S."""
+    keys: NDArray[np.bytes_]
+    """Key of each image, ASCII, (N,)."""
+    image_ids: NDArray[np.int64]
+    """The data set's own id of each image, (N,)."""
+    sizes_hw: NDArray[np.int32]
+    """Height and width of each original image in pixels, (N, 2)."""
+    num_regions: NDArray[np.int32]
+    """Regions of each image, (N,)."""
+    shards: NDArray[np.int32]
+    """Shard of each image, (N,), never decreasing."""
+    json_offsets: NDArray[np.int64]
+    """Where the ``json`` member of each image starts in its tar, (N,)."""
+    data_offsets: NDArray[np.int64]
+    """Where the data of the arrays of each image starts in its tar, (N, 4), columns as ``layout.ARRAY_MEMBERS``."""
+    label_counts: NDArray[np.int64]
+    """Regions of each class of the vocabulary, (C,)."""
+    tar_bytes: NDArray[np.int64]
+    """Size of each shard's tar, (K,)."""
+    sidecar_sha256: NDArray[np.bytes_]
+    """Seal of each shard's sidecar, (K,)."""
+    shard_starts: NDArray[np.int64] = field(init=False)
+    """Position of the first image of each shard, and N at the end, (K + 1,)."""
+
+    def __post_init__(self) -> None:
+        starts = np.searchsorted(self.shards, np.arange(len(self.tar_bytes) + 1))
+        object.__setattr__(self, "shard_starts", starts)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards, K."""
+        return len(self.tar_bytes)
+
+    def key(self, index: int) -> str:
+        """Return the key of the image at a position."""
+        return self.keys[index].decode("ascii")
+
+    def layout(self, shard_index: int) -> ShardLayout:
+        """Return what `ShardReader` needs of a shard; views, no copies."""
+        images = slice(self.shard_starts[shard_index], self.shard_starts[shard_index + 1])
+        return ShardLayout(
+            tar_bytes=int(self.tar_bytes[shard_index]),
+            num_feature_tokens=self.num_feature_tokens,
+            feature_dim=self.feature_dim,
+            token_dim=self.token_dim,
+            json_offsets=self.json_offsets[images],
+            data_offsets=self.data_offsets[images],
+            num_regions=self.num_regions[images],
+        )
+
+    @classmethod
+    def read(cls, cache_dir: Path) -> Self:
+        """Read ``index.h5`` after comparing its bytes with its seal.
+
+        Raises:
+            MissingFileError: The cache has no index.
+            CacheMismatchError: The index is of another schema version.
+            CacheCorruptError: The index was changed after it was written, or lacks a part.
+        """
+        path = index_path(cache_dir)
+        with open_sealed_hdf5(path, remedy=_COMMAND) as h5:
+            try:
+                values: dict[str, Any] = {name: int(h5.attrs[name]) for name in _NUMBERS}
+                values |= {name: h5[name][()] for name in _DATASETS}
+                manifest_sha256 = h5.attrs["manifest_sha256"].decode("ascii")
+                return cls(manifest_sha256=manifest_sha256, **values)
+            except (KeyError, TypeError, ValueError) as error:
+                raise CacheCorruptError(f"{path} is no index: {error}. {_COMMAND}") from error
+
+
+def build_index(cache_dir: Path) -> CacheIndex:
+    """Write ``quarantine.jsonl`` and then ``index.h5`` from the sidecars, both atomically.
+
+    Returns:
+        The index, as it was written.
+
+    Raises:
+        MissingFileError: There is no manifest.
+        CacheMismatchError: The cache is of another schema version.
+        CacheCorruptError: A shard is missing, damaged, or was written under another manifest; or
+            two
+            images share a key.
+    """
+    index, quarantine = collect_index(cache_dir)
+    write_bytes_atomic(quarantine_path(cache_dir), quarantine)
+    write_sealed_hdf5(index_path(cache_dir), lambda h5: _fill(h5, index))
+    return index
+
+
+def collect_index(cache_dir: Path) -> tuple[CacheIndex, bytes]:
+    """Return what `build_index` would write, with the same errors: the index, and ``quarantine.jsonl``."""
+    manifest = read_manifest(cache_dir)
+    check_all_shards_present(cache_dir, manifest.plan.num_shards)
+    collected = _Collected(manifest)
+    for shard in range(manifest.plan.num_shards):
+        sidecar, seal = read_sealed_sidecar(cache_dir, shard)
+        check_sidecar(cache_dir, sidecar, manifest)
+        collected.add(sidecar, seal)
+    index = collected.index()
+    keys, counts = np.unique(index.keys, return_counts=True)
+    if len(keys) != len(index):
+        twice = keys[counts > 1][0].decode("ascii")
+        raise CacheCorruptError(
+            f"{cache_dir}: two images have the key {twice!r}; wanted unique keys. Check the"
+            " annotations, then remove"
+            f" the folder and make the cache again: {CACHE_COMMAND}"
+        )
+    return index, b"".join(collected.quarantine)
+
+
+def check_all_shards_present(cache_dir: Path, num_shards: int) -> None:
+    """Refuse an unfinished cache by looking at which files there are.
+
+    Raises:
+        CacheCorruptError: A tar or a sidecar is missing.
+    """
+    folder = shards_path(cache_dir)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    missing = [
+        shard
+        for shard in range(num_shards)
+        if not {shard_path(cache_dir, shard).name, sidecar_path(cache_dir, shard).name} <= names
+    ]
+    if missing:
+        raise CacheCorruptError(
+            f"{cache_dir} is not finished: {len(missing)} of its {num_shards} shards are missing,"
+            " the first one"
+            f" is {missing[0]}. Run the command that makes it again to finish it: {CACHE_COMMAND}"
+        )
+
+
+def check_sidecar(cache_dir: Path, sidecar: ShardSidecar, manifest: Manifest) -> None:
+    """Refuse a shard that does not belong to the cache's manifest.
+
+    Raises:
+        CacheCorruptError: It was written under another manifest, or does not keep to the plan.
+    """
+    path = sidecar_path(cache_dir, sidecar.shard)
+    if sidecar.manifest_sha256 != manifest.sha256:
+        raise CacheCorruptError(
+            f"{path} was written under another manifest.json than the one that lies there now."
+            " Restore that one, or"
+            f" remove the folder and cache again: {CACHE_COMMAND}"
+        )
+    num_planned = len(manifest.plan.images_of(sidecar.shard))
+    num_found = sidecar.num_images + len(sidecar.quarantined)
+    labels = [label for label, _ in sidecar.label_counts]
+    if num_found != num_planned or any(not 0 <= x < len(manifest.vocabulary) for x in labels):
+        raise CacheCorruptError(
+            f"{path} accounts for {num_found} images and labels up to {max(labels, default=0)}; the"
+            " manifest plans"
+            f" {num_planned} images and {len(manifest.vocabulary)} classes. Remove it and make the"
+            " shard again:"
+            f" {CACHE_COMMAND}"
+        )
+
+
+class _Collected:
+    """Gathers the columns of the index, one sidecar at a time."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.quarantine: list[bytes] = []
+        self._manifest = manifest
+        self._label_counts = np.zeros(len(manifest.vocabulary), np.int64)
+        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _DATASETS}
+
+    def add(self, sidecar: ShardSidecar, seal: str) -> None:
+        layout = sidecar.layout
+        columns = {
+            "keys": np.array(sidecar.keys, dtype=np.bytes_),
+            "image_ids": sidecar.image_ids,
+            "sizes_hw": sidecar.sizes_hw.astype(np.int32),
+            "num_regions": sidecar.num_regions.astype(np.int32),
+            "shards": np.full(sidecar.num_images, sidecar.shard, np.int32),
+            "json_offsets": layout.json_offsets,
+            "data_offsets": layout.data_offsets,
+            "tar_bytes": np.array([sidecar.tar_bytes], np.int64),
+            "sidecar_sha256": np.array([seal], dtype=np.bytes_),
+        }
+        for name, column in columns.items():
+            self._columns[name].append(column)
+        for label, count in sidecar.label_counts:
+            self._label_counts[label] += count
+        self.quarantine += [
+            canonical_json({"shard": sidecar.shard, **asdict(image)}).encode("utf-8") + b"\n"
+            for image in sidecar.quarantined
+        ]
+
+    def index(self) -> CacheIndex:
+        self._columns["label_counts"] = [self._label_counts]
+        fingerprint = self._manifest.fingerprint
+        return CacheIndex(
+            manifest_sha256=self._manifest.sha256,
+            num_quarantined=len(self.quarantine),
+            num_feature_tokens=fingerprint.num_feature_tokens,
+            feature_dim=fingerprint.feature_dim,
+            token_dim=fingerprint.token_dim,
+            **{name: np.concatenate(parts) for name, parts in self._columns.items()},
+        )
+
+
+def _fill(h5: h5py.File, index: CacheIndex) -> None:
+    h5.attrs["manifest_sha256"] = np.bytes_(index.manifest_sha256)
+    for name in _NUMBERS:
+        h5.attrs[name] = getattr(index, name)
+    for name in _DATASETS:
+        h5.create_dataset(name, data=getattr(index, name), track_times=False)

@@ -1,0 +1,175 @@
+"""The manifest: what a cache holds, what made it, and how it is cut into shards."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from regionspot.cache.fingerprint import Fingerprint
+from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION, manifest_path
+from regionspot.cache.plan import Plan
+from regionspot.cache.sealed import check_schema_version, open_sealed_json, seal_json
+from regionspot.core.atomic import write_text_atomic
+from regionspot.core.errors import (
+    CacheCorruptError,
+    CacheMismatchError,
+    ConfigError,
+    MissingFileError,
+    RegionSpotError,
+)
+from regionspot.core.vocabulary import Vocabulary
+
+_KNOWN_DTYPE, _KNOWN_CODEC = "float16", "npy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that all shards of a cache have in common; it is written before the first of them.
+
+    Raises:
+        ConfigError: The data set's category ids do not match the vocabulary one to one.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of the format."""
+    name: str
+    """Name of the data set."""
+    fingerprint: Fingerprint
+    """What made the numbers."""
+    annotation_sha256: str
+    """SHA-256 of the annotation file."""
+    annotation_format: str
+    """Format of the annotation file, such as ``lvis``."""
+    plan: Plan
+    """Which image is in which shard."""
+    vocabulary: Vocabulary
+    """The class names that labels count."""
+    category_ids: tuple[int, ...]
+    """The data set's own id of each class, in the order of the vocabulary."""
+
+    def __post_init__(self) -> None:
+        if len(self.category_ids) != len(self.vocabulary):
+            raise ConfigError(
+                f"a manifest has {len(self.category_ids)} category ids for {len(self.vocabulary)}"
+                " class names; wanted"
+                " one for each."
+            )
+
+    @property
+    def sha256(self) -> str:
+        """The seal of the manifest's file; every shard and the index carry it."""
+        return _sealed(self)[1]
+
+
+def write_manifest(cache_dir: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` atomically; equal manifests give equal bytes.
+
+    Raises:
+        CacheMismatchError: The manifest's schema version is not the one this library writes.
+    """
+    path = manifest_path(cache_dir)
+    check_schema_version(manifest.schema_version, path)
+    write_text_atomic(path, _sealed(manifest)[0])
+
+
+def read_manifest(cache_dir: Path) -> Manifest:
+    """Read ``manifest.json``.
+
+    Raises:
+        MissingFileError: The folder is no cache.
+        CacheMismatchError: It is of another schema version, or stored in a way unknown to this one.
+        CacheCorruptError: It was changed after it was written.
+    """
+    path = manifest_path(cache_dir)
+    if not path.is_file():
+        raise MissingFileError(
+            f"{cache_dir} is no feature cache: it has no {path.name}. Give the folder that"
+            " cache_features.py wrote, or"
+            f" make it: {CACHE_COMMAND}"
+        )
+    values, _ = open_sealed_json(
+        path,
+        remedy=f"Restore it from a copy, or remove the folder and cache again: {CACHE_COMMAND}",
+    )
+    try:
+        manifest = _from_json(values)
+    except (KeyError, TypeError, RegionSpotError) as error:
+        if isinstance(error, CacheMismatchError):
+            raise
+        raise CacheCorruptError(f"{path} lacks or garbles a part of a manifest: {error}") from error
+    found = manifest.fingerprint
+    if (found.dtype, found.codec) != (_KNOWN_DTYPE, _KNOWN_CODEC):
+        raise CacheMismatchError(
+            f"{path}: arrays are stored as {found.dtype} by the codec {found.codec}; this"
+            " RegionSpot reads"
+            f" {_KNOWN_DTYPE} by {_KNOWN_CODEC}. Use the RegionSpot that wrote it, or cache again:"
+            f" {CACHE_COMMAND}"
+        )
+    return manifest
+
+
+def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
+    """Refuse to go on with a cache that was begun with other models, settings or annotations.
+
+    Raises:
+        CacheMismatchError: The manifests differ; the message names each field.
+    """
+    if differences := list(_differences(found, wanted)):
+        listed = "\n  ".join(differences)
+        raise CacheMismatchError(
+            f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n "
+            f" {listed}\n"
+            "Set these options as they were found to go on with it, or write to another output_dir:"
+            f" {CACHE_COMMAND} --output_dir <another folder>"
+        )
+
+
+def _differences(found: Manifest, wanted: Manifest) -> Iterator[str]:
+    for field in fields(Manifest):
+        ours, theirs = getattr(found, field.name), getattr(wanted, field.name)
+        if ours == theirs:
+            continue
+        if isinstance(ours, Fingerprint):
+            yield from (f"fingerprint.{line}" for line in ours.differences(theirs))
+        elif isinstance(ours, Plan):
+            for name, value in asdict(ours).items():
+                if value != asdict(theirs)[name]:
+                    yield f"plan.{name}: found {value!r}, wanted {asdict(theirs)[name]!r}"
+        elif isinstance(ours, Vocabulary | tuple):
+            yield f"{field.name}: {_first_difference(tuple(ours), tuple(theirs))}"
+        else:
+            yield f"{field.name}: found {ours!r}, wanted {theirs!r}"
+
+
+def _first_difference(found: tuple[object, ...], wanted: tuple[object, ...]) -> str:
+    for label, (ours, theirs) in enumerate(zip(found, wanted, strict=False)):
+        if ours != theirs:
+            return f"label {label}: found {ours!r}, wanted {theirs!r}"
+    return f"found {len(found)} entries, wanted {len(wanted)}"
+
+
+def _sealed(manifest: Manifest) -> tuple[str, str]:
+    return seal_json(
+        {
+            "name": manifest.name,
+            "fingerprint": manifest.fingerprint.to_dict(),
+            "annotation_sha256": manifest.annotation_sha256,
+            "annotation_format": manifest.annotation_format,
+            "plan": asdict(manifest.plan),
+            "vocabulary": list(manifest.vocabulary.names),
+            "category_ids": list(manifest.category_ids),
+        },
+        indent=2,
+    )
+
+
+def _from_json(values: dict[str, Any]) -> Manifest:
+    return Manifest(
+        name=values["name"],
+        fingerprint=Fingerprint.from_dict(values["fingerprint"]),
+        annotation_sha256=values["annotation_sha256"],
+        annotation_format=values["annotation_format"],
+        plan=Plan(**values["plan"]),
+        vocabulary=Vocabulary.from_names(values["vocabulary"]),
+        category_ids=tuple(values["category_ids"]),
+    )

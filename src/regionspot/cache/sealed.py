@@ -1,0 +1,151 @@
+"""Files that carry the SHA-256 of their own contents, so that one flipped bit is seen when they are opened.
+
+Sealed JSON is plain JSON whose last key, ``sha256``, holds the hash of every byte before that key's
+comma. Sealed HDF5 is plain HDF5 behind a user block of 512 bytes that holds the hash of every byte
+after it. Both have bytes that depend on what was stored only: no times, no order of writing, no
+host.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+
+from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION
+from regionspot.core.atomic import open_atomic
+from regionspot.core.errors import CacheCorruptError, CacheMismatchError, MissingFileError
+from regionspot.core.hashing import sha256_bytes
+
+USER_BLOCK_BYTES: Final = 512
+"""Length of the block before the HDF5 part of a sealed HDF5 file."""
+
+_TAIL = ',\n"sha256": "{}"\n}}\n'
+_TAIL_BYTES = len(_TAIL.format("0" * 64))
+_PIECE_BYTES = 1 << 20
+
+
+def seal_json(value: Mapping[str, Any], *, indent: int | None = None) -> tuple[str, str]:
+    """Write a JSON object with its schema version in front and its own SHA-256 as the last key.
+
+    Args:
+        value: The object; its keys keep their order.
+        indent: Spaces a level for a file that people read; None for the most compact form.
+
+    Returns:
+        The text of the file, and its seal: the hash in that last key.
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    versioned = {"schema_version": SCHEMA_VERSION, **value}
+    text = json.dumps(versioned, indent=indent, separators=separators, ensure_ascii=False)
+    body = text.removesuffix("}").rstrip("\n")
+    seal = sha256_bytes(body.encode("utf-8"))
+    return body + _TAIL.format(seal), seal
+
+
+def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
+    """Read a sealed JSON file.
+
+    Args:
+        path: The file.
+        remedy: What to do when the file is not whole, as a sentence for the user.
+
+    Returns:
+        The object without its seal, and the seal.
+
+    Raises:
+        MissingFileError: There is no such file.
+        CacheMismatchError: The file is of another schema version.
+        CacheCorruptError: The bytes are not the ones that were sealed.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} does not exist. {remedy}") from None
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise CacheCorruptError(f"{path} is damaged: it is not JSON ({error}). {remedy}") from error
+    if not isinstance(value, dict):
+        raise CacheCorruptError(f"{path} is damaged: it holds no JSON object. {remedy}")
+    check_schema_version(value.pop("schema_version", None), path)
+    seal = sha256_bytes(memoryview(data)[:-_TAIL_BYTES])
+    if not data.endswith(_TAIL.format(seal).encode("ascii")):
+        raise CacheCorruptError(
+            f"{path} is damaged or was edited: its contents do not have the sha256 in its last"
+            f" line. {remedy}"
+        )
+    del value["sha256"]
+    return value, seal
+
+
+def write_sealed_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> None:
+    """Write a sealed HDF5 file atomically.
+
+    Args:
+        path: The file; a former one is replaced.
+        fill: Called once with the empty, open file, to write into it.
+    """
+    with open_atomic(path) as file:
+        with h5py.File(file, "w", userblock_size=USER_BLOCK_BYTES) as h5:
+            h5.attrs["schema_version"] = SCHEMA_VERSION
+            fill(h5)
+        file.seek(USER_BLOCK_BYTES)
+        digest = hashlib.sha256()
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+        file.seek(0)
+        file.write(_user_block(digest.hexdigest()))
+
+
+@contextmanager
+def open_sealed_hdf5(path: Path, *, remedy: str) -> Iterator[h5py.File]:
+    """Open a sealed HDF5 file for reading, after all its bytes were compared with its seal.
+
+    Args:
+        path: The file.
+        remedy: What to do when the file is not whole, as a sentence for the user.
+
+    Raises:
+        MissingFileError: There is no such file.
+        CacheMismatchError: The file is of another schema version.
+        CacheCorruptError: The bytes are not the ones that were sealed.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist. {remedy}")
+    with path.open("rb") as file:
+        block = file.read(USER_BLOCK_BYTES)
+        digest = hashlib.sha256()
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    if block != _user_block(digest.hexdigest()):
+        raise CacheCorruptError(
+            f"{path} is damaged or was edited: its contents do not have the sha256 in its first"
+            f" line. {remedy}"
+        )
+    with h5py.File(path, "r") as h5:
+        check_schema_version(int(h5.attrs["schema_version"]), path)
+        yield h5
+
+
+def check_schema_version(found: object, path: Path) -> None:
+    """Refuse a file of another version of the format.
+
+    Raises:
+        CacheMismatchError: ``found`` is not the version that this library writes.
+    """
+    if found != SCHEMA_VERSION:
+        raise CacheMismatchError(
+            f"{path} is of cache schema version {found!r}; this RegionSpot reads version"
+            f" {SCHEMA_VERSION}."
+            " Use the RegionSpot that wrote it, or cache again into another folder:"
+            f" {CACHE_COMMAND}"
+        )
+
+
+def _user_block(digest: str) -> bytes:
+    text = f"regionspot sealed hdf5: sha256 of all bytes from {USER_BLOCK_BYTES} on\n{digest}\n"
+    return text.encode("ascii").ljust(USER_BLOCK_BYTES, b"\0")

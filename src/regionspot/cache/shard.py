@@ -1,0 +1,268 @@
+"""Shards: the writer and the reader are twins, and what one puts somewhere the other finds there."""
+
+import contextlib
+import json
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.cache.codec import HEADER_BYTES, encode_array, npy_header
+from regionspot.cache.layout import (
+    CACHE_COMMAND,
+    MEMBERS,
+    manifest_path,
+    shard_path,
+    sidecar_path,
+)
+from regionspot.cache.manifest import read_manifest
+from regionspot.cache.sample import CachedSample
+from regionspot.cache.sealed import open_sealed_json
+from regionspot.cache.shard_contents import ShardContents, check_sample
+from regionspot.cache.sidecar import (
+    QuarantinedImage,
+    ShardLayout,
+    ShardSidecar,
+    read_sidecar,
+    write_sidecar,
+)
+from regionspot.cache.tar import BLOCK_BYTES, TarWriter, WrittenMember
+from regionspot.core.atomic import open_atomic
+from regionspot.core.errors import CacheCorruptError, RegionSpotError
+from regionspot.core.hashing import canonical_json
+
+
+def write_shard(
+    cache_dir: Path,
+    shard_index: int,
+    samples: Iterable[CachedSample],
+    quarantined: Sequence[QuarantinedImage] = (),
+) -> ShardSidecar:
+    """Write one shard and its sidecar; a crash at any moment leaves the shard absent or whole.
+
+    The manifest must have been written. Samples are streamed: one at a time is held in memory. The
+    bytes of the tar depend on the samples only.
+
+    Args:
+        cache_dir: The cache's folder.
+        shard_index: Number of the shard in the manifest's plan, counted from 0.
+        samples: The shard's images in the order of the plan, without the quarantined ones.
+        quarantined: The shard's images that could not be used. It is read after the last sample was
+            taken, so that whatever yields the samples may still add to it.
+
+    Returns:
+        The sidecar, as it was written.
+
+    Raises:
+        MissingFileError: There is no manifest.
+        AnnotationError: Two images share a key.
+        ShapeError: A sample does not fit the manifest, holds a value that is not finite, or the
+            images are not as many as planned.
+        IndexError: The plan has no such shard.
+    """
+    manifest = read_manifest(cache_dir)
+    num_planned = len(manifest.plan.images_of(shard_index))
+    # Without its sidecar a former shard is absent while its tar is replaced.
+    sidecar_path(cache_dir, shard_index).unlink(missing_ok=True)
+    contents = ShardContents()
+    with open_atomic(shard_path(cache_dir, shard_index)) as file:
+        tar = TarWriter(file)
+        for sample in samples:
+            check_sample(sample, manifest)
+            contents.add(sample, _add_sample(tar, sample))
+        tar_sha256 = tar.finish()
+        contents.quarantined.extend(quarantined)
+        contents.check(num_planned, f"shard {shard_index} of {cache_dir}")
+    sidecar = contents.sidecar(
+        manifest, shard_index, tar_bytes=tar.num_bytes, tar_sha256=tar_sha256
+    )
+    write_sidecar(cache_dir, sidecar)
+    return sidecar
+
+
+def shard_is_complete(cache_dir: Path, shard_index: int) -> bool:
+    """Say whether a shard was finished under the cache's present manifest, without reading its tar.
+
+    A shard whose sidecar is damaged, or whose tar has another size than the sidecar says, counts as
+    absent: writing it again is the cure. What hides behind the right size is found by
+    `verify_cache`.
+
+    Raises:
+        MissingFileError: The cache has no manifest.
+        CacheMismatchError: The manifest is of another schema version.
+        CacheCorruptError: The manifest is damaged.
+    """
+    _, manifest_sha256 = open_sealed_json(
+        manifest_path(cache_dir), remedy=f"Begin with the manifest: {CACHE_COMMAND}"
+    )
+    tar = shard_path(cache_dir, shard_index)
+    if not tar.is_file() or not sidecar_path(cache_dir, shard_index).is_file():
+        return False
+    try:
+        sidecar = read_sidecar(cache_dir, shard_index)
+    except RegionSpotError:
+        return False
+    return sidecar.tar_bytes == tar.stat().st_size and sidecar.manifest_sha256 == manifest_sha256
+
+
+class ShardReader:
+    """Reads the samples of one shard from a memory map of its tar, without copying an array.
+
+    Args:
+        path: The tar.
+        sidecar: Its sidecar, or the part of it that the index keeps.
+
+    Raises:
+        CacheCorruptError: The tar is missing or of another size than the sidecar says, so that
+            mapping it
+            would end the process with a bus error; or the sidecar points outside the tar.
+    """
+
+    def __init__(self, path: Path, sidecar: ShardSidecar | ShardLayout) -> None:
+        layout = sidecar.layout if isinstance(sidecar, ShardSidecar) else sidecar
+        self._path = path
+        self._layout = layout
+        self._check_offsets()
+        try:
+            with path.open("rb") as file:
+                check_tar_bytes(os.fstat(file.fileno()).st_size, layout.tar_bytes, path)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise CacheCorruptError(
+                f"{path} is missing, though its shard was finished. Restore it, or remove its .json"
+                " and make"
+                f" it again: {CACHE_COMMAND}"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self._layout.num_regions)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def sample(self, index: int) -> CachedSample:
+        """Return an image of the shard; its arrays are read-only views into the memory map.
+
+        Args:
+            index: Position in the shard, counted from 0.
+
+        Raises:
+            CacheCorruptError: The bytes at the expected places are not what they should be.
+            IndexError: The shard has no such image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
+        layout = self._layout
+        num_regions = int(layout.num_regions[index])
+        offsets = layout.data_offsets[index].tolist()
+        feature_map, position_tokens, boxes_xyxy, labels = (
+            self._array(offset, dtype, shape)
+            for offset, (dtype, shape) in zip(offsets, _forms(layout, num_regions), strict=True)
+        )
+        meta = self._meta(int(layout.json_offsets[index]))
+        try:
+            sample = CachedSample(
+                key=meta["key"],
+                image_id=meta["image_id"],
+                size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
+                boxes_xyxy=boxes_xyxy,
+                labels=labels,
+                position_tokens=position_tokens,
+                feature_map=feature_map,
+            )
+        except (KeyError, TypeError, IndexError, RegionSpotError) as error:
+            raise self._damaged(f"image {index} is described by {meta} ({error!r})") from error
+        return sample
+
+    def close(self) -> None:
+        """Let go of the memory map; it stays mapped as long as an array of a sample is in use."""
+        # A map with views cannot be closed: the views keep it, and the last one takes it along.
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    def _array(self, offset: int, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        if self._map[offset - HEADER_BYTES : offset] != npy_header(dtype, shape):
+            raise self._damaged(f"no {dtype} array of shape {shape} lies at byte {offset}")
+        return np.ndarray(shape, dtype, buffer=self._map, offset=offset)
+
+    def _meta(self, offset: int) -> dict[str, Any]:
+        text = self._map[offset : offset + BLOCK_BYTES].rstrip(b"\0")
+        try:
+            meta = json.loads(text)
+        except ValueError as error:
+            raise self._damaged(f"no JSON lies at byte {offset} ({error})") from error
+        if not isinstance(meta, dict):
+            raise self._damaged(f"no JSON object lies at byte {offset}")
+        return meta
+
+    def _check_offsets(self) -> None:
+        layout = self._layout
+        fixed = layout.num_feature_tokens * layout.feature_dim * 2
+        row_bytes = np.array([0, layout.token_dim * 2, 16, 8])
+        ends = layout.data_offsets + np.array([fixed, 0, 0, 0])
+        ends = ends + layout.num_regions[:, None] * row_bytes
+        if len(ends) and (ends.max() > layout.tar_bytes or layout.json_offsets.min() < 0):
+            raise self._damaged("the sidecar or the index points outside the tar")
+
+    def _damaged(self, what: str) -> CacheCorruptError:
+        return CacheCorruptError(
+            f"{self._path} is damaged: {what}. List all damage with `regionspot cache verify`, then"
+            " remove the .json"
+            f" of this shard and make it again: {CACHE_COMMAND}"
+        )
+
+
+def check_tar_bytes(found: int, wanted: int, path: Path) -> None:
+    """Refuse a tar of another size than it was written with.
+
+    Raises:
+        CacheCorruptError: The sizes, in bytes, differ.
+    """
+    if found != wanted:
+        raise CacheCorruptError(
+            f"{path} has {found} bytes; wanted {wanted}: it was cut short or changed after it was"
+            " written. Copy"
+            f" it again from where it came, or remove its .json and make it again: {CACHE_COMMAND}"
+        )
+
+
+def sample_json(sample: CachedSample) -> bytes:
+    """Return the bytes of an image's ``json`` member, at most 512."""
+    return canonical_json(
+        {
+            "image_id": sample.image_id,
+            "key": sample.key,
+            "num_regions": sample.num_regions,
+            "size_hw": list(sample.size_hw),
+        }
+    ).encode("ascii")
+
+
+def _add_sample(tar: TarWriter, sample: CachedSample) -> list[WrittenMember]:
+    payloads = (sample_json(sample), *(encode_array(array) for array in sample.arrays))
+    return [
+        tar.add(f"{sample.key}.{member}", payload)
+        for member, payload in zip(MEMBERS, payloads, strict=True)
+    ]
+
+
+def _forms(layout: ShardLayout, num_regions: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return (
+        ("<f2", (layout.num_feature_tokens, layout.feature_dim)),
+        ("<f2", (num_regions, layout.token_dim)),
+        ("<f4", (num_regions, 4)),
+        ("<i8", (num_regions,)),
+    )

@@ -1,0 +1,202 @@
+"""The sidecar of a shard: what lies where in the tar, and how to tell that it still does.
+
+It is written after the tar, so a shard without a sidecar does not exist.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.cache.codec import HEADER_BYTES
+from regionspot.cache.layout import CACHE_COMMAND, MEMBERS, sidecar_path
+from regionspot.cache.sealed import open_sealed_json, seal_json
+from regionspot.core.atomic import write_text_atomic
+from regionspot.core.errors import CacheCorruptError
+
+CHECKSUM = "crc32"
+"""The checksum of a member's bytes: CRC-32 as in zlib, gzip and PNG. It finds every single flipped bit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinedImage:
+    """An image that could not be used, so that the cache does not hold it."""
+
+    key: str
+    """The key that it would have had."""
+    image_id: int
+    """The data set's own image id."""
+    file_name: str
+    """Its file, relative to the folder of the images."""
+    reason: str
+    """What was wrong with it, for a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShardLayout:
+    """Where to find the samples of one mapped shard: what `ShardReader` needs and no more.
+
+    N is the number of images of the shard.
+    """
+
+    tar_bytes: int
+    """Size of the tar."""
+    num_feature_tokens: int
+    """Tokens of every feature map, T."""
+    feature_dim: int
+    """Width of every feature map, D."""
+    token_dim: int
+    """Width of every position token, S."""
+    json_offsets: NDArray[np.int64]
+    """Where the ``json`` member of each image starts in the tar, (N,)."""
+    data_offsets: NDArray[np.int64]
+    """Where the data of the four arrays of each image starts in the tar, (N, 4), a multiple of 64."""
+    num_regions: NDArray[np.int32] | NDArray[np.int64]
+    """Regions of each image, (N,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShardSidecar:
+    """Everything about a shard but the arrays themselves. N is its number of images, without quarantined ones."""
+
+    shard: int
+    """Number of the shard, counted from 0."""
+    manifest_sha256: str
+    """Seal of the manifest under which the shard was written."""
+    tar_bytes: int
+    """Size of the tar."""
+    tar_sha256: str
+    """SHA-256 of the whole tar."""
+    feature_map_shape: tuple[int, int]
+    """Shape of every feature map, (T, D)."""
+    token_dim: int
+    """Width of every position token, S."""
+    keys: tuple[str, ...]
+    """Key of each image, in the order of the tar."""
+    image_ids: NDArray[np.int64]
+    """The data set's own id of each image, (N,)."""
+    sizes_hw: NDArray[np.int64]
+    """Height and width of each original image in pixels, (N, 2)."""
+    num_regions: NDArray[np.int64]
+    """Regions of each image, (N,)."""
+    offsets: NDArray[np.int64]
+    """Where the bytes of each member start in the tar, (N, 5), columns as `layout.MEMBERS`."""
+    lengths: NDArray[np.int64]
+    """Number of bytes of each member, (N, 5)."""
+    checksums: NDArray[np.int64]
+    """CRC-32 over the bytes of each member, (N, 5)."""
+    label_counts: tuple[tuple[int, int], ...]
+    """Pairs (label, number of regions) of the labels that occur, by label."""
+    quarantined: tuple[QuarantinedImage, ...]
+    """Images of the plan that are not in the tar."""
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in the tar, N."""
+        return len(self.keys)
+
+    @property
+    def layout(self) -> ShardLayout:
+        """What `ShardReader` needs."""
+        return ShardLayout(
+            tar_bytes=self.tar_bytes,
+            num_feature_tokens=self.feature_map_shape[0],
+            feature_dim=self.feature_map_shape[1],
+            token_dim=self.token_dim,
+            json_offsets=self.offsets[:, 0],
+            data_offsets=self.offsets[:, 1:] + HEADER_BYTES,
+            num_regions=self.num_regions,
+        )
+
+
+def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
+    """Write the sidecar of a shard atomically; equal sidecars give equal bytes."""
+    text, _ = seal_json(
+        {
+            "shard": sidecar.shard,
+            "manifest_sha256": sidecar.manifest_sha256,
+            "tar_bytes": sidecar.tar_bytes,
+            "tar_sha256": sidecar.tar_sha256,
+            "num_images": sidecar.num_images,
+            "num_regions": int(sidecar.num_regions.sum()),
+            "feature_map_shape": list(sidecar.feature_map_shape),
+            "token_dim": sidecar.token_dim,
+            "checksum": CHECKSUM,
+            "members": MEMBERS,
+            "keys": sidecar.keys,
+            "image_ids": sidecar.image_ids.tolist(),
+            "sizes_hw": sidecar.sizes_hw.tolist(),
+            "regions": sidecar.num_regions.tolist(),
+            "offsets": sidecar.offsets.tolist(),
+            "lengths": sidecar.lengths.tolist(),
+            "checksums": sidecar.checksums.tolist(),
+            "label_counts": sidecar.label_counts,
+            "quarantined": [asdict(image) for image in sidecar.quarantined],
+        }
+    )
+    write_text_atomic(sidecar_path(cache_dir, sidecar.shard), text)
+
+
+def read_sidecar(cache_dir: Path, shard_index: int) -> ShardSidecar:
+    """Read the sidecar of a shard.
+
+    Raises:
+        MissingFileError: The shard has no sidecar, so it was never finished.
+        CacheMismatchError: The sidecar is of another schema version.
+        CacheCorruptError: The sidecar was changed after it was written.
+    """
+    return read_sealed_sidecar(cache_dir, shard_index)[0]
+
+
+def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar, str]:
+    """Read the sidecar of a shard together with its seal, with the errors of `read_sidecar`."""
+    path = sidecar_path(cache_dir, shard_index)
+    values, seal = open_sealed_json(
+        path, remedy=f"Remove it and make the shard again: {CACHE_COMMAND}"
+    )
+    try:
+        sidecar = _from_json(values)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CacheCorruptError(
+            f"{path} lacks or garbles a part of a sidecar: {error!r}. Remove it and make the shard"
+            " again:"
+            f" {CACHE_COMMAND}"
+        ) from error
+    if sidecar.shard != shard_index:
+        raise CacheCorruptError(
+            f"{path} is the sidecar of shard {sidecar.shard}: files were renamed. Remove the cache"
+            " and make it"
+            f" again: {CACHE_COMMAND}"
+        )
+    return sidecar, seal
+
+
+def _from_json(values: dict[str, Any]) -> ShardSidecar:
+    if tuple(values["members"]) != MEMBERS or values["checksum"] != CHECKSUM:
+        raise ValueError(f"members {values['members']} with {values['checksum']} checksums")
+    num_images = len(values["keys"])
+    num_tokens, feature_dim = values["feature_map_shape"]
+    return ShardSidecar(
+        shard=values["shard"],
+        manifest_sha256=values["manifest_sha256"],
+        tar_bytes=values["tar_bytes"],
+        tar_sha256=values["tar_sha256"],
+        feature_map_shape=(num_tokens, feature_dim),
+        token_dim=values["token_dim"],
+        keys=tuple(values["keys"]),
+        image_ids=_integers(values["image_ids"], (num_images,)),
+        sizes_hw=_integers(values["sizes_hw"], (num_images, 2)),
+        num_regions=_integers(values["regions"], (num_images,)),
+        offsets=_integers(values["offsets"], (num_images, len(MEMBERS))),
+        lengths=_integers(values["lengths"], (num_images, len(MEMBERS))),
+        checksums=_integers(values["checksums"], (num_images, len(MEMBERS))),
+        label_counts=tuple((label, count) for label, count in values["label_counts"]),
+        quarantined=tuple(QuarantinedImage(**image) for image in values["quarantined"]),
+    )
+
+
+def _integers(values: Sequence[Any], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64).reshape(shape)

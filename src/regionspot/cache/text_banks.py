@@ -1,0 +1,174 @@
+"""Text banks on disk: the embeddings of a vocabulary, by template set.
+
+Encoding 13,000 names with 81 templates each takes a while and needs the text encoder; training
+needs neither again. Shape letters: C classes, E text width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.cache.layout import CACHE_COMMAND
+from regionspot.cache.sealed import open_sealed_hdf5, write_sealed_hdf5
+from regionspot.core.errors import CacheCorruptError, CacheMismatchError, ConfigError, ShapeError
+from regionspot.core.vocabulary import Vocabulary
+
+_REMEDY = f"Make it again: {CACHE_COMMAND}"
+_NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredBank:
+    """A text bank as it lies in a store."""
+
+    templates: str
+    """Name of the template set that the names were put into."""
+    vocabulary: Vocabulary
+    """The class names, one a row."""
+    bank: NDArray[np.float32]
+    """Unit-norm embeddings, (C, E)."""
+
+
+class TextBankStore:
+    """Keeps text banks of one CLIP in a file, for any number of vocabularies and template sets.
+
+    Args:
+        path: The file; it comes into being with the first bank.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(
+        self, vocabulary: Vocabulary, *, templates: str, clip_sha256: str
+    ) -> NDArray[np.float32] | None:
+        """Return a stored bank, (C, E), or None if the store has none for this vocabulary and template set.
+
+        Args:
+            vocabulary: The class names.
+            templates: Name of the template set.
+            clip_sha256: Identity of the CLIP that must have made the bank.
+
+        Raises:
+            CacheMismatchError: The store holds banks of another CLIP.
+            CacheCorruptError: The file was changed after it was written.
+        """
+        if not self.path.is_file():
+            return None
+        with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
+            self._check_clip(h5, clip_sha256)
+            group = h5.get(f"{templates}/{vocabulary.sha256}")
+            return None if group is None else self._read(group, templates).bank
+
+    def put(
+        self,
+        vocabulary: Vocabulary,
+        bank: NDArray[np.float32],
+        *,
+        templates: str,
+        clip_sha256: str,
+    ) -> None:
+        """Store a bank atomically, in place of a former one of the same names and templates.
+
+        The bytes of the file depend on its banks only, not on the order in which they came.
+
+        Args:
+            vocabulary: The class names.
+            bank: Their unit-norm embeddings, (C, E) float32.
+            templates: Name of the template set, without a slash.
+            clip_sha256: Identity of the CLIP that made the bank.
+
+        Raises:
+            CacheMismatchError: The store holds banks of another CLIP.
+            CacheCorruptError: The file was changed after it was written.
+            ConfigError: The name of the template set is empty or has a slash.
+            ShapeError: The bank does not have one unit-norm float32 row a name.
+        """
+        _check_bank(vocabulary, bank, templates)
+        banks = {
+            (stored.templates, stored.vocabulary.sha256): stored
+            for stored in self.banks(clip_sha256=clip_sha256)
+        }
+        banks[templates, vocabulary.sha256] = StoredBank(
+            templates=templates, vocabulary=vocabulary, bank=bank
+        )
+
+        def fill(h5: h5py.File) -> None:
+            h5.attrs["clip_sha256"] = np.bytes_(clip_sha256)
+            for (name, vocabulary_sha256), stored in sorted(banks.items()):
+                group = h5.require_group(name).create_group(vocabulary_sha256)
+                group.create_dataset("embeddings", data=stored.bank, track_times=False)
+                group.create_dataset("names", data=_as_bytes(stored.vocabulary), track_times=False)
+
+        write_sealed_hdf5(self.path, fill)
+
+    def banks(self, *, clip_sha256: str) -> tuple[StoredBank, ...]:
+        """Return all banks, sorted by template set; none if there is no file. Errors as of `get`."""
+        if not self.path.is_file():
+            return ()
+        with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
+            self._check_clip(h5, clip_sha256)
+            return tuple(
+                self._read(group, templates)
+                for templates, groups in h5.items()
+                for group in groups.values()
+            )
+
+    def templates_of(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """Return the names of the template sets that the store has for a vocabulary, sorted."""
+        if not self.path.is_file():
+            return ()
+        with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
+            return tuple(name for name, groups in h5.items() if vocabulary.sha256 in groups)
+
+    def _check_clip(self, h5: h5py.File, clip_sha256: str) -> None:
+        found = h5.attrs["clip_sha256"].decode("ascii")
+        if found != clip_sha256:
+            raise CacheMismatchError(
+                f"{self.path} holds text banks of the CLIP with weights {found}, wanted those of"
+                f" {clip_sha256}."
+                " Embeddings of two CLIPs cannot be compared: use the CLIP that made this file, or"
+                " remove it and"
+                f" make it again: {CACHE_COMMAND}"
+            )
+
+    def _read(self, group: h5py.Group, templates: str) -> StoredBank:
+        names = tuple(name.decode("utf-8") for name in group["names"][()].tolist())
+        stored = StoredBank(
+            templates=templates,
+            vocabulary=Vocabulary(names),
+            bank=np.asarray(group["embeddings"][()], dtype=np.float32),
+        )
+        if not group.name.endswith(stored.vocabulary.sha256) or len(stored.bank) != len(names):
+            raise CacheCorruptError(
+                f"{self.path}: the bank {group.name} does not belong to its names. {_REMEDY}"
+            )
+        return stored
+
+
+def _as_bytes(vocabulary: Vocabulary) -> NDArray[np.bytes_]:
+    encoded = [name.encode("utf-8") for name in vocabulary]
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
+
+
+def _check_bank(vocabulary: Vocabulary, bank: NDArray[np.float32], templates: str) -> None:
+    if not templates or "/" in templates or templates == ".":
+        raise ConfigError(
+            f"the template set is called {templates!r}; wanted a name without a slash, such as"
+            " 'ensemble81'."
+        )
+    if bank.dtype != np.float32 or bank.ndim != 2 or len(bank) != len(vocabulary):
+        raise ShapeError(
+            f"a text bank is {bank.dtype} {bank.shape}; wanted float32 ({len(vocabulary)}, E), one"
+            " row a name."
+        )
+    norms = np.linalg.norm(bank, axis=1)
+    if not (np.abs(norms - 1) < _NORM_TOLERANCE).all():
+        raise ShapeError(
+            f"the rows of a text bank have norms from {norms.min():.4g} to {norms.max():.4g};"
+            " wanted 1: normalise each"
+            " row before storing it."
+        )

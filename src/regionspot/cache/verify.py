@@ -1,0 +1,205 @@
+"""Read every byte of a cache and say what is not as it was written."""
+
+import hashlib
+import logging
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from regionspot.cache.index import CacheIndex, check_sidecar, collect_index
+from regionspot.cache.layout import (
+    MEMBERS,
+    index_path,
+    quarantine_path,
+    shard_path,
+    shards_path,
+    text_banks_path,
+)
+from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.sidecar import ShardSidecar, read_sidecar
+from regionspot.cache.tar import BLOCK_BYTES, END, padding, tar_header
+from regionspot.cache.text_banks import TextBankStore
+from regionspot.core.errors import MissingFileError, RegionSpotError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something in a cache that is not as it was written."""
+
+    message: str
+    """What is wrong, for a person."""
+    shard: int | None = None
+    """The shard, if it is about one: making that shard again is the cure."""
+    key: str | None = None
+    """The image, if it is about one."""
+    member: str | None = None
+    """The image's member, if it is about one; see `layout.MEMBERS`."""
+    offset: int | None = None
+    """Where in the tar the damaged header, member, padding or end starts, in bytes."""
+
+
+def verify_cache(cache_dir: Path) -> list[Problem]:
+    """Compare every byte of a cache with its hashes.
+
+    Of each tar the SHA-256 of the whole, the header, checksum and padding of every member and the
+    end are checked; of the manifest, the sidecars, the index and the text banks their seals; of the
+    index and the list of quarantined images that they follow from the sidecars. A flipped bit or a
+    cut anywhere is found. Progress is logged by shard. Text banks are optional; stray temporary
+    files of a crash do no harm.
+
+    Args:
+        cache_dir: The cache's folder.
+
+    Returns:
+        What was found, by shard, then what concerns the whole cache; empty for a sound cache.
+
+    Raises:
+        MissingFileError: The folder is no cache.
+    """
+    problems: list[Problem] = []
+    manifest: Manifest | None = None
+    try:
+        manifest = read_manifest(cache_dir)
+    except MissingFileError:
+        raise
+    except RegionSpotError as error:
+        problems.append(Problem(message=str(error)))
+    shards = _shards_on_disk(cache_dir)
+    planned = shards if manifest is None else list(range(manifest.plan.num_shards))
+    for shard in planned:
+        problems.extend(_shard_problems(cache_dir, shard, manifest))
+        logger.info("verified shard %d of %d", shard + 1, len(planned))
+    problems.extend(
+        Problem(message="the plan has no such shard", shard=shard)
+        for shard in sorted(set(shards) - set(planned))
+    )
+    if manifest is not None:
+        problems.extend(_text_bank_problems(cache_dir, manifest))
+    problems.extend(_derived_problems(cache_dir, rebuild=not problems))
+    return problems
+
+
+def _shards_on_disk(cache_dir: Path) -> list[int]:
+    paths = list(shards_path(cache_dir).glob("[0-9]*.*"))
+    return sorted({int(path.stem) for path in paths if path.suffix in {".tar", ".json"}})
+
+
+def _shard_problems(cache_dir: Path, shard: int, manifest: Manifest | None) -> Iterator[Problem]:
+    try:
+        sidecar = read_sidecar(cache_dir, shard)
+        if manifest is not None:
+            check_sidecar(cache_dir, sidecar, manifest)
+    except RegionSpotError as error:
+        yield Problem(message=str(error), shard=shard)
+        return
+    path = shard_path(cache_dir, shard)
+    if not path.is_file():
+        yield Problem(message=f"{path} is missing", shard=shard)
+        return
+    if path.stat().st_size != sidecar.tar_bytes:
+        found = path.stat().st_size
+        message = (
+            f"{path} has {found} bytes; wanted {sidecar.tar_bytes}: it was cut short or added to"
+        )
+        yield Problem(message=message, shard=shard, offset=min(found, sidecar.tar_bytes))
+        return
+    with path.open("rb") as file:
+        yield from _tar_problems(file, sidecar)
+
+
+def _tar_problems(file: BinaryIO, sidecar: ShardSidecar) -> Iterator[Problem]:
+    tar = _HashingReader(file)
+    found_any = False
+    for row, key in enumerate(sidecar.keys):
+        for column, member in enumerate(MEMBERS):
+            num_bytes = int(sidecar.lengths[row, column])
+            for part, offset in _bad_parts(tar, f"{key}.{member}", num_bytes, sidecar, row, column):
+                found_any = True
+                yield Problem(
+                    message=f"the {part} was changed after it was written",
+                    shard=sidecar.shard,
+                    key=key,
+                    member=member,
+                    offset=offset,
+                )
+    offset = tar.position
+    if tar.read(len(END)) != END or tar.position != sidecar.tar_bytes:
+        found_any = True
+        message = "the end of the tar was changed after it was written"
+        yield Problem(message=message, shard=sidecar.shard, offset=offset)
+    tar.read_rest()
+    if tar.sha256 != sidecar.tar_sha256 and not found_any:
+        message = "the tar does not have the sha256 that its sidecar states"
+        yield Problem(message=message, shard=sidecar.shard)
+
+
+def _bad_parts(
+    tar: "_HashingReader", name: str, num_bytes: int, sidecar: ShardSidecar, row: int, column: int
+) -> Iterator[tuple[str, int]]:
+    """Read one member; yield each of its parts that is not as written, and where that starts."""
+    if tar.read(BLOCK_BYTES) != tar_header(name, num_bytes):
+        yield "header", tar.position - BLOCK_BYTES
+    start = tar.position
+    if start != sidecar.offsets[row, column]:
+        yield "place", start
+    if zlib.crc32(tar.read(num_bytes)) != sidecar.checksums[row, column]:
+        yield "contents", start
+    zeros = padding(num_bytes)
+    if tar.read(len(zeros)) != zeros:
+        yield "padding", start + num_bytes
+
+
+def _derived_problems(cache_dir: Path, *, rebuild: bool) -> Iterator[Problem]:
+    """Check the index, and whether it follows from the sidecars unless those are known to be damaged."""
+    try:
+        index = CacheIndex.read(cache_dir)
+        if not rebuild:
+            return
+        wanted, quarantine = collect_index(cache_dir)
+    except RegionSpotError as error:
+        yield Problem(message=str(error))
+        return
+    for name in (field.name for field in fields(CacheIndex)):
+        if not np.array_equal(getattr(index, name), getattr(wanted, name)):
+            path = index_path(cache_dir)
+            yield Problem(message=f"{path}: {name} does not follow from the sidecars; rebuild it")
+    path = quarantine_path(cache_dir)
+    if not path.is_file() or path.read_bytes() != quarantine:
+        yield Problem(message=f"{path} does not follow from the sidecars; rebuild the index")
+
+
+def _text_bank_problems(cache_dir: Path, manifest: Manifest) -> Iterator[Problem]:
+    store = TextBankStore(text_banks_path(cache_dir))
+    try:
+        store.banks(clip_sha256=manifest.fingerprint.clip_weights_sha256)
+    except RegionSpotError as error:
+        yield Problem(message=str(error))
+
+
+class _HashingReader:
+    """Reads a file from its start and hashes what went by."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.position = 0
+
+    def read(self, num_bytes: int) -> bytes:
+        data = self._file.read(num_bytes)
+        self._digest.update(data)
+        self.position += len(data)
+        return data
+
+    def read_rest(self) -> None:
+        while self.read(1 << 20):
+            pass
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
