@@ -55,8 +55,7 @@ class FeatureCache:
         Raises:
             MissingFileError: The folder is no cache.
             CacheMismatchError: It is of another schema version, or has another fingerprint than
-                wanted; the
-                message names the fields.
+                wanted; the message names the fields.
             CacheCorruptError: It is not finished, or a file is damaged.
         """
         folder = Path(path)
@@ -110,9 +109,8 @@ class FeatureCache:
         if sample.key != wanted:
             raise CacheCorruptError(
                 f"{shard_path(self._path, shard)} holds the image {sample.key!r} where"
-                f" {index_path(self._path).name}"
-                f" says {wanted!r}. Finish the cache again, which rebuilds the index:"
-                f" {CACHE_COMMAND}"
+                f" {index_path(self._path).name} says {wanted!r}. Finish the cache again, which"
+                f" rebuilds the index: {CACHE_COMMAND}"
             )
         return sample
 
@@ -139,9 +137,8 @@ class FeatureCache:
             present = ", ".join(store.templates_of(vocabulary)) or "none"
             raise MissingFileError(
                 f"{store.path} has no text bank of the {len(vocabulary)} names for the templates"
-                f" {templates!r}; there"
-                f" are: {present}. Choose one of these, or add it: {CACHE_COMMAND} --templates"
-                f" '[{templates}]'"
+                f" {templates!r}; there are: {present}. Choose one of these, or add it:"
+                f" {CACHE_COMMAND} --templates '[{templates}]'"
             )
         return bank
 
@@ -172,20 +169,18 @@ def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:
     if not index_path(folder).is_file():
         raise CacheCorruptError(
             f"{folder} is not finished: all shards are there, but {index_path(folder).name} is"
-            " missing. Run the"
-            f" command that makes it again to finish it: {CACHE_COMMAND}"
+            f" missing. Run the command that makes it again to finish it: {CACHE_COMMAND}"
         )
     index = CacheIndex.read(folder)
     if index.manifest_sha256 != manifest.sha256:
         raise CacheCorruptError(
             f"{manifest_path(folder)} is not the one that the cache was made under. Restore that"
-            " one, or remove the"
-            f" folder and cache again: {CACHE_COMMAND}"
+            f" one, or remove the folder and cache again: {CACHE_COMMAND}"
         )
     if index.num_shards != manifest.plan.num_shards:
         raise CacheCorruptError(
             f"{index_path(folder)} knows {index.num_shards} shards; the manifest plans"
-            f" {manifest.plan.num_shards}."
-            f" Run the command that makes the cache again to rebuild it: {CACHE_COMMAND}"
+            f" {manifest.plan.num_shards}. Run the command that makes the cache again to rebuild"
+            f" it: {CACHE_COMMAND}"
         )
     return index

@@ -70,12 +70,11 @@ class Fingerprint:
             if not fits:
                 raise ConfigError(
                     f"fingerprint field {field.name} is {value!r}; wanted a non-empty text, a"
-                    " positive"
-                    f" integer or three floats ({field.type})."
+                    f" positive integer or three floats ({field.type})."
                 )
 
     def differences(self, other: "Fingerprint") -> list[str]:
-        """Return a line ``field: found X, wanted Y`` for each field in which ``other``, the wanted one, differs."""
+        """Return ``field: found X, wanted Y`` for each field in which the wanted ``other`` differs."""
         return [
             f"{field.name}: found {getattr(self, field.name)!r}, wanted"
             f" {getattr(other, field.name)!r}"
@@ -101,10 +100,9 @@ class Fingerprint:
         known = [field.name for field in fields(cls)]
         if set(values) != set(known):
             raise CacheMismatchError(
-                f"a fingerprint lacks {sorted(set(known) - set(values))} and has the unknown fields"
-                f" {sorted(set(values) - set(known))}: another version of RegionSpot wrote it. Use"
-                " that"
-                f" version, or cache again: {CACHE_COMMAND}"
+                f"a fingerprint lacks {sorted(set(known) - set(values))} and has the unknown"
+                f" fields {sorted(set(values) - set(known))}: another version of RegionSpot wrote"
+                f" it. Use that version, or cache again: {CACHE_COMMAND}"
             )
         return cls(
             **{
@@ -112,6 +110,10 @@ class Fingerprint:
                 for name, value in values.items()
             }
         )
+
+
+def _from_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_same_fingerprint(found: Fingerprint, wanted: Fingerprint, *, found_in: str) -> None:
@@ -128,8 +130,8 @@ def check_same_fingerprint(found: Fingerprint, wanted: Fingerprint, *, found_in:
     if differences := found.differences(wanted):
         listed = "\n  ".join(differences)
         raise CacheMismatchError(
-            f"{found_in} was made by other frozen models or settings than the ones wanted:\n "
-            f" {listed}\n"
+            f"{found_in} was made by other frozen models or settings than the ones wanted:\n"
+            f"  {listed}\n"
             "Use the models and settings that it was made with, or cache again into another"
             f" folder: {CACHE_COMMAND}"
         )

@@ -1,4 +1,4 @@
-"""The index: where every image of a cache lies, in arrays that load in a second for millions of images.
+"""The index: where every image lies, in arrays that load in a second for millions of images.
 
 It is derived from the sidecars, together with the list of quarantined images, and can be rebuilt at
 any time.
@@ -73,7 +73,7 @@ class CacheIndex:
     json_offsets: NDArray[np.int64]
     """Where the ``json`` member of each image starts in its tar, (N,)."""
     data_offsets: NDArray[np.int64]
-    """Where the data of the arrays of each image starts in its tar, (N, 4), columns as ``layout.ARRAY_MEMBERS``."""
+    """Where the data of the arrays of each image starts, (N, 4), columns as `ARRAY_MEMBERS`."""
     label_counts: NDArray[np.int64]
     """Regions of each class of the vocabulary, (C,)."""
     tar_bytes: NDArray[np.int64]
@@ -142,8 +142,7 @@ def build_index(cache_dir: Path) -> CacheIndex:
         MissingFileError: There is no manifest.
         CacheMismatchError: The cache is of another schema version.
         CacheCorruptError: A shard is missing, damaged, or was written under another manifest; or
-            two
-            images share a key.
+            two images share a key.
     """
     index, quarantine = collect_index(cache_dir)
     write_bytes_atomic(quarantine_path(cache_dir), quarantine)
@@ -152,13 +151,14 @@ def build_index(cache_dir: Path) -> CacheIndex:
 
 
 def collect_index(cache_dir: Path) -> tuple[CacheIndex, bytes]:
-    """Return what `build_index` would write, with the same errors: the index, and ``quarantine.jsonl``."""
+    """Return the index and the ``quarantine.jsonl`` that `build_index` writes, or its errors."""
     manifest = read_manifest(cache_dir)
+    manifest_sha256 = manifest.sha256
     check_all_shards_present(cache_dir, manifest.plan.num_shards)
     collected = _Collected(manifest)
     for shard in range(manifest.plan.num_shards):
         sidecar, seal = read_sealed_sidecar(cache_dir, shard)
-        check_sidecar(cache_dir, sidecar, manifest)
+        check_sidecar(cache_dir, sidecar, manifest, manifest_sha256)
         collected.add(sidecar, seal)
     index = collected.index()
     keys, counts = np.unique(index.keys, return_counts=True)
@@ -166,8 +166,7 @@ def collect_index(cache_dir: Path) -> tuple[CacheIndex, bytes]:
         twice = keys[counts > 1][0].decode("ascii")
         raise CacheCorruptError(
             f"{cache_dir}: two images have the key {twice!r}; wanted unique keys. Check the"
-            " annotations, then remove"
-            f" the folder and make the cache again: {CACHE_COMMAND}"
+            f" annotations, then remove the folder and make the cache again: {CACHE_COMMAND}"
         )
     return index, b"".join(collected.quarantine)
 
@@ -188,34 +187,39 @@ def check_all_shards_present(cache_dir: Path, num_shards: int) -> None:
     if missing:
         raise CacheCorruptError(
             f"{cache_dir} is not finished: {len(missing)} of its {num_shards} shards are missing,"
-            " the first one"
-            f" is {missing[0]}. Run the command that makes it again to finish it: {CACHE_COMMAND}"
+            f" the first one is {missing[0]}. Run the command that makes it again to finish it:"
+            f" {CACHE_COMMAND}"
         )
 
 
-def check_sidecar(cache_dir: Path, sidecar: ShardSidecar, manifest: Manifest) -> None:
+def check_sidecar(
+    cache_dir: Path, sidecar: ShardSidecar, manifest: Manifest, manifest_sha256: str
+) -> None:
     """Refuse a shard that does not belong to the cache's manifest.
+
+    Args:
+        cache_dir: The cache's folder.
+        sidecar: The sidecar of the shard.
+        manifest: The cache's manifest.
+        manifest_sha256: Its seal, which is costly to work out for every shard again.
 
     Raises:
         CacheCorruptError: It was written under another manifest, or does not keep to the plan.
     """
     path = sidecar_path(cache_dir, sidecar.shard)
-    if sidecar.manifest_sha256 != manifest.sha256:
+    if sidecar.manifest_sha256 != manifest_sha256:
         raise CacheCorruptError(
             f"{path} was written under another manifest.json than the one that lies there now."
-            " Restore that one, or"
-            f" remove the folder and cache again: {CACHE_COMMAND}"
+            f" Restore that one, or remove the folder and cache again: {CACHE_COMMAND}"
         )
     num_planned = len(manifest.plan.images_of(sidecar.shard))
     num_found = sidecar.num_images + len(sidecar.quarantined)
     labels = [label for label, _ in sidecar.label_counts]
     if num_found != num_planned or any(not 0 <= x < len(manifest.vocabulary) for x in labels):
         raise CacheCorruptError(
-            f"{path} accounts for {num_found} images and labels up to {max(labels, default=0)}; the"
-            " manifest plans"
-            f" {num_planned} images and {len(manifest.vocabulary)} classes. Remove it and make the"
-            " shard again:"
-            f" {CACHE_COMMAND}"
+            f"{path} accounts for {num_found} images and labels up to {max(labels, default=0)};"
+            f" the manifest plans {num_planned} images and {len(manifest.vocabulary)} classes."
+            f" Remove it and make the shard again: {CACHE_COMMAND}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Names inside a cache folder: where each file lies, and the members that a shard holds of an image."""
+"""Names inside a cache: where each file lies, and the members that a shard holds of an image."""
 
 import re
 from pathlib import Path
@@ -16,13 +16,13 @@ ARRAY_MEMBERS: Final = (
 """The array members of an image, in the order in which they lie in the tar."""
 
 MEMBERS: Final = ("json", *ARRAY_MEMBERS)
-"""All members of an image, in the order in which they lie in the tar; a member is ``<key>.<name>``."""
+"""All members of an image in the order of the tar, where one is called ``<key>.<name>``."""
 
 CACHE_COMMAND: Final = "python cache_features.py --config <your config>"
 """What to type to make a cache, or to finish or repair one."""
 
 MAX_KEY_LENGTH: Final = 80
-"""A tar header without extensions holds 100 characters, of which ``.position_tokens.npy`` takes 20."""
+"""A plain tar header holds 100 characters, of which ``.position_tokens.npy`` takes 20."""
 
 _KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY_LENGTH}}}")
 

@@ -51,8 +51,7 @@ class Manifest:
         if len(self.category_ids) != len(self.vocabulary):
             raise ConfigError(
                 f"a manifest has {len(self.category_ids)} category ids for {len(self.vocabulary)}"
-                " class names; wanted"
-                " one for each."
+                " class names; wanted one for each."
             )
 
     @property
@@ -84,8 +83,7 @@ def read_manifest(cache_dir: Path) -> Manifest:
     if not path.is_file():
         raise MissingFileError(
             f"{cache_dir} is no feature cache: it has no {path.name}. Give the folder that"
-            " cache_features.py wrote, or"
-            f" make it: {CACHE_COMMAND}"
+            f" cache_features.py wrote, or make it: {CACHE_COMMAND}"
         )
     values, _ = open_sealed_json(
         path,
@@ -101,9 +99,8 @@ def read_manifest(cache_dir: Path) -> Manifest:
     if (found.dtype, found.codec) != (_KNOWN_DTYPE, _KNOWN_CODEC):
         raise CacheMismatchError(
             f"{path}: arrays are stored as {found.dtype} by the codec {found.codec}; this"
-            " RegionSpot reads"
-            f" {_KNOWN_DTYPE} by {_KNOWN_CODEC}. Use the RegionSpot that wrote it, or cache again:"
-            f" {CACHE_COMMAND}"
+            f" RegionSpot reads {_KNOWN_DTYPE} by {_KNOWN_CODEC}. Use the RegionSpot that wrote"
+            f" it, or cache again: {CACHE_COMMAND}"
         )
     return manifest
 
@@ -117,10 +114,10 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
     if differences := list(_differences(found, wanted)):
         listed = "\n  ".join(differences)
         raise CacheMismatchError(
-            f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n "
-            f" {listed}\n"
-            "Set these options as they were found to go on with it, or write to another output_dir:"
-            f" {CACHE_COMMAND} --output_dir <another folder>"
+            f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n"
+            f"  {listed}\n"
+            "Set these options as they were found to go on with it, or write to another"
+            f" output_dir: {CACHE_COMMAND} --output_dir <another folder>"
         )
 
 

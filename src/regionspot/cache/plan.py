@@ -11,7 +11,7 @@ from regionspot.core.hashing import sha256_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The fixed assignment of the images of a data set to shards: image ``i`` to shard ``i // images_per_shard``.
+    """The fixed place of each image: image ``i`` goes to shard ``i // images_per_shard``.
 
     Raises:
         ConfigError: There is no image, or the number of shards does not follow from the other two.
@@ -30,15 +30,13 @@ class Plan:
         if self.num_images < 1 or self.images_per_shard < 1:
             raise ConfigError(
                 f"a plan of {self.num_images} images, {self.images_per_shard} a shard, makes no"
-                " cache; wanted at least"
-                " one of each: check the annotations and images_per_shard."
+                " cache; wanted at least one of each: check the annotations and images_per_shard."
             )
         wanted = -(-self.num_images // self.images_per_shard)
         if self.num_shards != wanted:
             raise ConfigError(
                 f"a plan has {self.num_shards} shards for {self.num_images} images,"
-                f" {self.images_per_shard} a shard;"
-                f" wanted {wanted}."
+                f" {self.images_per_shard} a shard; wanted {wanted}."
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""One image as the cache stores it. Shape letters: R regions, S position token, T tokens, D channels."""
+"""One image as the cache stores it. R regions, S token width, T feature tokens, D feature width."""
 
 from dataclasses import dataclass
 
@@ -42,8 +42,7 @@ class CachedSample:
         if not is_key(self.key):
             raise AnnotationError(
                 f"the image key {self.key!r} cannot name an image in a shard; wanted 1 to"
-                f" {MAX_KEY_LENGTH}"
-                " letters, digits, underscores or hyphens."
+                f" {MAX_KEY_LENGTH} letters, digits, underscores or hyphens."
             )
         if len(self.size_hw) != 2 or min(self.size_hw) < 1:
             raise ShapeError(
@@ -79,7 +78,8 @@ class CachedSample:
         )
         if not fits or array.dtype != dtype:
             raise ShapeError(
-                f"image {self.key}: {name} is {array.dtype} {array.shape}; wanted {np.dtype(dtype)}"
-                f" ({', '.join('any' if side is None else str(side) for side in shape)})."
-                " All arrays have one row a region, except the feature map."
+                f"image {self.key}: {name} is {array.dtype} {array.shape}; wanted"
+                f" {np.dtype(dtype)}"
+                f" ({', '.join('any' if side is None else str(side) for side in shape)}). All"
+                " arrays have one row a region, except the feature map."
             )

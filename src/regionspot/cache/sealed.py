@@ -1,4 +1,4 @@
-"""Files that carry the SHA-256 of their own contents, so that one flipped bit is seen when they are opened.
+"""Files that carry their own SHA-256, so that one flipped bit is seen when they are opened.
 
 Sealed JSON is plain JSON whose last key, ``sha256``, holds the hash of every byte before that key's
 comma. Sealed HDF5 is plain HDF5 behind a user block of 512 bytes that holds the hash of every byte
@@ -140,9 +140,8 @@ def check_schema_version(found: object, path: Path) -> None:
     if found != SCHEMA_VERSION:
         raise CacheMismatchError(
             f"{path} is of cache schema version {found!r}; this RegionSpot reads version"
-            f" {SCHEMA_VERSION}."
-            " Use the RegionSpot that wrote it, or cache again into another folder:"
-            f" {CACHE_COMMAND}"
+            f" {SCHEMA_VERSION}. Use the RegionSpot that wrote it, or cache again into another"
+            f" folder: {CACHE_COMMAND}"
         )
 
 

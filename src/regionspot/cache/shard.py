@@ -1,4 +1,4 @@
-"""Shards: the writer and the reader are twins, and what one puts somewhere the other finds there."""
+"""Shards: the writer and the reader are twins; what one puts somewhere the other finds there."""
 
 import contextlib
 import json
@@ -119,8 +119,8 @@ class ShardReader:
 
     Raises:
         CacheCorruptError: The tar is missing or of another size than the sidecar says, so that
-            mapping it
-            would end the process with a bus error; or the sidecar points outside the tar.
+            mapping it would end the process with a bus error; or the sidecar points outside the
+            tar.
     """
 
     def __init__(self, path: Path, sidecar: ShardSidecar | ShardLayout) -> None:
@@ -134,9 +134,8 @@ class ShardReader:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise CacheCorruptError(
-                f"{path} is missing, though its shard was finished. Restore it, or remove its .json"
-                " and make"
-                f" it again: {CACHE_COMMAND}"
+                f"{path} is missing, though its shard was finished. Restore it, or remove its"
+                f" .json and make it again: {CACHE_COMMAND}"
             ) from None
 
     def __len__(self) -> int:
@@ -219,9 +218,8 @@ class ShardReader:
 
     def _damaged(self, what: str) -> CacheCorruptError:
         return CacheCorruptError(
-            f"{self._path} is damaged: {what}. List all damage with `regionspot cache verify`, then"
-            " remove the .json"
-            f" of this shard and make it again: {CACHE_COMMAND}"
+            f"{self._path} is damaged: {what}. List all damage with `regionspot cache verify`,"
+            f" then remove the .json of this shard and make it again: {CACHE_COMMAND}"
         )
 
 
@@ -234,8 +232,8 @@ def check_tar_bytes(found: int, wanted: int, path: Path) -> None:
     if found != wanted:
         raise CacheCorruptError(
             f"{path} has {found} bytes; wanted {wanted}: it was cut short or changed after it was"
-            " written. Copy"
-            f" it again from where it came, or remove its .json and make it again: {CACHE_COMMAND}"
+            " written. Copy it again from where it came, or remove its .json and make it again:"
+            f" {CACHE_COMMAND}"
         )
 
 

@@ -47,8 +47,8 @@ class ShardContents:
         if len(keys) != num_planned:
             raise ShapeError(
                 f"{where} was given {len(self._keys)} samples and {len(self.quarantined)}"
-                " quarantined images;"
-                f" its plan has {num_planned} images, each of which must be one or the other."
+                f" quarantined images; its plan has {num_planned} images, each of which must be"
+                " one or the other."
             )
 
     def sidecar(
@@ -88,20 +88,20 @@ def check_sample(sample: CachedSample, manifest: Manifest) -> None:
     if found != (wanted.num_feature_tokens, wanted.feature_dim, wanted.token_dim):
         raise ShapeError(
             f"image {sample.key}: feature map {sample.feature_map.shape}, position tokens"
-            f" {sample.position_tokens.shape}; the manifest promises"
-            f" ({wanted.num_feature_tokens}, {wanted.feature_dim}) and (R, {wanted.token_dim})."
+            f" {sample.position_tokens.shape}; the manifest promises ({wanted.num_feature_tokens},"
+            f" {wanted.feature_dim}) and (R, {wanted.token_dim})."
         )
     num_classes = len(manifest.vocabulary)
     if sample.num_regions and not 0 <= sample.labels.min() <= sample.labels.max() < num_classes:
         raise ShapeError(
-            f"image {sample.key}: labels reach from {sample.labels.min()} to {sample.labels.max()};"
-            " wanted 0 to"
-            f" {num_classes - 1}, as the vocabulary has {num_classes} names."
+            f"image {sample.key}: labels reach from {sample.labels.min()} to"
+            f" {sample.labels.max()}; wanted 0 to {num_classes - 1}, as the vocabulary has"
+            f" {num_classes} names."
         )
     for name, array in zip(ARRAY_MEMBERS, sample.arrays, strict=True):
         if not np.isfinite(array).all():
             raise ShapeError(
-                f"image {sample.key}: {name} holds values that are not finite. A number above 65504"
-                " does not fit into"
-                " float16; look at the image, and at the dtype in which the frozen models run."
+                f"image {sample.key}: {name} holds values that are not finite. A number above"
+                " 65504 does not fit into float16; look at the image, and at the dtype in which"
+                " the frozen models run."
             )

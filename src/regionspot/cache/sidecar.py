@@ -18,7 +18,7 @@ from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import CacheCorruptError
 
 CHECKSUM = "crc32"
-"""The checksum of a member's bytes: CRC-32 as in zlib, gzip and PNG. It finds every single flipped bit."""
+"""The checksum of a member's bytes: CRC-32 as in zlib, which finds every single flipped bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +53,17 @@ class ShardLayout:
     json_offsets: NDArray[np.int64]
     """Where the ``json`` member of each image starts in the tar, (N,)."""
     data_offsets: NDArray[np.int64]
-    """Where the data of the four arrays of each image starts in the tar, (N, 4), a multiple of 64."""
+    """Where the data of each image's four arrays starts in the tar, (N, 4), multiples of 64."""
     num_regions: NDArray[np.int32] | NDArray[np.int64]
     """Regions of each image, (N,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShardSidecar:
-    """Everything about a shard but the arrays themselves. N is its number of images, without quarantined ones."""
+    """Everything about a shard but the arrays themselves.
+
+    N is its number of images, without quarantined ones.
+    """
 
     shard: int
     """Number of the shard, counted from 0."""
@@ -162,14 +165,12 @@ def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CacheCorruptError(
             f"{path} lacks or garbles a part of a sidecar: {error!r}. Remove it and make the shard"
-            " again:"
-            f" {CACHE_COMMAND}"
+            f" again: {CACHE_COMMAND}"
         ) from error
     if sidecar.shard != shard_index:
         raise CacheCorruptError(
             f"{path} is the sidecar of shard {sidecar.shard}: files were renamed. Remove the cache"
-            " and make it"
-            f" again: {CACHE_COMMAND}"
+            f" and make it again: {CACHE_COMMAND}"
         )
     return sidecar, seal
 

@@ -1,4 +1,4 @@
-"""The tar around the members: plain USTAR with fixed fields, so that equal members give equal bytes."""
+"""The tar around the members: plain USTAR with fixed fields, so equal members give equal bytes."""
 
 import hashlib
 import tarfile
@@ -14,7 +14,7 @@ END: Final = bytes(2 * BLOCK_BYTES)
 
 
 def tar_header(name: str, num_bytes: int) -> bytes:
-    """Return the header block of a regular file with mode 0644, owner 0, no owner's name and time 0.
+    """Return the header block of a regular file: mode 0644, owner 0 without a name, time 0.
 
     Args:
         name: ASCII, at most 100 characters, no slash; longer names would need an extension header.

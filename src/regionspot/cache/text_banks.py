@@ -45,7 +45,7 @@ class TextBankStore:
     def get(
         self, vocabulary: Vocabulary, *, templates: str, clip_sha256: str
     ) -> NDArray[np.float32] | None:
-        """Return a stored bank, (C, E), or None if the store has none for this vocabulary and template set.
+        """Return a stored bank, (C, E), or None if there is none of these names and templates.
 
         Args:
             vocabulary: The class names.
@@ -106,7 +106,7 @@ class TextBankStore:
         write_sealed_hdf5(self.path, fill)
 
     def banks(self, *, clip_sha256: str) -> tuple[StoredBank, ...]:
-        """Return all banks, sorted by template set; none if there is no file. Errors as of `get`."""
+        """Return all banks by template set, none if there is no file; raises what `get` does."""
         if not self.path.is_file():
             return ()
         with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
@@ -129,10 +129,8 @@ class TextBankStore:
         if found != clip_sha256:
             raise CacheMismatchError(
                 f"{self.path} holds text banks of the CLIP with weights {found}, wanted those of"
-                f" {clip_sha256}."
-                " Embeddings of two CLIPs cannot be compared: use the CLIP that made this file, or"
-                " remove it and"
-                f" make it again: {CACHE_COMMAND}"
+                f" {clip_sha256}. Embeddings of two CLIPs cannot be compared: use the CLIP that"
+                f" made this file, or remove it and make it again: {CACHE_COMMAND}"
             )
 
     def _read(self, group: h5py.Group, templates: str) -> StoredBank:
@@ -169,6 +167,5 @@ def _check_bank(vocabulary: Vocabulary, bank: NDArray[np.float32], templates: st
     if not (np.abs(norms - 1) < _NORM_TOLERANCE).all():
         raise ShapeError(
             f"the rows of a text bank have norms from {norms.min():.4g} to {norms.max():.4g};"
-            " wanted 1: normalise each"
-            " row before storing it."
+            " wanted 1: normalise each row before storing it."
         )

@@ -72,16 +72,17 @@ def verify_cache(cache_dir: Path) -> list[Problem]:
         problems.append(Problem(message=str(error)))
     shards = _shards_on_disk(cache_dir)
     planned = shards if manifest is None else list(range(manifest.plan.num_shards))
+    manifest_sha256 = "" if manifest is None else manifest.sha256
     for shard in planned:
-        problems.extend(_shard_problems(cache_dir, shard, manifest))
+        problems.extend(_shard_problems(cache_dir, shard, manifest, manifest_sha256))
         logger.info("verified shard %d of %d", shard + 1, len(planned))
     problems.extend(
         Problem(message="the plan has no such shard", shard=shard)
         for shard in sorted(set(shards) - set(planned))
     )
+    problems.extend(_derived_problems(cache_dir, rebuild=not problems))
     if manifest is not None:
         problems.extend(_text_bank_problems(cache_dir, manifest))
-    problems.extend(_derived_problems(cache_dir, rebuild=not problems))
     return problems
 
 
@@ -90,11 +91,13 @@ def _shards_on_disk(cache_dir: Path) -> list[int]:
     return sorted({int(path.stem) for path in paths if path.suffix in {".tar", ".json"}})
 
 
-def _shard_problems(cache_dir: Path, shard: int, manifest: Manifest | None) -> Iterator[Problem]:
+def _shard_problems(
+    cache_dir: Path, shard: int, manifest: Manifest | None, manifest_sha256: str
+) -> Iterator[Problem]:
     try:
         sidecar = read_sidecar(cache_dir, shard)
         if manifest is not None:
-            check_sidecar(cache_dir, sidecar, manifest)
+            check_sidecar(cache_dir, sidecar, manifest, manifest_sha256)
     except RegionSpotError as error:
         yield Problem(message=str(error), shard=shard)
         return
@@ -156,7 +159,7 @@ def _bad_parts(
 
 
 def _derived_problems(cache_dir: Path, *, rebuild: bool) -> Iterator[Problem]:
-    """Check the index, and whether it follows from the sidecars unless those are known to be damaged."""
+    """Check the index, and that it follows from the sidecars unless these are known to be bad."""
     try:
         index = CacheIndex.read(cache_dir)
         if not rebuild:

@@ -34,8 +34,7 @@ def exclusive_writer(cache_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(
                 f"another process is writing to {cache_dir}; wanted to be the only one. Wait for"
-                " it, or give another"
-                " output_dir."
+                " it, or give another output_dir."
             ) from None
         except OSError as error:
             logger.warning(
