@@ -74,7 +74,7 @@ def warn_of_other_features(
     changed = [
         f"{name}: {start_fingerprint.get(name)!r} then, {value!r} now"
         for name, value in now.items()
-        if _plain(start_fingerprint.get(name)) != _plain(value)
+        if start_fingerprint.get(name) != value
     ]
     if start_fingerprint and changed:
         _LOGGER.warning(
@@ -82,11 +82,6 @@ def warn_of_other_features(
             init_from,
             "; ".join(changed),
         )
-
-
-def _plain(value: object) -> object:
-    """Turn tuples into the lists that JSON makes of them."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _differences(found: HeadSpec, wanted: HeadSpec) -> Iterator[str]:

@@ -1,0 +1,123 @@
+"""Fixtures for several packages: small genuine caches with random numbers in them."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regionspot.cache import (
+    CachedSample,
+    Fingerprint,
+    Manifest,
+    Plan,
+    TextBankStore,
+    build_index,
+    text_banks_path,
+    write_manifest,
+    write_shard,
+)
+from regionspot.core.vocabulary import Vocabulary
+
+IMAGES_PER_SHARD = 5
+TOKEN_DIM, FEATURE_DIM, TEXT_DIM, NUM_FEATURE_TOKENS = 8, 16, 6, 5
+
+
+def tiny_fingerprint(clip_model: str) -> Fingerprint:
+    return Fingerprint(
+        sam_model="tiny",
+        sam_weights_sha256="0" * 64,
+        sam_image_size=64,
+        sam_resize="long side",
+        clip_model=clip_model,
+        clip_weights_sha256="1" * 64,
+        clip_image_size=32,
+        clip_activation="quick_gelu",
+        clip_mean=(0.5, 0.5, 0.5),
+        clip_std=(0.25, 0.25, 0.25),
+        clip_resize="squash",
+        exif_policy="ignore",
+        token_site="transformer",  # noqa: S106 - not that kind of token
+        token_dim=TOKEN_DIM,
+        feature_dim=FEATURE_DIM,
+        num_feature_tokens=NUM_FEATURE_TOKENS,
+        text_dim=TEXT_DIM,
+        dtype="float16",
+        codec="npy",
+    )
+
+
+def random_sample(
+    number: int, rng: np.random.Generator, *, num_regions: int, class_tokens: np.ndarray
+) -> CachedSample:
+    """One image: tokens tell the class, up to noise, so that there is something to learn."""
+    labels = rng.integers(0, len(class_tokens), num_regions)
+    corners = rng.uniform(0, 30, (num_regions, 2))
+    noise = rng.normal(0, 0.1, (num_regions, TOKEN_DIM))
+    return CachedSample(
+        key=f"image{number:03d}",
+        image_id=100 + number,
+        size_hw=(60, 40 + number),
+        boxes_xyxy=np.concatenate([corners, corners + 10], axis=1).astype(np.float32),
+        labels=labels.astype(np.int64),
+        position_tokens=(class_tokens[labels] + noise).astype(np.float16),
+        feature_map=rng.normal(0, 1, (NUM_FEATURE_TOKENS, FEATURE_DIM)).astype(np.float16),
+    )
+
+
+@pytest.fixture
+def make_cache(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a finished cache below ``tmp_path`` and returns its folder."""
+
+    def make(
+        name: str = "tiny",
+        *,
+        num_images: int = 12,
+        names: tuple[str, ...] = ("lemon", "tennis ball", "sea egg"),
+        empty: Collection[int] = (),
+        seed: int = 0,
+        clip_model: str = "tiny",
+        templates: tuple[str, ...] = ("ensemble81",),
+    ) -> Path:
+        rng = np.random.default_rng(seed)
+        folder = tmp_path / name
+        vocabulary = Vocabulary(names)
+        keys = [f"image{number:03d}" for number in range(num_images)]
+        plan = Plan.from_keys(keys, images_per_shard=IMAGES_PER_SHARD)
+        write_manifest(
+            folder,
+            Manifest(
+                name=name,
+                fingerprint=tiny_fingerprint(clip_model),
+                annotation_sha256="2" * 64,
+                annotation_format="lvis",
+                plan=plan,
+                vocabulary=vocabulary,
+                category_ids=tuple(range(1, len(names) + 1)),
+            ),
+        )
+        class_tokens = rng.normal(0, 1, (len(names), TOKEN_DIM))
+        for shard in range(plan.num_shards):
+            samples = [
+                random_sample(
+                    number,
+                    rng,
+                    num_regions=0 if number in empty else 1 + number % 4,
+                    class_tokens=class_tokens,
+                )
+                for number in plan.images_of(shard)
+            ]
+            write_shard(folder, shard, samples)
+        build_index(folder)
+        for template_set in templates:
+            bank = rng.normal(0, 1, (len(names), TEXT_DIM))
+            bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+            TextBankStore(text_banks_path(folder)).put(
+                vocabulary,
+                bank.astype(np.float32),
+                templates=template_set,
+                clip_sha256="1" * 64,
+            )
+        return folder
+
+    return make

@@ -1,0 +1,178 @@
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from regionspot.cache import FeatureCache
+from regionspot.core.errors import ConfigError
+from regionspot.data import CacheLoader, RegionBatch
+from regionspot.data.assembly import Assembler
+from regionspot.data.order import MixedOrder, SequentialOrder
+
+MakeCache = Callable[..., Path]
+
+
+def assembler(
+    caches: list[FeatureCache], *, max_regions: int | None = None, seed: int = 0
+) -> Assembler:
+    fingerprint = caches[0].manifest.fingerprint
+    return Assembler(
+        caches,
+        feature_shape=(fingerprint.num_feature_tokens, fingerprint.feature_dim),
+        token_dim=fingerprint.token_dim,
+        max_regions=max_regions,
+        seed=seed,
+    )
+
+
+def sequential(cache: FeatureCache, batch_size: int) -> CacheLoader:
+    order = SequentialOrder(num_images=len(cache), batch_size=batch_size)
+    return CacheLoader(order, assembler([cache]))
+
+
+def mixed(caches: list[FeatureCache], *, rank: int = 0, world_size: int = 1) -> CacheLoader:
+    order = MixedOrder(
+        sources=[np.arange(len(cache), dtype=np.int64) for cache in caches], batch_size=4, seed=3
+    )
+    return CacheLoader(order, assembler(caches), rank=rank, world_size=world_size)
+
+
+def keys(batches: list[RegionBatch]) -> list[tuple[int, tuple[str, ...]]]:
+    return [(batch.source, batch.keys) for batch in batches]
+
+
+def test_batches_hold_exactly_what_the_cache_holds(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache(empty={2, 8, 9, 10, 11})) as cache:
+        batches = list(sequential(cache, 4))
+        assert [len(batch) for batch in batches] == [4, 4, 4]
+        number = 0
+        for batch in batches:
+            assert batch.labels.shape[1] == max(batch.region_mask.sum(dim=1))
+            for row, key in enumerate(batch.keys):
+                sample = cache.sample(number)
+                count = len(sample.labels)
+                assert key == sample.key
+                assert batch.image_ids[row] == sample.image_id
+                assert tuple(batch.size_hw[row].tolist()) == sample.size_hw
+                assert batch.region_mask[row].tolist() == [
+                    r < count for r in range(batch.labels.shape[1])
+                ]
+                for name in ("position_tokens", "labels", "boxes_xyxy"):
+                    stored, padded = getattr(sample, name), getattr(batch, name)[row].numpy()
+                    assert padded.dtype == stored.dtype
+                    np.testing.assert_array_equal(padded[:count], stored)
+                    assert (padded[count:] == (-1 if name == "labels" else 0)).all()
+                np.testing.assert_array_equal(batch.feature_map[row].numpy(), sample.feature_map)
+                number += 1
+        assert number == len(cache)
+
+
+def test_batches_without_any_region_have_no_region_axis(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache(num_images=2, empty={0, 1})) as cache:
+        (batch,) = sequential(cache, 4)
+        assert batch.position_tokens.shape == (2, 0, 8)
+        assert batch.feature_map.shape == (2, 5, 16)
+
+
+def test_a_kept_batch_is_not_overwritten(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache(num_images=40)) as cache:
+        kept = list(sequential(cache, 2))
+        copies = [batch.feature_map.clone() for batch in kept]
+        list(sequential(cache, 2))
+        for number, (batch, copy) in enumerate(zip(kept, copies, strict=True)):
+            assert batch.feature_map.equal(copy)
+            np.testing.assert_array_equal(copy[0].numpy(), cache.sample(2 * number).feature_map)
+
+
+def test_memory_does_not_grow_with_the_number_of_batches(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache(num_images=40)) as cache:
+        made = assembler([cache])
+        loader = CacheLoader(SequentialOrder(num_images=40, batch_size=1), made)
+        for _ in loader:
+            pass
+        assert made._pool.num_allocated <= 6  # 2 waiting, 1 in the making, 1-2 in use
+
+
+def test_ranks_together_see_what_one_process_sees(make_cache: MakeCache) -> None:
+    caches = [FeatureCache.open(make_cache("a")), FeatureCache.open(make_cache("b", num_images=7))]
+    alone = list(mixed(caches))
+    ranks = [list(mixed(caches, rank=rank, world_size=2)) for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == len(alone) == len(mixed(caches))
+    for whole, first, second in zip(alone, *ranks, strict=True):
+        assert whole.source == first.source == second.source
+        assert whole.keys[::2] == first.keys
+        assert whole.keys[1::2] == second.keys
+
+
+def test_every_iteration_is_an_epoch_of_its_own(make_cache: MakeCache) -> None:
+    caches = [FeatureCache.open(make_cache())]
+    loader = mixed(caches)
+    first, second = keys(list(loader)), keys(list(loader))
+    assert first != second
+    again = mixed(caches)
+    assert keys(list(islice(again, 1))) == first[:1]
+    assert keys(list(again)) == second  # although the first epoch was left early
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+def test_a_restored_loader_goes_on_with_the_next_batch(make_cache: MakeCache, taken: int) -> None:
+    caches = [FeatureCache.open(make_cache())]
+    straight = mixed(caches)
+    wanted = keys(list(straight)) + keys(list(straight))
+    saved = mixed(caches)
+    iterator = iter(saved)
+    for _ in range(taken):
+        next(iterator)
+    restored = mixed(caches)
+    restored.load_state_dict(saved.state_dict())
+    found = keys(list(restored))
+    if taken < 3:
+        assert found == wanted[taken:3]
+        found = keys(list(restored))
+    assert found == wanted[3:]
+
+
+def test_state_is_plain_enough_for_a_safe_checkpoint(make_cache: MakeCache, tmp_path: Path) -> None:
+    loader = mixed([FeatureCache.open(make_cache())])
+    next(iter(loader))
+    torch.save(loader.state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"epoch": 0, "next_batch": 1}
+
+
+def test_regions_are_limited_and_stay_together(make_cache: MakeCache) -> None:
+    cache = FeatureCache.open(make_cache())
+    made = assembler([cache], max_regions=2)
+    order = SequentialOrder(num_images=len(cache), batch_size=12)
+    (batch,) = CacheLoader(order, made)
+    assert batch.region_mask.sum(dim=1).max() == 2
+    sample = cache.sample(3)
+    assert len(sample.labels) == 4
+    rows = [sample.boxes_xyxy.tolist().index(box) for box in batch.boxes_xyxy[3].tolist()]
+    assert rows == sorted(set(rows))
+    assert batch.labels[3].tolist() == sample.labels[rows].tolist()
+    np.testing.assert_array_equal(
+        batch.position_tokens[3].numpy(), np.asarray(sample.position_tokens)[rows]
+    )
+
+
+def test_moving_a_batch_moves_every_tensor(make_cache: MakeCache) -> None:
+    (batch,) = sequential(FeatureCache.open(make_cache(num_images=3)), 4)
+    moved = batch.to("meta")
+    assert moved.keys == batch.keys
+    assert moved.source == batch.source
+    for name in ("image_ids", "position_tokens", "feature_map", "region_mask", "labels"):
+        assert getattr(moved, name).is_meta
+    assert moved.boxes_xyxy.is_meta
+    assert moved.size_hw.is_meta
+
+
+def test_senseless_settings_are_refused(make_cache: MakeCache) -> None:
+    cache = FeatureCache.open(make_cache())
+    order = SequentialOrder(num_images=len(cache), batch_size=12)
+    with pytest.raises(ConfigError, match="rank 2 is not among 2"):
+        CacheLoader(order, assembler([cache]), rank=2, world_size=2)
+    with pytest.raises(ConfigError, match="prefetch_batches is 0"):
+        CacheLoader(order, assembler([cache]), prefetch_batches=0)
