@@ -24,8 +24,9 @@ def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
         raise ShapeError(
             f"masks have shape {masks.shape} and dtype {masks.dtype}; wanted (R, H, W) bool."
         )
-    columns, rows = masks.any(axis=1), masks.any(axis=2)
-    empty = np.flatnonzero(~rows.any(axis=1))
+    columns: NDArray[np.bool_] = np.any(masks, axis=1)
+    rows: NDArray[np.bool_] = np.any(masks, axis=2)
+    empty = np.flatnonzero(~np.any(rows, axis=1))
     if len(empty):
         raise ShapeError(f"mask {empty[0]} is empty: leave the region out, or mark its pixels.")
     (x1, x2), (y1, y2) = _spans(columns), _spans(rows)

@@ -29,7 +29,7 @@ class ResolvedModels:
     """Where in SAM the position token is read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads a default's vars()
 class ModelsConfig:
     """Choose the frozen SAM and CLIP: a preset, and what shall differ from it."""
 

@@ -1,0 +1,64 @@
+"""Template sets and text banks. Parity with open_clip is in tests/parity."""
+
+import pytest
+import torch
+
+from regionspot.backbones import TEMPLATE_SETS, LoadedClip, template_texts, text_bank
+from regionspot.core.errors import ConfigError, VocabularyError
+
+
+@pytest.mark.parametrize(
+    ("templates", "number", "first", "last"),
+    [
+        ("ensemble81", 81, "{}.", "a tattoo of the {}."),
+        ("ensemble80", 80, "a bad photo of a {}.", "a tattoo of the {}."),
+        ("single", 1, "a photo of a {}.", "a photo of a {}."),
+        ("none", 1, "{}", "{}"),
+        ("none-clean", 1, "{}", "{}"),
+    ],
+)
+def test_template_sets_hold_what_they_say(
+    templates: str, number: int, first: str, last: str
+) -> None:
+    texts = template_texts(templates)
+    assert (len(texts), texts[0], texts[-1]) == (number, first, last)
+    assert all(text.count("{}") == 1 for text in texts)
+    assert templates in TEMPLATE_SETS
+
+
+def test_an_unknown_set_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="no template set 'many'; give one of ensemble81"):
+        template_texts("many")
+
+
+def test_rows_belong_to_names_and_have_unit_norm(loaded_clip: LoadedClip) -> None:
+    names = ["red star", "blue egg", "the star"]
+    bank = text_bank(loaded_clip.model, loaded_clip.tokenizer, names, "single")
+    assert bank.shape == (3, 24)
+    assert bank.dtype == torch.float32
+    torch.testing.assert_close(bank.norm(dim=-1), torch.ones(3))
+    backwards = text_bank(loaded_clip.model, loaded_clip.tokenizer, names[::-1], "single")
+    torch.testing.assert_close(backwards.flip(0), bank)
+
+
+def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
+    heard: list[str] = []
+
+    class Listener(torch.nn.Module):
+        logit_scale = torch.zeros(())
+
+        def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(ids), 4)
+
+    def tokenizer(texts: list[str]) -> torch.Tensor:
+        heard.extend(texts)
+        return torch.zeros(len(texts), 3)
+
+    for templates in ("none", "single-clean"):
+        text_bank(Listener(), tokenizer, ["bat_(animal)", "{odd}"], templates)
+    assert heard == ["bat_(animal)", "{odd}", "a photo of a bat (animal).", "a photo of a {odd}."]
+
+
+def test_no_names_are_refused(loaded_clip: LoadedClip) -> None:
+    with pytest.raises(VocabularyError, match="no class name to embed"):
+        text_bank(loaded_clip.model, loaded_clip.tokenizer, [])

@@ -1,0 +1,93 @@
+"""Both models together, and their identity."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from regionspot.backbones import (
+    CLIP_RESIZE,
+    SAM_RESIZE,
+    Encoder,
+    FrozenModels,
+    LoadedClip,
+    Localizer,
+    ModelsConfig,
+    load_frozen_models,
+    load_sam,
+    state_sha256,
+    text_bank,
+)
+from regionspot.core.errors import ConfigError
+from regionspot.core.vocabulary import Vocabulary
+
+
+@pytest.fixture
+def frozen(localizer: Localizer, loaded_clip: LoadedClip) -> FrozenModels:
+    return FrozenModels(localizer=localizer, encoder=Encoder(loaded_clip))
+
+
+def test_the_fingerprint_holds_all_that_decides_the_numbers(
+    frozen: FrozenModels, localizer: Localizer, loaded_clip: LoadedClip
+) -> None:
+    assert dataclasses.asdict(frozen.fingerprint(exif_policy="ignore")) == {
+        "sam_model": "small",
+        "sam_weights_sha256": state_sha256(localizer.sam),
+        "sam_image_size": 64,
+        "sam_resize": SAM_RESIZE,
+        "clip_model": "small",
+        "clip_weights_sha256": state_sha256(loaded_clip.model),
+        "clip_image_size": 32,
+        "clip_activation": "gelu",
+        "clip_mean": (0.5, 0.4, 0.3),
+        "clip_std": (0.2, 0.2, 0.2),
+        "clip_resize": CLIP_RESIZE,
+        "exif_policy": "ignore",
+        "token_site": "transformer",
+        "token_dim": 32,
+        "feature_dim": 32,
+        "num_feature_tokens": 17,
+        "text_dim": 24,
+        "dtype": "float16",
+        "codec": "npy",
+    }
+    for word in ("bilinear", "antialias", "squash"):
+        assert word in CLIP_RESIZE
+    assert "bilinear" in SAM_RESIZE
+
+
+def test_the_identity_is_taken_before_anything_is_cast(loaded_clip: LoadedClip) -> None:
+    sam = load_sam("tiny", "random")
+    localizer = Localizer(sam, token_site="mlp", model_name="tiny")  # noqa: S106
+    frozen = FrozenModels(localizer=localizer, encoder=Encoder(loaded_clip))
+    before = state_sha256(sam)
+    sam.half()
+    assert frozen.fingerprint().sam_weights_sha256 == before
+
+
+def test_a_vocabulary_is_embedded_with_its_own_clip(
+    frozen: FrozenModels, loaded_clip: LoadedClip
+) -> None:
+    vocabulary = Vocabulary(("red star", "blue egg"))
+    ours = frozen.text_bank(vocabulary, templates="single")
+    theirs = text_bank(
+        loaded_clip.model, loaded_clip.tokenizer, list(vocabulary), templates="single"
+    )
+    assert torch.equal(ours, theirs)
+
+
+def test_the_toy_preset_loads_what_is_shipped_and_repeats_itself() -> None:
+    config = ModelsConfig(preset="toy", token_site="prompt_encoder")  # noqa: S106
+    frozen = load_frozen_models(config, device="cpu")
+    fingerprint = frozen.fingerprint()
+    assert (fingerprint.sam_model, fingerprint.clip_model) == ("tiny", "tiny")
+    assert (fingerprint.token_site, fingerprint.token_dim) == ("prompt_encoder", 256)
+    assert load_frozen_models(config).fingerprint() == fingerprint
+    assert frozen.localizer.device == frozen.encoder.device == torch.device("cpu")
+
+
+def test_mistakes_are_found_before_anything_is_loaded() -> None:
+    with pytest.raises(ConfigError, match="preset"):
+        load_frozen_models(ModelsConfig(preset="huge"))
+    with pytest.raises(ConfigError, match="device"):
+        load_frozen_models(ModelsConfig(preset="toy"), device="gpu")

@@ -1,0 +1,160 @@
+"""The localizer: original pixels in, tokens and masks out. Parity with SAM is in tests/parity."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from regionspot.backbones import Localizer, MaskPrompt, position_tokens
+from regionspot.backbones.mask_prompts import mask_extents, mask_logits
+from regionspot.core.errors import ShapeError
+from regionspot.core.geometry import to_sam_frame
+
+SIZE_HW = (45, 90)
+BOXES = np.array([[4, 3, 40, 30], [0, 0, 90, 45]], np.float32)
+
+
+@pytest.fixture
+def embedding(localizer: Localizer, photo: NDArray[np.uint8]) -> Tensor:
+    return localizer.embed(localizer.preprocess(photo)[None])
+
+
+def test_padding_is_zero_after_normalising(localizer: Localizer, photo: NDArray[np.uint8]) -> None:
+    pixels = localizer.preprocess(photo)
+    assert pixels.shape == (3, 64, 64)
+    assert pixels.dtype == torch.float32
+    assert not pixels[:, 32:].any()  # 45 x 90 becomes 32 x 64
+    black = localizer.preprocess(np.zeros_like(photo))[:, 0, 0]
+    torch.testing.assert_close(
+        black, torch.tensor([-123.675 / 58.395, -116.28 / 57.12, -103.53 / 57.375])
+    )
+
+
+def test_images_embed_alike_in_any_batch(localizer: Localizer, photo: NDArray[np.uint8]) -> None:
+    one = localizer.preprocess(photo)
+    other = localizer.preprocess(photo[::-1])
+    together = localizer.embed(torch.stack([one, other]))
+    torch.testing.assert_close(together[:1], localizer.embed(one[None]), rtol=0, atol=1e-5)
+    assert together.shape == (2, 32, 8, 8)
+
+
+def test_tokens_are_those_of_the_boxes_in_sams_frame(
+    localizer: Localizer, embedding: Tensor
+) -> None:
+    boxes_sam = torch.from_numpy(to_sam_frame(BOXES, SIZE_HW, 64))
+    assert torch.equal(
+        localizer.tokens(embedding, BOXES, SIZE_HW),
+        position_tokens(localizer.sam, embedding, boxes_sam),
+    )
+
+
+def test_no_regions_give_nothing_of_the_right_shape(
+    localizer: Localizer, embedding: Tensor
+) -> None:
+    none = np.zeros((0, 4), np.float32)
+    points, labels = np.zeros((0, 2, 2), np.float32), np.zeros((0, 2), np.int64)
+    masks = np.zeros((0, *SIZE_HW), np.bool_)
+    assert localizer.tokens(embedding, none, SIZE_HW).shape == (0, 32)
+    assert localizer.tokens_from_points(embedding, points, labels, SIZE_HW).shape == (0, 32)
+    for prompt in ("box", "box_and_mask", "mask"):
+        assert localizer.tokens_from_masks(embedding, masks, prompt=prompt).shape == (0, 32)
+    assert localizer.masks(embedding, none, SIZE_HW).shape == (0, *SIZE_HW)
+
+
+def test_a_pixel_of_overshoot_is_cut_and_more_is_refused(
+    localizer: Localizer, embedding: Tensor
+) -> None:
+    rounded = np.array([[-0.5, 0, 90.9, 45]], np.float32)
+    assert torch.equal(
+        localizer.tokens(embedding, rounded, SIZE_HW),
+        localizer.tokens(embedding, BOXES[1:], SIZE_HW),
+    )
+    with pytest.raises(ShapeError, match=r"box 1 .*outside the image of 90 x 45 pixels"):
+        localizer.tokens(embedding, np.array([[0, 0, 1, 1], [0, 0, 45, 90]], np.float32), SIZE_HW)
+
+
+def test_point_prompts_are_checked(localizer: Localizer, embedding: Tensor) -> None:
+    one = np.array([[1]])
+    with pytest.raises(ShapeError, match=r"points have shape \(1, 2\).*wanted \(R, K, 2\)"):
+        localizer.tokens_from_points(embedding, np.zeros((1, 2), np.float32), one, SIZE_HW)
+    outside = np.array([[[91.0, 10.0]]], np.float32)
+    with pytest.raises(ShapeError, match=r"point \[91.0, 10.0\] lies outside the image of 90 x 45"):
+        localizer.tokens_from_points(embedding, outside, one, SIZE_HW)
+    padding = localizer.tokens_from_points(embedding, outside, -one, SIZE_HW)
+    assert padding.isfinite().all()
+
+
+def test_the_corner_site_takes_a_single_point_but_not_two(sam: Sam, embedding: Tensor) -> None:
+    corners = Localizer(sam, token_site="prompt_encoder", model_name="small")  # noqa: S106
+    one, two = np.full((1, 1, 2), 9, np.float32), np.full((1, 2, 2), 9, np.float32)
+    assert corners.tokens_from_points(embedding, one, np.ones((1, 1), int), SIZE_HW).shape == (
+        1,
+        64,
+    )
+    with pytest.raises(ShapeError, match=r"embed to 3 vectors.*models\.token_site"):
+        corners.tokens_from_points(embedding, two, np.ones((1, 2), int), SIZE_HW)
+
+
+def _mask() -> NDArray[np.bool_]:
+    masks = np.zeros((1, *SIZE_HW), np.bool_)
+    masks[0, 3:30, 4:40] = True
+    masks[0, 10:20, 10:20] = False
+    return masks
+
+
+def test_a_mask_prompt_is_its_extent_by_default(localizer: Localizer, embedding: Tensor) -> None:
+    assert mask_extents(_mask()).tolist() == [[4, 3, 40, 30]]
+    assert torch.equal(
+        localizer.tokens_from_masks(embedding, _mask()),
+        localizer.tokens(embedding, BOXES[:1], SIZE_HW),
+    )
+
+
+@pytest.mark.parametrize("prompt", ["mask", "box_and_mask"])
+def test_a_masks_shape_reaches_sam_if_asked_for(
+    localizer: Localizer, embedding: Tensor, prompt: MaskPrompt
+) -> None:
+    sam = localizer.sam
+    logits = mask_logits(_mask(), frame_px=64, grid_hw=(32, 32), device=torch.device("cpu"))
+    boxes = torch.from_numpy(to_sam_frame(BOXES[:1], SIZE_HW, 64))
+    heard: list[Tensor] = []
+    hook = sam.mask_decoder.transformer.register_forward_hook(
+        lambda _module, _inputs, output: heard.append(output[0][:, 1])
+    )
+    with torch.no_grad():
+        sparse, dense = sam.prompt_encoder(
+            points=None, boxes=boxes if prompt == "box_and_mask" else None, masks=logits
+        )
+        sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, False)  # noqa: FBT003
+    hook.remove()
+    ours = localizer.tokens_from_masks(embedding, _mask(), prompt=prompt)
+    assert torch.equal(ours, heard[0])
+
+
+def test_mask_logits_are_the_covered_share_of_each_cell() -> None:
+    # 8 x 16 pixels in a frame of 16: nothing is resized, rows 8..16 are padding, cells are 4 x 4.
+    masks = np.zeros((1, 8, 16), np.bool_)
+    masks[0, 0:4, 0:4] = True  # a whole cell
+    masks[0, 4:8, 4:6] = True  # half a cell
+    logits = mask_logits(masks, frame_px=16, grid_hw=(4, 4), device=torch.device("cpu"))
+    sure = float(np.log(0.999 / 0.001))
+    wanted = torch.full((4, 4), -sure)
+    wanted[0, 0], wanted[1, 1] = sure, 0.0
+    torch.testing.assert_close(logits[0, 0], wanted)
+
+
+def test_mask_prompts_are_checked(localizer: Localizer, embedding: Tensor) -> None:
+    with pytest.raises(ShapeError, match=r"wanted \(R, H, W\) bool"):
+        localizer.tokens_from_masks(embedding, _mask()[0])
+    with pytest.raises(ShapeError, match="mask 1 is empty"):
+        localizer.tokens_from_masks(embedding, np.concatenate([_mask(), ~_mask() & _mask()]))
+
+
+def test_many_masks_do_not_depend_on_their_chunk(localizer: Localizer, embedding: Tensor) -> None:
+    many = np.repeat(BOXES, 10, axis=0)
+    masks = localizer.masks(embedding, many, SIZE_HW)
+    assert masks.shape == (20, *SIZE_HW)
+    np.testing.assert_array_equal(masks[0], masks[9])
+    np.testing.assert_array_equal(masks[10:], np.repeat(masks[19:], 10, axis=0))
