@@ -4,7 +4,8 @@ from regionspot.viz.attention import draw_attention
 from regionspot.viz.bars import draw_ap_bars
 from regionspot.viz.curves import (
     TrainingLog,
-    draw_training_curves,
+    draw_ap_curve,
+    draw_loss_curve,
     find_metrics_csv,
     read_training_log,
 )
@@ -14,9 +15,10 @@ __all__ = [
     "NamedRegion",
     "TrainingLog",
     "draw_ap_bars",
+    "draw_ap_curve",
     "draw_attention",
+    "draw_loss_curve",
     "draw_named_regions",
-    "draw_training_curves",
     "find_metrics_csv",
     "read_training_log",
 ]

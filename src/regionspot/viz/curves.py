@@ -84,16 +84,27 @@ def read_training_log(stages: Sequence[tuple[str, Path]]) -> TrainingLog:
     return TrainingLog(curves=curves, stage_starts=tuple(starts), stage_names=names)
 
 
-def draw_training_curves(log: TrainingLog) -> bytes:
-    """Draw the loss and, where validation logged it, the AP on the validation set, as a PNG."""
+def draw_loss_curve(log: TrainingLog) -> bytes | None:
+    """Draw the training loss as a PNG; None if it was not logged."""
+    loss = log.first_of(_LOSS_NAMES)
+    if loss is None:
+        return None
+    figure = new_figure(5.6, 3.5)
+    axes = figure.subplots()
+    _draw_loss(axes, log, loss)
+    _mark_stages(axes, log)
+    return figure_png(figure)
+
+
+def draw_ap_curve(log: TrainingLog) -> bytes | None:
+    """Draw AP on the validation images as a PNG; None if validation did not log it."""
     ap = log.first_of(_AP_NAMES)
-    figure = new_figure(9.6, 3.5)
-    panels = figure.subplots(1, 2 if ap is not None else 1, squeeze=False)[0]
-    _draw_loss(panels[0], log)
-    if ap is not None:
-        _draw_ap(panels[1], log, ap)
-    for panel in panels:
-        _mark_stages(panel, log)
+    if ap is None:
+        return None
+    figure = new_figure(5.6, 3.5)
+    axes = figure.subplots()
+    _draw_ap(axes, log, ap)
+    _mark_stages(axes, log)
     return figure_png(figure)
 
 
@@ -115,12 +126,8 @@ def _read_stage(path: Path, start: int, points: dict[str, list[tuple[int, float]
     return last
 
 
-def _draw_loss(axes: Axes, log: TrainingLog) -> None:
+def _draw_loss(axes: Axes, log: TrainingLog, loss: Curve) -> None:
     style_axes(axes, title="Training loss", xlabel="optimizer steps")
-    loss = log.first_of(_LOSS_NAMES)
-    if loss is None:
-        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=MUTED)
-        return
     for stage in _by_stage(loss, log):
         axes.plot(stage.steps, stage.values, color=SERIES[0], alpha=0.25, linewidth=0.8)
         axes.plot(stage.steps, _smoothed(stage.values), color=SERIES[0], linewidth=1.8)

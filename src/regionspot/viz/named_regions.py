@@ -69,7 +69,7 @@ def draw_named_regions(
     """
     picture, scale = scaled_photo(image, long_side_px)
     draw = ImageDraw.Draw(picture)
-    font = load_font(_font_size(long_side_px, len(regions)))
+    font = load_font(_font_size(picture.width, len(regions)))
     boxes: list[Rect] = []
     for region in regions:
         x1, y1, x2, y2 = (value * scale for value in region.box_xyxy)
@@ -97,10 +97,10 @@ def draw_box(draw: ImageDraw.ImageDraw, box: Rect, colour: Colour) -> None:
     draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=colour, width=4)
 
 
-def _font_size(long_side_px: int, num_regions: int) -> int:
-    """Return a size in pixels: names give way where many share the picture."""
-    share = 0.027 if num_regions <= 8 else 0.021
-    return max(11, round(long_side_px * share))
+def _font_size(width_px: int, num_regions: int) -> int:
+    """Return a size in pixels: a share of the width, which pages fix; less where it is crowded."""
+    share = 0.03 if num_regions <= 8 else 0.023
+    return max(11, round(width_px * share))
 
 
 def _colour_of(region: NamedRegion) -> Colour:

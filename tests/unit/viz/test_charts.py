@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from regionspot.core.errors import ConfigError, MissingFileError
-from regionspot.viz import draw_ap_bars, draw_training_curves, find_metrics_csv, read_training_log
+from regionspot.viz import (
+    draw_ap_bars,
+    draw_ap_curve,
+    draw_loss_curve,
+    find_metrics_csv,
+    read_training_log,
+)
+
+PNG = b"\x89PNG"
 
 STAGE_1 = """epoch,step,train/loss,val/AP,val/APr
 0,0,2.0,,
@@ -43,14 +51,20 @@ def test_stages_follow_each_other(stages: list[tuple[str, Path]]) -> None:
 
 def test_curves_are_drawn_as_png_without_pyplot(stages: list[tuple[str, Path]]) -> None:
     pyplot_before = "matplotlib.pyplot" in sys.modules
-    assert draw_training_curves(read_training_log(stages)).startswith(b"\x89PNG")
+    log = read_training_log(stages)
+    for draw in (draw_loss_curve, draw_ap_curve):
+        picture = draw(log)
+        assert picture is not None
+        assert picture.startswith(PNG)
     assert ("matplotlib.pyplot" in sys.modules) == pyplot_before
 
 
-def test_a_log_without_validation_or_loss_is_drawn(tmp_path: Path) -> None:
+def test_what_was_not_logged_is_not_drawn(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,step,lr\n0,1,0.5\n0,,1\n")
-    assert draw_training_curves(read_training_log([("only", path)])).startswith(b"\x89PNG")
+    log = read_training_log([("only", path)])
+    assert draw_loss_curve(log) is None
+    assert draw_ap_curve(log) is None
 
 
 def test_the_newest_log_is_found(stages: list[tuple[str, Path]]) -> None:
@@ -74,7 +88,7 @@ def test_bars_show_every_method_and_leave_gaps_for_undefined_figures() -> None:
         "fusion_head": {"AP": 60.0, "APr": None, "APc": 50.0, "APf": 70.0},
         "clip_box_crop": {"AP": 50.0},
     }
-    assert draw_ap_bars(methods).startswith(b"\x89PNG")
+    assert draw_ap_bars(methods).startswith(PNG)
     assert draw_ap_bars(methods) == draw_ap_bars(methods)
 
 

@@ -1,0 +1,123 @@
+"""Score trained heads and baselines on a cached data set, and write the report.
+
+``python evaluate.py --config configs/eval/lvis_gt.yaml``, or the same as ``regionspot evaluate``.
+Writes ``metrics.json``, ``per_category.csv``, ``predictions.json`` (LVIS results format; of the
+first method, the others' are ``predictions_<method>.json``) and ``report.html``.
+"""
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from regionspot.cli.errors import run_cli
+from regionspot.cli.evaluate_config import EvalConfig
+from regionspot.cli.evaluate_data import EvaluationData, open_evaluation_data
+from regionspot.cli.evaluate_methods import MethodOutput, MethodRun, check_methods, run_methods
+from regionspot.cli.evaluate_report import EarlierStep, build_report, describe_run, read_steps
+from regionspot.evaluation import LvisScorer
+from regionspot.evaluation.protocols import PROTOCOL_NOTES
+from regionspot.evaluation.report import REPORT_NAME, write_report
+from regionspot.evaluation.results import (
+    EvaluationResult,
+    MethodResult,
+    format_table,
+    write_metrics,
+    write_per_category,
+)
+
+
+def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult:
+    """Score every method, and write all files of an evaluation.
+
+    Args:
+        config: What to evaluate, and how.
+        command: What was typed, for the report's section on how to reproduce.
+
+    Returns:
+        The figures, as written to ``metrics.json``.
+
+    Raises:
+        RegionSpotError: A file is missing, or things do not belong together.
+    """
+    # What can be wrong is read before anything is computed.
+    steps = read_steps(Path(config.steps)) if config.steps else []
+    check_methods(config.methods)
+    data = open_evaluation_data(
+        Path(config.cache),
+        Path(config.annotations),
+        None if config.images_dir is None else Path(config.images_dir),
+    )
+    scorer = LvisScorer(data.truth)
+    run = run_methods(config, data)
+    output_dir = Path(config.output_dir)
+    start = time.perf_counter()
+    methods = tuple(_score(output, scorer, data) for output in run.outputs)
+    _write_predictions(output_dir, run)
+    scoring = {"evaluate: LVIS AP and predictions files": time.perf_counter() - start}
+    result = EvaluationResult(
+        methods=methods,
+        protocol=config.protocol,
+        templates=config.templates,
+        data=data.summary,
+        timings_s=_timings(steps, {**run.timings_s, **scoring}),
+        provenance=describe_run(config, data, run),
+    )
+    write_metrics(output_dir / "metrics.json", result)
+    write_per_category(output_dir / "per_category.csv", methods)
+    commands = (*(step.command for step in steps), *([command] if command else []))
+    write_report(output_dir, build_report(config, data, run, result, commands))
+    return result
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Evaluate; see ``python evaluate.py --help``."""
+    words = list(sys.argv[1:] if args is None else args)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # The parser builds the configuration, whose own checks raise errors for the user, too.
+    run_cli(lambda: _evaluate(words))
+
+
+def parse_config(words: Sequence[str]) -> EvalConfig:
+    """Read the options of the command line and of the file that they name.
+
+    Raises:
+        ConfigError: The options contradict each other.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="evaluate.py", description=__doc__)
+    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
+    parser.add_class_arguments(EvalConfig)
+    options = vars(parser.instantiate_classes(parser.parse_args(list(words))))
+    return EvalConfig(**{field.name: options[field.name] for field in fields(EvalConfig)})
+
+
+def _evaluate(words: Sequence[str]) -> None:
+    config = parse_config(words)
+    result = run_evaluation(config, command=shlex.join(["python", "evaluate.py", *words]))
+    print(f"\n{PROTOCOL_NOTES[result.protocol]}\n\n{format_table(result.methods)}\n")
+    print(f"report: {Path(config.output_dir) / REPORT_NAME}")
+
+
+def _score(output: MethodOutput, scorer: LvisScorer, data: EvaluationData) -> MethodResult:
+    return MethodResult(
+        name=output.name,
+        description=output.description,
+        scores=scorer.score(output.predictions()),
+        top1_accuracy=output.top1_accuracy(data.labels),
+    )
+
+
+def _write_predictions(output_dir: Path, run: MethodRun) -> None:
+    for number, output in enumerate(run.outputs):
+        name = f"predictions_{output.name}.json" if number else "predictions.json"
+        output.predictions().write_lvis_json(output_dir / name)
+
+
+def _timings(steps: Sequence[EarlierStep], evaluation: Mapping[str, float]) -> Mapping[str, float]:
+    return {step.name: step.seconds for step in steps} | dict(evaluation)

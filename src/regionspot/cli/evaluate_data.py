@@ -1,0 +1,135 @@
+"""What an evaluation runs on: a cache and its LVIS annotations, checked to belong together."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.annotations import read_annotations
+from regionspot.cache import FeatureCache, quarantine_path
+from regionspot.core.errors import AnnotationError
+from regionspot.evaluation import LvisGroundTruth
+from regionspot.evaluation.results import EvaluatedData
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """A cache, the annotations it is scored by, and where the pixels are."""
+
+    cache: FeatureCache
+    """The images to evaluate on."""
+    truth: LvisGroundTruth
+    """Ground truth of the images that count: those that the cache was planned for."""
+    annotations_path: Path
+    """The annotation file."""
+    images_dir: Path | None
+    """Folder of the images; None where no pixels are at hand."""
+    summary: EvaluatedData
+    """What metrics.json and the report say about the data."""
+
+    @cached_property
+    def labels(self) -> Mapping[int, NDArray[np.int64]]:
+        """Class indices of the regions of each image, (R,), by image id, in the cache's order."""
+        samples = (self.cache.sample(position) for position in range(len(self.cache)))
+        return {sample.image_id: np.array(sample.labels) for sample in samples}
+
+    @cached_property
+    def image_paths(self) -> Mapping[int, Path]:
+        """The image file of every annotated image, by image id; {} where no pixels are at hand."""
+        if self.images_dir is None:
+            return {}
+        images = read_annotations("lvis", self.annotations_path, self.images_dir)
+        return {record.image_id: self.images_dir / record.file_name for record in images.records}
+
+
+def open_evaluation_data(
+    cache_dir: Path, annotations_path: Path, images_dir: Path | None
+) -> EvaluationData:
+    """Open a cache and its annotations.
+
+    Images that could not be read when the cache was made (quarantined) count: their regions are
+    missed. Images beyond the cache's plan (it was made with ``--limit``) do not.
+
+    Args:
+        cache_dir: Folder of the feature cache.
+        annotations_path: LVIS annotation file.
+        images_dir: Folder of the images, if their pixels are wanted.
+
+    Raises:
+        MissingFileError: The cache or the annotation file is not there.
+        CacheCorruptError: The cache is not finished, or damaged.
+        AnnotationError: The file is not LVIS, or not the one that the cache was made from.
+    """
+    cache = FeatureCache.open(cache_dir)
+    whole = LvisGroundTruth.read(annotations_path)
+    _check_same_data(cache, whole)
+    quarantined = _quarantined_ids(cache)
+    planned = {*cache.index.image_ids.tolist(), *quarantined}
+    is_subset = len(planned) < len(whole.image_ids)
+    truth = whole.subset(planned) if is_subset else whole
+    if is_subset:
+        _logger.warning(
+            "the cache was planned for %d of the %d annotated images; only these are scored",
+            len(planned),
+            len(whole.image_ids),
+        )
+    return EvaluationData(
+        cache=cache,
+        truth=truth,
+        annotations_path=annotations_path,
+        images_dir=images_dir,
+        summary=EvaluatedData(
+            name=cache.manifest.name,
+            num_images=len(truth.image_ids),
+            num_missing_images=len(quarantined),
+            num_regions=truth.num_annotations,
+            num_cached_regions=int(cache.index.num_regions.sum()),
+            num_classes=len(cache.manifest.vocabulary),
+            is_subset=is_subset,
+            annotation_sha256=truth.sha256,
+        ),
+    )
+
+
+def missing_reasons(cache: FeatureCache) -> Counter[str]:
+    """Count why images were left out of a cache."""
+    return Counter(str(row["reason"]) for row in _quarantine_rows(cache))
+
+
+def _check_same_data(cache: FeatureCache, truth: LvisGroundTruth) -> None:
+    strange = sorted({*cache.index.image_ids.tolist()} - {*truth.image_ids})
+    classes = sorted({*cache.manifest.category_ids} - {item.id for item in truth.categories})
+    if strange or classes:
+        raise AnnotationError(
+            f"{cache.path} holds {len(strange)} images and {len(classes)} categories that"
+            f" {truth.name} does not list (e.g. image {strange[:1]}, category {classes[:1]}). Set"
+            f" --annotations to the file that {cache.manifest.name!r} was cached from."
+        )
+    if truth.sha256 != cache.manifest.annotation_sha256:
+        _logger.warning(
+            "%s is not the very file that %s was cached from (sha256 %s, wanted %s); images and"
+            " categories fit, so it is scored by this one",
+            truth.name,
+            cache.path,
+            truth.sha256[:12],
+            cache.manifest.annotation_sha256[:12],
+        )
+
+
+def _quarantined_ids(cache: FeatureCache) -> list[int]:
+    return [int(str(row["image_id"])) for row in _quarantine_rows(cache)]
+
+
+def _quarantine_rows(cache: FeatureCache) -> list[dict[str, object]]:
+    path = quarantine_path(cache.path)
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
