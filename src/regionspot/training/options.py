@@ -1,4 +1,7 @@
-"""The training recipe as options; the defaults are the paper's (arXiv 2311.01373)."""
+"""The training recipe as options; the defaults are the paper's (arXiv 2311.01373).
+
+Without slots, as jsonargparse reads the default values of a group from the instance's ``__dict__``.
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +9,7 @@ from regionspot.core.errors import ConfigError
 from regionspot.model import Normalization, PositionCode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadOptions:
     """Shape of the fusion head, apart from the widths that the cache decides."""
 
@@ -24,7 +27,7 @@ class HeadOptions:
     """'sincos' adds a fixed code of the patch grid to the feature map; not in the paper."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassifierOptions:
     """Scale and bias of the logits."""
 
@@ -38,7 +41,7 @@ class ClassifierOptions:
     """Learning rate of scale and bias; null for that of the head."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
     """AdamW on the head's weights."""
 
@@ -57,7 +60,7 @@ class OptimizerOptions:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
     """How the learning rate changes: a linear warm-up, then steps down."""
 
@@ -84,7 +87,7 @@ class ScheduleOptions:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LossOptions:
     """The sigmoid focal loss."""
 

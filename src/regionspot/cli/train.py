@@ -1,0 +1,139 @@
+"""``train.py``: LightningCLI around `RegionSpotModule` and `CachedRegions`.
+
+A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/metrics.csv``,
+``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from typing_extensions import override
+
+from regionspot.cli.errors import run_cli
+from regionspot.core.errors import ConfigError
+from regionspot.data import CachedRegions
+from regionspot.model import save_trained_head
+from regionspot.training import RegionSpotModule, Throughput
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration of a run as ``config.yaml`` in its directory."""
+
+    @override
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file; a former one is replaced."""
+        run_dir = Path(trainer.default_root_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / self.config_filename
+        self.parser.save(self.config, str(path), skip_none=False, overwrite=True)
+
+
+class TrainCLI(LightningCLI):
+    """Commands ``fit`` and ``validate``; the caches, not the user, set the widths of the head."""
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        """Return the commands, with the arguments of the Trainer methods that are not options."""
+        known = LightningCLI.subcommands()
+        return {name: known[name] for name in ("fit", "validate")}
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what is known from elsewhere, and add what only the command line composes."""
+        parser.link_arguments("data.spec", "model.spec", apply_on="instantiate")
+        # One seed for initial weights and for the order of images.
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.add_argument(
+            "--val_annotations",
+            type=str | None,
+            default=None,
+            help="LVIS annotation file that the cache data.val was made from. With it, validation"
+            " logs val/AP, val/APr, val/APc and val/APf; without, only val/top1.",
+        )
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ``args``, or the process's own; Lightning's version warns of having both."""
+        self.config = parser.parse_args(args)
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer with everything it writes below its ``default_root_dir``."""
+        options = self.config_init[self.subcommand]
+        run_dir = Path(options.trainer.default_root_dir or Path.cwd())
+        callbacks = list(options.trainer.callbacks or [])
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(run_dir / "checkpoints")
+        self.throughput = Throughput()
+        kwargs["callbacks"] = [self.throughput, *self._validation(callbacks), *callbacks]
+        if options.trainer.logger in (None, True):
+            kwargs["logger"] = _loggers(run_dir)
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Write the trained head and say how long it took."""
+        if not self.trainer.is_global_zero:
+            return
+        head_dir = Path(self.trainer.default_root_dir) / "head"
+        save_trained_head(head_dir, self.model.trained_head())
+        images_per_s = self.throughput.images_per_s * self.trainer.world_size
+        print(
+            f"{self.trainer.global_step} steps in {self.throughput.seconds:.1f} s"
+            f" ({images_per_s:.0f} images/s). The trained head is in {head_dir}"
+        )
+
+    def _validation(self, callbacks: Sequence[pl.Callback]) -> list[pl.Callback]:
+        """Return the callback for validation by AP, if there is something to validate on."""
+        options = self.config_init[self.subcommand]
+        if self.datamodule.val_cache is not None and options.val_annotations is not None:
+            # Only here: training itself needs no scoring package.
+            from regionspot.evaluation.callback import LvisValidation
+
+            return [LvisValidation(options.val_annotations)]
+        monitored = {c.monitor for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor}
+        if any(name.startswith("val/AP") for name in monitored):
+            raise ConfigError(
+                f"a checkpoint callback monitors {', '.join(sorted(monitored))}, but data.val is"
+                f" {options.data.val} and val_annotations is {options.val_annotations}. Give both,"
+                " or take `monitor` out of trainer.callbacks."
+            )
+        return []
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``fit`` or ``validate``; see ``python train.py --help``.
+
+    Args:
+        args: The words after ``train.py``; the process's own by default.
+    """
+    # The docstrings under the fields of the option groups become help texts.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+    def command() -> None:
+        TrainCLI(
+            RegionSpotModule,
+            CachedRegions,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+            seed_everything_default=0,
+            args=None if args is None else list(args),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    run_cli(command)
+
+
+def _loggers(run_dir: Path) -> list[Logger]:
+    return [
+        CSVLogger(save_dir=run_dir, name="csv", version=""),
+        TensorBoardLogger(save_dir=run_dir, name="tensorboard", version=""),
+    ]
