@@ -13,7 +13,7 @@ from regionspot.backbones.presets import ModelsConfig, resolve
 from regionspot.backbones.sam import SAM_RESIZE, Localizer
 from regionspot.backbones.sam_models import load_sam
 from regionspot.backbones.weights import state_sha256
-from regionspot.cache.fingerprint import Fingerprint
+from regionspot.cache import Fingerprint
 from regionspot.core.vocabulary import Vocabulary
 
 _logger = logging.getLogger(__name__)

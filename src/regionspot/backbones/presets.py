@@ -1,7 +1,6 @@
 """Which frozen models: the paper's three pairs, the toy pair, and everything in between.
 
-This module imports neither torch nor the models' libraries, so that any command can parse its
-configuration quickly and anywhere.
+Nothing is loaded or looked up here, so that a configuration can be parsed on any machine.
 """
 
 from dataclasses import dataclass

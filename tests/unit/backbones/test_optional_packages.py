@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 SCRIPT = """
 import importlib.abc, sys
 
@@ -41,10 +39,3 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
         [sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("module", ["regionspot.backbones.presets"])
-def test_presets_need_no_torch_to_parse_a_configuration(module: str) -> None:
-    script = f"import sys; sys.modules['open_clip'] = None; import {module}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert done.returncode == 0
