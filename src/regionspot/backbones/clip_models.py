@@ -235,7 +235,9 @@ def _build_pretrained(model: str, tag: str, *, quick: bool) -> "CLIP":
     try:
         return open_clip.create_model(model, pretrained=tag, require_pretrained=True)
     except (RuntimeError, OSError, ValueError) as error:
-        where = " or ".join(filter(None, [card.get("hf_hub"), card.get("url")]))
+        # OpenAI's own files, which the cards also name, are TorchScript: code, and refused here.
+        hub = card.get("hf_hub", "").rstrip("/")
+        where = f"the .safetensors of https://huggingface.co/{hub}" if hub else card.get("url")
         raise WeightsError(
             f"open_clip could not get or load the weights {tag!r} of {model} ({error}). Where there"
             f" is no network, fetch them elsewhere ({where}) and give the file:"

@@ -96,7 +96,8 @@ def test_offline_the_message_says_what_to_fetch_and_which_option_to_give(no_netw
     with pytest.raises(WeightsError) as error:
         load_clip("ViT-B-16-quickgelu", "openai")
     assert "no network" in str(error.value)
-    assert "timm/vit_base_patch16_clip_224.openai" in str(error.value)
+    assert "https://huggingface.co/timm/vit_base_patch16_clip_224.openai)" in str(error.value)
+    assert ".pt)" not in str(error.value)
     assert "models.clip_weights=/path/to/" in str(error.value)
 
 
