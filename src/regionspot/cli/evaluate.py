@@ -19,6 +19,7 @@ from regionspot.cli.errors import run_cli
 from regionspot.cli.evaluate_config import EvalConfig
 from regionspot.cli.evaluate_data import EvaluationData, open_evaluation_data
 from regionspot.cli.evaluate_methods import MethodOutput, MethodRun, check_methods, run_methods
+from regionspot.cli.evaluate_pictures import draw_curves
 from regionspot.cli.evaluate_report import EarlierStep, build_report, describe_run, read_steps
 from regionspot.evaluation import LvisScorer
 from regionspot.evaluation.protocols import PROTOCOL_NOTES
@@ -47,6 +48,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
     """
     # What can be wrong is read before anything is computed.
     steps = read_steps(Path(config.steps)) if config.steps else []
+    curves = draw_curves(config.training_dirs)
     check_methods(config.methods)
     data = open_evaluation_data(
         Path(config.cache),
@@ -71,7 +73,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
     write_metrics(output_dir / "metrics.json", result)
     write_per_category(output_dir / "per_category.csv", methods)
     commands = (*(step.command for step in steps), *([command] if command else []))
-    write_report(output_dir, build_report(config, data, run, result, commands))
+    report = build_report(config, data, run, result, curves=curves, commands=commands)
+    write_report(output_dir, report)
     return result
 
 
@@ -93,7 +96,7 @@ def parse_config(words: Sequence[str]) -> EvalConfig:
     parser = ArgumentParser(prog="evaluate.py", description=__doc__)
     parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
     parser.add_class_arguments(EvalConfig)
-    options = vars(parser.instantiate_classes(parser.parse_args(list(words))))
+    options = vars(parser.instantiate(parser.parse_args(list(words))))
     return EvalConfig(**{field.name: options[field.name] for field in fields(EvalConfig)})
 
 

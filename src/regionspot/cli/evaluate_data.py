@@ -30,8 +30,8 @@ class EvaluationData:
     """Ground truth of the images that count: those that the cache was planned for."""
     annotations_path: Path
     """The annotation file."""
-    images_dir: Path | None
-    """Folder of the images; None where no pixels are at hand."""
+    image_paths: Mapping[int, Path]
+    """The image file of every annotated image, by image id; {} where no pixels are at hand."""
     summary: EvaluatedData
     """What metrics.json and the report say about the data."""
 
@@ -40,14 +40,6 @@ class EvaluationData:
         """Class indices of the regions of each image, (R,), by image id, in the cache's order."""
         samples = (self.cache.sample(position) for position in range(len(self.cache)))
         return {sample.image_id: np.array(sample.labels) for sample in samples}
-
-    @cached_property
-    def image_paths(self) -> Mapping[int, Path]:
-        """The image file of every annotated image, by image id; {} where no pixels are at hand."""
-        if self.images_dir is None:
-            return {}
-        images = read_annotations("lvis", self.annotations_path, self.images_dir)
-        return {record.image_id: self.images_dir / record.file_name for record in images.records}
 
 
 def open_evaluation_data(
@@ -64,7 +56,7 @@ def open_evaluation_data(
         images_dir: Folder of the images, if their pixels are wanted.
 
     Raises:
-        MissingFileError: The cache or the annotation file is not there.
+        MissingFileError: The cache, the annotation file or the folder of images is not there.
         CacheCorruptError: The cache is not finished, or damaged.
         AnnotationError: The file is not LVIS, or not the one that the cache was made from.
     """
@@ -85,7 +77,7 @@ def open_evaluation_data(
         cache=cache,
         truth=truth,
         annotations_path=annotations_path,
-        images_dir=images_dir,
+        image_paths=_image_paths(annotations_path, images_dir),
         summary=EvaluatedData(
             name=cache.manifest.name,
             num_images=len(truth.image_ids),
@@ -102,6 +94,13 @@ def open_evaluation_data(
 def missing_reasons(cache: FeatureCache) -> Counter[str]:
     """Count why images were left out of a cache."""
     return Counter(str(row["reason"]) for row in _quarantine_rows(cache))
+
+
+def _image_paths(annotations_path: Path, images_dir: Path | None) -> Mapping[int, Path]:
+    if images_dir is None:
+        return {}
+    images = read_annotations("lvis", annotations_path, images_dir)
+    return {record.image_id: images_dir / record.file_name for record in images.records}
 
 
 def _check_same_data(cache: FeatureCache, truth: LvisGroundTruth) -> None:

@@ -58,7 +58,7 @@ def draw_region_pictures(
         head: The method's head, for attention maps; None for a method without one.
         num_pictures: How many sampled images; half as many mistakes.
     """
-    if not data.images_dir or not num_pictures:
+    if not data.image_paths or not num_pictures:
         return RegionPictures()
     positions = _sampled_positions(data, num_pictures)
     chosen = [data.cache.sample(position) for position in positions]

@@ -12,7 +12,7 @@ from regionspot.backbones import resolve_device
 from regionspot.cli.evaluate_config import EvalConfig
 from regionspot.cli.evaluate_data import EvaluationData, missing_reasons
 from regionspot.cli.evaluate_methods import MethodRun
-from regionspot.cli.evaluate_pictures import draw_curves, draw_region_pictures
+from regionspot.cli.evaluate_pictures import draw_region_pictures
 from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.evaluation.report import ReportContent
 from regionspot.evaluation.report_parts import ReportPicture
@@ -74,6 +74,8 @@ def build_report(
     data: EvaluationData,
     run: MethodRun,
     result: EvaluationResult,
+    *,
+    curves: tuple[ReportPicture, ...],
     commands: tuple[str, ...],
 ) -> ReportContent:
     """Draw the pictures and collect what the report says.
@@ -83,6 +85,7 @@ def build_report(
         data: What was scored.
         run: What the methods said.
         result: How they did.
+        curves: The course of training.
         commands: What to type to get the same figures.
     """
     first = run.outputs[0]
@@ -95,7 +98,7 @@ def build_report(
         result=result,
         notes=(*_notes(config, data, run), *config.notes),
         ap_bars=ReportPicture(data=bars, alt="Bar chart of AP, APr, APc and APf of every method"),
-        training_curves=draw_curves(config.training_dirs),
+        training_curves=curves,
         sampled=pictures.sampled,
         sampled_note=pictures.sampled_note,
         mistakes=pictures.mistakes,
@@ -147,7 +150,7 @@ def _notes(config: EvalConfig, data: EvaluationData, run: MethodRun) -> list[str
     unknown = len(data.truth.categories) - summary.num_classes
     if unknown:
         notes.append(f"{unknown:,} annotated classes are not in the vocabulary: never predicted.")
-    if data.images_dir is None and config.num_pictures:
+    if config.images_dir is None and config.num_pictures:
         notes.append("No pictures: the folder of the images was not given (--images_dir).")
     return notes
 

@@ -1,0 +1,307 @@
+"""``evaluate.py`` on a small toy world, from genuine towers and a genuine cache to the report."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from regionspot.annotations import AnnotatedImages, ImageRecord, read_annotations
+from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
+from regionspot.cache import (
+    CachedSample,
+    Manifest,
+    Plan,
+    QuarantinedImage,
+    TextBankStore,
+    build_index,
+    text_banks_path,
+    write_manifest,
+    write_shard,
+)
+from regionspot.cli.evaluate import main
+from regionspot.evaluation import Predictions
+from regionspot.evaluation.lvis_reference import reference_lvis_figures
+from regionspot.inference import load_image
+from regionspot.model import (
+    FusionHead,
+    HeadCard,
+    RegionClassifier,
+    TrainedHead,
+    save_trained_head,
+)
+from regionspot.toy import generate_world
+
+NUM_IMAGES, NUM_QUARANTINED = 8, 1
+METHODS = ("fusion_head", "clip_box_crop", "clip_mask_crop", "grey_outside_mask", "pooled_patches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where everything of a small run lies."""
+
+    world: Path
+    cache: Path
+    head: Path
+    options: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """A world of eight images, of which the cache had to leave out the last, and a random head."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("evaluate")
+    world, cache, head = folder / "world", folder / "cache", folder / "run"
+    generate_world(world, seed=11, num_val=NUM_IMAGES, num_train=1)
+    models = load_frozen_models(ModelsConfig(preset="toy"))
+    images = read_annotations("lvis", world / "val.json", world)
+    write_cache(cache, images, models)
+    save_trained_head(head / "head", random_head(models))
+    options = (
+        *("--cache", str(cache), "--annotations", str(world / "val.json")),
+        *("--checkpoints", f"[{head}]", "--templates", "none", "--device", "cpu"),
+    )
+    return Setting(world=world, cache=cache, head=head, options=options)
+
+
+def write_cache(folder: Path, images: AnnotatedImages, models: FrozenModels) -> None:
+    keys = [record.key for record in images.records]
+    manifest = Manifest(
+        name="toy val",
+        fingerprint=models.fingerprint(),
+        annotation_sha256=images.annotation_sha256,
+        annotation_format="lvis",
+        plan=Plan.from_keys(keys, images_per_shard=len(keys)),
+        vocabulary=images.vocabulary,
+        category_ids=images.category_ids,
+    )
+    write_manifest(folder, manifest)
+    *kept, lost = images.records
+    quarantined = QuarantinedImage(
+        key=lost.key, image_id=lost.image_id, file_name=lost.file_name, reason="truncated file"
+    )
+    samples = (sample_of(record, images.images_dir, models) for record in kept)
+    write_shard(folder, 0, samples, [quarantined])
+    build_index(folder)
+    bank = models.text_bank(images.vocabulary, templates="none").numpy()
+    store = TextBankStore(text_banks_path(folder))
+    store.put(images.vocabulary, bank, templates="none", clip_sha256=models.clip_sha256)
+
+
+@torch.no_grad()
+def sample_of(record: ImageRecord, images_dir: Path, models: FrozenModels) -> CachedSample:
+    pixels = load_image(images_dir / record.file_name)
+    embedding = models.localizer.embed(models.localizer.preprocess(pixels)[None])
+    tokens = models.localizer.tokens(embedding, record.boxes_xyxy, record.size_hw)
+    features = models.encoder.features(models.encoder.preprocess(pixels)[None])[0]
+    return CachedSample(
+        key=record.key,
+        image_id=record.image_id,
+        size_hw=record.size_hw,
+        boxes_xyxy=record.boxes_xyxy,
+        labels=record.labels,
+        position_tokens=tokens.numpy().astype(np.float16),
+        feature_map=features.numpy().astype(np.float16),
+    )
+
+
+def random_head(models: FrozenModels) -> TrainedHead:
+    torch.manual_seed(2)
+    head = FusionHead(
+        token_dim=models.localizer.token_dim,
+        feature_dim=models.encoder.width,
+        text_dim=models.encoder.text_dim,
+        num_blocks=1,
+        num_heads=4,
+        ffn_dim=32,
+        normalize_inputs=True,
+    )
+    card = HeadCard(
+        head=head.spec,
+        scale=20.0,
+        bias=0.0,
+        fingerprint=models.fingerprint().to_dict(),
+        training={"steps": 1234, "caches": ["toy365"]},
+    )
+    return TrainedHead(head=head.eval(), classifier=RegionClassifier(20.0, 0.0), card=card)
+
+
+@pytest.fixture(scope="module")
+def finished(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of an evaluation of all methods, with everything that the report can show."""
+    output = tmp_path_factory.mktemp("output")
+    log = output / "stage1" / "metrics.csv"
+    log.parent.mkdir()
+    log.write_text("epoch,step,train/loss,val/AP\n0,0,2.0,\n0,9,1.0,\n0,9,,12.5\n")
+    step = {"name": "train", "command": "python train.py fit --seed 3", "seconds": 61.5}
+    old = {"name": "evaluate", "command": "regionspot evaluate --old", "seconds": 5.0}
+    (output / "steps.json").write_text(json.dumps([step, old]))
+    main(
+        [
+            *setting.options,
+            *("--methods", f"[{','.join(METHODS[1:])}]", "--models.preset", "toy"),
+            *("--images_dir", str(setting.world), "--output_dir", str(output)),
+            *("--training_dirs", f"[{output / 'stage1'}]", "--steps", str(output / "steps.json")),
+            *("--title", "A <small> run", "--num_pictures", "3", "--notes", "[Mind the gap.]"),
+        ]
+    )
+    return output
+
+
+def test_figures_are_the_references_on_the_predictions_written(
+    setting: Setting, finished: Path
+) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert tuple(metrics["methods"]) == METHODS
+    for method, figures in metrics["methods"].items():
+        name = "predictions.json" if method == METHODS[0] else f"predictions_{method}.json"
+        predictions = Predictions.read_lvis_json(finished / name)
+        theirs = reference_lvis_figures(setting.world / "val.json", predictions)
+        for figure in ("AP", "APr", "APc", "APf", "AP50"):
+            wanted = None if theirs[figure] == -1 else 100 * theirs[figure]
+            assert figures[figure] == wanted, (method, figure)
+
+
+def test_the_crops_of_the_shipped_towers_name_better_than_chance(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["methods"]["pooled_patches"]["top1_accuracy"] > 100 / 164 * 3
+
+
+def test_images_that_the_cache_left_out_are_counted_and_told(finished: Path) -> None:
+    data = json.loads((finished / "metrics.json").read_text())["data"]
+    assert data["num_images"] == NUM_IMAGES
+    assert data["num_missing_images"] == NUM_QUARANTINED
+    assert data["num_cached_regions"] < data["num_regions"]
+    report = (finished / "report.html").read_text()
+    assert "1 images could not be read" in report
+    assert "truncated file (1)" in report
+
+
+def test_the_report_holds_everything_and_needs_nothing(finished: Path) -> None:
+    report = (finished / "report.html").read_text()
+    assert "A &lt;small&gt; run" in report
+    assert "Mind the gap." in report
+    assert "python train.py fit --seed 3" in report
+    assert "1 min" not in report.split("61.5 s")[0]
+    assert "--old" not in report
+    assert "1,234 steps on toy365" in report
+    for method in METHODS:
+        assert f"<b>{method}</b>" in report
+    # bars, loss, AP; three sampled images, two with mistakes, three attention sheets
+    assert len(re.findall(r'src="data:image/(?:png|jpeg);base64,', report)) == 3 + 3 + 2 + 3
+    assert not re.search(r'(?:src|href)="(?!data:|#)', report)
+    assert "<script" not in report
+
+
+def test_a_table_of_ap_by_category_is_written(finished: Path) -> None:
+    lines = (finished / "per_category.csv").read_text().splitlines()
+    assert lines[0] == "category_id,name,frequency,num_annotations," + ",".join(METHODS)
+    assert len(lines) == 1 + 164
+
+
+def test_the_command_prints_the_protocol_and_one_table(
+    setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*setting.options, "--protocol", "top1", "--output_dir", str(tmp_path / "top1")])
+    printed = capsys.readouterr().out
+    assert "Top 1: every box is predicted as its one most likely class" in printed
+    assert re.search(r"method +AP +APr +APc +APf +AP50\nfusion_head +[\d.]+", printed)
+    metrics = json.loads((tmp_path / "top1" / "metrics.json").read_text())
+    assert metrics["protocol"] == "top1"
+    predictions = Predictions.read_lvis_json(tmp_path / "top1" / "predictions.json")
+    assert len(predictions) == metrics["data"]["num_cached_regions"]
+    assert "folder of the images was not given" in (tmp_path / "top1" / "report.html").read_text()
+
+
+def test_several_heads_are_compared_by_name(setting: Setting, tmp_path: Path) -> None:
+    heads = f"[one={setting.head},two={setting.head / 'head'}]"
+    main([*setting.options, "--checkpoints", heads, "--output_dir", str(tmp_path)])
+    methods = json.loads((tmp_path / "metrics.json").read_text())["methods"]
+    assert list(methods) == ["one", "two"]
+    assert methods["one"] == methods["two"]
+    assert (tmp_path / "predictions_two.json").is_file()
+
+
+def test_a_cache_of_some_images_is_scored_on_these_and_says_so(
+    setting: Setting, tmp_path: Path
+) -> None:
+    content = json.loads((setting.world / "val.json").read_text())
+    content["images"].append({**content["images"][0], "id": 424242})
+    larger = tmp_path / "larger.json"
+    larger.write_text(json.dumps(content))
+    main([*setting.options, "--annotations", str(larger), "--output_dir", str(tmp_path)])
+    data = json.loads((tmp_path / "metrics.json").read_text())["data"]
+    assert data["is_subset"]
+    assert data["num_images"] == NUM_IMAGES
+    assert "A subset" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cache", "nowhere"], "is no feature cache"),
+        (["--annotations", "nowhere.json"], "no annotation file at nowhere.json"),
+        (["--checkpoints", "[nowhere]"], "found nothing at nowhere"),
+        (["--templates", "single"], "no text bank"),
+        (["--steps", "nowhere.json"], "no file of steps"),
+        (["--training_dirs", "[nowhere]"], "no metrics.csv below nowhere"),
+        (["--methods", "[magic]", "--models.preset", "toy", "--images_dir", "x"], "clip_box_crop"),
+        (["--methods", "[clip_box_crop]"], "work on pixels"),
+        (
+            [
+                *("--methods", "[clip_box_crop]", "--images_dir", "WORLD"),
+                *("--models.preset", "toy", "--models.token_site", "prompt_encoder"),
+            ],
+            "token_site: found 'transformer', wanted 'prompt_encoder'",
+        ),
+        (["--images_dir", "nowhere"], "nowhere"),
+        (["--checkpoints", "[]"], "nothing to evaluate"),
+        (["--checkpoints", "[a=x,a=y]"], "a name twice"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_message(
+    setting: Setting,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        chosen = [str(setting.world) if option == "WORLD" else option for option in options]
+        main([*setting.options, "--output_dir", str(tmp_path), *chosen])
+    assert exit_info.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_annotations_of_another_data_set_are_refused(
+    setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((setting.world / "val.json").read_text())
+    del content["images"][0]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] in kept]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        main([*setting.options, "--annotations", str(other), "--output_dir", str(tmp_path)])
+    assert "holds 1 images and 0 categories that" in capsys.readouterr().err
+
+
+def test_heads_of_other_models_are_refused(
+    setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.loads((setting.head / "head" / "head.json").read_text())
+    card["fingerprint"]["clip_model"] = "ViT-B-16-quickgelu"
+    other = tmp_path / "head"
+    other.mkdir()
+    weights = (setting.head / "head" / "head.safetensors").read_bytes()
+    (other / "head.safetensors").write_bytes(weights)
+    (other / "head.json").write_text(json.dumps(card))
+    with pytest.raises(SystemExit):
+        main([*setting.options, "--checkpoints", f"[{other}]", "--output_dir", str(tmp_path)])
+    assert "clip_model: found 'tiny', wanted 'ViT-B-16-quickgelu'" in capsys.readouterr().err
