@@ -74,12 +74,15 @@ class Fingerprint:
                 )
 
     def differences(self, other: "Fingerprint") -> list[str]:
-        """Return ``field: found X, wanted Y`` for each field in which the wanted ``other`` differs."""
-        return [
-            f"{field.name}: found {getattr(self, field.name)!r}, wanted"
-            f" {getattr(other, field.name)!r}"
+        """Return ``field: found X, wanted Y`` for each field unequal in the wanted ``other``."""
+        pairs = [
+            (field.name, getattr(self, field.name), getattr(other, field.name))
             for field in fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+        return [
+            f"{name}: found {found!r}, wanted {wanted!r}"
+            for name, found, wanted in pairs
+            if found != wanted
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,12 +107,7 @@ class Fingerprint:
                 f" fields {sorted(set(values) - set(known))}: another version of RegionSpot wrote"
                 f" it. Use that version, or cache again: {CACHE_COMMAND}"
             )
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in values.items()
-            }
-        )
+        return cls(**{name: _from_json(value) for name, value in values.items()})
 
 
 def _from_json(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Shards: the writer and the reader are twins; what one puts somewhere the other finds there."""
 
-import contextlib
 import json
 import mmap
 import os
@@ -128,10 +127,12 @@ class ShardReader:
         self._path = path
         self._layout = layout
         self._check_offsets()
+        # Arrays are made on a memoryview, since one made on the map itself would not keep it open.
+        self._mapped: memoryview | None = None
         try:
             with path.open("rb") as file:
                 check_tar_bytes(os.fstat(file.fileno()).st_size, layout.tar_bytes, path)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             raise CacheCorruptError(
                 f"{path} is missing, though its shard was finished. Restore it, or remove its"
@@ -161,17 +162,21 @@ class ShardReader:
         Raises:
             CacheCorruptError: The bytes at the expected places are not what they should be.
             IndexError: The shard has no such image.
+            ValueError: The reader was closed.
         """
+        mapped = self._mapped
+        if mapped is None:
+            raise ValueError(f"the reader of {self._path} was closed.")
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
         layout = self._layout
         num_regions = int(layout.num_regions[index])
         offsets = layout.data_offsets[index].tolist()
         feature_map, position_tokens, boxes_xyxy, labels = (
-            self._array(offset, dtype, shape)
+            self._array(mapped, offset, dtype, shape)
             for offset, (dtype, shape) in zip(offsets, _forms(layout, num_regions), strict=True)
         )
-        meta = self._meta(int(layout.json_offsets[index]))
+        meta = self._meta(mapped, int(layout.json_offsets[index]))
         try:
             sample = CachedSample(
                 key=meta["key"],
@@ -188,17 +193,17 @@ class ShardReader:
 
     def close(self) -> None:
         """Let go of the memory map; it stays mapped as long as an array of a sample is in use."""
-        # A map with views cannot be closed: the views keep it, and the last one takes it along.
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        self._mapped = None
 
-    def _array(self, offset: int, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        if self._map[offset - HEADER_BYTES : offset] != npy_header(dtype, shape):
+    def _array(
+        self, mapped: memoryview, offset: int, dtype: str, shape: tuple[int, ...]
+    ) -> NDArray[Any]:
+        if mapped[offset - HEADER_BYTES : offset] != npy_header(dtype, shape):
             raise self._damaged(f"no {dtype} array of shape {shape} lies at byte {offset}")
-        return np.ndarray(shape, dtype, buffer=self._map, offset=offset)
+        return np.ndarray(shape, dtype, buffer=mapped, offset=offset)
 
-    def _meta(self, offset: int) -> dict[str, Any]:
-        text = self._map[offset : offset + BLOCK_BYTES].rstrip(b"\0")
+    def _meta(self, mapped: memoryview, offset: int) -> dict[str, Any]:
+        text = bytes(mapped[offset : offset + BLOCK_BYTES]).rstrip(b"\0")
         try:
             meta = json.loads(text)
         except ValueError as error:

@@ -1,0 +1,182 @@
+import pickle
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regionspot.cache import (
+    CachedSample,
+    FeatureCache,
+    Fingerprint,
+    Manifest,
+    build_index,
+    index_path,
+    manifest_path,
+    shard_path,
+    sidecar_path,
+    text_banks_path,
+    write_manifest,
+    write_shard,
+)
+from regionspot.core.errors import CacheCorruptError, CacheMismatchError, MissingFileError
+
+NUMBERS = (0, 1, 2, 3, 5, 6)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_cache_returns_every_image_in_order(
+    cache_dir: Path, manifest: Manifest, make_sample: Callable[[int], CachedSample]
+) -> None:
+    with FeatureCache.open(cache_dir) as cache:
+        assert len(cache) == 6
+        assert cache.path == cache_dir
+        assert cache.manifest == manifest
+        for index, number in enumerate(NUMBERS):
+            found, wanted = cache.sample(index), make_sample(number)
+            assert (found.key, found.image_id, found.size_hw) == (
+                wanted.key,
+                wanted.image_id,
+                wanted.size_hw,
+            )
+            for ours, theirs in zip(found.arrays, wanted.arrays, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        for index in (-1, 6):
+            with pytest.raises(IndexError):
+                cache.sample(index)
+
+
+def test_the_text_bank_is_that_of_the_vocabulary(cache_dir: Path) -> None:
+    cache = FeatureCache.open(cache_dir)
+    np.testing.assert_array_equal(cache.text_bank("single"), np.eye(3, dtype=np.float32))
+    with pytest.raises(MissingFileError, match="'ensemble81'; there are: single"):
+        cache.text_bank("ensemble81")
+    text_banks_path(cache_dir).unlink()
+    with pytest.raises(MissingFileError, match="there are: none"):
+        cache.text_bank("single")
+
+
+def test_two_caches_of_the_same_inputs_are_the_same_trees(
+    tmp_path: Path, make_cache: Callable[[Path], Path]
+) -> None:
+    first = make_cache(tmp_path / "one")
+    time.sleep(1.1)  # a second, so that time stamps would show
+    second = make_cache(tmp_path / "two")
+    assert tree(first) == tree(second)
+    assert sorted(tree(first)) == [
+        "index.h5",
+        "manifest.json",
+        "quarantine.jsonl",
+        "shards/000000.json",
+        "shards/000000.tar",
+        "shards/000001.json",
+        "shards/000001.tar",
+        "shards/000002.json",
+        "shards/000002.tar",
+        "text_banks.h5",
+    ]
+
+
+def test_a_cache_can_be_pickled_and_read_from_threads(cache_dir: Path) -> None:
+    cache = pickle.loads(pickle.dumps(FeatureCache.open(cache_dir)))  # noqa: S301
+    with ThreadPoolExecutor(4) as pool:
+        keys = list(pool.map(lambda index: cache.sample(index % 6).key, range(60)))
+    assert keys == [f"img_{number}" for number in NUMBERS] * 10
+
+
+def test_samples_outlive_a_closed_cache_and_a_closed_cache_reads_on(cache_dir: Path) -> None:
+    cache = FeatureCache.open(cache_dir)
+    sample = cache.sample(2)
+    before = sample.feature_map.copy()
+    cache.close()
+    np.testing.assert_array_equal(sample.feature_map, before)
+    assert cache.sample(2).key == sample.key
+
+
+def test_another_fingerprint_is_refused_naming_the_fields(
+    cache_dir: Path, fingerprint: Fingerprint
+) -> None:
+    FeatureCache.open(cache_dir, fingerprint=fingerprint)
+    other = replace(fingerprint, clip_model="ViT-B-16-quickgelu", token_site="mlp")  # noqa: S106
+    with pytest.raises(
+        CacheMismatchError, match=r"(?s)clip_model: found.*token_site: found"
+    ) as caught:
+        FeatureCache.open(cache_dir, fingerprint=other)
+    assert "sam_model" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(MissingFileError, match="no feature cache"):
+            FeatureCache.open(path)
+
+
+def test_an_unfinished_cache_says_how_to_finish_it(cache_dir: Path) -> None:
+    index_path(cache_dir).unlink()
+    with pytest.raises(
+        CacheCorruptError, match=r"index.h5 is missing.*again to finish it: python cache"
+    ):
+        FeatureCache.open(cache_dir)
+    sidecar_path(cache_dir, 1).unlink()
+    with pytest.raises(
+        CacheCorruptError, match=r"1 of its 3 shards are missing, the first one is 1"
+    ):
+        FeatureCache.open(cache_dir)
+
+
+def test_a_cut_tar_is_refused_before_anything_is_mapped(cache_dir: Path) -> None:
+    with shard_path(cache_dir, 2).open("r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(CacheCorruptError, match=r"000002\.tar has 4096 bytes; wanted 6144"):
+        FeatureCache.open(cache_dir)
+
+
+def test_a_tar_that_is_cut_after_opening_is_refused_too(cache_dir: Path) -> None:
+    cache = FeatureCache.open(cache_dir)
+    with shard_path(cache_dir, 2).open("r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(CacheCorruptError, match="4096 bytes"):
+        cache.sample(5)
+
+
+def test_a_manifest_put_there_later_is_refused(cache_dir: Path, manifest: Manifest) -> None:
+    write_manifest(cache_dir, replace(manifest, name="renamed"))
+    with pytest.raises(CacheCorruptError, match="not the one that the cache was made under"):
+        FeatureCache.open(cache_dir)
+
+
+def test_flipped_bits_in_manifest_and_index_are_refused_at_once(cache_dir: Path) -> None:
+    for path in (manifest_path(cache_dir), index_path(cache_dir)):
+        good = path.read_bytes()
+        damaged = bytearray(good)
+        damaged[len(good) // 2] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises((CacheCorruptError, CacheMismatchError)):
+            FeatureCache.open(cache_dir)
+        path.write_bytes(good)
+    FeatureCache.open(cache_dir)
+
+
+def test_a_sample_with_another_key_than_the_index_says_is_refused(
+    cache_dir: Path, make_sample: Callable[[int], CachedSample]
+) -> None:
+    # image 0 in place of image 6: both have no region, so that every size agrees
+    old_index = index_path(cache_dir).read_bytes()
+    write_shard(cache_dir, 2, [make_sample(0)])
+    assert shard_path(cache_dir, 2).stat().st_size == 6144
+    index_path(cache_dir).write_bytes(old_index)
+    cache = FeatureCache.open(cache_dir)
+    with pytest.raises(
+        CacheCorruptError, match="holds the image 'img_0' where index.h5 says 'img_6'"
+    ):
+        cache.sample(5)
+    with pytest.raises(CacheCorruptError, match="two images"):
+        build_index(cache_dir)
