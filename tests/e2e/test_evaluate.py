@@ -176,7 +176,7 @@ def test_images_that_the_cache_left_out_are_counted_and_told(finished: Path) -> 
     assert data["num_missing_images"] == NUM_QUARANTINED
     assert data["num_cached_regions"] < data["num_regions"]
     report = (finished / "report.html").read_text()
-    assert "1 images could not be read" in report
+    assert "could not be read when the cache was made: 1 " in report
     assert "truncated file (1)" in report
 
 

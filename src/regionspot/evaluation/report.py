@@ -135,7 +135,7 @@ def _results(content: ReportContent) -> str:
 def _reading(content: ReportContent) -> str:
     data = content.result.data
     missing = (
-        f"{data.num_missing_images:,} images could not be read when the cache was made"
+        f"Images that could not be read when the cache was made: {data.num_missing_images:,}"
         " (quarantine.jsonl). They count: every region in them is missed, by every method."
         if data.num_missing_images
         else "Every image that counts is in the cache; none is missing."
@@ -192,8 +192,8 @@ def _attention(content: ReportContent) -> str:
     if not content.attention:
         return ""
     note = (
-        "Cross-attention of the fusion head's last block, averaged over its heads: the brighter a"
-        " patch, the more the boxed region took from it. Brightness is relative to the region's"
-        " strongest patch. The class token stands for the whole image; its share is written above."
+        "Cross-attention of the fusion head's last block, averaged over its heads. Patches from"
+        " which the boxed region took more than the mean are coloured, the brighter the more. The"
+        " class token stands for the whole image; its share of the attention is written above."
     )
     return paragraph(note) + gallery(content.attention, kind="wide")

@@ -81,7 +81,7 @@ def cards(methods: Sequence[MethodResult]) -> str:
     if others and first.scores.AP is not None:
         best = max(others, key=lambda method: method.scores.AP or 0.0)
         gain = first.scores.AP - (best.scores.AP or 0.0)
-        texts.append((f"{gain:+.1f}", f"AP over the best other method, {best.name}"))
+        texts.append((f"{gain:+.1f}", f"AP against the best other method, {best.name}"))
     items = [
         f'<div class="card"><b>{escape(number)}</b><span>{escape(text)}</span></div>'
         for number, text in texts

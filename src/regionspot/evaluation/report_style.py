@@ -45,8 +45,8 @@ figure { margin: 0; }
 figure img { width: 100%; height: auto; display: block; border-radius: 8px; }
 figure.chart img, .columns img, .wide img { border-radius: 0; }
 figure.chart img { min-width: 620px; }
-.grid { display: grid; gap: 24px; margin-top: 12px; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); }
+.grid { columns: 430px; column-gap: 24px; margin-top: 12px; }
+.grid figure { break-inside: avoid; padding-bottom: 22px; }
 .wide { display: grid; gap: 30px; margin-top: 12px; }
 .wide img { width: auto; max-width: 100%; }
 figcaption { margin-top: 6px; overflow-wrap: anywhere; }

@@ -39,8 +39,9 @@ def draw_attention(
 ) -> bytes:
     """Draw one tile a region: the image in grey, the region's box, and where the head looked.
 
-    Brightness is relative to the region's own strongest patch; the share of attention that went to
-    the class token, which has no place in the image, is written above the tile.
+    Patches that got more than the mean are coloured, the brighter the more, up to the region's own
+    strongest patch; the share of attention that went to the class token, which has no place in the
+    image, is written above the tile.
 
     Args:
         image: The image, (H, W, 3) uint8, RGB. The feature map covers all of it: RegionSpot
@@ -98,7 +99,9 @@ def _tile(
     scale: float,
 ) -> Image.Image:
     patches = weights[1:].reshape(side, side)
-    strength = patches / max(float(patches.max()), 1e-12)
+    # Spread evenly, attention says nothing: only what lies above the mean is shown.
+    surplus = np.clip(patches - patches.mean(), 0, None)
+    strength = surplus / max(float(surplus.max()), 1e-12)
     # The exact patches, not a smooth cloud: the head sees no finer than this.
     heat = Image.fromarray((strength * 255).astype(np.uint8)).resize(
         photo.size, Image.Resampling.NEAREST

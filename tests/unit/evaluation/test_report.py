@@ -1,0 +1,223 @@
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from regionspot.core.errors import ConfigError
+from regionspot.evaluation import CategoryScore, LvisScores
+from regionspot.evaluation.report import ReportContent, render_report, write_report
+from regionspot.evaluation.report_parts import ReportPicture, format_duration
+from regionspot.evaluation.results import (
+    EvaluatedData,
+    EvaluationResult,
+    MethodResult,
+    format_table,
+    write_metrics,
+    write_per_category,
+)
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+PICTURE = ReportPicture(data=PNG, alt="a <dot>", caption="one & only")
+
+
+def scores(ap: float) -> LvisScores:
+    categories = tuple(
+        CategoryScore(
+            category_id=number, name=name, frequency="r", num_annotations=number - 1, AP=one
+        )
+        for number, (name, one) in enumerate([("<none>", None), ("low", 1.0), ("high", 99.0)], 1)
+    )
+    return LvisScores(
+        AP=ap,
+        AP50=ap,
+        AP75=ap,
+        APs=ap,
+        APm=ap,
+        APl=None,
+        APr=ap,
+        APc=None,
+        APf=None,
+        AR=ap,
+        ARs=ap,
+        ARm=ap,
+        ARl=ap,
+        num_categories={"r": 2, "c": 0, "f": 0},
+        per_category=categories,
+    )
+
+
+def method(name: str, ap: float) -> MethodResult:
+    return MethodResult(
+        name=name, description=f"What {name} does.", scores=scores(ap), top1_accuracy=ap / 2
+    )
+
+
+@pytest.fixture
+def result() -> EvaluationResult:
+    return EvaluationResult(
+        methods=(method("fusion_head", 60.25), method("clip_box_crop", 54.75)),
+        protocol="flattened_top300",
+        templates="ensemble81",
+        data=EvaluatedData(
+            name="toy",
+            num_images=500,
+            num_missing_images=0,
+            num_regions=2000,
+            num_cached_regions=2000,
+            num_classes=164,
+            is_subset=False,
+            annotation_sha256="ab" * 32,
+        ),
+        timings_s={"train": 150.0, "evaluate": 3.0},
+        provenance={"localizer": "tiny"},
+    )
+
+
+class Outline(HTMLParser):
+    """Checks that tags nest, and collects anchors and links."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.add(value)
+            if name == "href" and value:
+                self.links.add(value)
+
+    @override
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def outline_of(html: str) -> Outline:
+    outline = Outline()
+    outline.feed(html)
+    assert outline.open == []
+    return outline
+
+
+def test_the_page_is_well_formed_and_its_links_lead_somewhere(result: EvaluationResult) -> None:
+    content = ReportContent(
+        title="Title",
+        result=result,
+        ap_bars=PICTURE,
+        training_curves=(PICTURE,),
+        sampled=(PICTURE, PICTURE),
+        mistakes=(PICTURE,),
+        attention=(PICTURE,),
+        commands=("python evaluate.py --title 'a > b'",),
+    )
+    html = render_report(content)
+    outline = outline_of(html)
+    assert {link.removeprefix("#") for link in outline.links} == outline.ids
+    assert len(outline.ids) == 9
+    assert html.count("data:image/png;base64,") == 6
+    assert "a &gt; b" in html
+    assert "a &lt;dot&gt;" in html
+    assert "one &amp; only" in html
+
+
+def test_sections_without_content_are_left_out(result: EvaluationResult) -> None:
+    bare = replace(result, timings_s={}, provenance={})
+    outline = outline_of(render_report(ReportContent(title="Title", result=bare)))
+    assert outline.ids == {"results", "reading", "classes"}
+
+
+def test_the_page_asks_for_nothing_from_outside(result: EvaluationResult) -> None:
+    html = render_report(ReportContent(title="T", result=result, sampled=(PICTURE,)))
+    assert not re.search(r"https?:|@import|url\(|<script|<link", html)
+
+
+def test_the_best_of_a_column_is_marked_and_undefined_figures_are_dashes(
+    result: EvaluationResult,
+) -> None:
+    html = render_report(ReportContent(title="T", result=result))
+    assert '<td class="best">60.2</td>' in html
+    assert "<td>54.8</td>" in html
+    assert "<td>-</td>" in html
+    assert "<b>+5.5</b>" in html
+
+
+def test_names_from_files_cannot_inject_markup(result: EvaluationResult) -> None:
+    odd = replace(result.methods[0], name="<img src=x>", description="</table>")
+    content = ReportContent(title="<b>", result=replace(result, methods=(odd,)), notes=("<i>",))
+    html = render_report(content)
+    outline_of(html)
+    assert "<img src=x>" not in html
+    assert "<i>" not in html
+
+
+def test_a_subset_is_warned_of(result: EvaluationResult) -> None:
+    partial = replace(result, data=replace(result.data, is_subset=True, num_missing_images=4))
+    html = render_report(ReportContent(title="T", result=partial))
+    assert 'class="warning"' in html
+    assert "when the cache was made: 4" in html
+
+
+def test_a_report_of_nothing_or_of_unknown_pictures_is_refused(result: EvaluationResult) -> None:
+    with pytest.raises(ConfigError, match="no method"):
+        render_report(ReportContent(title="T", result=replace(result, methods=())))
+    gif = ReportPicture(data=b"GIF89a", alt="moving")
+    with pytest.raises(ConfigError, match="'moving' is neither PNG nor JPEG"):
+        render_report(ReportContent(title="T", result=result, ap_bars=gif))
+
+
+def test_the_report_is_written_below_the_folder(result: EvaluationResult, tmp_path: Path) -> None:
+    path = write_report(tmp_path / "new", ReportContent(title="T", result=result))
+    assert path == tmp_path / "new" / "report.html"
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_metrics_are_in_percent_with_null_for_undefined(
+    result: EvaluationResult, tmp_path: Path
+) -> None:
+    write_metrics(tmp_path / "metrics.json", result)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["methods"]["fusion_head"]["AP"] == 60.25
+    assert metrics["methods"]["fusion_head"]["APc"] is None
+    assert metrics["methods"]["clip_box_crop"]["top1_accuracy"] == 27.375
+    assert metrics["timings_s"] == {"train": 150.0, "evaluate": 3.0}
+    assert metrics["data"]["num_images"] == 500
+
+
+def test_categories_are_listed_by_method(result: EvaluationResult, tmp_path: Path) -> None:
+    write_per_category(tmp_path / "per_category.csv", result.methods)
+    assert (tmp_path / "per_category.csv").read_text() == (
+        "category_id,name,frequency,num_annotations,fusion_head,clip_box_crop\n"
+        "1,<none>,r,0,,\n"
+        "2,low,r,1,1.0,1.0\n"
+        "3,high,r,2,99.0,99.0\n"
+    )
+
+
+def test_the_printed_table_is_aligned(result: EvaluationResult) -> None:
+    assert format_table(result.methods).splitlines() == [
+        "method             AP     APr     APc     APf    AP50",
+        "fusion_head      60.2    60.2       -       -    60.2",
+        "clip_box_crop    54.8    54.8       -       -    54.8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (99.94, "99.9 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_durations_are_written_for_people(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
