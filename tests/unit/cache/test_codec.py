@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ def test_the_bytes_of_an_array_are_these() -> None:
     np.testing.assert_array_equal(decode_array(THREE_HALVES), array)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(ARRAYS)
 def test_numpy_reads_the_same_array(array: NDArray[Any]) -> None:
     loaded = np.load(io.BytesIO(encode_array(array)), allow_pickle=False)
@@ -37,6 +38,7 @@ def test_numpy_reads_the_same_array(array: NDArray[Any]) -> None:
     assert loaded.dtype == array.dtype.newbyteorder("<")
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(ARRAYS)
 def test_numpy_writes_the_same_bytes(array: NDArray[Any]) -> None:
     file = io.BytesIO()
@@ -46,6 +48,7 @@ def test_numpy_writes_the_same_bytes(array: NDArray[Any]) -> None:
     assert encode_array(array) == file.getvalue()
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(ARRAYS)
 def test_decoding_returns_what_was_encoded(array: NDArray[Any]) -> None:
     decoded = decode_array(encode_array(array))
@@ -89,6 +92,7 @@ def test_cut_and_extended_bytes_are_refused(data: bytes) -> None:
         decode_array(data)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(position=st.integers(0, 127), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_the_header_never_gives_another_array_of_the_same_form(
     position: int, bit: int

@@ -1,4 +1,7 @@
 import pickle
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +20,7 @@ from regionspot.cache import (
     build_index,
     index_path,
     manifest_path,
+    shard_is_complete,
     shard_path,
     sidecar_path,
     text_banks_path,
@@ -83,6 +87,46 @@ def test_two_caches_of_the_same_inputs_are_the_same_trees(
         "shards/000002.tar",
         "text_banks.h5",
     ]
+
+
+def test_a_killed_run_is_finished_to_the_same_tree(
+    tmp_path: Path,
+    manifest: Manifest,
+    make_cache: Callable[[Path], Path],
+    write_tiny_shard: Callable[[Path, int], None],
+) -> None:
+    wanted = tree(make_cache(tmp_path / "in one go"))
+    killed = tmp_path / "killed"
+    write_manifest(killed, manifest)
+    write_tiny_shard(killed, 0)
+    # killed while the tar of shard 1 was written, and between tar and sidecar of shard 2
+    write_tiny_shard(killed, 1)
+    shard_path(killed, 1).rename(shard_path(killed, 1).with_suffix(".tar.tmp"))
+    sidecar_path(killed, 1).unlink()
+    write_tiny_shard(killed, 2)
+    sidecar_path(killed, 2).rename(sidecar_path(killed, 2).with_suffix(".json.tmp"))
+    assert [shard_is_complete(killed, shard) for shard in range(3)] == [True, False, False]
+    with pytest.raises(CacheCorruptError, match="not finished"):
+        FeatureCache.open(killed)
+    make_cache(killed)
+    assert tree(killed) == wanted
+
+
+def test_a_process_that_dies_in_a_shard_leaves_the_finished_ones(cache_dir: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from regionspot.cache import FeatureCache, write_shard
+folder = Path(sys.argv[1])
+cache = FeatureCache.open(folder)
+def samples():
+    yield cache.sample(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+write_shard(folder, 1, samples())
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(cache_dir)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [shard_is_complete(cache_dir, shard) for shard in range(3)] == [True, False, True]
 
 
 def test_a_cache_can_be_pickled_and_read_from_threads(cache_dir: Path) -> None:

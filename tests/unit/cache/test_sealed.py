@@ -3,7 +3,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regionspot.cache.sealed import (
@@ -52,6 +52,7 @@ def test_every_flipped_bit_and_every_cut_of_sealed_json_is_refused(
                 open_sealed_json(path, remedy="")
 
 
+@settings(deadline=None, max_examples=50)
 @given(data=st.binary(max_size=300))
 def test_no_bytes_break_the_reader_of_sealed_json(
     data: bytes, tmp_path_factory: pytest.TempPathFactory

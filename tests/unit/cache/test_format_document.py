@@ -1,0 +1,42 @@
+"""The document is a promise: its reader, which knows nothing of this library, reads our caches."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from regionspot.cache import CachedSample, CacheIndex, Fingerprint
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "cache_format.md"
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_the_reader_in_the_document_reads_a_cache(
+    text: str, cache_dir: Path, make_sample: Callable[[int], CachedSample]
+) -> None:
+    found = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert found is not None
+    names: dict[str, Any] = {}
+    exec(found[1], names)  # noqa: S102
+    for position, number in enumerate((0, 1, 2, 3, 5, 6)):
+        image, wanted = names["read_image"](cache_dir, position), make_sample(number)
+        assert (image["key"], image["image_id"]) == (wanted.key, wanted.image_id)
+        assert image["size_hw"] == list(wanted.size_hw)
+        np.testing.assert_array_equal(image["feature_map"], wanted.feature_map)
+        np.testing.assert_array_equal(image["position_tokens"], wanted.position_tokens)
+        np.testing.assert_array_equal(image["boxes_xyxy"], wanted.boxes_xyxy)
+        np.testing.assert_array_equal(image["labels"], wanted.labels)
+
+
+def test_the_document_names_every_field(text: str) -> None:
+    derived = {"shard_starts"}
+    for field in (*fields(Fingerprint), *fields(CacheIndex)):
+        assert f"`{field.name}`" in text or field.name in derived, field.name
