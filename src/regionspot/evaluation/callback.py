@@ -19,7 +19,7 @@ from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.data import CachedRegions, RegionBatch
 from regionspot.evaluation.ground_truth import LvisGroundTruth
-from regionspot.evaluation.lvis_ap import LvisScorer
+from regionspot.evaluation.lvis_ap import LvisScorer, import_hotcoco
 from regionspot.evaluation.predictions import Predictions
 from regionspot.evaluation.protocols import Protocol, emit_predictions
 
@@ -41,10 +41,12 @@ class LvisValidation(pl.Callback):
     Raises:
         MissingFileError: There is no annotation file.
         AnnotationError: It is not in LVIS format.
+        MissingExtraError: hotcoco is not installed.
     """
 
     def __init__(self, annotations: str | Path, protocol: Protocol = "flattened_top300") -> None:
         super().__init__()
+        import_hotcoco()  # now, not after the hours of training before the first validation
         self._truth = LvisGroundTruth.read(Path(annotations))
         self._protocol: Protocol = protocol
         self._category_ids: tuple[int, ...] = ()

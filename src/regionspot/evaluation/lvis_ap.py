@@ -127,7 +127,7 @@ class LvisScorer:
         """
         self._truth = truth
         self._iou_type = iou_type
-        self._hotcoco = _import_hotcoco()
+        self._hotcoco = import_hotcoco()
         self._indexed = self._hotcoco.COCO(dict(truth.dataset))
         self._image_ids = np.array(truth.image_ids, np.int64)
         self._category_ids = np.array([item.id for item in truth.categories], np.int64)
@@ -245,7 +245,12 @@ def _count_by_category(truth: LvisGroundTruth) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def _import_hotcoco() -> ModuleType:
+def import_hotcoco() -> ModuleType:
+    """Import hotcoco, which only scoring needs.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         import hotcoco
     except ImportError as error:

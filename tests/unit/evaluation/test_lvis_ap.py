@@ -1,6 +1,7 @@
 """What scoring does on its own; that its figures are LVIS's is checked in tests/parity."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regionspot.core.errors import AnnotationError, RegionSpotError
+from regionspot.core.errors import AnnotationError, MissingExtraError, RegionSpotError
 from regionspot.evaluation import LvisGroundTruth, Predictions, score_lvis
 from regionspot.evaluation.lvis_ap import check_group_mean
+from regionspot.evaluation.lvis_reference import reference_lvis_figures
 
 
 @pytest.fixture
@@ -99,3 +101,14 @@ def test_groups_that_do_not_average_to_ap_are_refused(annotations: Path) -> None
 def test_ground_truth_read_once_scores_like_the_file(annotations: Path) -> None:
     rows = predict((1, 1, [0, 0, 10, 10], 0.9))
     assert score_lvis(LvisGroundTruth.read(annotations), rows) == score_lvis(annotations, rows)
+
+
+@pytest.mark.parametrize("package", ["hotcoco", "lvis"])
+def test_a_missing_package_names_its_extra(
+    annotations: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.eval", None)
+    score = score_lvis if package == "hotcoco" else reference_lvis_figures
+    with pytest.raises(MissingExtraError, match=rf"needs {package}.*regionspot\[eval\]"):
+        score(annotations, predict((1, 1, [0, 0, 10, 10], 0.9)))
