@@ -1,9 +1,10 @@
 """``train.py``: LightningCLI around `RegionSpotModule` and `CachedRegions`.
 
-A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/metrics.csv``,
+A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_*/metrics.csv``,
 ``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`).
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,25 @@ from regionspot.data import CachedRegions
 from regionspot.model import save_trained_head
 from regionspot.training import RegionSpotModule, Throughput
 
+_UPSTREAM_WARNINGS = (
+    # Lightning 2.6 calls jsonargparse and torch by names that their newest releases deprecate.
+    "JsonargparseDeprecationWarning",
+    "instantiate_classes",
+    "LeafSpec",
+)
+
 
 class SaveConfig(SaveConfigCallback):
     """Saves the configuration of a run as ``config.yaml`` in its directory."""
 
     @override
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file; a former one is replaced."""
+        """Write the file, with the command in its name unless that is ``fit``."""
         run_dir = Path(trainer.default_root_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / self.config_filename
-        self.parser.save(self.config, str(path), skip_none=False, overwrite=True)
+        name = self.config_filename
+        path = run_dir / (name if stage == "fit" else f"{stage}_{name}")
+        self.parser.save(self.config, str(path), overwrite=True)
 
 
 class TrainCLI(LightningCLI):
@@ -76,6 +85,8 @@ class TrainCLI(LightningCLI):
         kwargs["callbacks"] = [self.throughput, *self._validation(callbacks), *callbacks]
         if options.trainer.logger in (None, True):
             kwargs["logger"] = _loggers(run_dir)
+        if self.datamodule.val_cache is None:
+            kwargs["limit_val_batches"] = 0
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
@@ -102,8 +113,9 @@ class TrainCLI(LightningCLI):
         if any(name.startswith("val/AP") for name in monitored):
             raise ConfigError(
                 f"a checkpoint callback monitors {', '.join(sorted(monitored))}, but data.val is"
-                f" {options.data.val} and val_annotations is {options.val_annotations}. Give both,"
-                " or take `monitor` out of trainer.callbacks."
+                f" {self.config[self.subcommand].data.val} and val_annotations is"
+                f" {options.val_annotations}. Give both, or take `monitor` out of"
+                " trainer.callbacks."
             )
         return []
 
@@ -129,11 +141,15 @@ def main(args: Sequence[str] | None = None) -> None:
             load_from_checkpoint_support=False,
         )
 
-    run_cli(command)
+    with warnings.catch_warnings():
+        for message in _UPSTREAM_WARNINGS:
+            warnings.filterwarnings("ignore", message=f"(?s).*{message}")
+        run_cli(command)
 
 
 def _loggers(run_dir: Path) -> list[Logger]:
+    # Numbered, since CSVLogger deletes what a former run, perhaps the one resumed, has written.
     return [
-        CSVLogger(save_dir=run_dir, name="csv", version=""),
-        TensorBoardLogger(save_dir=run_dir, name="tensorboard", version=""),
+        CSVLogger(save_dir=run_dir, name="csv"),
+        TensorBoardLogger(save_dir=run_dir, name="tensorboard"),
     ]

@@ -140,7 +140,10 @@ class CachedRegions(pl.LightningDataModule):
 
     @override
     def val_dataloader(self) -> CacheLoader | list[CacheLoader]:
-        """Return all images of the validation cache in order; no loader without one."""
+        """Return all images of the validation cache in order; no loader without one.
+
+        Lightning warns of that: without a cache, give its Trainer ``limit_val_batches=0``.
+        """
         if self.val_cache is None:
             return []
         order = SequentialOrder(num_images=len(self.val_cache), batch_size=self.batch_size)

@@ -160,6 +160,25 @@ class RegionSpotModule(pl.LightningModule):
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
 
     @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer says, also for a fused optimizer.
+
+        Lightning refuses that one in every mixed precision, as it might unscale gradients itself;
+        but only 16-mixed scales them.
+        """
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if self._optimizer_options.fused and by_norm and self.trainer.precision != "16-mixed":
+            if gradient_clip_val:
+                torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    @override
     def validation_step(self, batch: RegionBatch, batch_idx: int) -> ValidationOutput:
         """Return class probabilities over the validation vocabulary, and log the top-1 share."""
         logits = self(batch, self.get_buffer(_bank_name("val")))

@@ -1,0 +1,262 @@
+"""``train.py`` from caches to a trained head, in this process and on the CPU."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from regionspot.cache import FeatureCache
+from regionspot.cli.train import main
+from regionspot.data import CachedRegions
+from regionspot.model import TrainedHead, load_trained_head
+
+MakeCache = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    torch.set_num_threads(1)
+
+
+def write_config(folder: Path, train: list[Path], *, max_steps: int = 20) -> Path:
+    config = {
+        "seed_everything": 7,
+        "trainer": {
+            "default_root_dir": str(folder / "run"),
+            "accelerator": "cpu",
+            "max_steps": max_steps,
+            "max_epochs": -1,
+            "gradient_clip_val": 1.0,
+            "check_val_every_n_epoch": None,
+            "val_check_interval": 10,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": {
+                        "filename": "last",
+                        "every_n_train_steps": 5,
+                        "enable_version_counter": False,
+                    },
+                }
+            ],
+        },
+        "data": {"train": [str(path) for path in train], "batch_size": 4},
+        "model": {
+            "head": {"num_blocks": 1, "num_heads": 2, "ffn_dim": 24, "dropout": 0.0},
+            "classifier": {"scale": 10.0, "bias": -2.0, "trainable": True},
+            "optimizer": {"lr": 0.01},
+            "schedule": {"warmup_steps": 2, "milestones": [15]},
+        },
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def logits(trained: TrainedHead, cache_dir: Path) -> torch.Tensor:
+    batch = next(iter(CachedRegions([cache_dir], batch_size=12).train_dataloader()))
+    bank = torch.from_numpy(FeatureCache.open(cache_dir).text_bank("ensemble81").copy())
+    with torch.no_grad():
+        embeddings = trained.head(batch.position_tokens, batch.feature_map, batch.region_mask)
+        return trained.classifier(embeddings, bank)
+
+
+def column(run_dir: Path, name: str) -> list[float]:
+    *_, newest = sorted(run_dir.glob("csv/version_*/metrics.csv"))
+    with newest.open(encoding="utf-8") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def write_lvis_annotations(path: Path, cache_dir: Path) -> None:
+    """Write the LVIS file that a cache could have been made from."""
+    cache = FeatureCache.open(cache_dir)
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    for index in range(len(cache)):
+        sample = cache.sample(index)
+        height, width = sample.size_hw
+        images.append(
+            {
+                "id": sample.image_id,
+                "height": height,
+                "width": width,
+                "coco_url": f"http://x/val/{sample.key}.jpg",
+                "neg_category_ids": [],
+                "not_exhaustive_category_ids": [],
+            }
+        )
+        for label, (x1, y1, x2, y2) in zip(sample.labels, sample.boxes_xyxy.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": sample.image_id,
+                    "category_id": int(label) + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "segmentation": [[x1, y1, x2, y1, x2, y2]],
+                }
+            )
+    categories = [
+        {
+            "id": number,
+            "name": name,
+            "synset": f"{name}.n.01",
+            "synonyms": [name],
+            "def": name,
+            "frequency": frequency,
+            "image_count": 5,
+            "instance_count": 5,
+        }
+        for number, (name, frequency) in enumerate(
+            zip(cache.manifest.vocabulary, "rcf", strict=True), start=1
+        )
+    ]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_short_fit_learns_and_leaves_a_head_that_loads(
+    make_cache: MakeCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches = [make_cache("a"), make_cache("b", names=("kiwi", "lemon"), empty={0}, seed=1)]
+    main(["fit", "--config", str(write_config(tmp_path, caches))])
+
+    run = tmp_path / "run"
+    losses = column(run, "train/loss")
+    assert len(losses) == 20
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert column(run, "train/lr")[:3] == pytest.approx([0.0001, 0.00505, 0.01])
+    assert column(run, "train/lr")[-1] == pytest.approx(0.001)
+    assert len(column(run, "train/grad_norm")) == 20
+    assert min(column(run, "train/regions_per_s")) > 0
+    assert min(column(run, "train/images_per_s")) > 0
+    assert list((run / "tensorboard").rglob("events.*"))
+    saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert saved["data"]["train"] == [str(path) for path in caches]
+    assert "20 steps in" in capsys.readouterr().out
+
+    trained = load_trained_head(run / "head")
+    assert trained.card.vocabulary == ("lemon", "tennis ball", "sea egg", "kiwi")
+    assert trained.card.fingerprint["clip_model"] == "tiny"
+    assert trained.card.training["steps"] == 20
+    assert trained.card.training["caches"] == ["a", "b"]
+    assert trained.card.scale != 10.0
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    names = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in names} == {"head", "classifier"}
+    assert logits(load_trained_head(checkpoint), caches[0]).equal(logits(trained, caches[0]))
+
+
+def test_a_resumed_fit_ends_where_an_uninterrupted_one_ends(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    cache = make_cache()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    whole = write_config(tmp_path / "one", [cache])
+    main(["fit", "--config", str(whole)])
+    broken = write_config(tmp_path / "two", [cache])
+    # 5 and 10 steps end in the middle of an epoch of 3 batches, 15 at the end of one.
+    main(["fit", "--config", str(broken), "--trainer.max_steps", "5"])
+    for max_steps in (10, 15, 20):
+        last = tmp_path / "two" / "run" / "checkpoints" / "last.ckpt"
+        kept = last.rename(tmp_path / f"{max_steps}.ckpt")
+        main(
+            [
+                *("fit", "--config", str(broken), "--ckpt_path", str(kept)),
+                *("--trainer.max_steps", str(max_steps)),
+                *("--trainer.default_root_dir", str(tmp_path / "two" / "run")),
+            ]
+        )
+    wanted = load_trained_head(tmp_path / "one" / "run" / "head").head.state_dict()
+    found = load_trained_head(tmp_path / "two" / "run" / "head").head.state_dict()
+    for name, tensor in wanted.items():
+        assert tensor.equal(found[name]), name
+
+
+def test_validation_logs_top1_and_ap(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache(num_images=20)
+    annotations = tmp_path / "val.json"
+    write_lvis_annotations(annotations, cache)
+    config = write_config(tmp_path, [cache], max_steps=40)
+    options = [
+        *("--config", str(config), "--data.val", str(cache)),
+        *("--val_annotations", str(annotations), "--trainer.callbacks+=ModelCheckpoint"),
+        *("--trainer.callbacks.filename", "best", "--trainer.callbacks.monitor", "val/AP"),
+        *("--trainer.callbacks.mode", "max"),
+    ]
+    main(["fit", *options])
+    run = tmp_path / "run"
+    accuracies, precisions = column(run, "val/top1"), column(run, "val/AP")
+    assert len(accuracies) == len(precisions) == 4
+    assert accuracies[-1] > 0.9  # the training images: the head can know them by heart
+    assert precisions[-1] > 80
+    assert (run / "checkpoints" / "best.ckpt").exists()
+
+    main(["validate", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
+    assert column(run, "val/AP") == pytest.approx(precisions[-1:])
+
+
+def test_stage_two_starts_from_the_weights_of_stage_one(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    cache = make_cache()
+    config = write_config(tmp_path, [cache], max_steps=5)
+    main(["fit", "--config", str(config)])
+    first = load_trained_head(tmp_path / "run" / "head")
+    main(
+        [
+            *("fit", "--config", str(config), "--model.init_from", str(tmp_path / "run" / "head")),
+            *("--trainer.default_root_dir", str(tmp_path / "stage2"), "--trainer.max_steps", "1"),
+            *("--model.optimizer.lr", "1e-12", "--model.head.dropout", "0.1"),
+        ]
+    )
+    second = load_trained_head(tmp_path / "stage2" / "head")
+    assert second.card.training["init_from"] == str(tmp_path / "run" / "head")
+    torch.testing.assert_close(logits(second, cache), logits(first, cache))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.train", '["nowhere"]'], "nowhere is no feature cache"),
+        (["--data.batch_size", "0"], "data.batch_size is 0"),
+        (["--model.init_from", "nowhere/head"], "no trained head at nowhere"),
+        (["--model.head.num_heads", "3"], "does not divide feature_dim 16"),
+        (["--trainer.callbacks.monitor", "val/AP"], "Give both, or take `monitor` out"),
+    ],
+)
+def test_mistakes_of_the_user_end_with_a_message_and_code_2(
+    make_cache: MakeCache,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    config = write_config(tmp_path, [make_cache()])
+    with pytest.raises(SystemExit) as exit_info:
+        main(["fit", "--config", str(config), *words])
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_mistyped_option_is_named(
+    make_cache: MakeCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, [make_cache()])
+    with pytest.raises(SystemExit) as exit_info:
+        main(["fit", "--config", str(config), "--model.head.num_bloks", "3"])
+    assert exit_info.value.code == 2
+    assert "num_bloks" in capsys.readouterr().err

@@ -1,0 +1,109 @@
+"""Every training configuration is parsed by the command it is written for, and its recipe runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from regionspot.cli.train import main
+from regionspot.model import load_trained_head
+
+ROOT = Path(__file__).parents[2]
+TOY = sorted((ROOT / "configs" / "toy").glob("train_*.yaml"))
+PAPER = sorted((ROOT / "configs" / "train").glob("*.yaml"))
+MakeCache = Callable[..., Path]
+
+
+def parsed(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert exit_info.value.code == 0
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+def test_the_configurations_are_there() -> None:
+    assert [path.stem for path in PAPER] == [
+        *("bb_stage1", "bb_stage2", "bl336_stage1", "bl336_stage2", "bl_stage1", "bl_stage2"),
+    ]
+    assert [path.stem for path in TOY] == ["train_stage1", "train_stage2"]
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_the_papers_recipe_is_written_out(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parsed(path, capsys)
+    variant, stage = path.stem.split("_stage")
+    trainer, model = config["trainer"], config["model"]
+    assert trainer["max_steps"] == 450_000
+    assert trainer["gradient_clip_val"] == 1.0
+    assert config["data"]["batch_size"] == 16
+    names = ["objects365"] if stage == "1" else ["objects365", "openimages", "v3det"]
+    assert config["data"]["train"] == [f"caches/{name}_{variant}" for name in names]
+    assert config["data"]["val"] == f"caches/lvis_val_{variant}"
+    assert model.get("init_from") == (None if stage == "1" else f"runs/{variant}_stage1/head")
+    assert model["head"] == {
+        "num_blocks": 3,
+        "num_heads": 8,
+        "ffn_dim": 2048,
+        "dropout": 0.1,
+        "normalize_inputs": False,
+        "position_code": "none",
+    }
+    assert model["classifier"] | {"lr": None} == {
+        "scale": 100.0,
+        "bias": 0.0,
+        "trainable": False,
+        "lr": None,
+    }
+    assert (model["optimizer"]["lr"], model["optimizer"]["weight_decay"]) == (2.5e-5, 1e-4)
+    assert model["loss"] == {"alpha": 0.25, "gamma": 2.0, "normalization": "paper"}
+    assert model["schedule"] == {
+        "warmup_steps": 1000,
+        "warmup_factor": 0.01,
+        "milestones": [350_000, 420_000],
+        "gamma": 0.1,
+    }
+
+
+@pytest.mark.parametrize("path", TOY, ids=lambda path: path.stem)
+def test_the_toy_recipe_drops_the_rate_late_and_checkpoints_at_the_end(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parsed(path, capsys)
+    steps = config["trainer"]["max_steps"]
+    assert config["model"]["schedule"]["milestones"] == [0.75 * steps, 0.92 * steps]
+    last = config["trainer"]["callbacks"][1]["init_args"]
+    assert last["filename"] == "last"
+    assert steps % last["every_n_train_steps"] == 0
+    assert steps % config["trainer"]["val_check_interval"] == 0
+
+
+@pytest.mark.parametrize(
+    "path", [*TOY, *PAPER[:1]], ids=lambda path: f"{path.parent.stem}-{path.stem}"
+)
+def test_the_recipe_runs(make_cache: MakeCache, tmp_path: Path, path: Path) -> None:
+    torch.set_num_threads(1)
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # Only what is about real data and long runs is replaced.
+    config["data"] |= {"train": [str(make_cache())], "val": None}
+    config["model"]["init_from"] = None
+    config["trainer"] |= {
+        "default_root_dir": str(tmp_path / "run"),
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": 3,
+        "callbacks": [],
+        "log_every_n_steps": 1,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    copy = tmp_path / "config.yaml"
+    copy.write_text(yaml.safe_dump(config), encoding="utf-8")
+    main(["fit", "--config", str(copy)])
+    trained = load_trained_head(tmp_path / "run" / "head")
+    assert trained.card.training["steps"] == 3
+    assert all(parameter.isfinite().all() for parameter in trained.head.parameters())
