@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from regionspot.data import CachedRegions
 from regionspot.model import TrainedHead, load_trained_head
 
 MakeCache = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -260,3 +263,30 @@ def test_a_mistyped_option_is_named(
         main(["fit", "--config", str(config), "--model.head.num_bloks", "3"])
     assert exit_info.value.code == 2
     assert "num_bloks" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_validate_together(make_cache: MakeCache, tmp_path: Path) -> None:
+    # 13 images in batches of 4: the last one leaves the second process with nothing to validate.
+    cache = make_cache(num_images=13)
+    annotations = tmp_path / "val.json"
+    write_lvis_annotations(annotations, cache)
+    config = write_config(tmp_path, [cache], max_steps=10)
+    command = [
+        *(sys.executable, str(ROOT / "train.py"), "fit", "--config", str(config)),
+        *("--data.val", str(cache), "--val_annotations", str(annotations)),
+        # The weights stay as they are, so that both must come to the same figures.
+        *("--model.optimizer.lr", "1e-12", "--model.classifier.trainable", "false"),
+        *("--trainer.strategy", "ddp", "--trainer.devices"),
+    ]
+    figures = []
+    for devices in ("1", "2"):
+        run = tmp_path / f"devices{devices}"
+        words = [*command, devices, "--trainer.default_root_dir", str(run)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("10 steps in") == 1
+        assert load_trained_head(run / "head").card.training["steps"] == 10
+        figures.append((column(run, "val/AP"), column(run, "val/top1")))
+    assert figures[1][0] == pytest.approx(figures[0][0])
+    assert figures[1][1] == pytest.approx(figures[0][1])

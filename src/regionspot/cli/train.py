@@ -19,7 +19,7 @@ from typing_extensions import override
 from regionspot.cli.errors import run_cli
 from regionspot.core.errors import ConfigError
 from regionspot.data import CachedRegions
-from regionspot.model import save_trained_head
+from regionspot.model import RUN_FOLDER, save_trained_head
 from regionspot.training import RegionSpotModule, Throughput
 
 _UPSTREAM_WARNINGS = (
@@ -93,7 +93,7 @@ class TrainCLI(LightningCLI):
         """Write the trained head and say how long it took."""
         if not self.trainer.is_global_zero:
             return
-        head_dir = Path(self.trainer.default_root_dir) / "head"
+        head_dir = Path(self.trainer.default_root_dir) / RUN_FOLDER
         save_trained_head(head_dir, self.model.trained_head())
         images_per_s = self.throughput.images_per_s * self.trainer.world_size
         print(

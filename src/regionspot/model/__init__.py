@@ -7,6 +7,7 @@ from regionspot.model.loss import Normalization, sigmoid_focal_loss
 from regionspot.model.released import load_released_head
 from regionspot.model.trained_head import (
     CHECKPOINT_CARD_KEY,
+    RUN_FOLDER,
     TrainedHead,
     load_strictly,
     load_trained_head,
@@ -15,6 +16,7 @@ from regionspot.model.trained_head import (
 
 __all__ = [
     "CHECKPOINT_CARD_KEY",
+    "RUN_FOLDER",
     "FusionHead",
     "HeadCard",
     "HeadSpec",

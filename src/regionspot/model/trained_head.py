@@ -22,6 +22,7 @@ from regionspot.model.head_card import HeadCard
 
 WEIGHTS_NAME = "head.safetensors"
 CARD_NAME = "head.json"
+RUN_FOLDER = "head"
 CHECKPOINT_CARD_KEY = "regionspot_head_card"
 _CLASSIFIER_PREFIX = "classifier."
 _CHECKPOINT_HEAD_PREFIX = "head."
@@ -59,8 +60,9 @@ def load_trained_head(path: Path | str) -> TrainedHead:
     """Load a trained head, strictly and without running any code from the file.
 
     Args:
-        path: A directory with ``head.safetensors`` and ``head.json``; a ``.safetensors`` file with
-            its card beside it under the same stem; or a ``.ckpt`` of train.py.
+        path: A directory with ``head.safetensors`` and ``head.json``, or one with such a directory
+            ``head/`` in it (a run of train.py); a ``.safetensors`` file with its card beside it
+            under the same stem; or a ``.ckpt`` of train.py.
 
     Returns:
         Head and classifier on the CPU in eval mode, and the card.
@@ -71,11 +73,12 @@ def load_trained_head(path: Path | str) -> TrainedHead:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / WEIGHTS_NAME
+        in_run = path / RUN_FOLDER / WEIGHTS_NAME
+        path = in_run if in_run.is_file() else path / WEIGHTS_NAME
     if not path.is_file():
         raise MissingFileError(
-            f"no trained head at {path}. Give the head/ directory or a .ckpt of a run of"
-            " `python train.py fit`, or the path of a .safetensors file."
+            f"no trained head at {path}. Give the directory or a .ckpt of a run of `python train.py"
+            " fit`, or the path of a .safetensors file."
         )
     if path.suffix == ".safetensors":
         tensors, card = _read_safetensors(path)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from regionspot.core.errors import ConfigError
@@ -107,6 +108,8 @@ class RegionSpotModule(pl.LightningModule):
         self.classifier = RegionClassifier(
             classifier.scale, classifier.bias, trainable=classifier.trainable
         )
+        # A metric, for Lightning's own mean over processes does not weigh them by their regions.
+        self.val_top1 = MeanMetric()
         self._start_fingerprint: Mapping[str, JsonValue] = {}
         if init_from is not None:
             start = load_start(init_from, self.head.spec)
@@ -183,16 +186,8 @@ class RegionSpotModule(pl.LightningModule):
         """Return class probabilities over the validation vocabulary, and log the top-1 share."""
         logits = self(batch, self.get_buffer(_bank_name("val")))
         counts = batch.labels >= 0
-        right = (logits.argmax(dim=-1) == batch.labels)[counts]
-        if right.numel():
-            self.log(
-                "val/top1",
-                right.float().mean(),
-                batch_size=right.numel(),
-                on_epoch=True,
-                sync_dist=True,
-                prog_bar=True,
-            )
+        self.val_top1.update((logits.argmax(dim=-1) == batch.labels)[counts].float())
+        self.log("val/top1", self.val_top1, on_epoch=True, prog_bar=True, batch_size=len(batch))
         return {"scores": logits.softmax(dim=-1), "batch": batch}
 
     @override

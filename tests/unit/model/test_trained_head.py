@@ -57,6 +57,7 @@ def write_checkpoint(path: Path, trained: TrainedHead) -> None:
 def test_a_saved_head_comes_back(tmp_path: Path, trained: TrainedHead) -> None:
     save_trained_head(tmp_path / "run" / "head", trained)
     assert_same(load_trained_head(tmp_path / "run" / "head"), trained)
+    assert_same(load_trained_head(tmp_path / "run"), trained)
     assert_same(load_trained_head(str(tmp_path / "run" / "head" / "head.safetensors")), trained)
 
 
