@@ -30,7 +30,8 @@ class Throughput(pl.Callback):
         self.seconds = 0.0
         # Stays on the device until it is logged: asking for its value would wait for the GPU.
         self._num_regions: Tensor | int = 0
-        self._since = 0.0
+        self._since: float | None = None  # when the clock was last read; None while it stands
+        self._training = False
         self._logged_images, self._logged_seconds = 0, 0.0
 
     @property
@@ -40,10 +41,11 @@ class Throughput(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = True
         self._since = time.perf_counter()
 
     @override
-    def on_train_batch_end(  # Lightning's signature
+    def on_train_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
@@ -71,18 +73,21 @@ class Throughput(pl.Callback):
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.training or trainer.validating:
-            self._take_time()
+        self._take_time()
+        self._since = None
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = time.perf_counter()
+        if self._training:  # neither a sanity check nor a validation on its own
+            self._since = time.perf_counter()
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._take_time()
+        self._training, self._since = False, None
 
     def _take_time(self) -> None:
         now = time.perf_counter()
-        self.seconds += now - self._since
-        self._since = now
+        if self._since is not None:
+            self.seconds += now - self._since
+            self._since = now
