@@ -1,7 +1,10 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 
@@ -101,3 +104,10 @@ def test_senseless_options_are_refused(
 def test_a_cache_without_any_region_is_refused(make_cache: MakeCache) -> None:
     with pytest.raises(ConfigError, match="2 images and not one region"):
         CachedRegions([make_cache(num_images=2, empty={0, 1})])
+
+
+def test_a_batch_that_does_not_divide_among_the_devices_is_refused(make_cache: MakeCache) -> None:
+    data = CachedRegions([make_cache()], batch_size=16)
+    data.trainer = cast("pl.Trainer", SimpleNamespace(global_rank=0, world_size=3))
+    with pytest.raises(ConfigError, match="16, .* does not divide among 3 devices"):
+        data.train_dataloader()

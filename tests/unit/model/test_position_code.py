@@ -1,7 +1,9 @@
 import math
 
+import pytest
 import torch
 
+from regionspot.core.errors import ShapeError
 from regionspot.model.position_code import sincos_position_code
 
 
@@ -21,3 +23,8 @@ def test_x_comes_first_and_rows_come_one_after_the_other() -> None:
     for column in range(3):
         assert math.isclose(code[1, column, 4].item(), math.sin(angle), abs_tol=1e-6)
     assert len(code.view(9, 8).unique(dim=0)) == 9
+
+
+def test_a_width_that_is_no_multiple_of_four_is_refused() -> None:
+    with pytest.raises(ShapeError, match="width in fours, found 6"):
+        sincos_position_code(5, 6, device=torch.device("cpu"))
