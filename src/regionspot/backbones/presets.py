@@ -4,12 +4,15 @@ Nothing is loaded or looked up here, so that a configuration can be parsed on an
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from regionspot.core.errors import ConfigError
 
 TokenSite = Literal["prompt_encoder", "transformer", "mlp"]
 """Where in SAM the position token is read; the paper's choice is "transformer" (Table 5)."""
+
+ExifPolicy = Literal["ignore", "apply"]
+"""Whether the orientation that a camera wrote into a file turns the image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +111,17 @@ def resolve(config: ModelsConfig) -> ResolvedModels:
         clip_weights=clip_weights,
         token_site=config.token_site,
     )
+
+
+def as_exif_policy(text: str) -> ExifPolicy:
+    """Check a policy that was read from a fingerprint.
+
+    Raises:
+        ConfigError: It is unknown to this version.
+    """
+    if text not in get_args(ExifPolicy):
+        raise ConfigError(
+            f"the EXIF policy {text!r} is unknown; wanted {' or '.join(get_args(ExifPolicy))}. Use"
+            " the RegionSpot that made the cache or head."
+        )
+    return cast("ExifPolicy", text)

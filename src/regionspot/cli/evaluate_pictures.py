@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from regionspot.backbones.presets import as_exif_policy
 from regionspot.cache import CachedSample
 from regionspot.cli.evaluate_data import EvaluationData
 from regionspot.cli.evaluate_methods import MethodOutput
@@ -195,5 +196,5 @@ def _pixels(data: EvaluationData, sample: CachedSample) -> NDArray[np.uint8]:
     path = data.image_paths.get(sample.image_id)
     if path is None:
         raise MissingFileError(f"{data.annotations_path} does not say where image {sample.key} is.")
-    exif_policy = data.cache.manifest.fingerprint.exif_policy
+    exif_policy = as_exif_policy(data.cache.manifest.fingerprint.exif_policy)
     return load_image(path, exif_policy=exif_policy, rotation_log_level=logging.DEBUG)

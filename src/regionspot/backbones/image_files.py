@@ -1,0 +1,161 @@
+"""Decodes image files to RGB, the way Pillow does, faster where the result is the same to the bit.
+
+What a file may be: JPEG, PNG and whatever else Pillow reads; grey, palette, CMYK, 16 bits a
+channel, transparent. What comes out is always (H, W, 3) uint8. Colour profiles are not applied, as
+they are not in the pipelines that SAM and CLIP were trained with.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.backbones.extras import needs_extra
+from regionspot.backbones.presets import ExifPolicy
+from regionspot.core.errors import RegionSpotError
+
+with needs_extra("extract"):
+    import simplejpeg
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+_JPEG_START = b"\xff\xd8\xff"
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = 1
+_TURNED_ON_THEIR_SIDE = range(5, 9)
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class ImageError(RegionSpotError, ValueError):
+    """An image that cannot be used; the message says why, as a predicate of the file."""
+
+
+def decode_image(
+    data: bytes, *, size_hw: tuple[int, int] | None = None, exif_policy: ExifPolicy = "ignore"
+) -> Pixels:
+    """Decode an image file to RGB.
+
+    The size is checked before any pixel is decoded, so that a file made to fill the memory does no
+    harm. Transparent pixels show white. Of 16 bits the upper eight are kept. Of an animation the
+    first frame is taken.
+
+    Args:
+        data: The file's bytes.
+        size_hw: The height and width in pixels that the image must have, as its annotations say;
+            None takes any.
+        exif_policy: Whether to turn the image as its EXIF orientation says.
+
+    Returns:
+        Pixels, (H, W, 3).
+
+    Raises:
+        ImageError: The bytes are no image, are damaged, or have another size.
+    """
+    try:
+        return _decode(data, size_hw, exif_policy)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes; it gets counted
+        raise ImageError(f"cannot be decoded: {_summary(error)}") from error
+
+
+def _decode(data: bytes, size_hw: tuple[int, int] | None, exif_policy: ExifPolicy) -> Pixels:
+    if not data:
+        raise ImageError("is empty")
+    with Image.open(io.BytesIO(data)) as image:
+        orientation = exif_orientation(image) if exif_policy == "apply" else _UPRIGHT
+        found_hw = (image.height, image.width)
+        if orientation in _TURNED_ON_THEIR_SIDE:
+            found_hw = found_hw[::-1]
+        if size_hw is not None and found_hw != size_hw:
+            raise ImageError(_size_message(image, found_hw, size_hw, exif_policy))
+        pixels = _decode_simple_jpeg(data)
+        if pixels is None:
+            pixels = _to_rgb(image)
+    return _turned(pixels, orientation)
+
+
+def rgb_pixels(image: Image.Image, *, exif_policy: ExifPolicy = "ignore") -> Pixels:
+    """Convert an opened image of any mode to RGB by the rules of `decode_image`.
+
+    Raises:
+        ImageError: Its mode has no known white level.
+    """
+    orientation = exif_orientation(image) if exif_policy == "apply" else _UPRIGHT
+    return _turned(_to_rgb(image), orientation)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1, upright, where there is none or it is nonsense."""
+    value: Any = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+    return value if isinstance(value, int) and 1 <= value <= 8 else _UPRIGHT
+
+
+def _decode_simple_jpeg(data: bytes) -> Pixels | None:
+    """Decode the usual JPEGs, bit-equal to Pillow and in half the time; None for all others."""
+    if not data.startswith(_JPEG_START):
+        return None
+    try:
+        *_, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        if colorspace not in {"YCbCr", "Gray"}:  # CMYK comes out two levels off
+            return None
+        pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:  # it refuses blemishes that Pillow tolerates: let Pillow judge
+        return None
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > np.iinfo(np.uint16).max:
+            raise ImageError(f"has mode {image.mode} with values outside 16 bits")
+        grey = (levels >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ImageError("has mode F (floating point), whose white level is unknown")
+    if image.has_transparency_data:
+        image = _on_white(image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    opaque = Image.new("RGBA", image.size, "white")
+    opaque.alpha_composite(image.convert("RGBA"))
+    return opaque
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation: 2 to 4 are mirrored or upside down, 5 to 8 lie on their side."""
+    if orientation == _UPRIGHT:
+        return pixels
+    if orientation in _TURNED_ON_THEIR_SIDE:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in {2, 3, 6, 7}:
+        pixels = pixels[:, ::-1]
+    if orientation in {3, 4, 7, 8}:
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _size_message(
+    image: Image.Image,
+    found_hw: tuple[int, int],
+    wanted_hw: tuple[int, int],
+    exif_policy: ExifPolicy,
+) -> str:
+    message = (
+        f"is {found_hw[1]} x {found_hw[0]} pixels (width x height), annotated as"
+        f" {wanted_hw[1]} x {wanted_hw[0]}"
+    )
+    if found_hw == wanted_hw[::-1] and exif_orientation(image) in _TURNED_ON_THEIR_SIDE:
+        other = "apply" if exif_policy == "ignore" else "ignore"
+        message += f"; with exif_policy {other} it would fit"
+    return message
+
+
+def _summary(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
