@@ -141,7 +141,7 @@ class _OpenImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Crop:
-    """A picture ready for the encoder, (3, H, W), and the row of scores that it will fill."""
+    """A picture at the encoder's size, (3, H, W) uint8, and the row of scores that it fills."""
 
     pixels: Tensor
     scores: NDArray[np.float32]
@@ -196,7 +196,7 @@ class _PixelScorer:
         if "pooled_patches" in self._methods:
             self._pool_patches(filled)
         for crops in _batches(self._crops(filled), self._crop_batch_size):
-            pixels_NCHW = torch.stack([crop.pixels for crop in crops]).to(self._bank_CE.device)
+            pixels_NCHW = self._encoder.normalise(torch.stack([crop.pixels for crop in crops]))
             embedded_NE = self._encoder.embed_images(pixels_NCHW).float()
             rows_NC = class_probabilities(self._encoder.logit_scale * embedded_NE @ self._bank_CE.T)
             for crop, row_C in zip(crops, rows_NC, strict=True):
@@ -204,8 +204,7 @@ class _PixelScorer:
 
     def _pool_patches(self, images: Sequence[_OpenImage]) -> None:
         pixels_BCHW = torch.stack([self._encoder.preprocess(image.pixels) for image in images])
-        features_BTD = self._encoder.features(pixels_BCHW.to(self._bank_CE.device))
-        tokens_BTE = self._encoder.project(features_BTD)
+        tokens_BTE = self._encoder.project(self._encoder.features(pixels_BCHW))
         grid_hw = square_grid_hw(tokens_BTE.shape[1] - 1)
         for image, tokens_TE in zip(images, tokens_BTE, strict=True):
             boxes_R4 = torch.from_numpy(image.boxes_xyxy).to(self._bank_CE.device)
@@ -222,7 +221,7 @@ class _PixelScorer:
         for image, row, mask in self._regions(images):
             for method in cropping:
                 cut = self._cut(method, image.pixels, image.boxes_xyxy[row], mask)
-                yield _Crop(pixels=self._encoder.preprocess(cut), scores=image.scores[method][row])
+                yield _Crop(pixels=self._encoder.resize(cut), scores=image.scores[method][row])
 
     def _regions(
         self, images: Sequence[_OpenImage]
@@ -234,7 +233,7 @@ class _PixelScorer:
             )
             return
         frames_BCHW = torch.stack([self._localizer.preprocess(image.pixels) for image in images])
-        embedded_BSHW = self._localizer.embed(frames_BCHW.to(self._bank_CE.device))
+        embedded_BSHW = self._localizer.embed(frames_BCHW)
         for index, image in enumerate(images):
             for start in range(0, len(image.boxes_xyxy), _MASK_CHUNK):
                 masks_RHW = self._localizer.masks(

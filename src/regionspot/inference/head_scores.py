@@ -4,11 +4,13 @@ Shape letters as in the whole project: B images, R regions (padded), T tokens, S
 width, E text width, C classes.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from regionspot.cache import CachedSample, FeatureCache
 from regionspot.core.errors import ConfigError
@@ -16,6 +18,8 @@ from regionspot.core.region_scores import RegionScores
 from regionspot.inference.class_scores import TextBank, as_text_bank, class_probabilities
 from regionspot.inference.compatibility import check_same_models
 from regionspot.model import TrainedHead
+
+_logger = logging.getLogger(__name__)
 
 
 def score_cached(
@@ -46,16 +50,20 @@ def score_cached(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
-    check_same_models(
-        trained_head.card.fingerprint, cache.manifest.fingerprint, where=f"the cache {cache.path}"
-    )
+    _check_origin(trained_head, cache)
     target = torch.device(device)
     trained_head.head.to(target).eval()
     trained_head.classifier.to(target).eval()
-    bank_CE = as_text_bank(
-        text_bank, text_dim=trained_head.head.projector.out_features, device=target
-    )
+    bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
     return _score_batches(trained_head, cache, bank_CE, batch_size)
+
+
+def _check_origin(trained_head: TrainedHead, cache: FeatureCache) -> None:
+    where = f"the cache {cache.path}"
+    if trained_head.card.fingerprint:
+        check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
+    else:
+        _logger.warning("the head's card names no frozen models; trusting that they made %s", where)
 
 
 @torch.inference_mode()
@@ -72,23 +80,15 @@ def embed_regions(
     Returns:
         Region embeddings of each image, (R_i, E) float32, not normalised.
     """
-    counts = [len(tokens) for tokens in tokens_of_images]
-    embeddings = [
-        feature_map_BTD.new_zeros((0, trained_head.head.projector.out_features)).float()
-    ] * len(counts)
-    # An image without regions would be a row that attends to nothing: it never enters the batch.
-    filled = [index for index, count in enumerate(counts) if count]
-    if not filled:
-        return embeddings
-    tokens_BRS = torch.nn.utils.rnn.pad_sequence(
-        [tokens_of_images[index].float() for index in filled], batch_first=True
+    tokens_BRS = pad_sequence([tokens.float() for tokens in tokens_of_images], batch_first=True)
+    counts_B1 = torch.tensor([[len(tokens)] for tokens in tokens_of_images])
+    mask_BR = torch.arange(tokens_BRS.shape[1]) < counts_B1
+    z_BRE = trained_head.head(
+        tokens_BRS, feature_map_BTD.float(), mask_BR.to(feature_map_BTD.device)
     )
-    num_B1 = torch.tensor([[counts[index]] for index in filled], device=tokens_BRS.device)
-    mask_BR = torch.arange(tokens_BRS.shape[1], device=tokens_BRS.device) < num_B1
-    z_BRE = trained_head.head(tokens_BRS, feature_map_BTD[filled].float(), mask_BR)
-    for row, index in enumerate(filled):
-        embeddings[index] = z_BRE[row, : counts[index]].float()
-    return embeddings
+    return [
+        z_RE[: len(tokens)].float() for z_RE, tokens in zip(z_BRE, tokens_of_images, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -106,7 +106,7 @@ def _score_batches(
             yield RegionScores(
                 image_id=sample.image_id,
                 boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
-                scores=class_probabilities(trained_head.classifier(z_RE[None], bank_CE)[0]),
+                scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
             )
 
 

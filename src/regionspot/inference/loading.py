@@ -1,8 +1,9 @@
 """From a path to a head and the frozen models that it was trained on."""
 
 from pathlib import Path
+from typing import cast
 
-from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
+from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models
 from regionspot.cache import Fingerprint
 from regionspot.core.errors import MissingFileError, WeightsError
 from regionspot.inference.compatibility import check_same_models
@@ -62,12 +63,12 @@ def load_matching_models(
         sam_weights=sam_weights,
         clip=wanted.clip_model,
         clip_weights=clip_weights,
-        token_site=wanted.token_site,
+        token_site=cast("TokenSite", wanted.token_site),
     )
     models = load_frozen_models(config, device=device)
     check_same_models(
         card.fingerprint,
-        models.fingerprint(),
+        models.fingerprint(exif_policy=wanted.exif_policy),
         where="SAM or CLIP as loaded (choose with sam_weights= and clip_weights=)",
     )
     return models

@@ -76,10 +76,11 @@ def square_grid_hw(num_patches: int) -> tuple[int, int]:
 
 
 def _centres_inside(low_R: Tensor, high_R: Tensor, *, length: int, num: int) -> Tensor:
-    step = length / num
+    # Coordinates are multiplied by 2 num, so that centres are whole numbers and exact.
     index_N = torch.arange(num, device=low_R.device)
-    centre_N = (index_N + 0.5) * step
+    centre_N = (2 * index_N + 1) * length
+    low_R, high_R = 2 * num * low_R, 2 * num * high_R
     inside_RN = (centre_N >= low_R[:, None]) & (centre_N < high_R[:, None])
-    nearest_R = ((low_R + high_R) / 2 / step).floor().clamp(0, num - 1)
+    nearest_R = ((low_R + high_R) / (4 * length)).floor().clamp(0, num - 1)
     nearest_RN = index_N == nearest_R[:, None]
     return torch.where(inside_RN.any(dim=1, keepdim=True), inside_RN, nearest_RN)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from regionspot.backbones import FrozenModels, text_bank
+from regionspot.backbones import FrozenModels
+from regionspot.backbones.presets import ExifPolicy, as_exif_policy
 from regionspot.core.errors import ConfigError, ShapeError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.class_scores import class_probabilities
@@ -68,6 +69,9 @@ class RegionSpot:
         self._trained_head = trained_head
         self._models = models
         self._device = models.encoder.device
+        self._exif_policy = as_exif_policy(
+            str(trained_head.card.fingerprint.get("exif_policy", "ignore"))
+        )
         self._banks: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
         trained_head.head.to(self._device).eval()
         trained_head.classifier.to(self._device).eval()
@@ -111,8 +115,8 @@ class RegionSpot:
         """
         return Vocabulary(self._trained_head.card.vocabulary)
 
-    @overload
-    def recognize(
+    @overload  # a str is a sequence of str, too: the first overload is for it
+    def recognize(  # type: ignore[overload-overlap]
         self,
         image: ImageLike,
         *,
@@ -194,7 +198,7 @@ class RegionSpot:
         several = isinstance(image, Sequence) and not isinstance(image, str)
         images = cast("Sequence[ImageLike]", image if several else [image])
         prompted = [
-            _open(*row)
+            _open(*row, exif_policy=self._exif_policy)
             for row in zip(
                 images,
                 _per_image(boxes_xyxy, "boxes_xyxy", len(images), several=several),
@@ -213,9 +217,9 @@ class RegionSpot:
     ) -> list[Regions]:
         localizer, encoder = self._models.localizer, self._models.encoder
         frames_BCHW = torch.stack([localizer.preprocess(image.pixels) for image in images])
-        embedded_BSHW = localizer.embed(frames_BCHW.to(self._device))
+        embedded_BSHW = localizer.embed(frames_BCHW)
         squares_BCHW = torch.stack([encoder.preprocess(image.pixels) for image in images])
-        features_BTD = encoder.features(squares_BCHW.to(self._device))
+        features_BTD = encoder.features(squares_BCHW)
         located = [
             locate_regions(
                 localizer,
@@ -270,9 +274,7 @@ class RegionSpot:
         """Return the vocabulary's embeddings, (C, E), from memory if they were asked for lately."""
         key = (vocabulary.sha256, templates)
         if key not in self._banks:
-            self._banks[key] = text_bank(
-                self._models.clip, self._models.tokenizer, vocabulary.names, templates=templates
-            ).to(self._device)
+            self._banks[key] = self._models.text_bank(vocabulary, templates=templates)
         self._banks.move_to_end(key)
         while len(self._banks) > _NUM_KEPT_BANKS:
             self._banks.popitem(last=False)
@@ -284,8 +286,10 @@ def _open(
     boxes_xyxy: ArrayLike | None,
     points: ArrayLike | None,
     masks: ArrayLike | None,
+    *,
+    exif_policy: ExifPolicy,
 ) -> _PromptedPixels:
-    pixels = load_image(image)
+    pixels = load_image(image, exif_policy=exif_policy)
     size_hw = (pixels.shape[0], pixels.shape[1])
     prompts = read_prompts(boxes_xyxy=boxes_xyxy, points=points, masks=masks, size_hw=size_hw)
     return _PromptedPixels(pixels=pixels, prompts=prompts)
@@ -298,7 +302,7 @@ def _per_image(
     if prompts is None:
         return [None] * num_images
     if not several:
-        return [prompts]
+        return [cast("ArrayLike", prompts)]
     if not isinstance(prompts, Sequence | np.ndarray) or len(prompts) != num_images:
         found = len(prompts) if isinstance(prompts, Sized) else type(prompts).__name__
         raise ShapeError(
