@@ -1,0 +1,6 @@
+"""Run SAM and CLIP once: ``python cache_features.py --config configs/cache/lvis_val_bl.yaml``."""
+
+from regionspot.cli.cache import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Run the frozen SAM and CLIP once over annotated images, and store all that training needs.
+
+``python cache_features.py --config configs/cache/lvis_val_bl.yaml``, or the same as ``regionspot
+cache``. It may be stopped at any moment: the same command goes on where it was. ``python
+cache_features.py verify <cache>`` reads every byte of a finished cache and names all damage.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from regionspot.cli.cache_verify import main as verify
+from regionspot.cli.errors import run_cli
+from regionspot.extraction.config import CacheConfig
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Make a cache; see ``python cache_features.py --help``."""
+    words = list(sys.argv[1:] if args is None else args)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if words[:1] == ["verify"]:
+        verify(words[1:])
+        return
+    # The parser builds the configuration, whose own checks raise errors for the user, too.
+    run_cli(lambda: _cache(words))
+
+
+def parse_config(words: Sequence[str]) -> CacheConfig:
+    """Read the options of the command line and of the file that they name.
+
+    Raises:
+        ConfigError: An option cannot work.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="cache_features.py", description=__doc__)
+    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
+    parser.add_class_arguments(CacheConfig)
+    options = vars(parser.instantiate(parser.parse_args(list(words))))
+    return CacheConfig(**{field.name: options[field.name] for field in fields(CacheConfig)})
+
+
+def _cache(words: Sequence[str]) -> None:
+    config = parse_config(words)
+    from regionspot.extraction.run import cache_features  # here: --help needs no torch
+
+    print("\n".join(cache_features(config).lines()))

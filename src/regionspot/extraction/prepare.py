@@ -1,0 +1,165 @@
+"""Reads, decodes and resizes images in a few threads, ahead of the models.
+
+Decoders and torch let other threads run, so threads are enough; the number of images that are
+prepared but not yet used is bounded, so memory is too. What comes out does not depend on the
+threads: order and batches are those of the plan.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor
+
+from regionspot.annotations import ImageRecord
+from regionspot.backbones import Encoder, Localizer
+from regionspot.backbones.image_files import ImageError, decode_image
+from regionspot.backbones.presets import ExifPolicy
+from regionspot.cache import QuarantinedImage
+from regionspot.core.errors import ShapeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardJob:
+    """The images of one shard, in order."""
+
+    shard_index: int
+    """Number of the shard, counted from 0."""
+    records: Sequence[ImageRecord]
+    """Its images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedImage:
+    """An image at the sizes of both models, in bytes: normalising is left to the device."""
+
+    record: ImageRecord
+    """The image and its regions."""
+    sam_pixels: Tensor | None
+    """For SAM, (3, h, w) uint8; None for an image without regions, which SAM need not see."""
+    clip_pixels: Tensor
+    """For CLIP, (3, H, W) uint8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedBatch:
+    """Up to a batch of consecutive images of one shard."""
+
+    shard_index: int
+    """The shard."""
+    images: Sequence[PreparedImage]
+    """Those that could be used, in order."""
+    quarantined: Sequence[QuarantinedImage]
+    """Those that could not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """How to prepare one image."""
+
+    images_dir: Path
+    """Folder that the file names are relative to."""
+    exif_policy: ExifPolicy
+    """Whether to turn images as their EXIF orientation says."""
+    localizer: Localizer
+    """Resizes for SAM."""
+    encoder: Encoder
+    """Resizes for CLIP."""
+
+    def prepare(self, record: ImageRecord) -> PreparedImage | QuarantinedImage:
+        """Read, decode and resize one image, or say why it cannot be used."""
+        try:
+            pixels = decode_image(
+                _read(self.images_dir / record.file_name),
+                size_hw=record.size_hw,
+                exif_policy=self.exif_policy,
+            )
+            return PreparedImage(
+                record=record,
+                sam_pixels=self.localizer.resize(pixels) if len(record.labels) else None,
+                clip_pixels=self.encoder.resize(pixels),
+            )
+        except (ImageError, ShapeError) as error:
+            return QuarantinedImage(
+                key=record.key,
+                image_id=record.image_id,
+                file_name=record.file_name,
+                reason=str(error),
+            )
+
+
+@contextmanager
+def prepared_batches(
+    jobs: Iterable[ShardJob], preparation: Preparation, *, batch_size: int, num_threads: int
+) -> Iterator[Iterator[PreparedBatch]]:
+    """Prepare the images of many shards in the background.
+
+    A batch is made of ``batch_size`` consecutive images of its shard's plan less the unusable ones:
+    its composition depends neither on where a run started nor on timing.
+
+    Args:
+        jobs: The shards, in order.
+        preparation: How to prepare an image.
+        batch_size: Images in a batch; the last batch of a shard may be smaller.
+        num_threads: Images that are prepared at once; a batch more is kept ready.
+
+    Yields:
+        The batches, in order. The threads end with the block, however it ends.
+    """
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="prepare") as pool:
+        try:
+            num_ahead = -(-num_threads // batch_size) + 1
+            yield _in_order(_submitted(jobs, pool, preparation, batch_size), num_ahead)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PendingBatch:
+    shard_index: int
+    images: Sequence["Future[PreparedImage | QuarantinedImage]"]
+
+    def wait(self) -> PreparedBatch:
+        results = [image.result() for image in self.images]
+        return PreparedBatch(
+            shard_index=self.shard_index,
+            images=[result for result in results if isinstance(result, PreparedImage)],
+            quarantined=[result for result in results if isinstance(result, QuarantinedImage)],
+        )
+
+
+def _submitted(
+    jobs: Iterable[ShardJob],
+    pool: ThreadPoolExecutor,
+    preparation: Preparation,
+    batch_size: int,
+) -> Iterator[_PendingBatch]:
+    for job in jobs:
+        for start in range(0, len(job.records), batch_size):
+            records = job.records[start : start + batch_size]
+            yield _PendingBatch(
+                shard_index=job.shard_index,
+                images=[pool.submit(preparation.prepare, record) for record in records],
+            )
+
+
+def _in_order(pending: Iterator[_PendingBatch], num_ahead: int) -> Iterator[PreparedBatch]:
+    # Taking from `pending` is what submits, so the queue's length bounds the work ahead.
+    queue = deque(islice(pending, num_ahead))
+    while queue:
+        batch = queue.popleft().wait()
+        queue.extend(islice(pending, 1))
+        yield batch
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError("does not exist") from error
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,258 @@
+"""From annotated images to a finished cache, in one process.
+
+A run may be stopped at any moment: shards are absent or whole, and the same configuration goes on
+with those that are missing. Bytes depend on the inputs only: an image's batch is fixed by its
+place in the plan, not by where a run started.
+"""
+
+import errno
+import itertools
+import logging
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from regionspot.annotations import AnnotatedImages, read_annotations
+from regionspot.backbones import FrozenModels, load_frozen_models
+from regionspot.cache import (
+    CachedSample,
+    FeatureCache,
+    Manifest,
+    Plan,
+    QuarantinedImage,
+    TextBankStore,
+    build_index,
+    check_same_manifest,
+    exclusive_writer,
+    manifest_path,
+    read_manifest,
+    read_sidecar,
+    shard_is_complete,
+    text_banks_path,
+    write_manifest,
+    write_shard,
+)
+from regionspot.core.errors import MissingFileError
+from regionspot.extraction.config import CacheConfig
+from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
+from regionspot.extraction.featurize import featurize
+from regionspot.extraction.prepare import (
+    Preparation,
+    PreparedBatch,
+    ShardJob,
+    prepared_batches,
+)
+from regionspot.extraction.summary import CacheSummary
+
+_logger = logging.getLogger(__name__)
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_NUM_EXAMPLES = 3
+
+
+def cache_features(config: CacheConfig) -> CacheSummary:
+    """Make a cache, or finish one that was begun.
+
+    Args:
+        config: What to cache, and where.
+
+    Returns:
+        What lies there now.
+
+    Raises:
+        MissingFileError: The annotation file, the folder of images or a weights file is missing.
+        AnnotationError: The annotations are in another format, or hold nothing to cache.
+        CacheMismatchError: The folder holds a cache of other images, models or settings.
+        TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
+        DiskError: The folder cannot be written to, or its disk is full.
+        ConfigError: Another process writes there, or an option cannot work.
+        WeightsError: Weights do not fit their model, or give numbers that are not finite.
+    """
+    annotated = _read_annotated(config)
+    records = annotated.records[: config.limit]
+    plan = Plan.from_keys(
+        [record.key for record in records], images_per_shard=config.images_per_shard
+    )
+    models = load_frozen_models(config.models, device=config.device)
+    output_dir = Path(config.output_dir)
+    with _told_disk_errors(output_dir), exclusive_writer(output_dir):
+        _begin(output_dir, _manifest_of(config, annotated, plan, models))
+        _store_text_banks(output_dir, config.templates, annotated, models)
+        todo = [n for n in range(plan.num_shards) if not shard_is_complete(output_dir, n)]
+        jobs = [
+            ShardJob(shard_index=n, records=[records[position] for position in plan.images_of(n)])
+            for n in todo
+        ]
+        start = time.perf_counter()
+        _Writer(config, models, plan).write(jobs)
+        seconds = time.perf_counter() - start
+        build_index(output_dir)
+    with FeatureCache.open(output_dir) as cache:
+        return CacheSummary(
+            cache_dir=output_dir,
+            annotations=annotated.report,
+            num_images=len(cache),
+            num_regions=int(cache.index.num_regions.sum()),
+            num_quarantined=plan.num_images - len(cache),
+            num_shards=plan.num_shards,
+            num_bytes=sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file()),
+            num_new_images=sum(len(job.records) for job in jobs),
+            seconds=seconds,
+        )
+
+
+def _read_annotated(config: CacheConfig) -> AnnotatedImages:
+    options = config.annotations
+    images_dir = Path(options.images_dir)
+    if not images_dir.is_dir():
+        raise MissingFileError(
+            f"{images_dir} is not a folder; wanted the one that holds the images of {options.path}."
+            " Set --annotations.images_dir."
+        )
+    return read_annotations(
+        options.format, Path(options.path), images_dir, name=options.name, crowds=options.crowds
+    )
+
+
+def _manifest_of(
+    config: CacheConfig, annotated: AnnotatedImages, plan: Plan, models: FrozenModels
+) -> Manifest:
+    return Manifest(
+        name=annotated.name,
+        fingerprint=models.fingerprint(exif_policy=config.exif_policy),
+        annotation_sha256=annotated.annotation_sha256,
+        annotation_format=annotated.format,
+        plan=plan,
+        vocabulary=annotated.vocabulary,
+        category_ids=annotated.category_ids,
+    )
+
+
+def _begin(output_dir: Path, manifest: Manifest) -> None:
+    """Write the manifest of a new cache, or check that of a begun one."""
+    if manifest_path(output_dir).exists():
+        check_same_manifest(read_manifest(output_dir), manifest)
+        return
+    strange = sorted(entry.name for entry in output_dir.iterdir())
+    if strange:
+        raise DiskError(
+            f"{output_dir} is no cache, and not empty either: it holds {', '.join(strange[:5])}."
+            " Set --output_dir to a new folder."
+        )
+    write_manifest(output_dir, manifest)
+
+
+def _store_text_banks(
+    output_dir: Path, templates: Iterable[str], annotated: AnnotatedImages, models: FrozenModels
+) -> None:
+    store = TextBankStore(text_banks_path(output_dir))
+    vocabulary, clip_sha256 = annotated.vocabulary, models.clip_sha256
+    for name in templates:
+        if store.get(vocabulary, templates=name, clip_sha256=clip_sha256) is None:
+            bank = models.text_bank(vocabulary, templates=name).float().cpu().numpy()
+            store.put(vocabulary, bank, templates=name, clip_sha256=clip_sha256)
+            _logger.info("embedded %d class names with the templates %s", len(vocabulary), name)
+
+
+class _Writer:
+    """Writes the missing shards of a plan and counts what cannot be used."""
+
+    def __init__(self, config: CacheConfig, models: FrozenModels, plan: Plan) -> None:
+        self._config = config
+        self._models = models
+        self._plan = plan
+        self._max_quarantined = math.floor(config.max_quarantined_share * plan.num_images)
+        self._quarantined: list[QuarantinedImage] = []
+
+    def write(self, jobs: list[ShardJob]) -> None:
+        """Write the shards of the jobs, in order."""
+        config, todo = self._config, {job.shard_index for job in jobs}
+        for done in set(range(self._plan.num_shards)) - todo:
+            self._quarantined += read_sidecar(Path(config.output_dir), done).quarantined
+        preparation = Preparation(
+            images_dir=Path(config.annotations.images_dir),
+            exif_policy=config.exif_policy,
+            localizer=self._models.localizer,
+            encoder=self._models.encoder,
+        )
+        total = self._plan.num_images
+        num_done = total - sum(len(job.records) for job in jobs)
+        threads = len(os.sched_getaffinity(0))
+        with (
+            tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
+            prepared_batches(
+                jobs, preparation, batch_size=config.batch_size, num_threads=threads
+            ) as batches,
+        ):
+            for shard_index, of_shard in itertools.groupby(batches, lambda b: b.shard_index):
+                self._write_shard(shard_index, of_shard, bar)
+
+    def _write_shard(
+        self, shard_index: int, batches: Iterable[PreparedBatch], bar: "tqdm[NoReturn]"
+    ) -> None:
+        quarantined: list[QuarantinedImage] = []
+        sidecar = write_shard(
+            Path(self._config.output_dir),
+            shard_index,
+            self._samples(batches, quarantined, bar),
+            quarantined,
+        )
+        # A log file has no bar.
+        level = logging.INFO if bar.disable else logging.DEBUG
+        _logger.log(
+            level,
+            "shard %d of %d: %d images, %d left out",
+            shard_index + 1,
+            self._plan.num_shards,
+            sidecar.num_images,
+            len(quarantined),
+        )
+
+    def _samples(
+        self,
+        batches: Iterable[PreparedBatch],
+        quarantined: list[QuarantinedImage],
+        bar: "tqdm[NoReturn]",
+    ) -> Iterator[CachedSample]:
+        for batch in batches:
+            quarantined += batch.quarantined
+            self._check_quarantine(batch.quarantined)
+            yield from featurize(self._models, batch.images)
+            bar.update(len(batch.images) + len(batch.quarantined))
+
+    def _check_quarantine(self, images: Iterable[QuarantinedImage]) -> None:
+        for image in images:
+            self._quarantined.append(image)
+            _logger.warning("left out: %s %s", image.file_name, image.reason)
+        if len(self._quarantined) > self._max_quarantined:
+            share = self._config.max_quarantined_share
+            examples = "\n  ".join(
+                f"{image.file_name} {image.reason}" for image in self._quarantined[:_NUM_EXAMPLES]
+            )
+            raise TooManyQuarantinedError(
+                f"{len(self._quarantined)} of {self._plan.num_images} images cannot be used, more"
+                f" than the allowed share of {share:g}. The first of them, in"
+                f" {self._config.annotations.images_dir}:\n  {examples}\n"
+                "Mend them, or check --annotations.images_dir; to leave so many out, raise"
+                " --max_quarantined_share (1 allows all) and give the same command again."
+            )
+
+
+@contextmanager
+def _told_disk_errors(output_dir: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into a message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise DiskError(
+            f"cannot write to {output_dir}: {error.strerror}. Finished shards are safe: make room,"
+            " or allow writing there, and give the same command again; or set another --output_dir."
+        ) from error

@@ -1,0 +1,59 @@
+"""What a run left behind, in numbers and in English."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from regionspot.annotations import AnnotationReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSummary:
+    """What a run left behind."""
+
+    cache_dir: Path
+    """The cache."""
+    annotations: AnnotationReport
+    """What became of the annotations."""
+    num_images: int
+    """Images in the cache."""
+    num_regions: int
+    """Their regions."""
+    num_quarantined: int
+    """Images left out, with reasons in ``quarantine.jsonl``."""
+    num_shards: int
+    """Shards in the cache."""
+    num_bytes: int
+    """Bytes of all files of the cache."""
+    num_new_images: int
+    """Images that this run cached; 0 if there was nothing to do."""
+    seconds: float
+    """Duration of this run from the first image to the last."""
+
+    def lines(self) -> list[str]:
+        """Say it in English, one fact a line."""
+        size = f"{self.num_shards:,} shards, {human_bytes(self.num_bytes)}"
+        lines = [
+            f"{self.cache_dir}: {self.num_images:,} images, {self.num_regions:,} regions, {size}"
+        ]
+        if self.num_quarantined:
+            lines.append(
+                f"{self.num_quarantined:,} images were left out; {self.cache_dir}/quarantine.jsonl"
+                " says why"
+            )
+        if self.num_new_images:
+            rate = self.num_new_images / max(self.seconds, 1e-9)
+            lines.append(
+                f"{self.num_new_images:,} images in {self.seconds:,.1f} s, {rate:,.1f} images/s"
+            )
+        else:
+            lines.append("already complete, nothing to do")
+        return [*self.annotations.lines(), *lines]
+
+
+def human_bytes(num_bytes: float) -> str:
+    """Write a number of bytes with a unit of 1000: 526.3 kB, 10.4 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:,.0f} {unit}" if unit == "B" else f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"

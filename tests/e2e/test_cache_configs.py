@@ -1,0 +1,36 @@
+"""Every cache configuration is parsed by the command it is written for."""
+
+from pathlib import Path
+
+import pytest
+
+from regionspot.backbones import PRESETS
+from regionspot.cli.cache import parse_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CACHE = sorted((CONFIGS / "cache").glob("*.yaml"))
+
+
+def test_the_configurations_are_there() -> None:
+    assert [path.stem for path in CACHE] == [
+        *("lvis_val_bb", "lvis_val_bl", "lvis_val_bl336", "own_coco_bl"),
+    ]
+
+
+@pytest.mark.parametrize("path", CACHE, ids=lambda path: path.stem)
+def test_a_cache_is_named_after_its_data_set_and_models(path: Path) -> None:
+    config = parse_config(["--config", str(path)])
+    data_set, _, preset = path.stem.rpartition("_")
+    assert config.models.preset == preset
+    assert config.models.preset in PRESETS
+    assert config.output_dir == f"caches/{data_set.removesuffix('_coco')}_{preset}"
+    assert config.templates == ["ensemble81"]
+    assert (config.limit, config.exif_policy, config.models.token_site) == (
+        *(None, "ignore", "transformer"),
+    )
+
+
+def test_the_toy_configuration_takes_the_shipped_towers() -> None:
+    config = parse_config(["--config", str(CONFIGS / "toy" / "cache.yaml")])
+    assert config.models.preset == "toy"
+    assert config.annotations.format == "lvis"
