@@ -104,7 +104,7 @@ def _fit_step(
     stage: int, sources: Sequence[str], output_dir: Path, configs_dir: Path, seed: int
 ) -> Step:
     run_dir = output_dir / f"stage{stage}"
-    words = (
+    words: tuple[str, ...] = (
         *("fit", "--config", str(configs_dir / f"train_stage{stage}.yaml")),
         *("--data.train", json.dumps([str(output_dir / "cache" / name) for name in sources])),
         *("--data.val", str(output_dir / "cache" / "val")),

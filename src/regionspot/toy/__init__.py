@@ -1,0 +1,34 @@
+"""A small, fair world for trying things out: images, annotations and the recipe of its towers.
+
+See ``docs/toy_world.md``. The trained towers lie in ``regionspot.backbones.tiny``.
+"""
+
+from regionspot.core.errors import MissingExtraError
+from regionspot.toy.names import vocabulary
+
+try:
+    from regionspot.toy.world import (
+        TRAINING_SPLITS,
+        VALIDATION_SPLIT,
+        WorldArguments,
+        generate_world,
+        held_out_classes,
+        world_is_complete,
+    )
+except ModuleNotFoundError as error:
+    if error.name not in {"cv2", "pycocotools", "simplejpeg"}:
+        raise
+    raise MissingExtraError(
+        f"the toy world needs the package {error.name!r}, which is not installed. It comes with"
+        " the extra 'toy': pip install \"regionspot[toy]\"."
+    ) from error
+
+__all__ = [
+    "TRAINING_SPLITS",
+    "VALIDATION_SPLIT",
+    "WorldArguments",
+    "generate_world",
+    "held_out_classes",
+    "vocabulary",
+    "world_is_complete",
+]

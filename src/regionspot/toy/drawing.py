@@ -142,7 +142,15 @@ def _draw_mark(rng: np.random.Generator, image: NDArray[np.uint8], setting: str)
     rgb = np.clip(brightness + rng.normal(0, 20, 3), 0, 255).astype(int).tolist()
     for stroke in _MARK_STROKES[setting]:
         points = _to_fixed_point(np.array(stroke) * radius + at_xy)
-        cv2.polylines(image, [points], False, rgb, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.polylines(
+            image,
+            [points],
+            isClosed=False,
+            color=rgb,
+            thickness=1,
+            lineType=cv2.LINE_AA,
+            shift=_SUBPIXEL_BITS,
+        )
 
 
 def draw_object(

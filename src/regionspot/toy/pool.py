@@ -25,9 +25,11 @@ _LOG = logging.getLogger(__name__)
 POOL_SIZE = 128
 """Height and width of pool images, in pixels."""
 MAX_OBJECTS = 6
+NUM_HELD_OUT = 600
+"""The pool's last images never train; probes and progress logs use them."""
 _STREAM = 0x7001
 """First word of every seed sequence here; worlds use another one."""
-_CHUNK = 500
+_CHUNK = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +46,16 @@ class Pool:
     """Setting of each scene, (N,), indexes ``regionspot.toy.names.SETTINGS``."""
 
 
-def generate_pool(output_dir: Path, *, num_images: int, seed: int, num_processes: int = 1) -> None:
+def generate_pool(
+    output_dir: Path, *, num_images: int = 30_000, seed: int = 1, num_processes: int = 1
+) -> None:
     """Render the pool; the result does not depend on ``num_processes``.
 
     Half of the scenes draw classes uniformly and half from a mild Zipf law; 3 to 6 objects each.
 
     Args:
         output_dir: Folder for the four ``.npy`` files and ``pool.json``; created.
-        num_images: Number of scenes; rounded up to a multiple of 500.
+        num_images: Number of scenes; rounded up to a multiple of 100.
         seed: Fixes every scene.
         num_processes: Processes that render.
     """
@@ -109,7 +113,7 @@ def _create(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.m
 
 
 def _render_chunk(chunk: int, *, seed: int) -> Sequence[NDArray[np.generic]]:
-    """Render the scenes ``chunk * 500`` and on; arrays in the order of `Pool`'s fields."""
+    """Render the scenes ``chunk * 100`` and on; arrays in the order of `Pool`'s fields."""
     cv2.setNumThreads(0)
     names = vocabulary()
     index = {name: i for i, name in enumerate(names)}
@@ -152,7 +156,7 @@ def main() -> None:
     from jsonargparse import auto_cli
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    auto_cli(generate_pool)
+    auto_cli(generate_pool, as_positional=False)
 
 
 if __name__ == "__main__":
