@@ -3,10 +3,20 @@
 import subprocess
 import sys
 
-BLOCKED = ("segment_anything", "open_clip", "torchvision", "timm", "PIL", "cv2", "hotcoco", "lvis")
+BLOCKED = (
+    *("segment_anything", "open_clip", "torchvision", "timm", "PIL", "cv2", "simplejpeg"),
+    *("hotcoco", "lvis", "pycocotools", "matplotlib"),
+)
 
 SCRIPT = f"""
 import importlib.abc, importlib, pkgutil, sys
+
+# These import some of the blocked packages wherever they are installed.
+import lightning.pytorch, lightning.pytorch.cli, lightning.pytorch.loggers, torchmetrics
+
+for name in list(sys.modules):
+    if name.split(".")[0] in {BLOCKED!r}:
+        del sys.modules[name]
 
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
