@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from regionspot.cache import (
     CachedSample,
@@ -18,6 +19,10 @@ from regionspot.cache import (
     write_shard,
 )
 from regionspot.core.vocabulary import Vocabulary
+
+# Machines are busy at times: a slow example is no failure.
+settings.register_profile("regionspot", deadline=None)
+settings.load_profile("regionspot")
 
 IMAGES_PER_SHARD = 5
 TOKEN_DIM, FEATURE_DIM, TEXT_DIM, NUM_FEATURE_TOKENS = 8, 16, 6, 5

@@ -5,10 +5,10 @@ activation (0.7 % off), and weights whose position table would have to be resize
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -171,26 +171,32 @@ def _normalisation(clip: "CLIP") -> tuple[Rgb, Rgb]:
     return (mean_r, mean_g, mean_b), (std_r, std_g, std_b)
 
 
+def build_tiny_clip(config: Mapping[str, Any]) -> "CLIP":
+    """Build a CLIP from open_clip's own class, with fresh weights, in training mode.
+
+    Args:
+        config: What ``tiny/clip.json`` holds: ``embed_dim``, ``vision_cfg`` and ``text_cfg`` as in
+            open_clip's model configs, and ``preprocess`` with mean and std.
+    """
+    with needs_extra("extract"):
+        from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, set_model_preprocess_cfg
+    clip = CLIP(
+        embed_dim=config["embed_dim"],
+        vision_cfg=CLIPVisionCfg(**config["vision_cfg"]),
+        text_cfg=CLIPTextCfg(**config["text_cfg"]),
+    )
+    set_model_preprocess_cfg(clip, config["preprocess"])
+    return clip
+
+
 def _load_tiny(weights: str) -> LoadedClip:
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, set_model_preprocess_cfg
-
     config = shipped_config("clip")
-
-    def build() -> "CLIP":
-        clip = CLIP(
-            embed_dim=config["embed_dim"],
-            vision_cfg=CLIPVisionCfg(**config["vision_cfg"]),
-            text_cfg=CLIPTextCfg(**config["text_cfg"]),
-        )
-        set_model_preprocess_cfg(clip, config["preprocess"])
-        return clip
-
     if weights == RANDOM:
         with random_weights("CLIP tiny", option=_OPTION):
-            clip = build()
+            clip = build_tiny_clip(config)
     elif weights == SHIPPED or is_path(weights):
         path = shipped_weights_path("clip") if weights == SHIPPED else Path(weights)
-        clip = build()
+        clip = build_tiny_clip(config)
         load_strictly(clip, read_state_dict(path), source=str(path))
     else:
         raise WeightsError(

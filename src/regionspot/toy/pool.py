@@ -60,6 +60,8 @@ def generate_pool(
         num_processes: Processes that render.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
+    # While the arrays change, the folder must not look finished.
+    (output_dir / "pool.json").unlink(missing_ok=True)
     num_chunks = -(-num_images // _CHUNK)
     total = num_chunks * _CHUNK
     side = POOL_SIZE
@@ -137,7 +139,7 @@ def _render_chunk(chunk: int, *, seed: int) -> Sequence[NDArray[np.generic]]:
 
 
 def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize to a square without keeping the aspect, as the towers' preprocessing does.
+    """Resize to a square without keeping the aspect, as CLIP's preprocessing here does (by PIL).
 
     Args:
         image: RGB, (H, W, 3).

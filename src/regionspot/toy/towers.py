@@ -1,4 +1,4 @@
-"""Builds the toy world's SAM and CLIP from their two json files, out of the libraries' own classes.
+"""The numbers of the toy world's SAM and CLIP, and their files.
 
 The files are described in ``docs/toy_world.md``. Training needs fresh models without weights;
 `regionspot.backbones` is what loads the trained ones for use.
@@ -6,97 +6,41 @@ The files are described in ``docs/toy_world.md``. Training needs fresh models wi
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
 from torch import Tensor, nn
 
-from regionspot.backbones.tokenizer import WordTokenizer
+from regionspot.backbones import SamShape, WordTokenizer
+from regionspot.backbones.clip_models import build_tiny_clip
 from regionspot.toy.captions import WORDS
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamShape:
-    """The numbers that a Sam is built from; the keys of ``sam.json``."""
-
-    image_size: int = 128
-    patch_size: int = 8
-    encoder_dim: int = 96
-    encoder_depth: int = 4
-    encoder_heads: int = 4
-    encoder_mlp_ratio: float = 4.0
-    global_attention_blocks: tuple[int, ...] = (1, 3)
-    window_size: int = 8
-    prompt_dim: int = 128
-    mask_in_chans: int = 8
-    decoder_depth: int = 2
-    decoder_heads: int = 4
-    decoder_mlp_dim: int = 256
-    num_multimask_outputs: int = 3
-    iou_head_depth: int = 2
-    iou_head_hidden_dim: int = 64
-    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
-
-
-def build_sam(shape: SamShape) -> Sam:
-    """Build a Sam with fresh weights from ``segment_anything``'s own modules.
-
-    Args:
-        shape: All the numbers of the architecture.
-
-    Returns:
-        The model, in training mode, on the CPU.
-    """
-    grid = shape.image_size // shape.patch_size
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=shape.image_size,
-            patch_size=shape.patch_size,
-            embed_dim=shape.encoder_dim,
-            depth=shape.encoder_depth,
-            num_heads=shape.encoder_heads,
-            mlp_ratio=shape.encoder_mlp_ratio,
-            out_chans=shape.prompt_dim,
-            qkv_bias=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=shape.window_size,
-            global_attn_indexes=shape.global_attention_blocks,
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=shape.prompt_dim,
-            image_embedding_size=(grid, grid),
-            input_image_size=(shape.image_size, shape.image_size),
-            mask_in_chans=shape.mask_in_chans,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=shape.num_multimask_outputs,
-            transformer=TwoWayTransformer(
-                depth=shape.decoder_depth,
-                embedding_dim=shape.prompt_dim,
-                mlp_dim=shape.decoder_mlp_dim,
-                num_heads=shape.decoder_heads,
-            ),
-            transformer_dim=shape.prompt_dim,
-            iou_head_depth=shape.iou_head_depth,
-            iou_head_hidden_dim=shape.iou_head_hidden_dim,
-        ),
-        pixel_mean=list(shape.pixel_mean),
-        pixel_std=list(shape.pixel_std),
-    )
+TINY_SAM = SamShape(
+    image_size=128,
+    patch_size=8,
+    encoder_dim=96,
+    encoder_depth=4,
+    encoder_heads=4,
+    encoder_mlp_ratio=4.0,
+    global_attention_blocks=(1, 3),
+    window_size=8,
+    prompt_dim=128,
+    mask_in_chans=8,
+    decoder_depth=2,
+    decoder_heads=4,
+    decoder_mlp_dim=256,
+    num_multimask_outputs=3,
+    iou_head_depth=2,
+    iou_head_hidden_dim=64,
+    pixel_mean=(123.675, 116.28, 103.53),
+    pixel_std=(58.395, 57.12, 57.375),
+)
+"""The toy world's SAM; spelled out again in ``sam.json``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +61,7 @@ class ClipShape:
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
 
-def clip_config(shape: ClipShape) -> dict[str, object]:
+def clip_config(shape: ClipShape) -> dict[str, Any]:
     """Spell the architecture as open_clip's model configs do, with two keys of our own.
 
     Args:
@@ -155,21 +99,8 @@ def clip_tokenizer(shape: ClipShape) -> WordTokenizer:
 
 
 def build_clip(shape: ClipShape) -> CLIP:
-    """Build a CLIP with fresh weights from ``open_clip``'s own classes.
-
-    Args:
-        shape: All the numbers of the architecture.
-
-    Returns:
-        The model, in training mode, on the CPU.
-    """
-    config = clip_config(shape)
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    return CLIP(
-        embed_dim=shape.embed_dim,
-        vision_cfg=CLIPVisionCfg(**vision),  # type: ignore[arg-type]
-        text_cfg=CLIPTextCfg(**text),  # type: ignore[arg-type]
-    )
+    """Build a CLIP with fresh weights, in training mode, on the CPU."""
+    return build_tiny_clip(clip_config(shape))
 
 
 def normalised_pixels(images: NDArray[np.uint8]) -> Tensor:

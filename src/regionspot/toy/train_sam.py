@@ -20,11 +20,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
+from regionspot.backbones import build_sam
 from regionspot.toy.parallel import Crew, run_crew
 from regionspot.toy.pool import NUM_HELD_OUT, POOL_SIZE, Pool, open_pool
 from regionspot.toy.recipe import TowerOptimizer
 from regionspot.toy.scenes import extents_xyxy
-from regionspot.toy.towers import SamShape, build_sam, round_to_half, sam_config, save_tower
+from regionspot.toy.towers import TINY_SAM, round_to_half, sam_config, save_tower
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def prompted_images(
     Returns:
         The batch.
     """
-    shape = SamShape()
+    shape = TINY_SAM
     mean, std = np.array(shape.pixel_mean, np.float32), np.array(shape.pixel_std, np.float32)
     side, num = POOL_SIZE, _PROMPTS_PER_IMAGE
     pixels = np.zeros((len(rows), side, side, 3), np.float32)
@@ -248,7 +249,7 @@ def _train(
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, crew.rank])
     pool = open_pool(pool_dir)
-    sam = build_sam(SamShape())
+    sam = build_sam(TINY_SAM)
     optimizer = TowerOptimizer(
         sam, blocks=_BLOCKS, learning_rate=learning_rate, num_steps=num_steps
     )
@@ -268,7 +269,7 @@ def _train(
         if crew.is_lead and is_report:
             if step + 1 == num_steps:
                 round_to_half(sam)
-            save_tower(sam, sam_config(SamShape()), output_stem)
+            save_tower(sam, sam_config(TINY_SAM), output_stem)
             _LOG.info(
                 "sam step %d of %d, %.0f s: held-out IoU %.3f with boxes, %.3f with points",
                 step + 1,
