@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar, cast, get_args
 
 import numpy as np
@@ -19,7 +18,6 @@ from regionspot.core.region_scores import RegionScores
 from regionspot.evaluation import Predictions, Protocol, emit_predictions
 from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
-from regionspot.inference.loading import find_head
 from regionspot.model import TrainedHead, load_trained_head
 
 _Item = TypeVar("_Item")
@@ -112,7 +110,7 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
     """
     methods = check_methods(config.methods)
     # All heads are loaded before the first is run: a mistyped path shows at once, not after hours.
-    heads = {name: load_trained_head(find_head(Path(p))) for name, p in config.heads.items()}
+    heads = {name: load_trained_head(p) for name, p in config.heads.items()}
     outputs: list[MethodOutput] = []
     timings: dict[str, float] = {}
     for name, head in heads.items():

@@ -20,6 +20,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
     def recognize() -> None:
         output = None if options.output is None else _picture_path(options.output)
+        if bool(options.boxes) == bool(options.points):
+            found = "both" if options.boxes else "neither"
+            raise ConfigError(
+                f"found {found}; wanted exactly one of --boxes or --points, which say where the"
+                " regions are."
+            )
         boxes = parse_rows(options.boxes, 4, option="--boxes") if options.boxes else None
         points = parse_rows(options.points, 2, option="--points") if options.points else None
         vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None

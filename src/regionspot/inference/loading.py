@@ -1,33 +1,12 @@
 """From a path to a head and the frozen models that it was trained on."""
 
-from pathlib import Path
 from typing import cast
 
 from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models
 from regionspot.cache import Fingerprint
-from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.core.errors import WeightsError
 from regionspot.inference.compatibility import check_same_models
 from regionspot.model import TrainedHead
-
-_CARD_NAME = "head.json"
-
-
-def find_head(path: Path) -> Path:
-    """Return what to load of a path: itself, or the ``head`` folder of a run.
-
-    Raises:
-        MissingFileError: There is neither a head nor a run at the path.
-    """
-    if path.is_file() or (path / _CARD_NAME).is_file():
-        return path
-    if (path / "head" / _CARD_NAME).is_file():
-        return path / "head"
-    found = "an empty folder or another kind of folder" if path.is_dir() else "nothing"
-    raise MissingFileError(
-        f"found {found} at {path}; wanted a trained head: a folder with head.safetensors and"
-        " head.json, a run's folder with head/ in it, or a .ckpt or .safetensors file. `regionspot"
-        " quickstart` makes runs/quickstart."
-    )
 
 
 def load_matching_models(

@@ -81,11 +81,19 @@ def read_prompts(
             f"found {' and '.join(names) if names else 'no prompts'}; wanted exactly one of"
             " boxes_xyxy=, points= or masks=, which say where the regions are."
         )
-    if boxes_xyxy is not None:
-        return BoxPrompts(boxes_xyxy=as_boxes(boxes_xyxy))
-    if points is not None:
-        return _read_points(points)
-    return MaskPrompts(masks=_read_masks(masks, size_hw))
+    try:
+        if boxes_xyxy is not None:
+            return BoxPrompts(boxes_xyxy=as_boxes(boxes_xyxy))
+        if points is not None:
+            return _read_points(points)
+        return MaskPrompts(masks=_read_masks(masks, size_hw))
+    except ShapeError:
+        raise
+    except ValueError as error:  # numpy's, of rows that differ in length or are no numbers
+        raise ShapeError(
+            f"{names[0]} makes no array ({error}). Wanted numbers, and equally many for every"
+            " region: where points differ in number, pad them with the label -1."
+        ) from error
 
 
 def locate_regions(
@@ -180,5 +188,7 @@ def _extents_of_points(prompts: PointPrompts, size_hw: tuple[int, int]) -> Float
     inside_RK1 = (prompts.point_labels == 1)[..., None]
     low = np.where(inside_RK1, prompts.points_xy, np.inf).min(axis=1)
     high = np.where(inside_RK1, prompts.points_xy, -np.inf).max(axis=1)
-    boxes = np.concatenate([np.floor(low), np.floor(high) + 1], axis=1).astype(np.float32)
+    # A point may lie on the image's far edge, where no pixel begins.
+    first = np.minimum(np.floor(low), (size_hw[1] - 1, size_hw[0] - 1))
+    boxes = np.concatenate([first, np.floor(high) + 1], axis=1).astype(np.float32)
     return clip_boxes_xyxy(boxes, size_hw)

@@ -22,7 +22,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.class_scores import class_probabilities
 from regionspot.inference.head_scores import embed_regions
 from regionspot.inference.images import ImageLike, load_image
-from regionspot.inference.loading import find_head, load_matching_models
+from regionspot.inference.loading import load_matching_models
 from regionspot.inference.prompts import LocatedRegions, Prompts, locate_regions, read_prompts
 from regionspot.inference.regions import Regions
 from regionspot.model import TrainedHead, load_trained_head
@@ -100,7 +100,7 @@ class RegionSpot:
             CacheMismatchError: SAM or CLIP are not the ones that the head was trained on.
             MissingExtraError: The extra ``extract`` is not installed.
         """
-        trained_head = load_trained_head(find_head(Path(path)))
+        trained_head = load_trained_head(path)
         models = load_matching_models(
             trained_head, device=device, sam_weights=sam_weights, clip_weights=clip_weights
         )
@@ -113,7 +113,13 @@ class RegionSpot:
         Raises:
             VocabularyError: The head's card does not name any.
         """
-        return Vocabulary(self._trained_head.card.vocabulary)
+        names = self._trained_head.card.vocabulary
+        if not names:
+            raise VocabularyError(
+                "the head's card does not name the classes of its training: give the names to"
+                " choose from, vocabulary=[...]."
+            )
+        return Vocabulary(names)
 
     @overload  # a str is a sequence of str, too: the first overload is for it
     def recognize(  # type: ignore[overload-overlap]
@@ -180,7 +186,8 @@ class RegionSpot:
             regions.
 
         Raises:
-            ConfigError: Not exactly one kind of prompt is given, or ``top_k`` is not positive.
+            ConfigError: Not exactly one kind of prompt is given, ``top_k`` is not positive, or the
+                templates are unknown.
             ShapeError: Image or prompts have a wrong shape or type, or lie outside the image.
             VocabularyError: The vocabulary is empty, or holds an empty or repeated name.
             MissingFileError: There is no image at the path.
@@ -191,7 +198,7 @@ class RegionSpot:
         names = self._names(vocabulary)
         question = _Question(
             vocabulary=names,
-            bank_CE=self._bank(names, templates or self._trained_head.card.templates),
+            bank_CE=self._bank(names, templates or self._templates()),
             top_k=min(top_k, len(names)),
             with_masks=with_masks,
         )
@@ -269,6 +276,15 @@ class RegionSpot:
                 f" {[name.strip() for name in vocabulary.split(',')]}."
             )
         return Vocabulary.from_names(vocabulary)
+
+    def _templates(self) -> str:
+        templates = self._trained_head.card.templates
+        if not templates:
+            raise ConfigError(
+                "the head's card does not name the templates of its training: give them, for"
+                " instance templates='ensemble81'."
+            )
+        return templates
 
     def _bank(self, vocabulary: Vocabulary, templates: str) -> Tensor:
         """Return the vocabulary's embeddings, (C, E), from memory if they were asked for lately."""

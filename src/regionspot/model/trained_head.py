@@ -78,7 +78,8 @@ def load_trained_head(path: Path | str) -> TrainedHead:
     if not path.is_file():
         raise MissingFileError(
             f"no trained head at {path}. Give the directory or a .ckpt of a run of `python train.py"
-            " fit`, or the path of a .safetensors file."
+            " fit`, or the path of a .safetensors file. `regionspot quickstart` makes the run"
+            " runs/quickstart."
         )
     if path.suffix == ".safetensors":
         tensors, card = _read_safetensors(path)

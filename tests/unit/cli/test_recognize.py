@@ -1,0 +1,242 @@
+"""``regionspot recognize``: what is typed in, the table that comes out, and mistakes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regionspot.backbones import ModelsConfig, load_frozen_models
+from regionspot.cli.recognize import format_table, main, parse_rows, parse_vocabulary
+from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference import Regions
+from regionspot.model import (
+    FusionHead,
+    HeadCard,
+    RegionClassifier,
+    TrainedHead,
+    save_trained_head,
+)
+
+NAMES = ("striped red circle", "plain blue square", "sea egg")
+
+
+@pytest.mark.parametrize(
+    ("text", "num_values", "rows"),
+    [
+        ("10,20,80,90", 4, [[10, 20, 80, 90]]),
+        ("10,20,80,90 15,5,40,60", 4, [[10, 20, 80, 90], [15, 5, 40, 60]]),
+        ("10,20,80,90;15,5,40,60", 4, [[10, 20, 80, 90], [15, 5, 40, 60]]),
+        ("  10,20,80,90 ;\n 15,5,40,60; ", 4, [[10, 20, 80, 90], [15, 5, 40, 60]]),
+        ("1.5,-2e1", 2, [[1.5, -20]]),
+        (" ", 2, []),
+    ],
+)
+def test_rows_are_numbers_between_commas(
+    text: str, num_values: int, rows: list[list[float]]
+) -> None:
+    assert parse_rows(text, num_values, option="--boxes") == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "num_values", "message"),
+    [
+        ("10,20,80", 4, "--boxes '10,20,80' has a row of 3 numbers. Wanted x1,y1,x2,y2 in pixels"),
+        ("10,20,80,90,5", 4, "has a row of 5 numbers"),
+        ("1,2,3,4 1,2", 4, "has a row of 2 numbers"),
+        ("10,20,80,x", 4, "could not convert string to float: 'x'. Wanted x1,y1,x2,y2"),
+        ("10, 20, 80, 90", 4, 'for instance "10,20,80,90 15,5,40,60"'),
+        ("1,2,3,4,", 4, "could not convert string to float: ''"),
+        ("5", 2, 'Wanted x,y in pixels of the image, for instance "45,55 20,30"'),
+    ],
+)
+def test_rows_of_anything_else_are_refused_with_an_example(
+    text: str, num_values: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_rows(text, num_values, option="--boxes")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("lemon", ["lemon"]),
+        ("lemon,tennis ball", ["lemon", "tennis ball"]),
+        (" lemon , tennis  ball,Sea Egg ", ["lemon", "tennis  ball", "Sea Egg"]),
+    ],
+)
+def test_a_vocabulary_is_names_between_commas(text: str, names: list[str]) -> None:
+    assert list(parse_vocabulary(text)) == names
+
+
+def test_a_vocabulary_may_be_a_file_with_a_name_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("lemon\nbat, the animal \n\u00fcber\n", encoding="utf-8")
+    assert list(parse_vocabulary(str(path))) == ["lemon", "bat, the animal", "\u00fcber"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lemon,,egg", "entry 1: the class name '' is empty"),
+        ("lemon,egg, lemon", "entry 2: the class name 'lemon' stands already at 0"),
+    ],
+)
+def test_a_vocabulary_with_an_empty_or_repeated_name_is_refused(text: str, message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        parse_vocabulary(text)
+
+
+def make_regions(top_class_ids: list[list[int]], top_scores: list[list[float]]) -> Regions:
+    boxes = [[10, 20.4, 119.6, 90], [0, 0, 5, 1000]][: len(top_class_ids)]
+    num = len(boxes)
+    return Regions(
+        image=np.zeros((1000, 120, 3), np.uint8),
+        vocabulary=Vocabulary(NAMES),
+        boxes_xyxy=np.array(boxes, np.float32).reshape(num, 4),
+        top_class_ids=np.array(top_class_ids, np.int64).reshape(num, -1 if num else 1),
+        top_scores=np.array(top_scores, np.float32).reshape(num, -1 if num else 1),
+        embeddings=np.zeros((num, 2), np.float32),
+        masks=None,
+    )
+
+
+def test_the_table_has_a_line_for_each_region() -> None:
+    regions = make_regions([[2, 0], [1, 2]], [[0.75, 0.1996], [1, 0]])
+    assert format_table(regions).split("\n") == [
+        "region  x1  y1   x2    y2  names and scores in %",
+        "     0  10  20  120    90  sea egg 75.0, striped red circle 20.0",
+        "     1   0   0    5  1000  plain blue square 100.0, sea egg 0.0",
+    ]
+
+
+def test_the_table_of_no_regions_is_its_head() -> None:
+    assert format_table(make_regions([], [])) == "region  x1  y1  x2  y2  names and scores in %"
+
+
+@pytest.fixture(scope="module")
+def head_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random head for the tiny towers that come with the package."""
+    torch.set_num_threads(1)
+    models = load_frozen_models(ModelsConfig(preset="toy"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = FusionHead(
+            token_dim=models.localizer.token_dim,
+            feature_dim=models.encoder.width,
+            text_dim=models.encoder.text_dim,
+            num_blocks=1,
+            num_heads=2,
+            ffn_dim=16,
+        )
+    card = HeadCard(
+        head=head.spec,
+        scale=10.0,
+        bias=0.0,
+        fingerprint=models.fingerprint().to_dict(),
+        vocabulary=NAMES,
+        templates="single",
+    )
+    folder = tmp_path_factory.mktemp("head")
+    classifier = RegionClassifier(10.0, 0.0)
+    save_trained_head(folder, TrainedHead(head=head, classifier=classifier, card=card))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "noise.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+@pytest.fixture
+def options(head_dir: Path, picture_path: Path) -> list[str]:
+    return ["--model", str(head_dir), "--image", str(picture_path), "--device", "cpu"]
+
+
+def names_of(line: str) -> list[str]:
+    return re.findall(r"([a-z][a-z ]*[a-z]) (?:\d+\.\d)", line)
+
+
+def test_regions_are_named_in_a_table(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*options, "--boxes", "10,20,80,90 15.4,5,129.6,60"])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head == "region  x1  y1   x2  y2  names and scores in %"
+    assert first.startswith("     0  10  20   80  90  ")
+    assert second.startswith("     1  15   5  130  60  ")
+    for line in (first, second):
+        assert sorted(names_of(line)) == sorted(NAMES)
+        scores = [float(score) for score in re.findall(r"\d+\.\d", line)]
+        assert sum(scores) == pytest.approx(100, abs=0.2)
+
+
+def test_points_and_other_names_may_be_given(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*options, "--points", "45,55;20,30", "--vocabulary", "red star, lamp", "--top_k", "1"])
+    _head, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert len(names_of(line)) == 1
+        assert names_of(line)[0] in {"red star", "lamp"}
+
+
+def test_a_picture_is_written_where_it_is_wanted(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "folder" / "named.png"
+    main([*options, "--boxes", "10,20,80,90", "--output", str(output)])
+    assert capsys.readouterr().out.splitlines()[-1] == f"picture: {output}"
+    with Image.open(output) as picture:
+        assert (picture.format, picture.size) == ("PNG", (130 * 6, 90 * 6))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ([], "wanted exactly one of --boxes or --points"),
+        (["--boxes", ""], "wanted exactly one of --boxes or --points"),
+        (["--boxes", "1,2,30,40", "--points", "3,4"], "wanted exactly one of --boxes or --points"),
+        (["--boxes", "1,2,30"], "--boxes '1,2,30' has a row of 3 numbers"),
+        (["--points", "1,2,30"], "--points '1,2,30' has a row of 3 numbers"),
+        (["--boxes", "1,2,30,400"], "reaches outside the image of 130 x 90 pixels"),
+        (["--boxes", "1,2,30,40", "--vocabulary", "egg,egg"], "'egg' stands already at 0"),
+        (["--boxes", "1,2,30,40", "--top_k", "0"], "top_k is 0"),
+        (["--boxes", "1,2,30,40", "--templates", "poem"], "no template set 'poem'"),
+        (["--boxes", "1,2,30,40", "--output", "x.txt"], "--output x.txt: wanted a name that ends"),
+        (["--boxes", "1,2,30,40", "--image", "nowhere.png"], "no image file at nowhere.png"),
+        (["--boxes", "1,2,30,40", "--model", "nowhere"], "found nothing at nowhere"),
+        (["--boxes", "1,2,30,40", "--device", "abacus"], "abacus"),
+        (["--boxes", "1,2,30,40", "--clip_weights", "random"], "clip_weights_sha256: found"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_message(
+    options: list[str], capsys: pytest.CaptureFixture[str], mistake: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([*options, *mistake])
+    assert exit_info.value.code == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("error:") == 1
+    assert "Traceback" not in printed.err
+    assert not printed.out
+
+
+def test_what_is_missing_or_mistyped_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, message in (
+        (["--image", "x.png"], "model"),
+        (["--model", "x", "--image", "x.png", "--boxs", "1,2,3,4"], "boxs"),
+        (["--model", "x", "--image", "x.png", "--top_k", "many"], "top_k"),
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            main(args)
+        assert exit_info.value.code == 2
+        assert message in capsys.readouterr().err

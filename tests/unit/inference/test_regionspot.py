@@ -1,0 +1,436 @@
+"""Recognition against the libraries it is composed of, run by hand, and against a cache."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from segment_anything import SamPredictor
+from torch import Tensor
+from torchvision.ops import masks_to_boxes  # type: ignore[import-untyped]
+from torchvision.transforms.functional import normalize, pil_to_tensor  # type: ignore[import-untyped]
+
+from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
+from regionspot.cache import FeatureCache
+from regionspot.core.errors import ConfigError, MissingFileError, ShapeError, VocabularyError
+from regionspot.core.vocabulary import Vocabulary
+from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
+from regionspot.inference import ImageError, ImageLike, Regions, RegionSpot, score_cached
+from regionspot.model import TrainedHead
+
+Pixels = NDArray[np.uint8]
+SCALE = 20.0  # of the head in conftest.py
+SENTENCE = "a photo of a {}."  # of the template set "single", which its card names
+
+
+def bank_by_open_clip(models: FrozenModels, texts: list[str]) -> NDArray[np.float64]:
+    clip = models.encoder.clip
+    with torch.no_grad():
+        bank = clip.model.encode_text(clip.tokenizer(texts), normalize=True)
+    return bank.numpy().astype(np.float64)
+
+
+def probabilities(embeddings: NDArray[Any], bank: NDArray[np.float64]) -> NDArray[np.float64]:
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    powers = np.exp(SCALE * unit @ bank.T)
+    quotients: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return quotients
+
+
+def scores_by_class(regions: Regions) -> NDArray[np.float32]:
+    scores = np.zeros_like(regions.top_scores)
+    np.put_along_axis(scores, regions.top_class_ids, regions.top_scores, axis=1)
+    return scores
+
+
+def predictor_of(models: FrozenModels, pixels: Pixels) -> SamPredictor:
+    predictor = SamPredictor(models.localizer.sam)
+    predictor.set_image(pixels)
+    return predictor
+
+
+def extents_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Ask torchvision, whose boxes end on the last pixel instead of behind it."""
+    boxes: NDArray[np.float32] = masks_to_boxes(torch.from_numpy(masks)).numpy()
+    boxes[:, 2:] += 1
+    return boxes
+
+
+def assert_masks_agree(ours: NDArray[np.bool_], logits: NDArray[np.float32]) -> None:
+    """Compare with SAM's logits, except where these are so near 0 that rounding decides."""
+    sure = np.abs(logits) > 1e-3
+    assert sure.mean() > 0.99
+    np.testing.assert_array_equal(ours[sure], logits[sure] > 0)
+
+
+def assert_same_regions(ours: Regions, theirs: Regions, *, atol: float = 2e-4) -> None:
+    np.testing.assert_array_equal(ours.boxes_xyxy, theirs.boxes_xyxy)
+    np.testing.assert_allclose(ours.embeddings, theirs.embeddings, rtol=0, atol=atol)
+    np.testing.assert_allclose(scores_by_class(ours), scores_by_class(theirs), rtol=0, atol=atol)
+
+
+def test_scores_are_the_softmax_of_scaled_cosines_with_open_clips_texts(
+    model: RegionSpot,
+    models: FrozenModels,
+    vocabulary: Vocabulary,
+    pixels: Pixels,
+    boxes: NDArray[np.float32],
+) -> None:
+    regions = model.recognize(pixels, boxes_xyxy=boxes, top_k=len(vocabulary))
+    bank = bank_by_open_clip(models, [SENTENCE.format(name) for name in vocabulary])
+    wanted = probabilities(regions.embeddings, bank)
+    np.testing.assert_allclose(scores_by_class(regions), wanted, rtol=0, atol=1e-5)
+    assert (np.diff(regions.top_scores, axis=1) <= 0).all()
+    assert regions.labels == tuple(vocabulary[index] for index in wanted.argmax(axis=1))
+
+
+def test_names_and_templates_may_be_chosen(
+    model: RegionSpot, models: FrozenModels, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    names = ["blue star", "the", "yellow ring"]
+    regions = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=names, templates="none", top_k=3)
+    wanted = probabilities(regions.embeddings, bank_by_open_clip(models, names))
+    np.testing.assert_allclose(scores_by_class(regions), wanted, rtol=0, atol=1e-5)
+    assert tuple(regions.vocabulary) == tuple(names)
+
+
+@torch.no_grad()
+def test_embeddings_are_the_heads_on_what_sam_and_open_clip_compute(
+    model: RegionSpot,
+    models: FrozenModels,
+    trained_head: TrainedHead,
+    pixels: Pixels,
+    boxes: NDArray[np.float32],
+) -> None:
+    predictor, heard = predictor_of(models, pixels), list[Tensor]()
+    hook = predictor.model.mask_decoder.transformer.register_forward_hook(
+        lambda _module, _inputs, output: heard.append(output[0][:, 1])
+    )
+    for box in boxes:
+        predictor.predict(box=box, multimask_output=False)
+    hook.remove()
+    squashed = Image.fromarray(pixels).resize((96, 96), Image.Resampling.BILINEAR)
+    levels = normalize(pil_to_tensor(squashed) / 255, models.encoder.mean, models.encoder.std)
+    seen = models.encoder.clip.model.visual.forward_intermediates(
+        levels[None], indices=1, output_fmt="NLC", output_extra_tokens=True
+    )
+    class_token, patches = seen["image_intermediates_prefix"][0], seen["image_intermediates"][0]
+    theirs = trained_head.head(torch.cat(heard)[None], torch.cat([class_token, patches], dim=1))[0]
+    ours = model.recognize(pixels, boxes_xyxy=boxes).embeddings
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=2e-4)
+
+
+def test_pixels_and_a_cache_of_the_same_image_give_the_same_scores(
+    model: RegionSpot,
+    models: FrozenModels,
+    trained_head: TrainedHead,
+    vocabulary: Vocabulary,
+    picture_path: Path,
+    boxes: NDArray[np.float32],
+    tmp_path: Path,
+) -> None:
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    content = {
+        "images": [{"id": 7, "file_name": picture_path.name, "height": 96, "width": 140}],
+        "annotations": [
+            {"id": row, "image_id": 7, "category_id": row, "bbox": side, "iscrowd": 0}
+            for row, side in enumerate(sides, start=1)
+        ],
+        "categories": [
+            {"id": number, "name": name} for number, name in enumerate(vocabulary, start=1)
+        ],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    annotations = AnnotationsConfig(
+        format="coco",
+        path=str(tmp_path / "annotations.json"),
+        images_dir=str(picture_path.parent),
+    )
+    cache_features(
+        CacheConfig(
+            output_dir=str(tmp_path / "cache"),
+            annotations=annotations,
+            models=ModelsConfig(preset="toy"),
+            templates=["single"],
+            device="cpu",
+        )
+    )
+    with FeatureCache.open(tmp_path / "cache", fingerprint=models.fingerprint()) as cache:
+        (cached,) = score_cached(trained_head, cache, cache.text_bank("single"))
+    regions = model.recognize(picture_path, boxes_xyxy=boxes, top_k=len(vocabulary))
+    np.testing.assert_allclose(cached.boxes_xyxy, regions.boxes_xyxy, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores_by_class(regions), cached.scores, rtol=0, atol=2e-3)
+    assert cached.image_id == 7
+
+
+def test_masks_of_boxes_are_sams_single_masks(
+    model: RegionSpot, models: FrozenModels, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    masks = model.recognize(pixels, boxes_xyxy=boxes).masks
+    assert masks is not None
+    assert masks.shape == (3, 96, 140)
+    assert masks.dtype == np.bool_
+    predictor = predictor_of(models, pixels)
+    for mask, box in zip(masks, boxes, strict=True):
+        logits, *_ = predictor.predict(box=box, multimask_output=False, return_logits=True)
+        assert_masks_agree(mask, logits[0])
+
+
+def test_masks_are_left_out_where_nobody_wants_them(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    with_masks = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    without = model.recognize(pixels, boxes_xyxy=boxes, top_k=4, with_masks=False)
+    assert without.masks is None
+    assert_same_regions(without, with_masks, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("points", "coordinates", "labels"),
+    [
+        ([[36, 40]], [[36, 40]], [1]),
+        ([[[36, 40], [30, 45]]], [[36, 40], [30, 45]], [1, 1]),
+        ([[[36, 40, 1], [104, 50, 0]]], [[36, 40], [104, 50]], [1, 0]),
+    ],
+    ids=["one", "two", "one in and one out"],
+)
+def test_points_give_sams_single_mask_and_its_extent_as_box(
+    model: RegionSpot,
+    models: FrozenModels,
+    pixels: Pixels,
+    points: list[Any],
+    coordinates: list[list[int]],
+    labels: list[int],
+) -> None:
+    regions = model.recognize(pixels, points=points)
+    logits, *_ = predictor_of(models, pixels).predict(
+        point_coords=np.array(coordinates),
+        point_labels=np.array(labels),
+        multimask_output=False,
+        return_logits=True,
+    )
+    assert regions.masks is not None
+    assert_masks_agree(regions.masks[0], logits[0])
+    np.testing.assert_array_equal(regions.boxes_xyxy, extents_of(regions.masks))
+    assert len(regions) == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "box"),
+    [
+        ([[36.4, 40.7]], [36, 40, 37, 41]),
+        ([[[36.4, 40.7, 1], [20, 50.5, 1], [90, 2, 0]]], [20, 40, 37, 51]),
+        ([[140, 96]], [139, 95, 140, 96]),
+        ([[0, 0]], [0, 0, 1, 1]),
+    ],
+)
+def test_where_sam_sees_nothing_the_box_is_the_pixels_around_the_points(
+    trained_head: TrainedHead, pixels: Pixels, points: list[Any], box: list[int]
+) -> None:
+    models = load_frozen_models(ModelsConfig(preset="toy"))
+    models.localizer.sam.mask_threshold = float("inf")
+    regions = RegionSpot(trained_head, models).recognize(pixels, points=points)
+    assert regions.boxes_xyxy.tolist() == [box]
+    assert regions.masks is not None
+    assert not regions.masks.any()
+
+
+def test_masks_are_handed_back_and_named_by_their_extent(model: RegionSpot, pixels: Pixels) -> None:
+    masks = np.zeros((2, 96, 140), np.bool_)
+    masks[0, 20:61, 16:57] = True
+    masks[1, 30, 84] = masks[1, 73, 123] = True
+    regions = model.recognize(pixels, masks=masks, top_k=4)
+    extents = extents_of(masks)
+    assert regions.masks is not None
+    np.testing.assert_array_equal(regions.masks, masks)
+    assert_same_regions(regions, model.recognize(pixels, boxes_xyxy=extents, top_k=4), atol=1e-5)
+
+
+def test_a_region_depends_on_no_other_image_of_the_call(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    images = [pixels, pixels[:70], pixels[:, ::-1].copy(), pixels[:80, :90], 255 - pixels, pixels]
+    prompts = [boxes, boxes[:0], boxes[:1], boxes[[0]], np.tile(boxes, (3, 1)), boxes[1:]]
+    together = model.recognize(images, boxes_xyxy=prompts, top_k=4)
+    assert [len(regions) for regions in together] == [3, 0, 1, 1, 9, 2]
+    for image, prompt, regions in zip(images, prompts, together, strict=True):
+        np.testing.assert_array_equal(regions.image, image)
+        assert_same_regions(regions, model.recognize(image, boxes_xyxy=prompt, top_k=4))
+
+
+def test_several_images_take_points_and_masks_likewise(model: RegionSpot, pixels: Pixels) -> None:
+    disc, empty = np.zeros((1, 96, 140), np.bool_), np.zeros((0, 96, 140), np.bool_)
+    disc[0, 20:61, 16:57] = True
+    by_mask = model.recognize([pixels, pixels], masks=[empty, disc])
+    by_point = model.recognize([pixels, pixels], points=[[[36, 40], [104, 50]], []])
+    assert [len(regions) for regions in by_mask] == [0, 1]
+    assert [len(regions) for regions in by_point] == [2, 0]
+
+
+def test_the_order_of_the_prompts_is_the_order_of_the_regions(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    forward = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    backward = model.recognize(pixels, boxes_xyxy=boxes[::-1], top_k=4)
+    assert_same_regions(backward[::-1], forward)
+
+
+@pytest.mark.parametrize("prompt", ["boxes_xyxy", "points", "masks"])
+def test_no_region_is_an_answer_too(model: RegionSpot, pixels: Pixels, prompt: str) -> None:
+    prompts: dict[str, Any] = {prompt: []}
+    regions = model.recognize(pixels, **prompts, top_k=2)
+    assert len(regions) == 0
+    assert regions.labels == ()
+    assert regions.boxes_xyxy.shape == (0, 4)
+    assert regions.top_scores.shape == (0, 2)
+    assert regions.embeddings.shape == (0, 128)
+    assert regions.masks is not None
+    assert regions.masks.shape == (0, 96, 140)
+    assert regions.plot().size == (700, 480)
+
+
+def test_no_image_gives_no_answer(model: RegionSpot) -> None:
+    assert model.recognize([], boxes_xyxy=[]) == []
+
+
+def test_a_path_a_picture_and_an_array_are_the_same_image(
+    model: RegionSpot, pixels: Pixels, picture_path: Path, boxes: NDArray[np.float32]
+) -> None:
+    array = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    with Image.open(picture_path) as picture:
+        kinds: list[ImageLike] = [picture_path, str(picture_path), picture.convert("RGBA")]
+        for regions in model.recognize(kinds, boxes_xyxy=[boxes.tolist()] * 3, top_k=4):
+            np.testing.assert_array_equal(regions.image, pixels)
+            assert_same_regions(regions, array)
+
+
+def test_a_head_trained_on_upright_pictures_turns_photos_upright(
+    trained_head: TrainedHead, models: FrozenModels, pixels: Pixels, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    fingerprint = models.fingerprint(exif_policy="apply").to_dict()
+    card = replace(trained_head.card, fingerprint=fingerprint)
+    model = RegionSpot(replace(trained_head, card=card), models)
+    regions = model.recognize(tmp_path / "photo.png", boxes_xyxy=[[0, 100, 90, 140]])
+    with Image.open(tmp_path / "photo.png") as photo:
+        np.testing.assert_array_equal(regions.image, np.asarray(ImageOps.exif_transpose(photo)))
+
+
+@pytest.mark.parametrize(("top_k", "num_names"), [(1, 1), (3, 3), (99, 4)])
+def test_as_many_names_come_back_as_asked_for_and_there_are(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32], top_k: int, num_names: int
+) -> None:
+    regions = model.recognize(pixels, boxes_xyxy=boxes, top_k=top_k)
+    everything = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    assert [len(names) for names in regions.top_labels] == [num_names] * 3
+    np.testing.assert_array_equal(regions.top_class_ids, everything.top_class_ids[:, :num_names])
+
+
+BOX = [[10, 10, 50, 50]]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, ConfigError, "found no prompts; wanted exactly one of boxes_xyxy="),
+        (
+            {"boxes_xyxy": BOX, "points": [[3, 4]]},
+            ConfigError,
+            "found boxes_xyxy= and points=; wanted exactly one",
+        ),
+        ({"boxes_xyxy": BOX, "top_k": 0}, ConfigError, "top_k is 0; wanted at least 1"),
+        ({"boxes_xyxy": BOX, "templates": "poem"}, ConfigError, "no template set 'poem'"),
+        (
+            {"boxes_xyxy": [[10, 10, 150, 50]]},
+            ShapeError,
+            r"reaches outside the image of 140 x 96 pixels \(width x height\)",
+        ),
+        ({"boxes_xyxy": [10, 10, 50, 50]}, ShapeError, r"shape \(4,\); wanted \(R, 4\)"),
+        ({"boxes_xyxy": [[1, 2, 3, float("nan")]]}, ShapeError, "not finite"),
+        ({"boxes_xyxy": [[1, 2, 3, 4], [1, 2, 3]]}, ShapeError, "boxes_xyxy= makes no array"),
+        ({"points": [[[1, 2], [3, 4]], [[1, 2]]]}, ShapeError, "pad them with the label -1"),
+        (
+            {"masks": [np.ones((96, 140), np.bool_), np.ones((9, 9), np.bool_)]},
+            ShapeError,
+            "masks= makes no array",
+        ),
+        ({"points": [[139, 97]]}, ShapeError, r"point \[139.0, 97.0\] lies outside the image"),
+        ({"points": [[1, 2, 3, 4]]}, ShapeError, r"shape \(1, 4\); wanted \(R, 2\)"),
+        ({"points": [[[5, 6, 0]]]}, ShapeError, "at least one 1 for every region"),
+        ({"points": [[[5, 6, 7]]]}, ShapeError, r"labels \[7.0\]; wanted 1"),
+        ({"masks": np.ones((96, 140), np.bool_)}, ShapeError, r"shape \(96, 140\)"),
+        ({"masks": np.ones((1, 140, 96), np.bool_)}, ShapeError, r"wanted \(R, 96, 140\) bool"),
+        ({"masks": np.ones((1, 96, 140))}, ShapeError, "dtype float64; wanted"),
+        ({"masks": np.zeros((1, 96, 140), np.bool_)}, ShapeError, "mask 0 is empty"),
+        ({"boxes_xyxy": BOX, "vocabulary": []}, VocabularyError, "holds no name"),
+        ({"boxes_xyxy": BOX, "vocabulary": ["egg", " "]}, VocabularyError, "' ' is empty"),
+        ({"boxes_xyxy": BOX, "vocabulary": ["egg", "egg"]}, VocabularyError, "'egg' stands al"),
+        (
+            {"boxes_xyxy": BOX, "vocabulary": "egg, lamp"},
+            VocabularyError,
+            r"the text 'egg, lamp'; wanted a list of names, for instance \['egg', 'lamp'\]",
+        ),
+    ],
+)
+def test_a_mistake_in_the_question_is_explained(
+    model: RegionSpot, pixels: Pixels, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        model.recognize(pixels, **options)
+
+
+@pytest.mark.parametrize(
+    ("images", "boxes_xyxy"), [(2, [BOX]), (2, np.zeros((1, 4))), (1, BOX * 3), (2, 5)]
+)
+def test_prompts_of_another_number_of_images_are_refused(
+    model: RegionSpot, pixels: Pixels, images: int, boxes_xyxy: Any
+) -> None:
+    with pytest.raises(ShapeError, match=f"boxes_xyxy has .* entries for {images} images"):
+        model.recognize([pixels] * images, boxes_xyxy=boxes_xyxy)
+
+
+def test_an_image_that_is_none_is_refused(model: RegionSpot, tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no image file at .*nowhere\.png"):
+        model.recognize(tmp_path / "nowhere.png", boxes_xyxy=BOX)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"text\.png"):
+        model.recognize(tmp_path / "text.png", boxes_xyxy=BOX)
+    with pytest.raises(ShapeError, match="dtype float64; wanted uint8"):
+        model.recognize(np.zeros((9, 9, 3)), boxes_xyxy=BOX)  # type: ignore[arg-type]
+
+
+def test_a_vocabulary_that_the_card_does_not_name_has_to_be_given(
+    trained_head: TrainedHead, models: FrozenModels, pixels: Pixels
+) -> None:
+    card = replace(trained_head.card, vocabulary=())
+    nameless = RegionSpot(replace(trained_head, card=card), models)
+    with pytest.raises(VocabularyError, match="vocabulary="):
+        nameless.recognize(pixels, boxes_xyxy=BOX)
+    assert nameless.recognize(pixels, boxes_xyxy=BOX, vocabulary=["egg"]).labels == ("egg",)
+
+
+def test_templates_that_the_card_does_not_name_have_to_be_given(
+    trained_head: TrainedHead, models: FrozenModels, pixels: Pixels
+) -> None:
+    card = replace(trained_head.card, templates="")
+    model = RegionSpot(replace(trained_head, card=card), models)
+    with pytest.raises(ConfigError, match="templates="):
+        model.recognize(pixels, boxes_xyxy=BOX)
+    assert len(model.recognize(pixels, boxes_xyxy=BOX, templates="single")) == 1
+
+
+def test_asking_again_gives_the_same_answer_whatever_was_asked_between(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    first = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=["egg", "lamp"], top_k=2)
+    for number in range(17):  # more vocabularies than are kept
+        model.recognize(pixels, boxes_xyxy=boxes[:1], vocabulary=["egg", f"lamp {number}"])
+    again = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=["egg", "lamp"], top_k=2)
+    assert_same_regions(again, first, atol=0)
