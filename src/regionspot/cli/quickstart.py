@@ -1,8 +1,8 @@
 """``regionspot quickstart``: the whole way from images to an AP table, on the embedded toy world.
 
 It only types the other commands, each printed before it runs, so that it is also a tour: generate
-the world, cache four data sets, train two stages, evaluate. A step whose command, configuration and
-predecessors are unchanged since it was last done is not done again.
+the world, cache four data sets, train two stages, evaluate. A step whose command, configuration,
+towers and predecessors are unchanged since it was last done is not done again.
 """
 
 import json
@@ -15,11 +15,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from regionspot.backbones.shipped import shipped_weights_path
 from regionspot.cli.errors import run_cli
 from regionspot.cli.main import main as run_command
 from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import MissingFileError
-from regionspot.core.hashing import sha256_bytes
+from regionspot.core.hashing import sha256_bytes, sha256_file
 
 SOURCES = ("toy365", "toyoi", "toyv3d")
 REPORTED_WORLD_SEED = 2026
@@ -36,6 +37,8 @@ class Step:
     """The command, as typed after ``regionspot``."""
     product: Path
     """The file that the step writes last: without it the step is not done."""
+    folder: Path | None = None
+    """What this step alone writes: removed before it is made otherwise than before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
             name="generate the toy world",
             words=("toy", "--output_dir", str(world), "--seed", str(world_seed)),
             product=world / "world.json",
+            folder=world,
         )
     ]
     steps += [
@@ -75,6 +79,7 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
                 *("--output_dir", str(caches / split)),
             ),
             product=caches / split / "index.h5",
+            folder=caches / split,
         )
         for split in (*SOURCES, "val")
     ]
@@ -116,6 +121,7 @@ def _fit_step(
         name=f"train the head, stage {stage}",
         words=words,
         product=run_dir / "head" / "head.safetensors",
+        folder=run_dir,
     )
 
 
@@ -124,7 +130,7 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
     memory = output_dir / "steps.json"
     remembered = _read_memory(memory)
     done: list[DoneStep] = []
-    inputs = ""
+    inputs = "".join(sha256_file(shipped_weights_path(tower)) for tower in ("sam", "clip"))
     for number, step in enumerate(steps, start=1):
         command = shlex.join(("regionspot", *step.words))
         inputs = sha256_bytes((inputs + command + _config_text(step)).encode())
@@ -134,6 +140,8 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
             print(f"  done before, in {former.seconds:.0f} s")
             done.append(former)
             continue
+        if former is not None and former.inputs_sha256 != inputs and step.folder is not None:
+            shutil.rmtree(step.folder, ignore_errors=True)
         start = time.monotonic()
         run_command(step.words)
         seconds = time.monotonic() - start

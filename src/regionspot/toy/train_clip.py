@@ -45,6 +45,7 @@ from regionspot.toy.views import Block, View, random_view
 _LOG = logging.getLogger(__name__)
 
 _MAX_SCALE = 100.0
+_REPORT_STEPS = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +58,10 @@ class ClipRecipe:
     """Pictures a step and process in those."""
     whole_steps: int = 650
     """Steps that show whole views, after those."""
+    scene_steps: int = 0
+    """Steps that show (nearly) whole scenes, after those."""
     whole_batch_size: int = 64
-    """Pictures a step and process in those."""
+    """Pictures a step and process in the last two."""
     block_side: int = 8
     """Patches on each side of a block."""
     learning_rate: float = 2e-3
@@ -112,13 +115,13 @@ def _train(
     clip, tokenizer = build_clip(shape), clip_tokenizer(shape)
     if initial_weights is not None:
         load_weights(clip, initial_weights)
-    num_steps = recipe.block_steps + recipe.whole_steps
+    num_steps = recipe.block_steps + recipe.whole_steps + recipe.scene_steps
     optimizer = TowerOptimizer(
         clip, blocks=("resblocks",), learning_rate=recipe.learning_rate, num_steps=num_steps
     )
     started = time.perf_counter()
     for step in range(num_steps):
-        views = _draw_views(pool, recipe, rng, is_whole=step >= recipe.block_steps)
+        views = _draw_views(pool, recipe, rng, step)
         loss = clip_loss(clip, tokenizer, views, rng)
         optimizer.zero_grad()
         loss.backward()
@@ -130,7 +133,7 @@ def _train(
             seconds = time.perf_counter() - started
             _LOG.info("clip step %d of %d, %.0f s: %.3f", step, num_steps, seconds, loss.item())
         is_last = step + 1 == num_steps
-        if (step + 1) % 250 == 0 or is_last:
+        if (step + 1) % _REPORT_STEPS == 0 or is_last:
             if crew.is_lead:
                 if is_last:
                     round_to_half(clip)
@@ -139,16 +142,16 @@ def _train(
             crew.wait()
 
 
-def _draw_views(
-    pool: Pool, recipe: ClipRecipe, rng: np.random.Generator, *, is_whole: bool
-) -> list[View]:
+def _draw_views(pool: Pool, recipe: ClipRecipe, rng: np.random.Generator, step: int) -> list[View]:
+    is_whole = step >= recipe.block_steps
+    is_scene = step >= recipe.block_steps + recipe.whole_steps
     shape = ClipShape()
     grid = shape.image_size // shape.patch_size
     side = grid if is_whole else recipe.block_side
     block = Block(grid=grid, side=side, patch_size=shape.patch_size)
     batch_size = recipe.whole_batch_size if is_whole else recipe.block_batch_size
     rows = rng.choice(len(pool.images) - NUM_HELD_OUT, batch_size, replace=False)
-    return [random_view(pool, int(row), block, rng) for row in rows]
+    return [random_view(pool, int(row), block, rng, is_scene=is_scene) for row in rows]
 
 
 def clip_loss(

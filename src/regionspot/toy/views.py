@@ -17,6 +17,7 @@ from regionspot.toy.pool import Pool, squash
 
 _NAMES = vocabulary()
 _WHOLE_SHARE = 0.25
+_SCENE_AREA = 0.9
 _MIN_SIDE = 0.25
 _ASPECT = 1.4
 _VISIBLE, _ABSENT = 0.6, 0.1
@@ -51,7 +52,9 @@ class View:
     """Where the scene plays."""
 
 
-def random_view(pool: Pool, row: int, block: Block, rng: np.random.Generator) -> View:
+def random_view(
+    pool: Pool, row: int, block: Block, rng: np.random.Generator, *, is_scene: bool = False
+) -> View:
     """Take a random part of one scene; three of four views are drawn near some object.
 
     Args:
@@ -59,6 +62,7 @@ def random_view(pool: Pool, row: int, block: Block, rng: np.random.Generator) ->
         row: Which of them.
         block: How much of the view is shown.
         rng: Source of all randomness.
+        is_scene: Take nine tenths of the scene's area or more instead, wherever the objects are.
 
     Returns:
         The view with what it shows.
@@ -66,7 +70,10 @@ def random_view(pool: Pool, row: int, block: Block, rng: np.random.Generator) ->
     instances = pool.instances[row]
     full_areas = np.bincount(instances.ravel(), minlength=1)
     focus = _random_focus(instances, rng)
-    y0, x0, height, width = _random_window(instances.shape[0], focus, block, rng)
+    side = instances.shape[0]
+    y0, x0, height, width = (
+        _scene_window(side, rng) if is_scene else _random_window(side, focus, block, rng)
+    )
     window = slice(y0, y0 + height), slice(x0, x0 + width)
     size = block.grid * block.patch_size
     image = squash(pool.images[row][window], size)
@@ -132,6 +139,13 @@ def _random_window(
     x = focus.centre_xy[0] - width / 2 + rng.normal(0, width * 0.1)
     y = focus.centre_xy[1] - height / 2 + rng.normal(0, height * 0.1)
     left, top = int(np.clip(x, 0, side - width)), int(np.clip(y, 0, side - height))
+    return top, left, height, width
+
+
+def _scene_window(side: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Choose a window of at least nine tenths of the area, as open_clip's own training does."""
+    height, width = (round(side * rng.uniform(_SCENE_AREA**0.5, 1)) for _ in range(2))
+    top, left = (int(rng.integers(side - length + 1)) for length in (height, width))
     return top, left, height, width
 
 
