@@ -6,6 +6,7 @@ they are not in the pipelines that SAM and CLIP were trained with.
 """
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from regionspot.core.errors import RegionSpotError
 
 with needs_extra("extract"):
     import simplejpeg
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 
@@ -25,6 +26,7 @@ _JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = 1
 _TURNED_ON_THEIR_SIDE = range(5, 9)
+_QUARTER_TURNS = {6: 8, 8: 6}
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -57,6 +59,11 @@ def decode_image(
         return _decode(data, size_hw, exif_policy)
     except ImageError:
         raise
+    except UnidentifiedImageError as error:
+        # Pillow's message names a place in memory, but reasons go into caches, equal in every run.
+        raise ImageError(
+            f"is no image that Pillow can open: it starts with {data[:16]!r}"
+        ) from error
     except Exception as error:  # decoders raise anything on damaged bytes; it gets counted
         raise ImageError(f"cannot be decoded: {_summary(error)}") from error
 
@@ -65,16 +72,16 @@ def _decode(data: bytes, size_hw: tuple[int, int] | None, exif_policy: ExifPolic
     if not data:
         raise ImageError("is empty")
     with Image.open(io.BytesIO(data)) as image:
-        orientation = exif_orientation(image) if exif_policy == "apply" else _UPRIGHT
+        turn = _turn_to_undo(image, exif_policy)
         found_hw = (image.height, image.width)
-        if orientation in _TURNED_ON_THEIR_SIDE:
+        if turn in _TURNED_ON_THEIR_SIDE:
             found_hw = found_hw[::-1]
         if size_hw is not None and found_hw != size_hw:
             raise ImageError(_size_message(image, found_hw, size_hw, exif_policy))
         pixels = _decode_simple_jpeg(data)
         if pixels is None:
             pixels = _to_rgb(image)
-    return _turned(pixels, orientation)
+    return _turned(pixels, turn)
 
 
 def rgb_pixels(image: Image.Image, *, exif_policy: ExifPolicy = "ignore") -> Pixels:
@@ -83,14 +90,30 @@ def rgb_pixels(image: Image.Image, *, exif_policy: ExifPolicy = "ignore") -> Pix
     Raises:
         ImageError: Its mode has no known white level.
     """
-    orientation = exif_orientation(image) if exif_policy == "apply" else _UPRIGHT
-    return _turned(_to_rgb(image), orientation)
+    turn = _turn_to_undo(image, exif_policy)
+    return _turned(_to_rgb(image), turn)
 
 
 def exif_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1, upright, where there is none or it is nonsense."""
-    value: Any = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+    try:
+        value: Any = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+    except (SyntaxError, ValueError, struct.error):  # what Pillow raises on damaged EXIF data
+        return _UPRIGHT
     return value if isinstance(value, int) and 1 <= value <= 8 else _UPRIGHT
+
+
+def _turn_to_undo(image: Image.Image, exif_policy: ExifPolicy) -> int:
+    """Return, as an EXIF orientation, how the pixels that Pillow will load are turned from wanted.
+
+    It loads pixels as they are stored, but those of a TIFF upright.
+    """
+    if image.format == "TIFF":
+        if exif_policy == "apply":
+            return _UPRIGHT
+        orientation = exif_orientation(image)
+        return _QUARTER_TURNS.get(orientation, orientation)
+    return exif_orientation(image) if exif_policy == "apply" else _UPRIGHT
 
 
 def _decode_simple_jpeg(data: bytes) -> Pixels | None:
