@@ -1,18 +1,24 @@
 """Genuine annotation files in, records out; everything that is dropped or changed is counted."""
 
-from regionspot.annotations.assembly import Crowds
-from regionspot.annotations.formats import READERS, AnnotationFormat, read_annotations
-from regionspot.annotations.record import AnnotatedImages, ImageRecord
+from regionspot.annotations.formats import READERS, read_annotations
+from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
+from regionspot.annotations.record import BoxUnit, ImageRecord
+from regionspot.annotations.records import AnnotatedImages, RecordTable
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
+from regionspot.annotations.v3det_tree import read_category_tree
 
 __all__ = [
     "READERS",
     "AnnotatedImages",
     "AnnotationFormat",
     "AnnotationReport",
-    "Crowds",
+    "BoxUnit",
     "Dropped",
     "ImageRecord",
+    "KeepOrDrop",
+    "ReadOptions",
     "Reason",
+    "RecordTable",
     "read_annotations",
+    "read_category_tree",
 ]

@@ -1,138 +1,149 @@
 """What COCO, LVIS and their relatives share: a JSON object of images, annotations, categories."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from regionspot.annotations.json_file import JsonFile
-from regionspot.annotations.raw import RawAnnotations, RawCategory, RawImage
-from regionspot.annotations.recognition import WANTED_LISTS, describe
+from regionspot.annotations.coco_entries import (
+    AnnotationEntries,
+    CategoryEntries,
+    FileNameOf,
+    ImageEntries,
+)
+from regionspot.annotations.identities import distinct_images, rows_of, vocabulary_of
+from regionspot.annotations.json_entries import OtherEntries
+from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
+from regionspot.annotations.raw import ImageColumns, RawAnnotations
+from regionspot.annotations.recognition import (
+    WANTED_LISTS,
+    ListSummary,
+    Outline,
+    describe,
+    recognize_format,
+)
+from regionspot.annotations.report import Reason
+from regionspot.annotations.text_column import TextColumn
 from regionspot.core.errors import AnnotationError
-
-Entry = Mapping[str, object]
 
 
 def read_coco_json(
-    file: JsonFile, *, format_name: str, file_name_of: Callable[[Entry], str | None]
+    path: Path,
+    *,
+    format_name: str,
+    file_name_of: FileNameOf,
+    also: Iterable[str] = (),
+    piece_bytes: int = PIECE_BYTES,
 ) -> RawAnnotations:
-    """Read the lists of a COCO-like file.
+    """Read a COCO-like file, in any order of its lists, without holding it in memory.
 
     Args:
-        file: The file's content.
-        format_name: The format that was asked for, for messages.
-        file_name_of: Gives the path of an ``images`` entry's file below the images folder, or None
-            when the entry does not say.
+        path: The file.
+        format_name: The format that was asked for, which the file must be recognised to be in.
+        file_name_of: Gives the path of an image's file below the images folder.
+        also: Further formats that the file may be recognised to be in.
+        piece_bytes: Bytes that are decoded at once.
 
     Raises:
-        AnnotationError: A list is missing, or an entry lacks what it needs; names list and place.
+        MissingFileError: There is no such file.
+        AnnotationError: The file is damaged or in another format, a list is missing, or an entry
+            lacks what it needs; names list and place.
+        VocabularyError: A class name is empty or occurs twice.
     """
-    images, annotations, categories = (
-        _list_of(file, name, format_name=format_name) for name in WANTED_LISTS
-    )
-    places = _Places(file.path)
-    boxes = [_box(entry.get("bbox")) for entry in annotations]
-    return RawAnnotations(
-        images=[
-            _image(entry, places.of("images", index), file_name_of(entry))
-            for index, entry in enumerate(images)
-        ],
-        categories=[
-            _category(entry, places.of("categories", index))
-            for index, entry in enumerate(categories)
-        ],
-        image_ids=_ids(annotations, "image_id", places),
-        category_ids=_ids(annotations, "category_id", places),
-        boxes_xywh=np.array([box or _NO_BOX for box in boxes], np.float64).reshape(-1, 4),
-        has_box=np.array([box is not None for box in boxes], np.bool_),
-        is_crowd=np.array([bool(entry.get("iscrowd")) for entry in annotations], np.bool_),
-        sha256=file.sha256,
-    )
+    reading = _Reading(path, file_name_of, piece_bytes)
+    reading.read()
+    _check_format(path, reading.outline, format_name, {format_name, *also})
+    return reading.annotations()
 
 
-_NO_BOX = (0.0, 0.0, 0.0, 0.0)
+class _Reading:
+    """Reads the lists of one file. Of a key that occurs twice the last counts, as in ``json``."""
 
-
-class _Places:
-    """Names the place of an entry, for messages."""
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file_name_of: FileNameOf, piece_bytes: int) -> None:
         self._path = path
+        self._file_name_of = file_name_of
+        self._stream = JsonStream(path, piece_bytes=piece_bytes)
+        self._images = ImageEntries(file_name_of)
+        self._annotations = AnnotationEntries()
+        self._categories = CategoryEntries()
+        self._summaries: dict[str | None, ListSummary] = {}
 
-    def of(self, list_name: str, index: int) -> str:
-        return f"{self._path}: {list_name}[{index}]"
+    def read(self) -> None:
+        """Read the whole file; complaints about entries wait until its format is known."""
+        entries: ImageEntries | AnnotationEntries | CategoryEntries | OtherEntries
+        entries = OtherEntries()
+        for piece in self._stream.pieces():
+            if piece.is_first:
+                entries = self._begin(piece.name if piece.is_list else None)
+                first = piece.load_first() if piece.is_list else None
+                self._summaries[piece.name] = ListSummary(first=first)
+            entries.add(piece)
+            self._summaries[piece.name].count = entries.count
 
+    def _begin(
+        self, name: str | None
+    ) -> ImageEntries | AnnotationEntries | CategoryEntries | OtherEntries:
+        if name == "images":
+            self._images = ImageEntries(self._file_name_of)
+            return self._images
+        if name == "annotations":
+            self._annotations = AnnotationEntries()
+            return self._annotations
+        if name == "categories":
+            self._categories = CategoryEntries()
+            return self._categories
+        return OtherEntries()
 
-def _list_of(file: JsonFile, name: str, *, format_name: str) -> Sequence[Entry]:
-    content = file.value
-    if isinstance(content, dict) and isinstance(entries := content.get(name), list):
-        for index, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                raise AnnotationError(
-                    f"{file.path}: {name}[{index}] is {str(entry)[:60]!r}; wanted an object."
-                )
-        return entries
-    raise AnnotationError(
-        f"{file.path} is {describe(content)}, which has no list {name!r}; --annotations.format"
-        f" {format_name} needs the lists {', '.join(WANTED_LISTS)}. Set --annotations.path to the"
-        " ground-truth file."
-    )
+    @property
+    def outline(self) -> Outline:
+        """What the file is made of."""
+        return Outline(skeleton=self._stream.skeleton, lists=self._summaries)
 
-
-def _image(entry: Entry, place: str, file_name: str | None) -> RawImage:
-    if not file_name:
-        raise AnnotationError(
-            f"{place} does not name its file (keys: {', '.join(entry)}); wanted file_name, the path"
-            " below --annotations.images_dir."
+    def annotations(self) -> RawAnnotations:
+        """Return the content, or raise the first complaint about an entry."""
+        for entries in (self._images, self._categories, self._annotations):
+            if entries.error is not None:
+                raise entries.error
+        numbers, file_names = self._images.numbers, self._images.file_names
+        # Keys are as long as COCO's file names.
+        keys = TextColumn.from_texts(f"{number:012d}" for number in numbers[:, 0].tolist())
+        listed = ImageColumns(
+            ids=numbers[:, 0].copy(),
+            keys=keys,
+            file_names=file_names,
+            sizes_hw=numbers[:, 1:].copy(),
         )
-    return RawImage(
-        image_id=_whole_number(entry, "id", place),
-        file_name=file_name,
-        size_hw=(_whole_number(entry, "height", place), _whole_number(entry, "width", place)),
-    )
+        images, num_repeated = distinct_images(listed, self._path)
+        vocabulary, category_ids = vocabulary_of(
+            self._categories.ids, self._categories.names, self._path
+        )
+        columns = self._annotations.pop_columns()
+        return RawAnnotations(
+            images=images,
+            num_repeated_images=num_repeated,
+            vocabulary=vocabulary,
+            category_ids=category_ids,
+            image_rows=rows_of(columns.image_ids, images.ids),
+            labels=rows_of(columns.category_ids, np.array(category_ids, np.int64)),
+            boxes_xyxy=columns.boxes_xyxy,
+            faults=columns.faults,
+            marks={Reason.CROWD: columns.is_crowd},
+            sha256s=(self._stream.sha256,),
+        )
 
 
-def _category(entry: Entry, place: str) -> RawCategory:
-    name = entry.get("name")
-    if not isinstance(name, str):
-        raise AnnotationError(f"{place}.name is {name!r}; wanted the class name as text.")
-    return RawCategory(category_id=_whole_number(entry, "id", place), name=name)
-
-
-def _whole_number(entry: Entry, field: str, place: str) -> int:
-    value = entry.get(field)
-    # JSON writers that go through float tables turn 480 into 480.0: the same number.
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise AnnotationError(f"{place}.{field} is {value!r}; wanted a whole number, 0 or more.")
-    return value
-
-
-def _ids(annotations: Sequence[Entry], field: str, places: _Places) -> NDArray[np.int64]:
-    for index, entry in enumerate(annotations):
-        if field not in entry:
+def _check_format(path: Path, outline: Outline, format_name: str, wanted: set[str]) -> None:
+    found = recognize_format(outline)
+    if found is not None and found not in wanted:
+        hint = " (no category has a frequency)" if (found, format_name) == ("coco", "lvis") else ""
+        raise AnnotationError(
+            f"{path} is {describe(outline)}{hint}, but --annotations.format is {format_name}. Type"
+            f" --annotations.format {found}."
+        )
+    for name in WANTED_LISTS:
+        if not outline.has_list(name):
             raise AnnotationError(
-                f"{places.of('annotations', index)} has no {field} (keys: {', '.join(entry)})."
+                f"{path} is {describe(outline)}, which has no list {name!r}; --annotations.format"
+                f" {format_name} needs the lists {', '.join(WANTED_LISTS)}. Set --annotations.path"
+                " to the ground-truth file."
             )
-    return np.array([_id_or_unknown(entry[field]) for entry in annotations], np.int64)
-
-
-def _id_or_unknown(value: object) -> int:
-    """Map what cannot be an id to -1, which no image or category has: it is counted as unknown."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if isinstance(value, int) and 0 <= value < 2**63 else -1
-
-
-def _box(value: object) -> tuple[float, ...] | None:
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    if not all(isinstance(side, (int, float)) for side in value):
-        return None
-    try:
-        return tuple(float(side) for side in value)
-    except OverflowError:  # a whole number beyond all floats
-        return (math.inf,) * 4

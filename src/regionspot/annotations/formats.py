@@ -1,22 +1,32 @@
-"""The annotation formats: to add one, write its reader and enter it here, twice."""
+"""The annotation formats: to add one, write its reader and enter it here and in `options`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
-from regionspot.annotations.assembly import Crowds, assemble
+from regionspot.annotations.assembly import assemble
 from regionspot.annotations.coco import read_coco
 from regionspot.annotations.lvis import read_lvis
+from regionspot.annotations.objects365 import read_objects365
+from regionspot.annotations.openimages import read_openimages
+from regionspot.annotations.options import AnnotationFormat, ReadOptions, Source
+from regionspot.annotations.own_csv import read_own_csv
 from regionspot.annotations.raw import RawAnnotations
-from regionspot.annotations.record import AnnotatedImages
+from regionspot.annotations.records import AnnotatedImages
+from regionspot.annotations.report import Reason
+from regionspot.annotations.v3det import read_v3det
 from regionspot.core.errors import AnnotationError, MissingFileError
+from regionspot.core.hashing import canonical_json, sha256_bytes
 
-AnnotationFormat = Literal["coco", "lvis"]
-"""What ``--annotations.format`` accepts; a test holds it equal to the keys of `READERS`."""
-
-READERS: Mapping[str, Callable[[Path], RawAnnotations]] = MappingProxyType(
-    {"coco": read_coco, "lvis": read_lvis}
+READERS: Mapping[str, Callable[[Source], RawAnnotations]] = MappingProxyType(
+    {
+        "coco": read_coco,
+        "lvis": read_lvis,
+        "objects365": read_objects365,
+        "openimages": read_openimages,
+        "v3det": read_v3det,
+        "csv": read_own_csv,
+    }
 )
 """Reader of each format."""
 
@@ -27,7 +37,7 @@ def read_annotations(
     images_dir: Path,
     *,
     name: str | None = None,
-    crowds: Crowds = "keep",
+    options: ReadOptions | None = None,
 ) -> AnnotatedImages:
     """Read a data set's genuine annotation file.
 
@@ -39,12 +49,13 @@ def read_annotations(
         annotations_path: The file.
         images_dir: Folder that the file names in it are relative to; the images are not opened.
         name: Name of the data set; the file's name when None.
-        crowds: Whether an annotation around a crowd is a region like any other or is dropped.
+        options: What else the format wants to know; nothing when None.
 
     Raises:
-        MissingFileError: The file or the folder does not exist.
+        MissingFileError: A file or the folder does not exist.
         AnnotationError: The file has another format, is damaged, or contradicts itself.
         VocabularyError: A class name is empty or occurs twice.
+        ConfigError: An option does not belong to the format, or one that it needs is missing.
     """
     reader = READERS.get(format)
     if reader is None:
@@ -52,16 +63,31 @@ def read_annotations(
             f"there is no annotation format {format!r}. Choose --annotations.format from"
             f" {', '.join(READERS)}."
         )
+    options = options or ReadOptions()
+    options.check(format)
     if not images_dir.is_dir():
         raise MissingFileError(
             f"there is no images folder at {images_dir}. Set --annotations.images_dir to the folder"
             f" that the file names in {annotations_path} are relative to."
         )
-    return assemble(
-        reader(annotations_path),
-        path=annotations_path,
-        format_name=format,
-        images_dir=images_dir,
+    raw = reader(Source(path=annotations_path, images_dir=images_dir, options=options))
+    drop = options.dropped & raw.marks.keys()
+    records, report = assemble(raw, path=annotations_path, drop=drop)
+    return AnnotatedImages(
         name=name or annotations_path.stem,
-        crowds=crowds,
+        format=format,
+        images_dir=images_dir,
+        vocabulary=raw.vocabulary,
+        category_ids=raw.category_ids,
+        records=records,
+        annotation_sha256=_identity(raw.sha256s, drop),
+        report=report,
     )
+
+
+def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason]) -> str:
+    """Hash all that decides which regions there are; a file alone has the hash of its bytes."""
+    if len(sha256s) == 1 and not drop:
+        return sha256s[0]
+    dropped = sorted(reason.name for reason in drop)
+    return sha256_bytes(canonical_json({"files": sha256s, "dropped": dropped}).encode())

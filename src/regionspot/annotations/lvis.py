@@ -1,15 +1,13 @@
 """LVIS ground truth, versions 0.5 and 1."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from regionspot.annotations.coco_json import Entry, read_coco_json
-from regionspot.annotations.json_file import read_json
+from regionspot.annotations.coco_json import read_coco_json
+from regionspot.annotations.options import Source
 from regionspot.annotations.raw import RawAnnotations
-from regionspot.annotations.recognition import describe, recognize_format
-from regionspot.core.errors import AnnotationError
 
 
-def read_lvis(path: Path) -> RawAnnotations:
+def read_lvis(source: Source) -> RawAnnotations:
     """Read an LVIS file.
 
     Version 0.5 names an image's file in ``file_name``. Version 1 does not: there the path is the
@@ -20,21 +18,12 @@ def read_lvis(path: Path) -> RawAnnotations:
     Raises:
         MissingFileError: There is no such file.
         AnnotationError: The file is not LVIS ground truth; says what it is and what to type.
+        VocabularyError: A class name is empty or occurs twice.
     """
-    file = read_json(path)
-    if recognize_format(file.value) == "coco":
-        raise AnnotationError(
-            f"{path} is {describe(file.value)} (no category has a frequency), but"
-            " --annotations.format is lvis. Type --annotations.format coco."
-        )
-    return read_coco_json(file, format_name="lvis", file_name_of=_file_name)
+    return read_coco_json(source.path, format_name="lvis", file_name_of=_file_name)
 
 
-def _file_name(entry: Entry) -> str | None:
-    name = entry.get("file_name")
-    if isinstance(name, str):
-        return name
-    url = entry.get("coco_url")
-    if not isinstance(url, str):
-        return None
-    return "/".join(PurePosixPath(url).parts[-2:])
+def _file_name(file_name: str | None, coco_url: str | None) -> str | None:
+    if file_name is not None:
+        return file_name
+    return None if coco_url is None else "/".join(PurePosixPath(coco_url).parts[-2:])

@@ -1,60 +1,68 @@
-"""What a format's reader hands over: the file's content in one shape, not yet judged.
+"""What a format's reader hands over: the file's content in columns, of one shape for all formats.
 
-A reader only knows its format. Judging boxes, counting what is dropped and building records is done
-once for all formats, in `regionspot.annotations.assembly`.
+A reader only knows its format. What depends on an image or on other annotations is judged, counted
+and built into records once for all formats, in `regionspot.annotations.assembly`. Everything is in
+columns, since the largest data sets have 25 million boxes. N images, A annotations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawImage:
-    """One entry of a file's list of images."""
-
-    image_id: int
-    """The data set's own id."""
-    file_name: str
-    """Path below the images folder, with ``/`` between folders."""
-    size_hw: tuple[int, int]
-    """Height and width in pixels."""
-
-    @property
-    def key(self) -> str:
-        """Name of the sample in a shard; as long as COCO's file names."""
-        return f"{self.image_id:012d}"
+from regionspot.annotations.record import BoxUnit
+from regionspot.annotations.report import Reason
+from regionspot.annotations.text_column import TextColumn
+from regionspot.core.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawCategory:
-    """One entry of a file's list of categories."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageColumns:
+    """The images; row ``i`` of each column is image ``i``."""
 
-    category_id: int
-    """The data set's own id."""
-    name: str
-    """The class name, as the file spells it."""
+    ids: NDArray[np.int64]
+    """The data set's own ids, (N,)."""
+    keys: TextColumn
+    """Names of the samples in shards."""
+    file_names: TextColumn
+    """Paths below the images folder, with ``/`` between folders."""
+    sizes_hw: NDArray[np.int64] | None
+    """Heights and widths in pixels, (N, 2); None if the file does not say."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RawAnnotations:
-    """A file's content. Row ``i`` of each array is annotation ``i``; values may be anything."""
+    """A file's content; row ``i`` of the columns of length A is annotation ``i``."""
 
-    images: Sequence[RawImage]
-    """In the order of the file; may repeat."""
-    categories: Sequence[RawCategory]
-    """In any order."""
-    image_ids: NDArray[np.int64]
-    """Image of each annotation, (N,)."""
-    category_ids: NDArray[np.int64]
-    """Category of each annotation, (N,)."""
-    boxes_xywh: NDArray[np.float64]
-    """(x, y, width, height) in pixels of the original image, (N, 4)."""
-    has_box: NDArray[np.bool_]
-    """False where the file gives no four numbers, (N,); that row of ``boxes_xywh`` is void."""
-    is_crowd: NDArray[np.bool_]
-    """True where the annotation covers a crowd, (N,)."""
-    sha256: str
-    """Identity of the file or files, in hex."""
+    images: ImageColumns
+    """Each image once, in the order of the file."""
+    vocabulary: Vocabulary
+    """The class names."""
+    category_ids: tuple[int, ...]
+    """The data set's own id of each class."""
+    image_rows: NDArray[np.int32]
+    """Row of each annotation's image, (A,); -1 if the file does not list it."""
+    labels: NDArray[np.int32]
+    """Index of each annotation's class in the vocabulary, (A,); -1 if it is not there."""
+    boxes_xyxy: NDArray[np.float32]
+    """Boxes, (A, 4), in ``box_unit``."""
+    faults: NDArray[np.int8]
+    """What is wrong with each box alone, (A,); see `judging`. Where anything is, the box is 0."""
+    marks: Mapping[Reason, NDArray[np.bool_]]
+    """Annotations that are of a special kind and may be dropped for it, (A,) each."""
+    sha256s: tuple[str, ...]
+    """SHA-256 of each file that has a say in the regions, in hex; the annotation file first."""
+    box_unit: BoxUnit = "pixel"
+    """What box coordinates count."""
+    num_repeated_images: int = 0
+    """Further entries of images that the file lists more than once, identically."""
+    num_rotated_images: int = 0
+    """Images that are known to be stored on their side or upside down."""
+    entries: str = "annotations"
+    """What the file calls its annotations, for messages."""
+    notes: tuple[str, ...] = ()
+    """What else a person should know, one sentence each."""

@@ -1,63 +1,100 @@
 """Says what a JSON file is, so that one given under a wrong format can be named."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 WANTED_LISTS = ("images", "annotations", "categories")
 
+_DESCRIPTIONS = {
+    "lvis": "an LVIS ground-truth file",
+    "objects365": "an Objects365 ground-truth file",
+    "v3det": "a V3Det ground-truth file",
+    "coco": "a COCO ground-truth file",
+}
+_OBJECTS365_NAME = re.compile(r"(images/v[12]/patch\d+/)?objects365_v[12]_\d+\.jpg")
 
-def recognize_format(value: object) -> str | None:
-    """Return the format (``lvis``, ``coco``) that a file's content is in, or None."""
-    if not isinstance(value, dict) or not all(_is_list(value, name) for name in WANTED_LISTS):
+
+@dataclass(slots=True, kw_only=True)
+class ListSummary:
+    """What is remembered of a list of the file."""
+
+    count: int = 0
+    """Its entries."""
+    first: object = None
+    """The first of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """A JSON file without the contents of its lists."""
+
+    skeleton: object
+    """Its value, all lists and objects in it emptied."""
+    lists: Mapping[str | None, ListSummary] = field(default_factory=dict)
+    """Its lists, by key; None for the outermost one."""
+
+    def has_list(self, name: str) -> bool:
+        """Say whether the file is an object with such a list."""
+        return isinstance(self.skeleton, dict) and isinstance(self.skeleton.get(name), list)
+
+    def first(self, name: str | None) -> Mapping[str, object]:
+        """Return the first entry of a list, if it is an object."""
+        first = self.lists[name].first if name in self.lists else None
+        return first if isinstance(first, dict) else {}
+
+
+def recognize_format(outline: Outline) -> str | None:
+    """Return the format whose marks a file bears; ``coco`` if it bears none; None if it is other.
+
+    LVIS alone says which categories were looked for in an image and how frequent each one is;
+    Objects365 whether an object is fake or a reflection; V3Det describes its categories at length.
+    """
+    if not all(outline.has_list(name) for name in WANTED_LISTS) or _foreign(outline) is not None:
         return None
-    if _foreign_annotations(value) is not None:
-        return None
-    image, category = _first(value, "images"), _first(value, "categories")
-    # LVIS alone says which categories were looked for in an image and how frequent each one is.
-    is_lvis = "neg_category_ids" in image or "frequency" in category
-    return "lvis" if is_lvis else "coco"
+    image, annotation, category = (outline.first(name) for name in WANTED_LISTS)
+    if "neg_category_ids" in image or "frequency" in category:
+        return "lvis"
+    is_named_so = _OBJECTS365_NAME.fullmatch(str(image.get("file_name")))
+    if is_named_so or {"isfake", "isreflected"} <= annotation.keys():
+        return "objects365"
+    if "cat_info" in category:
+        return "v3det"
+    return "coco"
 
 
-def describe(value: object) -> str:
-    """Say in a few words what a file's content is, for messages; starts with an article."""
+def describe(outline: Outline) -> str:
+    """Say in a few words what a file is, for messages; starts with an article."""
+    value = outline.skeleton
     if isinstance(value, list):
-        return _describe_list(value)
+        return _describe_list(outline)
     if not isinstance(value, dict):
         return f"a JSON {type(value).__name__}"
-    recognized = recognize_format(value)
+    recognized = recognize_format(outline)
     if recognized is not None:
-        return {"lvis": "an LVIS ground-truth file", "coco": "a COCO ground-truth file"}[recognized]
-    return _foreign_annotations(value) or f"a JSON object with {_keys(value)}"
+        return _DESCRIPTIONS[recognized]
+    return _foreign(outline) or f"a JSON object with {_keys(value)}"
 
 
-def _describe_list(value: list[object]) -> str:
-    first = value[0] if value else None
+def _describe_list(outline: Outline) -> str:
+    summary = outline.lists.get(None, ListSummary())
+    first = summary.first
     if not isinstance(first, dict):
-        return f"a JSON list of {len(value):,} entries"
+        return f"a JSON list of {summary.count:,} entries"
     if "score" in first and "image_id" in first:
-        return f"a list of {len(value):,} detections with scores (the COCO results format)"
+        return f"a list of {summary.count:,} detections with scores (the COCO results format)"
     if "frequency" in first and "synset" in first:
-        return f"a list of {len(value):,} LVIS categories without images"
-    return f"a JSON list of {len(value):,} objects with {_keys(first)}"
+        return f"a list of {summary.count:,} LVIS categories without images"
+    return f"a JSON list of {summary.count:,} objects with {_keys(first)}"
 
 
-def _foreign_annotations(value: Mapping[str, object]) -> str | None:
-    first = _first(value, "annotations")
+def _foreign(outline: Outline) -> str | None:
+    first = outline.first("annotations")
     if "segments_info" in first:
         return "a COCO panoptic file (segments instead of boxes)"
     if "caption" in first:
         return "a COCO captions file (sentences instead of boxes)"
     return None
-
-
-def _is_list(value: Mapping[str, object], name: str) -> bool:
-    return isinstance(value.get(name), list)
-
-
-def _first(value: Mapping[str, object], name: str) -> Mapping[str, object]:
-    entries = value.get(name)
-    if isinstance(entries, list) and entries and isinstance(entries[0], dict):
-        return entries[0]
-    return {}
 
 
 def _keys(value: Mapping[str, object]) -> str:

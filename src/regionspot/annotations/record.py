@@ -1,16 +1,18 @@
 """What every annotation format is read into: images with labelled boxes, and their vocabulary."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.report import AnnotationReport
 from regionspot.core.errors import AnnotationError, ShapeError
-from regionspot.core.vocabulary import Vocabulary
+from regionspot.core.geometry import box_area, clip_boxes_xyxy, relative_to_pixels
+
+BoxUnit = Literal["pixel", "relative"]
+"""What box coordinates count: pixels of the original image, or its width and height as 1."""
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -19,9 +21,13 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+")
 class ImageRecord:
     """One image of a data set and its annotated regions; row ``i`` of the arrays is region ``i``.
 
+    Some annotation files do not say how large an image is. Its record becomes an ordinary one by
+    `resolved`, once the image is decoded.
+
     Raises:
         AnnotationError: The key, file name or size cannot be used.
-        ShapeError: The arrays do not have one row a region.
+        ShapeError: The arrays do not have one row a region, or boxes are relative although the
+            size is known.
     """
 
     key: str
@@ -30,12 +36,15 @@ class ImageRecord:
     """The data set's own image id."""
     file_name: str
     """Path of the image below the data set's ``images_dir``, with ``/`` between folders."""
-    size_hw: tuple[int, int]
-    """Height and width in pixels, as the annotations say."""
+    annotated_size_hw: tuple[int, int] | None
+    """Height and width in pixels, as the annotations say; None if they do not."""
     boxes_xyxy: NDArray[np.float32]
-    """Boxes, (R, 4), pixels of the original image, inside it and of positive area."""
+    """Boxes, (R, 4), in ``box_unit``, of positive area and inside the image; if the size is not
+    known, boxes in pixels may reach over its right and lower edge."""
     labels: NDArray[np.int64]
     """Index of each region's class in the vocabulary, (R,)."""
+    box_unit: BoxUnit = "pixel"
+    """What the boxes count; always pixels where the size is known."""
 
     def __post_init__(self) -> None:
         if not _KEY.fullmatch(self.key):
@@ -49,34 +58,79 @@ class ImageRecord:
                 f"image {self.image_id}: the file name {self.file_name!r} is not a path below the"
                 " images folder. Make it relative to --annotations.images_dir, without '..'."
             )
-        if min(self.size_hw) < 1:
+        if "\0" in self.file_name or not _is_text(self.file_name):
             raise AnnotationError(
-                f"image {self.image_id}: size {self.size_hw} (height, width) is not positive."
+                f"image {self.image_id}: no file can be named {self.file_name!r}: it has a NUL or"
+                " half of a character pair (surrogate)."
+            )
+        if self.annotated_size_hw is not None and min(self.annotated_size_hw) < 1:
+            raise AnnotationError(
+                f"image {self.image_id}: size {self.annotated_size_hw} (height, width) is not"
+                " positive."
             )
         if self.boxes_xyxy.shape != (len(self.labels), 4) or self.labels.ndim != 1:
             raise ShapeError(
                 f"image {self.image_id}: boxes {self.boxes_xyxy.shape} and labels"
                 f" {self.labels.shape} must be (R, 4) and (R,)."
             )
+        if self.box_unit == "relative" and self.annotated_size_hw is not None:
+            raise ShapeError(
+                f"image {self.image_id}: boxes are relative, but the size"
+                f" {self.annotated_size_hw} is known. Use `relative_to_pixels` first."
+            )
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels.
+
+        Raises:
+            AnnotationError: The annotations do not say, and the image was not decoded yet.
+        """
+        if self.annotated_size_hw is None:
+            raise AnnotationError(
+                f"image {self.image_id} ({self.file_name}): its annotations give no size. Decode"
+                " it, and use record.resolved(size_hw)."
+            )
+        return self.annotated_size_hw
+
+    def resolved(self, size_hw: tuple[int, int]) -> "ImageRecord":
+        """Return the record with boxes in pixels of the decoded image, clipped to it.
+
+        Regions that turn out to lie wholly outside the image, or that clipping makes equal to an
+        earlier one, are left out: compare the number of labels.
+
+        Args:
+            size_hw: Height and width in pixels of the image as decoded.
+
+        Raises:
+            ShapeError: The annotations say another size.
+        """
+        if self.annotated_size_hw is not None:
+            if self.annotated_size_hw != size_hw:
+                raise ShapeError(
+                    f"image {self.image_id} ({self.file_name}) is annotated as"
+                    f" {self.annotated_size_hw}, but decoded to {size_hw} (height, width)."
+                )
+            return self
+        boxes_xyxy = self.boxes_xyxy
+        if self.box_unit == "relative":
+            boxes_xyxy = relative_to_pixels(boxes_xyxy, size_hw)
+        boxes_xyxy = clip_boxes_xyxy(boxes_xyxy, size_hw)
+        kept = np.flatnonzero(box_area(boxes_xyxy) > 0)
+        rows = np.concatenate([boxes_xyxy[kept], self.labels[kept, None]], axis=1)
+        kept = kept[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
+        return replace(
+            self,
+            annotated_size_hw=size_hw,
+            boxes_xyxy=boxes_xyxy[kept],
+            labels=self.labels[kept],
+            box_unit="pixel",
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnnotatedImages:
-    """A data set: images with labelled regions, the classes, and where the pixels are."""
-
-    name: str
-    """Name of the data set, for people."""
-    format: str
-    """Format of the annotation file, as given to ``--annotations.format``."""
-    images_dir: Path
-    """Folder that the records' file names are relative to."""
-    vocabulary: Vocabulary
-    """Class names, in the order of the data set's own category ids."""
-    category_ids: tuple[int, ...]
-    """The data set's own id of each class: ``category_ids[i]`` belongs to ``vocabulary[i]``."""
-    records: Sequence[ImageRecord]
-    """The images, in the order of the file."""
-    annotation_sha256: str
-    """Identity of the annotation file: SHA-256 of its bytes, in hex."""
-    report: AnnotationReport
-    """What was kept, clipped and dropped."""
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

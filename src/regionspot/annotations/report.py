@@ -10,6 +10,8 @@ class Reason(StrEnum):
     UNKNOWN_IMAGE = "of an image that the file does not list"
     UNKNOWN_CATEGORY = "of a category that the file does not list"
     CROWD = "around a crowd (iscrowd)"
+    GROUP = "around a group (IsGroupOf)"
+    DEPICTION = "around a depiction (IsDepiction)"
     NO_BOX = "without four numbers in bbox"
     NOT_FINITE = "with NaN or infinity in bbox"
     NEGATIVE_SIZE = "of negative width or height"
@@ -42,18 +44,30 @@ class AnnotationReport:
     """Images, each once."""
     num_images_without_regions: int
     """Images among them that have no region left; they stay in the data set."""
+    num_images_without_size: int
+    """Images among them whose size is only known when they are decoded."""
     num_repeated_images: int
     """Further entries of images that the file lists more than once, identically."""
+    num_rotated_images: int
+    """Images that are known to be stored on their side or upside down (OpenImages)."""
     num_annotations: int
     """Annotations in the file."""
     num_regions: int
     """Annotations that became regions."""
     num_crowds: int
     """Regions among them that cover a crowd (``iscrowd``); 0 when crowds are dropped."""
+    num_groups: int
+    """Regions among them that cover a group (``IsGroupOf``); 0 when groups are dropped."""
+    num_depictions: int
+    """Regions among them that show a depiction (``IsDepiction``); 0 when these are dropped."""
     num_clipped: int
     """Regions whose box reached over the image's edge and was clipped to it."""
     dropped: tuple[Dropped, ...]
     """What was dropped and why; only reasons that occurred."""
+    entries: str
+    """What the file calls its annotations: ``annotations``, or ``rows`` below a header."""
+    notes: tuple[str, ...]
+    """What else a person should know, one sentence each."""
 
     @property
     def num_dropped(self) -> int:
@@ -68,18 +82,21 @@ class AnnotationReport:
         """Say it in English, one fact a line."""
         kept = f"{self.num_regions:,} regions of {self.num_annotations:,} annotations"
         lines = [f"{self.num_images:,} images, {kept}"]
-        if self.num_images_without_regions:
-            lines.append(f"{self.num_images_without_regions:,} images have no region (kept)")
-        if self.num_repeated_images:
-            lines.append(f"{self.num_repeated_images:,} repeated image entries (ignored)")
-        if self.num_crowds:
-            lines.append(f"{self.num_crowds:,} regions are crowds (kept; see crowds)")
-        if self.num_clipped:
-            lines.append(f"{self.num_clipped:,} boxes clipped to their image")
+        told = (
+            (self.num_images_without_regions, "images have no region (kept)"),
+            (self.num_images_without_size, "images have no annotated size (clipped when decoded)"),
+            (self.num_repeated_images, "repeated image entries (ignored)"),
+            (self.num_rotated_images, "images are stored rotated (as are their boxes; kept)"),
+            (self.num_crowds, "regions are crowds (kept; see crowds)"),
+            (self.num_groups, "regions are groups (kept; see groups)"),
+            (self.num_depictions, "regions are depictions (kept; see depictions)"),
+            (self.num_clipped, "boxes clipped to their image"),
+        )
+        lines += [f"{count:,} {what}" for count, what in told if count]
         for entry in self.dropped:
             places = ", ".join(str(position) for position in entry.first)
             more = ", ..." if entry.count > len(entry.first) else ""
             lines.append(
-                f"dropped {entry.count:,} boxes {entry.reason} (annotations[{places}{more}])"
+                f"dropped {entry.count:,} boxes {entry.reason} ({self.entries}[{places}{more}])"
             )
-        return lines
+        return [*lines, *self.notes]

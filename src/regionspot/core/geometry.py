@@ -44,10 +44,18 @@ def xyxy_to_xywh(boxes_xyxy: FloatArray) -> FloatArray:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def clip_boxes_xyxy(boxes_xyxy: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
-    """Clip boxes, (R, 4), to an image of ``size_hw`` pixels."""
+def clip_boxes_xyxy(
+    boxes_xyxy: FloatArray, size_hw: tuple[int, int] | NDArray[np.integer | np.floating]
+) -> FloatArray:
+    """Clip boxes, (R, 4), to an image of ``size_hw`` pixels, or each to its own, (R, 2)."""
+    limits_xyxy = np.asarray(size_hw, np.float32)[..., [1, 0, 1, 0]]
+    return np.clip(as_boxes(boxes_xyxy), 0, limits_xyxy)
+
+
+def relative_to_pixels(boxes_xyxy: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
+    """Turn boxes, (R, 4), that count the image's width and height as 1 into pixels of it."""
     height, width = size_hw
-    return np.clip(as_boxes(boxes_xyxy), 0, np.array([width, height, width, height], np.float32))
+    return as_boxes(boxes_xyxy) * np.array([width, height, width, height], np.float32)
 
 
 def box_area(boxes_xyxy: FloatArray) -> FloatArray:

@@ -1,8 +1,9 @@
 """The options of ``cache_features.py``; the texts below the fields are its ``--help``."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from regionspot.annotations import AnnotationFormat, Crowds
+from regionspot.annotations import AnnotationFormat, KeepOrDrop, ReadOptions
 from regionspot.backbones.clip_text import TEMPLATE_SETS
 from regionspot.backbones.presets import ExifPolicy, ModelsConfig
 from regionspot.core.errors import ConfigError
@@ -10,19 +11,52 @@ from regionspot.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotationsConfig:
-    """The data set: an annotation file and the folder of its images."""
+    """The data set: an annotation file and the folder of its images.
+
+    Raises:
+        ConfigError: An option does not belong to the format, or one that it needs is missing.
+    """
 
     format: AnnotationFormat
-    """Format of the annotation file."""
+    """Format of the annotation file. csv is your own: a header image,x1,y1,x2,y2,label, and boxes
+    in pixels."""
     path: str
     """The annotation file, as its authors publish it (unpacked)."""
     images_dir: str
     """Folder that the file names in the annotation file are relative to. LVIS v1: the folder that
-    holds COCO's train2017 and val2017."""
+    holds COCO's train2017 and val2017. Objects365: the folder that its archives were unpacked to,
+    whether or not they lie in images/v1 there. OpenImages: the folder of the <ImageID>.jpg. V3Det:
+    the folder that holds its folder images."""
     name: str | None = None
     """Name of the data set, for people; by default the annotation file's."""
-    crowds: Crowds = "keep"
-    """Whether annotations around a crowd (iscrowd) are regions like any other; both are counted."""
+    crowds: KeepOrDrop = "keep"
+    """Whether annotations around a crowd (iscrowd) are regions like any other; both are counted.
+    Not for openimages and csv, which have none."""
+    classes_path: str | None = None
+    """openimages: the class descriptions (lines MID,name, with or without a header), which it
+    needs. csv: a text file with one class name a line; by default labels are numbered in order of
+    appearance."""
+    rotations_path: str | None = None
+    """openimages: the list of images with their rotation, to count how many are stored rotated.
+    Boxes refer to images as stored, so nothing else depends on it."""
+    groups: KeepOrDrop | None = None
+    """openimages: whether boxes around a group (IsGroupOf) are regions; dropped by default."""
+    depictions: KeepOrDrop | None = None
+    """openimages: whether boxes around a depiction (IsDepiction), such as a drawing, are regions;
+    kept by default."""
+
+    def __post_init__(self) -> None:
+        self.read_options().check(self.format)
+
+    def read_options(self) -> ReadOptions:
+        """Return what is passed on to the format's reader."""
+        return ReadOptions(
+            crowds=None if self.crowds == "keep" else self.crowds,
+            classes_path=None if self.classes_path is None else Path(self.classes_path),
+            rotations_path=None if self.rotations_path is None else Path(self.rotations_path),
+            groups=self.groups,
+            depictions=self.depictions,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ prepared but not yet used is bounded, so memory is too. What comes out does not 
 threads: order and batches are those of the plan.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,8 @@ from regionspot.backbones.presets import ExifPolicy
 from regionspot.cache import QuarantinedImage
 from regionspot.core.errors import ShapeError
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
@@ -38,7 +41,7 @@ class PreparedImage:
     """An image at the sizes of both models, in bytes: normalising is left to the device."""
 
     record: ImageRecord
-    """The image and its regions."""
+    """The image and its regions, fitted to the decoded image."""
     sam_pixels: Tensor | None
     """For SAM, (3, h, w) uint8; None for an image without regions, which SAM need not see."""
     clip_pixels: Tensor
@@ -75,21 +78,30 @@ class Preparation:
         try:
             pixels = decode_image(
                 _read(self.images_dir / record.file_name),
-                size_hw=record.size_hw,
+                size_hw=record.annotated_size_hw,
                 exif_policy=self.exif_policy,
             )
+            resolved = record.resolved((pixels.shape[0], pixels.shape[1]))
+            if lost := len(record.labels) - len(resolved.labels):
+                _logger.warning(
+                    "%s: left out %d of %d boxes, outside its %d x %d pixels or equal once clipped",
+                    *(record.file_name, lost, len(record.labels), *resolved.size_hw[::-1]),
+                )
             return PreparedImage(
-                record=record,
-                sam_pixels=self.localizer.resize(pixels) if len(record.labels) else None,
+                record=resolved,
+                sam_pixels=self.localizer.resize(pixels) if len(resolved.labels) else None,
                 clip_pixels=self.encoder.resize(pixels),
             )
-        except (ImageError, ShapeError) as error:
-            return QuarantinedImage(
-                key=record.key,
-                image_id=record.image_id,
-                file_name=record.file_name,
-                reason=str(error),
-            )
+        except ShapeError as error:
+            return _quarantined(record, f"cannot be resized: {error}")
+        except ImageError as error:
+            return _quarantined(record, str(error))
+
+
+def _quarantined(record: ImageRecord, reason: str) -> QuarantinedImage:
+    return QuarantinedImage(
+        key=record.key, image_id=record.image_id, file_name=record.file_name, reason=reason
+    )
 
 
 @contextmanager

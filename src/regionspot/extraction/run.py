@@ -1,21 +1,21 @@
 """From annotated images to a finished cache, in one process.
 
 A run may be stopped at any moment: shards are absent or whole, and the same configuration goes on
-with those that are missing. Bytes depend on the inputs only: an image's batch is fixed by its
-place in the plan, not by where a run started.
+with those that are missing. An image's batch is fixed by its place in the plan, not by where a run
+started, so that a run after a crash ends in the same bytes. (Another machine, another version of
+torch or another number of threads may change the last bit of a number that the models compute.)
 """
 
 import errno
 import itertools
 import logging
-import math
-import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from tqdm import tqdm
 
 from regionspot.annotations import AnnotatedImages, read_annotations
@@ -74,20 +74,20 @@ def cache_features(config: CacheConfig) -> CacheSummary:
         ConfigError: Another process writes there, or an option cannot work.
         WeightsError: Weights do not fit their model, or give numbers that are not finite.
     """
+    output_dir = Path(config.output_dir)
+    _check_can_be_folder(output_dir)
     annotated = _read_annotated(config)
     records = annotated.records[: config.limit]
-    plan = Plan.from_keys(
-        [record.key for record in records], images_per_shard=config.images_per_shard
-    )
+    plan = Plan.from_keys(records.keys(), images_per_shard=config.images_per_shard)
     models = load_frozen_models(config.models, device=config.device)
-    output_dir = Path(config.output_dir)
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
         _begin(output_dir, _manifest_of(config, annotated, plan, models))
         _store_text_banks(output_dir, config.templates, annotated, models)
         todo = [n for n in range(plan.num_shards) if not shard_is_complete(output_dir, n)]
+        images_of = {n: plan.images_of(n) for n in todo}
         jobs = [
-            ShardJob(shard_index=n, records=[records[position] for position in plan.images_of(n)])
-            for n in todo
+            ShardJob(shard_index=n, records=records[images.start : images.stop])
+            for n, images in images_of.items()
         ]
         start = time.perf_counter()
         _Writer(config, models, plan).write(jobs)
@@ -107,6 +107,15 @@ def cache_features(config: CacheConfig) -> CacheSummary:
         )
 
 
+def _check_can_be_folder(output_dir: Path) -> None:
+    for place in (output_dir, *output_dir.parents):
+        if (place.exists() or place.is_symlink()) and not place.is_dir():
+            raise DiskError(
+                f"{place} is not a folder, so no cache can lie in {output_dir}. Set --output_dir to"
+                " a new folder."
+            )
+
+
 def _read_annotated(config: CacheConfig) -> AnnotatedImages:
     options = config.annotations
     images_dir = Path(options.images_dir)
@@ -116,7 +125,11 @@ def _read_annotated(config: CacheConfig) -> AnnotatedImages:
             " Set --annotations.images_dir."
         )
     return read_annotations(
-        options.format, Path(options.path), images_dir, name=options.name, crowds=options.crowds
+        options.format,
+        Path(options.path),
+        images_dir,
+        name=options.name,
+        options=options.read_options(),
     )
 
 
@@ -139,7 +152,9 @@ def _begin(output_dir: Path, manifest: Manifest) -> None:
     if manifest_path(output_dir).exists():
         check_same_manifest(read_manifest(output_dir), manifest)
         return
-    strange = sorted(entry.name for entry in output_dir.iterdir())
+    # A crash may have left a manifest that was not renamed yet; it is written over.
+    leftover = f"{manifest_path(output_dir).name}.tmp"
+    strange = sorted(entry.name for entry in output_dir.iterdir() if entry.name != leftover)
     if strange:
         raise DiskError(
             f"{output_dir} is no cache, and not empty either: it holds {', '.join(strange[:5])}."
@@ -167,7 +182,6 @@ class _Writer:
         self._config = config
         self._models = models
         self._plan = plan
-        self._max_quarantined = math.floor(config.max_quarantined_share * plan.num_images)
         self._quarantined: list[QuarantinedImage] = []
 
     def write(self, jobs: list[ShardJob]) -> None:
@@ -183,7 +197,7 @@ class _Writer:
         )
         total = self._plan.num_images
         num_done = total - sum(len(job.records) for job in jobs)
-        threads = len(os.sched_getaffinity(0))
+        threads = torch.get_num_threads()
         with (
             tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
             prepared_batches(
@@ -230,8 +244,9 @@ class _Writer:
         for image in images:
             self._quarantined.append(image)
             _logger.warning("left out: %s %s", image.file_name, image.reason)
-        if len(self._quarantined) > self._max_quarantined:
-            share = self._config.max_quarantined_share
+        share = self._config.max_quarantined_share
+        # Not compared as numbers of images: 0.58 * 50 is a little less than 29.
+        if len(self._quarantined) / self._plan.num_images > share:
             examples = "\n  ".join(
                 f"{image.file_name} {image.reason}" for image in self._quarantined[:_NUM_EXAMPLES]
             )

@@ -37,8 +37,8 @@ class CacheSummary:
         ]
         if self.num_quarantined:
             lines.append(
-                f"{self.num_quarantined:,} images were left out; {self.cache_dir}/quarantine.jsonl"
-                " says why"
+                f"left out: {self.num_quarantined:,} images; {self.cache_dir}/quarantine.jsonl says"
+                " why. To try mended ones again, remove their shards' .json and repeat the command"
             )
         if self.num_new_images:
             rate = self.num_new_images / max(self.seconds, 1e-9)

@@ -14,7 +14,8 @@ from regionspot.annotations import (
     READERS,
     AnnotatedImages,
     AnnotationFormat,
-    Crowds,
+    KeepOrDrop,
+    ReadOptions,
     Reason,
     read_annotations,
 )
@@ -108,12 +109,12 @@ def test_what_is_no_region_is_dropped_and_counted_with_its_reason(
     [("keep", 2, 1, 0), ("drop", 1, 0, 1)],
 )
 def test_crowds_are_kept_or_dropped_as_asked_and_counted(
-    tmp_path: Path, crowds: Crowds, num_regions: int, num_crowds: int, num_dropped: int
+    tmp_path: Path, crowds: KeepOrDrop, num_regions: int, num_crowds: int, num_dropped: int
 ) -> None:
     path = tmp_path / "a.json"
     value = content(annotation([2, 2, 8, 8]), annotation([1, 1, 5, 5], iscrowd=1))
     path.write_text(json.dumps(value), encoding="utf-8")
-    report = read_annotations("coco", path, tmp_path, crowds=crowds).report
+    report = read_annotations("coco", path, tmp_path, options=ReadOptions(crowds=crowds)).report
     assert (report.num_regions, report.num_crowds) == (num_regions, num_crowds)
     assert report.dropped_for(Reason.CROWD) == num_dropped
     assert any("crowd" in line for line in report.lines())
@@ -187,6 +188,13 @@ def test_an_image_listed_twice_is_counted_once(read: Read) -> None:
         ({"a": 1}, r"a JSON object with the keys a, which has no list 'images'"),
         (content({"segments_info": [], "image_id": 7}), r"annotations\[0\] has no category_id"),
         ([], r"a JSON list of 0 entries"),
+        ([{"id": 1}, {"id": 2}], r"a JSON list of 2 objects with the keys id"),
+        ({}, r"a JSON object with no keys"),
+        (
+            {"images": [image()], "annotations": [{"caption": "a cat"}]},
+            r"a COCO captions file .*which has no list 'categories'",
+        ),
+        (content({"segments_info": []}) | {"images": {}}, r"a COCO panoptic file .*list 'images'"),
         ("3", r"a JSON int"),
     ],
 )
@@ -200,6 +208,11 @@ def test_files_that_cannot_be_used_say_what_was_found(
 def test_two_categories_of_one_name_are_refused(read: Read) -> None:
     with pytest.raises(VocabularyError, match=r"annotations\.json: .*'a' stands already"):
         read(content(categories=[{"id": n, "name": "a"} for n in (1, 2)]))
+
+
+def test_a_category_without_a_name_is_refused(read: Read) -> None:
+    with pytest.raises(VocabularyError, match=r"annotations\.json: .*name ' ' is empty or spans"):
+        read(content(categories=[{"id": 1, "name": " "}]))
 
 
 def test_a_cut_file_says_where_it_ends(read: Read) -> None:

@@ -9,9 +9,18 @@ import pytest
 from lvis import LVIS
 from pycocotools.coco import COCO
 
-from regionspot.annotations import AnnotatedImages, ImageRecord, Reason, read_annotations
+from regionspot.annotations import (
+    AnnotatedImages,
+    ImageRecord,
+    ReadOptions,
+    Reason,
+    read_annotations,
+)
+from regionspot.annotations.coco import named_file
+from regionspot.annotations.coco_json import read_coco_json
 from regionspot.core.errors import AnnotationError
 from regionspot.core.geometry import xyxy_to_xywh
+from regionspot.core.hashing import sha256_file
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 LVIS_V05 = DATA / "lvis" / "lvis_v0.5_val_100.json"
@@ -52,7 +61,7 @@ def test_lvis_regions_are_those_of_the_lvis_library(tmp_path: Path) -> None:
 
 
 def test_coco_regions_are_those_of_pycocotools_without_its_crowds(tmp_path: Path) -> None:
-    data = read_annotations("coco", COCO_2014, tmp_path, crowds="drop")
+    data = read_annotations("coco", COCO_2014, tmp_path, options=ReadOptions(crowds="drop"))
     theirs = COCO(str(COCO_2014))
 
     crowds = [entry for entry in theirs.anns.values() if entry["iscrowd"]]
@@ -107,3 +116,33 @@ def test_a_list_of_lvis_categories_is_called_one(tmp_path: Path) -> None:
     path = DATA / "lvis" / "lvis_v1_train_cat_info.json"
     with pytest.raises(AnnotationError, match=r"1,203 LVIS categories without images"):
         read_annotations("lvis", path, tmp_path)
+
+
+@pytest.mark.parametrize("piece_bytes", [999, 10_007])
+def test_the_size_of_the_pieces_changes_nothing(piece_bytes: int) -> None:
+    whole, cut = (
+        read_coco_json(COCO_2014, format_name="coco", file_name_of=named_file, piece_bytes=number)
+        for number in (1 << 24, piece_bytes)
+    )
+    for ours, theirs in (
+        (whole.images.ids, cut.images.ids),
+        (whole.image_rows, cut.image_rows),
+        (whole.labels, cut.labels),
+        (whole.boxes_xyxy, cut.boxes_xyxy),
+        (whole.marks[Reason.CROWD], cut.marks[Reason.CROWD]),
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert whole.vocabulary == cut.vocabulary
+    assert whole.sha256s == cut.sha256s == (sha256_file(COCO_2014),)
+
+
+def test_lvis_v1_given_as_coco_names_the_format_although_no_image_names_its_file(
+    tmp_path: Path,
+) -> None:
+    content = json.loads(LVIS_V05.read_text(encoding="utf-8"))
+    for image in content["images"]:
+        del image["file_name"]
+    path = tmp_path / "lvis_v1_val.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(AnnotationError, match=r"LVIS ground-truth.*--annotations\.format lvis"):
+        read_annotations("coco", path, tmp_path)

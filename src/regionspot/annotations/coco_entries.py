@@ -1,0 +1,237 @@
+"""The lists of COCO and its relatives, in columns."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from regionspot.annotations.json_entries import Entries, Entry
+from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.judging import Verdicts, judge_xywh
+from regionspot.annotations.text_column import TextColumn
+from regionspot.core.errors import AnnotationError
+
+FileNameOf = Callable[[str | None, str | None], str | None]
+"""Gives the path of an image's file below the images folder from its ``file_name`` and its
+``coco_url``, either of which may be missing; None if it cannot."""
+
+_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_NO_BOX = (0.0, 0.0, 0.0, 0.0)
+_Number = TypeVar("_Number", bound=np.generic)
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: _Id
+    height: _Id
+    width: _Id
+    file_name: str | None = None
+    coco_url: str | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: _Id
+    category_id: _Id
+    bbox: tuple[float, float, float, float]
+    iscrowd: int = 0
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: _Id
+    name: str
+
+
+class ImageEntries(Entries[_Image]):
+    """The list ``images``."""
+
+    def __init__(self, file_name_of: FileNameOf) -> None:
+        super().__init__(msgspec.json.Decoder(list[_Image]))
+        self._file_name_of = file_name_of
+        self._numbers: list[NDArray[np.int64]] = []
+        self._names: list[TextColumn] = []
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Id, height and width of each image, (N, 3)."""
+        return np.concatenate([np.zeros((0, 3), np.int64), *self._numbers])
+
+    @property
+    def file_names(self) -> TextColumn:
+        """File of each image."""
+        return TextColumn.joined(self._names)
+
+    @override
+    def _take(self, entries: Sequence[_Image]) -> bool:
+        names = [name for e in entries if (name := self._file_name_of(e.file_name, e.coco_url))]
+        if len(names) < len(entries):
+            return False
+        self._add(names, [(entry.id, entry.height, entry.width) for entry in entries])
+        return True
+
+    @override
+    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
+        names, numbers = [], []
+        for index, entry in enumerate(entries):
+            place = self._place(piece, index)
+            name = self._file_name_of(_text(entry, "file_name"), _text(entry, "coco_url"))
+            if not name:
+                raise AnnotationError(
+                    f"{place} does not name its file (keys: {', '.join(entry)}); wanted file_name,"
+                    " the path below --annotations.images_dir."
+                )
+            names.append(name)
+            image_id, height, width = (
+                _whole_number(entry, name, place) for name in ("id", "height", "width")
+            )
+            numbers.append((image_id, height, width))
+        self._add(names, numbers)
+
+    def _add(self, names: list[str], numbers: list[tuple[int, int, int]]) -> None:
+        self._names.append(TextColumn.from_texts(names))
+        self._numbers.append(np.array(numbers, np.int64).reshape(-1, 3))
+
+
+class CategoryEntries(Entries[_Category]):
+    """The list ``categories``."""
+
+    def __init__(self) -> None:
+        super().__init__(msgspec.json.Decoder(list[_Category]))
+        self.ids: list[int] = []
+        self.names: list[str] = []
+
+    @override
+    def _take(self, entries: Sequence[_Category]) -> bool:
+        self.ids += [entry.id for entry in entries]
+        self.names += [entry.name for entry in entries]
+        return True
+
+    @override
+    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
+        for index, entry in enumerate(entries):
+            place, name = self._place(piece, index), entry.get("name")
+            if not isinstance(name, str):
+                raise AnnotationError(f"{place}.name is {name!r}; wanted the class name as text.")
+            self.ids.append(_whole_number(entry, "id", place))
+            self.names.append(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AnnotationColumns:
+    """The list ``annotations``, (A,) each. What cannot be an id is -1, which is no id."""
+
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes_xyxy: NDArray[np.float32]
+    faults: Verdicts
+    is_crowd: NDArray[np.bool_]
+
+
+class AnnotationEntries(Entries[_Annotation]):
+    """The list ``annotations``."""
+
+    def __init__(self) -> None:
+        super().__init__(msgspec.json.Decoder(list[_Annotation]))
+        # An empty piece in front, so that a list without any has columns, too.
+        self._image_ids = [np.zeros(0, np.int64)]
+        self._category_ids = [np.zeros(0, np.int64)]
+        self._boxes = [np.zeros((0, 4), np.float32)]
+        self._faults = [np.zeros(0, np.int8)]
+        self._crowds = [np.zeros(0, np.bool_)]
+
+    def pop_columns(self) -> AnnotationColumns:
+        """Return the whole list, and forget it."""
+        return AnnotationColumns(
+            boxes_xyxy=_pop_joined(self._boxes),
+            image_ids=_pop_joined(self._image_ids),
+            category_ids=_pop_joined(self._category_ids),
+            faults=_pop_joined(self._faults),
+            is_crowd=_pop_joined(self._crowds),
+        )
+
+    @override
+    def _take(self, entries: Sequence[_Annotation]) -> bool:
+        sides = np.array(list(chain.from_iterable([e.bbox for e in entries])), np.float64)
+        self._add(
+            image_ids=[entry.image_id for entry in entries],
+            category_ids=[entry.category_id for entry in entries],
+            boxes_xywh=sides.reshape(-1, 4),
+            has_box=np.ones(len(entries), np.bool_),
+            is_crowd=np.array([entry.iscrowd for entry in entries], np.bool_),
+        )
+        return True
+
+    @override
+    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
+        for field in ("image_id", "category_id"):
+            for index, entry in enumerate(entries):
+                if field not in entry:
+                    place, keys = self._place(piece, index), ", ".join(entry)
+                    raise AnnotationError(f"{place} has no {field} (keys: {keys}).")
+        boxes = [_box(entry.get("bbox")) for entry in entries]
+        self._add(
+            image_ids=[_id_or_unknown(entry["image_id"]) for entry in entries],
+            category_ids=[_id_or_unknown(entry["category_id"]) for entry in entries],
+            boxes_xywh=np.array([box or _NO_BOX for box in boxes], np.float64).reshape(-1, 4),
+            has_box=np.array([box is not None for box in boxes], np.bool_),
+            is_crowd=np.array([bool(entry.get("iscrowd")) for entry in entries], np.bool_),
+        )
+
+    def _add(
+        self,
+        *,
+        image_ids: list[int],
+        category_ids: list[int],
+        boxes_xywh: NDArray[np.float64],
+        has_box: NDArray[np.bool_],
+        is_crowd: NDArray[np.bool_],
+    ) -> None:
+        boxes_xyxy, faults = judge_xywh(boxes_xywh, has_box)
+        self._image_ids.append(np.array(image_ids, np.int64))
+        self._category_ids.append(np.array(category_ids, np.int64))
+        self._boxes.append(boxes_xyxy)
+        self._faults.append(faults)
+        self._crowds.append(is_crowd)
+
+
+def _pop_joined(pieces: list[NDArray[_Number]]) -> NDArray[_Number]:
+    joined = np.concatenate(pieces)
+    pieces.clear()  # at 25 million boxes, holding both would take a gigabyte more
+    return joined
+
+
+def _text(entry: Entry, field: str) -> str | None:
+    value = entry.get(field)
+    return value if isinstance(value, str) else None
+
+
+def _whole_number(entry: Entry, field: str, place: str) -> int:
+    value = entry.get(field)
+    # JSON writers that go through float tables turn 480 into 480.0: the same number.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise AnnotationError(f"{place}.{field} is {value!r}; wanted a whole number, 0 or more.")
+    return value
+
+
+def _id_or_unknown(value: object) -> int:
+    """Map what cannot be an id to -1, which no image or category has: it is counted as unknown."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and 0 <= value < 2**63 else -1
+
+
+def _box(value: object) -> tuple[float, ...] | None:
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    if not all(isinstance(side, (int, float)) for side in value):
+        return None
+    try:
+        return tuple(float(side) for side in value)
+    except OverflowError:  # a whole number beyond all floats
+        return (math.inf,) * 4

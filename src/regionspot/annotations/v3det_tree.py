@@ -1,0 +1,68 @@
+"""V3Det's category tree: which categories are kinds of which."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from regionspot.annotations.json_stream import JsonStream
+from regionspot.core.errors import AnnotationError
+
+_TREE_IDS, _DESCENDANTS = "categoryid2treeid", "ancestor2descendant"
+
+
+def read_category_tree(path: Path) -> dict[int, frozenset[int]]:
+    """Read ``v3det_2023_v1_category_tree.json``.
+
+    The file has one object a relation. ``categoryid2treeid`` gives the tree's own name of each
+    category (``"1": "n02084071"``), ``ancestor2descendant`` all nodes below a node. Nodes that are
+    no category of the data set are left out.
+
+    Returns:
+        For each category id the ids of all categories that are kinds of it.
+
+    Raises:
+        MissingFileError: There is no such file.
+        AnnotationError: The file is not JSON, or not a category tree.
+    """
+    stream = JsonStream(path)
+    relations: dict[str, dict[str, object]] = {_TREE_IDS: {}, _DESCENDANTS: {}}
+    for piece in stream.pieces():
+        content = piece.load() if piece.name in relations else None
+        if piece.name is not None and isinstance(content, dict):
+            relations[piece.name] |= content
+    if not all(relations.values()):
+        found = (
+            ", ".join(list(stream.skeleton)[:6]) if isinstance(stream.skeleton, dict) else "none"
+        )
+        raise AnnotationError(
+            f"{path} is no category tree of V3Det: it needs the objects {_TREE_IDS} and"
+            f" {_DESCENDANTS}; it has the keys {found}. Give v3det_2023_v1_category_tree.json."
+        )
+    numbers = _category_ids(relations[_TREE_IDS], path)
+    descendants = relations[_DESCENDANTS]
+    return {
+        number: frozenset(
+            numbers[node] for node in _nodes(descendants, name, path) & numbers.keys()
+        )
+        for name, number in numbers.items()
+    }
+
+
+def _category_ids(tree_ids: Mapping[str, object], path: Path) -> dict[str, int]:
+    numbers: dict[str, int] = {}
+    for number, name in tree_ids.items():
+        if not number.isdecimal() or not isinstance(name, str):
+            raise AnnotationError(
+                f"{path}: {_TREE_IDS} maps {number!r} to {name!r}; wanted a category id and the"
+                " name of a node."
+            )
+        numbers[name] = int(number)
+    return numbers
+
+
+def _nodes(descendants: Mapping[str, object], name: str, path: Path) -> set[str]:
+    nodes = descendants.get(name, [])
+    if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes):
+        raise AnnotationError(
+            f"{path}: {_DESCENDANTS}[{name!r}] is {str(nodes)[:60]}; wanted a list of nodes."
+        )
+    return set(nodes)

@@ -1,0 +1,74 @@
+"""Annotations without image sizes, through the tiny towers, into a cache."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regionspot.backbones.presets import ModelsConfig
+from regionspot.cache import FeatureCache
+from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
+
+A, B = "00000000000000aa", "ffffffffffffffff"
+
+
+@pytest.fixture
+def images_dir(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in (A, B):
+        pixels = rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.jpg")
+    return tmp_path
+
+
+def cached(annotations: AnnotationsConfig, folder: Path) -> FeatureCache:
+    cache_features(
+        CacheConfig(
+            output_dir=str(folder / "cache"),
+            annotations=annotations,
+            models=ModelsConfig(preset="toy"),
+            templates=["none"],
+            device="cpu",
+        )
+    )
+    return FeatureCache.open(folder / "cache")
+
+
+def test_relative_boxes_are_stored_in_pixels_of_the_image(images_dir: Path) -> None:
+    header = (
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,"
+        "IsGroupOf,IsDepiction,IsInside"
+    )
+    rows = [f"{B},xclick,/m/b,1,0.2,0.5,0,1,0,0,0,0,0", f"{A},xclick,/m/a,1,0,1,0,0.5,0,0,1,0,0"]
+    (images_dir / "boxes.csv").write_text("\n".join([header, *rows]))
+    (images_dir / "classes.csv").write_text("/m/a,ant\n/m/b,bee\n")
+    config = AnnotationsConfig(
+        format="openimages",
+        path=str(images_dir / "boxes.csv"),
+        images_dir=str(images_dir),
+        classes_path=str(images_dir / "classes.csv"),
+    )
+    with cached(config, images_dir) as cache:
+        first, second = cache.sample(0), cache.sample(1)
+        assert (first.key, first.image_id, first.size_hw) == (B, -1, (30, 50))
+        assert first.boxes_xyxy.tolist() == [[10, 0, 25, 30]]
+        assert first.labels.tolist() == [1]
+        assert (second.key, second.image_id, second.num_regions) == (A, 0xAA, 0)
+        assert cache.manifest.vocabulary.names == ("ant", "bee")
+
+
+def test_boxes_that_turn_out_to_lie_outside_are_left_out_and_told(
+    images_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"{A}.jpg,5,5,70,20,a", f"{A}.jpg,60,5,70,20,a", f"{B}.jpg,60,5,70,20,b"]
+    (images_dir / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
+    config = AnnotationsConfig(
+        format="csv", path=str(images_dir / "own.csv"), images_dir=str(images_dir)
+    )
+    with caplog.at_level(logging.WARNING), cached(config, images_dir) as cache:
+        assert cache.sample(0).boxes_xyxy.tolist() == [[5, 5, 50, 20]]
+        assert cache.sample(1).num_regions == 0
+    assert f"{A}.jpg: left out 1 of 2 boxes, outside its 50 x 30 pixels" in caplog.text
+    assert f"{B}.jpg: left out 1 of 1 boxes" in caplog.text
