@@ -244,7 +244,7 @@ def test_a_cache_of_some_images_is_scored_on_these_and_says_so(
     [
         (["--cache", "nowhere"], "is no feature cache"),
         (["--annotations", "nowhere.json"], "no annotation file at nowhere.json"),
-        (["--checkpoints", "[nowhere]"], "found nothing at nowhere"),
+        (["--checkpoints", "[nowhere]"], "no trained head at nowhere"),
         (["--templates", "single"], "no text bank"),
         (["--steps", "nowhere.json"], "no file of steps"),
         (["--training_dirs", "[nowhere]"], "no metrics.csv below nowhere"),

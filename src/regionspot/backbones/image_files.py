@@ -88,10 +88,15 @@ def rgb_pixels(image: Image.Image, *, exif_policy: ExifPolicy = "ignore") -> Pix
     """Convert an opened image of any mode to RGB by the rules of `decode_image`.
 
     Raises:
-        ImageError: Its mode has no known white level.
+        ImageError: Its mode has no known white level, or its file is damaged.
     """
     turn = _turn_to_undo(image, exif_policy)
-    return _turned(_to_rgb(image), turn)
+    try:
+        return _turned(_to_rgb(image), turn)
+    except ImageError:
+        raise
+    except Exception as error:  # a file that was opened and is cut short shows only now
+        raise ImageError(f"cannot be decoded: {_summary(error)}") from error
 
 
 def exif_orientation(image: Image.Image) -> int:

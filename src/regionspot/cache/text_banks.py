@@ -16,7 +16,7 @@ from regionspot.cache.sealed import open_sealed_hdf5, write_sealed_hdf5
 from regionspot.core.errors import CacheCorruptError, CacheMismatchError, ConfigError, ShapeError
 from regionspot.core.vocabulary import Vocabulary
 
-_REMEDY = f"Make it again: {CACHE_COMMAND}"
+_REMEDY = f"Remove it, and make it again: {CACHE_COMMAND}"
 _NORM_TOLERANCE = 1e-3
 
 

@@ -54,7 +54,10 @@ def load_image(
         return _checked(image)
     if isinstance(image, Image.Image):
         _log_ignored_rotation(image, "the image", exif_policy, rotation_log_level)
-        return _checked(rgb_pixels(image, exif_policy=exif_policy))
+        try:
+            return _checked(rgb_pixels(image, exif_policy=exif_policy))
+        except ImageError as error:
+            raise ImageError(f"the image {error}: pass another one.") from error
     path = Path(image)
     if not path.is_file():
         raise MissingFileError(f"no image file at {path}: check the path, or pass the pixels.")
