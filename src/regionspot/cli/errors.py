@@ -9,10 +9,14 @@ from regionspot.core.errors import RegionSpotError
 def run_cli(command: Callable[[], None]) -> None:
     """Run a command; print a `RegionSpotError` as a message without traceback and exit with 2.
 
-    Every other exception is a bug of ours and keeps its traceback.
+    Ctrl-C exits with 130, as shells do. Every other exception is a bug of ours and keeps its
+    traceback.
     """
     try:
         command()
     except RegionSpotError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -113,6 +113,7 @@ def _fit_step(
         *("fit", "--config", str(configs_dir / f"train_stage{stage}.yaml")),
         *("--data.train", json.dumps([str(output_dir / "cache" / name) for name in sources])),
         *("--data.val", str(output_dir / "cache" / "val")),
+        *("--val_annotations", str(output_dir / "world" / "val.json")),
         *("--trainer.default_root_dir", str(run_dir), "--seed_everything", str(seed)),
     )
     if stage > 1:

@@ -53,7 +53,7 @@ def _generate(output_dir: Path, *, seed: int, num_val: int, num_train: int) -> N
             seed=seed,
             num_val=num_val,
             num_train=num_train,
-            num_processes=len(os.sched_getaffinity(0)),
+            num_processes=os.cpu_count() or 1,
             on_progress=show,
         )
     print(f"the world with the seed {seed} is in {output_dir}")

@@ -18,6 +18,18 @@ def test_a_deliberate_error_is_one_message_and_exit_code_2(
     assert capsys.readouterr().err == "error: preset 'huge' is unknown: use --models.preset bl.\n"
 
 
+def test_control_c_is_one_word_and_the_exit_code_of_shells(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as exit_info:
+        run_cli(command)
+    assert exit_info.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     def command() -> None:
         raise KeyError("bug")

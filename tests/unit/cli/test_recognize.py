@@ -212,7 +212,7 @@ def test_a_picture_is_written_where_it_is_wanted(
         (["--boxes", "1,2,30,40", "--templates", "poem"], "no template set 'poem'"),
         (["--boxes", "1,2,30,40", "--output", "x.txt"], "--output x.txt: wanted a name that ends"),
         (["--boxes", "1,2,30,40", "--image", "nowhere.png"], "no image file at nowhere.png"),
-        (["--boxes", "1,2,30,40", "--model", "nowhere"], "found nothing at nowhere"),
+        (["--boxes", "1,2,30,40", "--model", "nowhere"], "no trained head at nowhere"),
         (["--boxes", "1,2,30,40", "--device", "abacus"], "abacus"),
         (["--boxes", "1,2,30,40", "--clip_weights", "random"], "clip_weights_sha256: found"),
     ],
