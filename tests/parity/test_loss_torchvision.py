@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import (  # type: ignore[import-untyped]
+from torchvision.ops import (
     sigmoid_focal_loss as torchvision_focal_loss,
 )
 

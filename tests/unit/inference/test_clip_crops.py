@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import SamPredictor
 from torch import Tensor
-from torchvision.transforms.functional import (  # type: ignore[import-untyped]
+from torchvision.transforms.functional import (
     normalize,
     pil_to_tensor,
 )

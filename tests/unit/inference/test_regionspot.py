@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from segment_anything import SamPredictor
 from torch import Tensor
-from torchvision.ops import masks_to_boxes  # type: ignore[import-untyped]
-from torchvision.transforms.functional import normalize, pil_to_tensor  # type: ignore[import-untyped]
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms.functional import normalize, pil_to_tensor
 
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
 from regionspot.cache import FeatureCache

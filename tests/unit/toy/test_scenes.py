@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torchvision.ops import masks_to_boxes  # type: ignore[import-untyped]
+from torchvision.ops import masks_to_boxes
 
 from regionspot.toy.drawing import Placement, draw_background, draw_object
 from regionspot.toy.names import SETTINGS, TEXTURES, THINGS, look_of, vocabulary, zipf

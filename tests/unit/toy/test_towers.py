@@ -13,7 +13,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch import Tensor
-from torchvision.transforms.functional import normalize  # type: ignore[import-untyped]
+from torchvision.transforms.functional import normalize
 
 from regionspot.backbones import build_sam, load_clip, load_sam
 from regionspot.core.errors import WeightsError
