@@ -1,6 +1,6 @@
 """Run the frozen SAM and CLIP once over annotated images, and store all that training needs.
 
-``python cache_features.py --config configs/cache/lvis_val_bl.yaml``, or the same as ``regionspot
+``python cache_features.py --config configs/cache/objects365_bl.yaml``, or the same as ``regionspot
 cache``. It may be stopped at any moment: the same command goes on where it was. ``python
 cache_features.py verify <cache>`` reads every byte of a finished cache and names all damage.
 """

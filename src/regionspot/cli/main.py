@@ -23,6 +23,7 @@ _COMMANDS = {
         "AP APr APc APf of the head and of CLIP on crops; a report",
     ),
     "recognize": ("regionspot.cli.recognize", "name the regions of one image"),
+    "convert": ("regionspot.cli.convert", "read or write the layout of the paper's released heads"),
     "toy": ("regionspot.cli.toy", "generate the toy world: images and LVIS annotations"),
     "quickstart": (
         "regionspot.cli.quickstart",

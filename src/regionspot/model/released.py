@@ -1,5 +1,6 @@
-"""The head weights that the paper's authors released, read without any of their code."""
+"""The layout of the heads that the paper's authors released, read and written."""
 
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from regionspot.core.atomic import write_bytes_atomic
 from regionspot.core.errors import MissingFileError, WeightsError
-from regionspot.model.fusion_head import FusionHead
-from regionspot.model.trained_head import load_strictly
+from regionspot.model.fusion_head import FusionHead, HeadSpec
+from regionspot.model.trained_head import TrainedHead, load_strictly
 
 _HEAD_PARTS = ("to_clip.", "projector.", "decoder.")
 _BACKBONE_PARTS = ("sam.", "clip_model.")
@@ -49,6 +51,38 @@ def load_released_head(path: Path | str) -> FusionHead:
     )
     load_strictly(head, tensors, where=str(path))
     return head.eval()
+
+
+def save_released_head(path: Path | str, trained: TrainedHead) -> None:
+    """Write a trained head in the layout of the released checkpoints, for the authors' own code.
+
+    Args:
+        path: The ``.pth`` file to write, whole or not at all.
+        trained: The head.
+
+    Raises:
+        WeightsError: The layout cannot express the head: it is always the paper's, with a scale of
+            100 and no bias.
+    """
+    spec, scale, bias = trained.head.spec, trained.classifier.log_scale.exp(), trained.card.bias
+    paper = HeadSpec(
+        token_dim=spec.token_dim,
+        feature_dim=spec.feature_dim,
+        text_dim=spec.text_dim,
+        dropout=spec.dropout,
+    )
+    if spec != paper or abs(float(scale) - 100) > 1e-3 or bias != 0:
+        raise WeightsError(
+            "the released layout knows the paper's head only (3 blocks, 8 heads, 2048 hidden, plain"
+            f" inputs, scale 100, bias 0); this one has {spec.num_blocks} blocks, {spec.num_heads}"
+            f" heads, {spec.ffn_dim} hidden, normalize_inputs {spec.normalize_inputs},"
+            f" position_code {spec.position_code}, scale {float(scale):g}, bias {bias:g}. Share its"
+            " head/ folder instead."
+        )
+    buffer = io.BytesIO()
+    tensors = {name: tensor.detach().cpu() for name, tensor in trained.head.state_dict().items()}
+    torch.save({"model": tensors}, buffer)
+    write_bytes_atomic(Path(path), buffer.getvalue())
 
 
 def _head_tensors(checkpoint: object, *, where: Path) -> dict[str, Tensor]:

@@ -88,7 +88,7 @@ def load_trained_head(path: Path | str) -> TrainedHead:
     else:
         raise WeightsError(
             f"{path}: cannot tell what this is by its ending; wanted a directory, .safetensors or"
-            " .ckpt. For the paper's released checkpoints use load_released_head."
+            " .ckpt. For the paper's released checkpoints use `regionspot convert`."
         )
     return _assemble(tensors, card, where=path)
 
@@ -164,8 +164,8 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], HeadCard]:
     if not isinstance(checkpoint, dict) or CHECKPOINT_CARD_KEY not in checkpoint:
         raise WeightsError(
             f"{path} was not written by RegionSpot's train.py: it holds no"
-            f" {CHECKPOINT_CARD_KEY!r}. For the paper's released checkpoints use"
-            " load_released_head."
+            f" {CHECKPOINT_CARD_KEY!r}. Turn one of the paper's released"
+            " checkpoints into a head by `regionspot convert` (load_released_head)."
         )
     card = HeadCard.from_json(checkpoint[CHECKPOINT_CARD_KEY], where=str(path))
     # The LightningModule nests the head one level deeper than head.safetensors does.

@@ -129,7 +129,7 @@ def test_foreign_files_are_refused(tmp_path: Path, trained: TrainedHead) -> None
     with pytest.raises(WeightsError, match=r"not written by RegionSpot's train\.py"):
         load_trained_head(tmp_path / "other.ckpt")
     (tmp_path / "head.pth").write_bytes(b"")
-    with pytest.raises(WeightsError, match="load_released_head"):
+    with pytest.raises(WeightsError, match="regionspot convert"):
         load_trained_head(tmp_path / "head.pth")
 
 
