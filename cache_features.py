@@ -1,4 +1,4 @@
-"""Run SAM and CLIP once: ``python cache_features.py --config configs/cache/lvis_val_bl.yaml``."""
+"""Run SAM and CLIP once: ``python cache_features.py --config configs/cache/objects365_bl.yaml``."""
 
 from regionspot.cli.cache import main
 

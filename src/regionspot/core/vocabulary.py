@@ -43,7 +43,7 @@ class Vocabulary:
             raise MissingFileError(
                 f"no vocabulary file at {path}: give a text file with one class name a line."
             )
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
         _check_names(names, place=f"{path}, line", first=1)
         return cls(names)
 

@@ -9,6 +9,12 @@ from regionspot.core.errors import MissingFileError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xef\xbb\xbflemon\nlime\n")
+    assert Vocabulary.from_file(path).names == ("lemon", "lime")
+
+
 def test_names_keep_their_order_and_spelling() -> None:
     vocabulary = Vocabulary.from_names(["tennis ball", "bat_(animal)", "Caf\u00e9"])
     assert list(vocabulary) == ["tennis ball", "bat_(animal)", "Caf\u00e9"]
