@@ -8,12 +8,10 @@ cache_features.py verify <cache>`` reads every byte of a finished cache and name
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-
-from jsonargparse import ArgumentParser, set_parsing_settings
 
 from regionspot.cli.cache_verify import main as verify
 from regionspot.cli.errors import run_cli
+from regionspot.cli.options import parse_options
 from regionspot.extraction.config import CacheConfig
 
 
@@ -34,12 +32,7 @@ def parse_config(words: Sequence[str]) -> CacheConfig:
     Raises:
         ConfigError: An option cannot work.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="cache_features.py", description=__doc__)
-    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
-    parser.add_class_arguments(CacheConfig)
-    options = vars(parser.instantiate(parser.parse_args(list(words))))
-    return CacheConfig(**{field.name: options[field.name] for field in fields(CacheConfig)})
+    return parse_options(CacheConfig, words, prog="cache_features.py", about=__doc__)
 
 
 def _cache(words: Sequence[str]) -> None:

@@ -10,10 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-
-from jsonargparse import ArgumentParser, set_parsing_settings
 
 from regionspot.cli.errors import run_cli
 from regionspot.cli.evaluate_config import EvalConfig
@@ -21,6 +18,7 @@ from regionspot.cli.evaluate_data import EvaluationData, open_evaluation_data
 from regionspot.cli.evaluate_methods import MethodOutput, MethodRun, check_methods, run_methods
 from regionspot.cli.evaluate_pictures import draw_curves
 from regionspot.cli.evaluate_report import EarlierStep, build_report, describe_run, read_steps
+from regionspot.cli.options import parse_options
 from regionspot.evaluation import LvisScorer
 from regionspot.evaluation.protocols import PROTOCOL_NOTES
 from regionspot.evaluation.report import REPORT_NAME, write_report
@@ -92,12 +90,7 @@ def parse_config(words: Sequence[str]) -> EvalConfig:
     Raises:
         ConfigError: The options contradict each other.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="evaluate.py", description=__doc__)
-    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
-    parser.add_class_arguments(EvalConfig)
-    options = vars(parser.instantiate(parser.parse_args(list(words))))
-    return EvalConfig(**{field.name: options[field.name] for field in fields(EvalConfig)})
+    return parse_options(EvalConfig, words, prog="evaluate.py", about=__doc__)
 
 
 def _evaluate(words: Sequence[str]) -> None:

@@ -5,42 +5,31 @@ E text width, C classes.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast, overload
+from typing import Self, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels
-from regionspot.backbones.presets import ExifPolicy, as_exif_policy
-from regionspot.core.errors import ConfigError, ShapeError, VocabularyError
+from regionspot.backbones.presets import as_exif_policy
+from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.class_scores import class_probabilities
 from regionspot.inference.head_scores import embed_regions
-from regionspot.inference.images import ImageLike, load_image
+from regionspot.inference.images import ImageLike
 from regionspot.inference.loading import load_matching_models
-from regionspot.inference.prompts import LocatedRegions, Prompts, locate_regions, read_prompts
+from regionspot.inference.prompted import PromptedPixels, open_prompted
+from regionspot.inference.prompts import LocatedRegions, locate_regions
 from regionspot.inference.regions import Regions
 from regionspot.model import TrainedHead, load_trained_head
 
 _IMAGE_BATCH_SIZE = 4
 _NUM_KEPT_BANKS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PromptedPixels:
-    """One image in memory and what to name in it."""
-
-    pixels: NDArray[np.uint8]
-    prompts: Prompts
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,24 +192,19 @@ class RegionSpot:
             with_masks=with_masks,
         )
         several = isinstance(image, Sequence) and not isinstance(image, str)
-        images = cast("Sequence[ImageLike]", image if several else [image])
-        prompted = [
-            _open(*row, exif_policy=self._exif_policy)
-            for row in zip(
-                images,
-                _per_image(boxes_xyxy, "boxes_xyxy", len(images), several=several),
-                _per_image(points, "points", len(images), several=several),
-                _per_image(masks, "masks", len(images), several=several),
-                strict=True,
-            )
-        ]
+        prompted = open_prompted(
+            image,
+            {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks},
+            several=several,
+            exif_policy=self._exif_policy,
+        )
         regions: list[Regions] = []
         for start in range(0, len(prompted), _IMAGE_BATCH_SIZE):
             regions += self._recognize_batch(prompted[start : start + _IMAGE_BATCH_SIZE], question)
         return regions if several else regions[0]
 
     def _recognize_batch(
-        self, images: Sequence[_PromptedPixels], question: _Question
+        self, images: Sequence[PromptedPixels], question: _Question
     ) -> list[Regions]:
         localizer, encoder = self._models.localizer, self._models.encoder
         frames_BCHW = torch.stack([localizer.preprocess(image.pixels) for image in images])
@@ -247,7 +231,7 @@ class RegionSpot:
 
     def _named(
         self,
-        image: _PromptedPixels,
+        image: PromptedPixels,
         located: LocatedRegions,
         z_RE: Tensor,
         question: _Question,
@@ -295,34 +279,3 @@ class RegionSpot:
         while len(self._banks) > _NUM_KEPT_BANKS:
             self._banks.popitem(last=False)
         return self._banks[key]
-
-
-def _open(
-    image: ImageLike,
-    boxes_xyxy: ArrayLike | None,
-    points: ArrayLike | None,
-    masks: ArrayLike | None,
-    *,
-    exif_policy: ExifPolicy,
-) -> _PromptedPixels:
-    pixels = load_image(image, exif_policy=exif_policy)
-    size_hw = (pixels.shape[0], pixels.shape[1])
-    prompts = read_prompts(boxes_xyxy=boxes_xyxy, points=points, masks=masks, size_hw=size_hw)
-    return _PromptedPixels(pixels=pixels, prompts=prompts)
-
-
-def _per_image(
-    prompts: ArrayLike | Sequence[ArrayLike] | None, name: str, num_images: int, *, several: bool
-) -> Sequence[ArrayLike | None]:
-    """Return one entry of prompts for each image."""
-    if prompts is None:
-        return [None] * num_images
-    if not several:
-        return [cast("ArrayLike", prompts)]
-    if not isinstance(prompts, Sequence | np.ndarray) or len(prompts) != num_images:
-        found = len(prompts) if isinstance(prompts, Sized) else type(prompts).__name__
-        raise ShapeError(
-            f"{name} has {found} entries for {num_images} images; wanted a list with one array for"
-            " each image (an empty one where an image has no regions)."
-        )
-    return cast("Sequence[ArrayLike]", prompts)

@@ -1,0 +1,32 @@
+"""Options of a command from the fields of its configuration class, a YAML file and the shell."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TypeVar
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+T = TypeVar("T")
+
+
+def parse_options(
+    config_class: type[T], words: Sequence[str], *, prog: str, about: str | None
+) -> T:
+    """Read the options of the command line and of the file that ``--config`` names.
+
+    Args:
+        config_class: A dataclass; the texts below its fields become the help.
+        words: What was typed after the command.
+        prog: What the command is called in its help.
+        about: What it does.
+
+    Raises:
+        ConfigError: An option cannot work; raised by the class itself.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=prog, description=about)
+    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
+    parser.add_class_arguments(config_class)
+    options = vars(parser.instantiate(parser.parse_args(list(words))))
+    names = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
+    return config_class(**{name: options[name] for name in names})
