@@ -39,7 +39,7 @@ format: $(DONE)  ## Mend what can be mended automatically.
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(DONE)  ## Run every benchmark; each prints a ratio against a named peer or limit.
+bench: quickstart  ## Run every benchmark; each prints a ratio against a named peer or limit.
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
 
 clean:  ## Remove caches and runs (not .venv).
