@@ -17,11 +17,11 @@ from regionspot.core.errors import ConfigError, VocabularyError
 if TYPE_CHECKING:
     from open_clip.model import CLIP
 
-_CLEAN = "-clean"
+_READABLE = "-readable"
 _SLOT = "{}"
 _PLAIN_SETS = ("ensemble81", "ensemble80", "single", "none")
 
-TEMPLATE_SETS: tuple[str, ...] = (*_PLAIN_SETS, *(name + _CLEAN for name in _PLAIN_SETS))
+TEMPLATE_SETS: tuple[str, ...] = (*_PLAIN_SETS, *(name + _READABLE for name in _PLAIN_SETS))
 """Names of the sentences that class names are put into.
 
 - ``ensemble81``: the paper's; the bare name with a full stop, and the next 80;
@@ -30,7 +30,7 @@ TEMPLATE_SETS: tuple[str, ...] = (*_PLAIN_SETS, *(name + _CLEAN for name in _PLA
 - ``none``: the bare name.
 
 Names go in as they are, since that is how the released heads were trained. Each set also exists
-with ``-clean`` at its end, which turns underscores into spaces: "bat_(animal)" becomes
+with ``-readable`` at its end, which turns underscores into spaces: "bat_(animal)" becomes
 "bat (animal)". What is in parentheses stays, as it tells LVIS classes of one name apart.
 """
 
@@ -45,7 +45,7 @@ def template_texts(templates: str) -> tuple[str, ...]:
         raise ConfigError(
             f"there is no template set {templates!r}; give one of {', '.join(TEMPLATE_SETS)}."
         )
-    plain = templates.removesuffix(_CLEAN)
+    plain = templates.removesuffix(_READABLE)
     if plain == "none":
         return (_SLOT,)
     if plain == "single":
@@ -88,7 +88,7 @@ def text_bank(
     if not names:
         raise VocabularyError("there is no class name to embed: give at least one.")
     sentences = template_texts(templates)
-    if templates.endswith(_CLEAN):
+    if templates.endswith(_READABLE):
         names = [name.replace("_", " ") for name in names]
     device = clip.logit_scale.device
     step = max(1, batch_size // len(sentences))

@@ -14,7 +14,7 @@ from regionspot.core.errors import ConfigError, VocabularyError
         ("ensemble80", 80, "a bad photo of a {}.", "a tattoo of the {}."),
         ("single", 1, "a photo of a {}.", "a photo of a {}."),
         ("none", 1, "{}", "{}"),
-        ("none-clean", 1, "{}", "{}"),
+        ("none-readable", 1, "{}", "{}"),
     ],
 )
 def test_template_sets_hold_what_they_say(
@@ -54,7 +54,7 @@ def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
         heard.extend(texts)
         return torch.zeros(len(texts), 3)
 
-    for templates in ("none", "single-clean"):
+    for templates in ("none", "single-readable"):
         text_bank(Listener(), tokenizer, ["bat_(animal)", "{odd}"], templates)
     assert heard == ["bat_(animal)", "{odd}", "a photo of a bat (animal).", "a photo of a {odd}."]
 

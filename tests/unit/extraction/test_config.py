@@ -74,7 +74,7 @@ def test_a_bad_value_on_the_command_line_gets_the_same_message(
         ("max_quarantined_share", 0.0),
         ("max_quarantined_share", 1.0),
         ("templates", ["none"]),
-        ("templates", ["ensemble81", "ensemble80", "single", "none", "ensemble81-clean"]),
+        ("templates", ["ensemble81", "ensemble80", "single", "none", "ensemble81-readable"]),
     ],
 )
 def test_the_last_good_values_are_taken(option: str, value: object) -> None:
