@@ -756,7 +756,9 @@ def test_too_many_bad_images_stop_the_run_with_the_first_reasons_and_what_to_typ
     assert reasons[2].startswith(f"  {file_name(6)} cannot be decoded: ")
     assert len(reasons) == 3
     assert "check --annotations.images_dir" in advice
-    assert "raise --max_quarantined_share (1 allows all) and give the same command again" in advice
+    assert (
+        "raise --max_quarantined_share (1 allows all); then give the same command again" in advice
+    )
 
     # What it says to type works, and nothing that was done is done again.
     first_shard = times(output_dir / "shards")["000000.tar"]

@@ -146,12 +146,13 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
         start = time.monotonic()
         run_command(step.words)
         seconds = time.monotonic() - start
+        if step.name.endswith("stage 2"):
+            shutil.copytree(step.product.parent, output_dir / "head", dirs_exist_ok=True)
+        # Remembered last, so that a step that was stopped anywhere is done again.
         done.append(
             DoneStep(name=step.name, command=command, seconds=seconds, inputs_sha256=inputs)
         )
         write_text_atomic(memory, json.dumps([asdict(one) for one in done], indent=1) + "\n")
-        if step.name.endswith("stage 2"):
-            shutil.copytree(step.product.parent, output_dir / "head", dirs_exist_ok=True)
     return done
 
 

@@ -255,7 +255,8 @@ class _Writer:
                 f" than the allowed share of {share:g}. The first of them, in"
                 f" {self._config.annotations.images_dir}:\n  {examples}\n"
                 "Mend them, or check --annotations.images_dir; to leave so many out, raise"
-                " --max_quarantined_share (1 allows all) and give the same command again."
+                " --max_quarantined_share (1 allows all); then give the same command again. (An"
+                " image of a finished shard is tried again only once that shard's .json is removed.)"
             )
 
 
