@@ -256,7 +256,8 @@ class _Writer:
                 f" {self._config.annotations.images_dir}:\n  {examples}\n"
                 "Mend them, or check --annotations.images_dir; to leave so many out, raise"
                 " --max_quarantined_share (1 allows all); then give the same command again. (An"
-                " image of a finished shard is tried again only once that shard's .json is removed.)"
+                " image of a finished shard is tried again only once that shard's .json is"
+                " removed.)"
             )
 
 
