@@ -65,6 +65,7 @@ def random_sample(
         size_hw=(60, 40 + number),
         boxes_xyxy=np.concatenate([corners, corners + 10], axis=1).astype(np.float32),
         labels=labels.astype(np.int64),
+        box_scores=np.ones(num_regions, np.float32),
         position_tokens=(class_tokens[labels] + noise).astype(np.float16),
         feature_map=rng.normal(0, 1, (NUM_FEATURE_TOKENS, FEATURE_DIM)).astype(np.float16),
     )

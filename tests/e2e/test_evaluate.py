@@ -103,6 +103,7 @@ def sample_of(record: ImageRecord, images_dir: Path, models: FrozenModels) -> Ca
         size_hw=record.size_hw,
         boxes_xyxy=record.boxes_xyxy,
         labels=record.labels,
+        box_scores=np.ones(len(record.labels), np.float32),
         position_tokens=tokens.numpy().astype(np.float16),
         feature_map=features.numpy().astype(np.float16),
     )

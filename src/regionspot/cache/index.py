@@ -28,7 +28,14 @@ from regionspot.core.errors import CacheCorruptError
 from regionspot.core.hashing import canonical_json
 
 _COMMAND = f"Rebuild it: {CACHE_COMMAND}"
-_NUMBERS = ("num_quarantined", "num_feature_tokens", "feature_dim", "token_dim")
+_NUMBERS = (
+    "num_quarantined",
+    "num_clipped_regions",
+    "num_dropped_regions",
+    "num_feature_tokens",
+    "feature_dim",
+    "token_dim",
+)
 _DATASETS = (
     "keys",
     "image_ids",
@@ -54,6 +61,10 @@ class CacheIndex:
     """Seal of the manifest that the cache was written under."""
     num_quarantined: int
     """Images of the plan that the cache does not hold."""
+    num_clipped_regions: int
+    """Regions whose box was clipped when their image was decoded."""
+    num_dropped_regions: int
+    """Regions that were dropped then."""
     num_feature_tokens: int
     """Tokens of every feature map, T."""
     feature_dim: int
@@ -73,7 +84,7 @@ class CacheIndex:
     json_offsets: NDArray[np.int64]
     """Where the ``json`` member of each image starts in its tar, (N,)."""
     data_offsets: NDArray[np.int64]
-    """Where the data of the arrays of each image starts, (N, 4), columns as `ARRAY_MEMBERS`."""
+    """Where the data of the arrays of each image starts, (N, 5), columns as `ARRAY_MEMBERS`."""
     label_counts: NDArray[np.int64]
     """Regions of each class of the vocabulary, (C,)."""
     tar_bytes: NDArray[np.int64]
@@ -230,6 +241,7 @@ class _Collected:
         self.quarantine: list[bytes] = []
         self._manifest = manifest
         self._label_counts = np.zeros(len(manifest.vocabulary), np.int64)
+        self._num_clipped = self._num_dropped = 0
         self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _DATASETS}
 
     def add(self, sidecar: ShardSidecar, seal: str) -> None:
@@ -247,6 +259,8 @@ class _Collected:
         }
         for name, column in columns.items():
             self._columns[name].append(column)
+        self._num_clipped += sidecar.num_clipped_regions
+        self._num_dropped += sidecar.num_dropped_regions
         for label, count in sidecar.label_counts:
             self._label_counts[label] += count
         self.quarantine += [
@@ -260,6 +274,8 @@ class _Collected:
         return CacheIndex(
             manifest_sha256=self._manifest.sha256,
             num_quarantined=len(self.quarantine),
+            num_clipped_regions=self._num_clipped,
+            num_dropped_regions=self._num_dropped,
             num_feature_tokens=fingerprint.num_feature_tokens,
             feature_dim=fingerprint.feature_dim,
             token_dim=fingerprint.token_dim,

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Version of the format that docs/cache_format.md describes; any other one is refused."""
 
 ARRAY_MEMBERS: Final = (
@@ -12,6 +12,7 @@ ARRAY_MEMBERS: Final = (
     "position_tokens.npy",
     "boxes_xyxy.npy",
     "labels.npy",
+    "box_scores.npy",
 )
 """The array members of an image, in the order in which they lie in the tar."""
 

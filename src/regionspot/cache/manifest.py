@@ -40,6 +40,10 @@ class Manifest:
     """SHA-256 of the annotation file."""
     annotation_format: str
     """Format of the annotation file, such as ``lvis``."""
+    proposals: str | None = None
+    """Identity of the proposals that the regions are; None if they are the annotated ones."""
+    prompt: str = "box"
+    """What of a region SAM was shown."""
     plan: Plan
     """Which image is in which shard."""
     vocabulary: Vocabulary
@@ -152,6 +156,8 @@ def _sealed(manifest: Manifest) -> tuple[str, str]:
             "fingerprint": manifest.fingerprint.to_dict(),
             "annotation_sha256": manifest.annotation_sha256,
             "annotation_format": manifest.annotation_format,
+            "proposals": manifest.proposals,
+            "prompt": manifest.prompt,
             "plan": asdict(manifest.plan),
             "vocabulary": list(manifest.vocabulary.names),
             "category_ids": list(manifest.category_ids),
@@ -166,6 +172,8 @@ def _from_json(values: dict[str, Any]) -> Manifest:
         fingerprint=Fingerprint.from_dict(values["fingerprint"]),
         annotation_sha256=values["annotation_sha256"],
         annotation_format=values["annotation_format"],
+        proposals=values["proposals"],
+        prompt=values["prompt"],
         plan=Plan(**values["plan"]),
         vocabulary=Vocabulary.from_names(values["vocabulary"]),
         category_ids=tuple(values["category_ids"]),

@@ -13,8 +13,8 @@ from regionspot.core.errors import AnnotationError, ShapeError
 class CachedSample:
     """Everything that training and evaluation need of one image, so that no backbone runs again.
 
-    Rows of ``boxes_xyxy``, ``labels`` and ``position_tokens`` correspond: row ``i`` is region
-    ``i``. An image may have no region at all (R == 0). A sample that was read from a cache holds
+    Rows of ``boxes_xyxy``, ``labels``, ``box_scores`` and ``position_tokens`` correspond: row ``i``
+    is region ``i``. An image may have no region at all (R == 0). A sample that was read from a cache holds
     read-only views into the mapped shard: copy what has to be changed.
 
     Raises:
@@ -32,11 +32,18 @@ class CachedSample:
     boxes_xyxy: NDArray[np.float32]
     """Boxes of the regions, (R, 4), pixels of the original image."""
     labels: NDArray[np.int64]
-    """Class of each region, (R,), counted from 0 in the manifest's vocabulary."""
+    """Class of each region, (R,), counted from 0 in the manifest's vocabulary; -1 for proposals,
+    whose class nobody knows."""
+    box_scores: NDArray[np.float32]
+    """A detector's confidence in each box, (R,), 0..1; 1 for annotated boxes."""
     position_tokens: NDArray[np.float16]
     """The localizer's token of each region, (R, S)."""
     feature_map: NDArray[np.float16]
     """The encoder's tokens of the image, (T, D), class token first."""
+    num_clipped_regions: int = 0
+    """Regions among them whose box was clipped when the image's size became known."""
+    num_dropped_regions: int = 0
+    """Further regions that were dropped then: outside the image, or equal once clipped."""
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
@@ -51,6 +58,7 @@ class CachedSample:
             )
         num_regions = len(self.labels)
         self._check("labels", self.labels, np.int64, (num_regions,))
+        self._check("box_scores", self.box_scores, np.float32, (num_regions,))
         self._check("boxes_xyxy", self.boxes_xyxy, np.float32, (num_regions, 4))
         self._check("position_tokens", self.position_tokens, np.float16, (num_regions, None))
         self._check("feature_map", self.feature_map, np.float16, (None, None))
@@ -62,8 +70,14 @@ class CachedSample:
 
     @property
     def arrays(self) -> tuple[NDArray[np.generic], ...]:
-        """The four arrays, in the order in which a shard stores them (`layout.ARRAY_MEMBERS`)."""
-        return (self.feature_map, self.position_tokens, self.boxes_xyxy, self.labels)
+        """The arrays, in the order in which a shard stores them (`layout.ARRAY_MEMBERS`)."""
+        return (
+            self.feature_map,
+            self.position_tokens,
+            self.boxes_xyxy,
+            self.labels,
+            self.box_scores,
+        )
 
     def _check(
         self,

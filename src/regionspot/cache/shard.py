@@ -172,7 +172,7 @@ class ShardReader:
         layout = self._layout
         num_regions = int(layout.num_regions[index])
         offsets = layout.data_offsets[index].tolist()
-        feature_map, position_tokens, boxes_xyxy, labels = (
+        feature_map, position_tokens, boxes_xyxy, labels, box_scores = (
             self._array(mapped, offset, dtype, shape)
             for offset, (dtype, shape) in zip(offsets, _forms(layout, num_regions), strict=True)
         )
@@ -184,6 +184,9 @@ class ShardReader:
                 size_hw=(meta["size_hw"][0], meta["size_hw"][1]),
                 boxes_xyxy=boxes_xyxy,
                 labels=labels,
+                box_scores=box_scores,
+                num_clipped_regions=meta["num_clipped_regions"],
+                num_dropped_regions=meta["num_dropped_regions"],
                 position_tokens=position_tokens,
                 feature_map=feature_map,
             )
@@ -215,8 +218,8 @@ class ShardReader:
     def _check_offsets(self) -> None:
         layout = self._layout
         fixed = layout.num_feature_tokens * layout.feature_dim * 2
-        row_bytes = np.array([0, layout.token_dim * 2, 16, 8])
-        ends = layout.data_offsets + np.array([fixed, 0, 0, 0])
+        row_bytes = np.array([0, layout.token_dim * 2, 16, 8, 4])
+        ends = layout.data_offsets + np.array([fixed, 0, 0, 0, 0])
         ends = ends + layout.num_regions[:, None] * row_bytes
         if len(ends) and (ends.max() > layout.tar_bytes or layout.json_offsets.min() < 0):
             raise self._damaged("the sidecar or the index points outside the tar")
@@ -248,6 +251,8 @@ def sample_json(sample: CachedSample) -> bytes:
         {
             "image_id": sample.image_id,
             "key": sample.key,
+            "num_clipped_regions": sample.num_clipped_regions,
+            "num_dropped_regions": sample.num_dropped_regions,
             "num_regions": sample.num_regions,
             "size_hw": list(sample.size_hw),
         }
@@ -268,4 +273,5 @@ def _forms(layout: ShardLayout, num_regions: int) -> tuple[tuple[str, tuple[int,
         ("<f2", (num_regions, layout.token_dim)),
         ("<f4", (num_regions, 4)),
         ("<i8", (num_regions,)),
+        ("<f4", (num_regions,)),
     )

@@ -23,13 +23,16 @@ class ShardContents:
         self._rows: list[tuple[int, int, int, int]] = []
         self._members: list[list[tuple[int, int, int]]] = []
         self._label_counts: Counter[int] = Counter()
+        self._num_clipped = self._num_dropped = 0
 
     def add(self, sample: CachedSample, members: Sequence[WrittenMember]) -> None:
         """Take note of a sample and of where its members went."""
         self._keys.append(sample.key)
         self._rows.append((sample.image_id, *sample.size_hw, sample.num_regions))
+        self._num_clipped += sample.num_clipped_regions
+        self._num_dropped += sample.num_dropped_regions
         self._members.append([(m.offset, m.num_bytes, m.crc32) for m in members])
-        self._label_counts.update(sample.labels.tolist())
+        self._label_counts.update(sample.labels[sample.labels >= 0].tolist())
 
     def check(self, num_planned: int, where: str) -> None:
         """Check that every planned image is there once, as a sample or quarantined.
@@ -73,6 +76,8 @@ class ShardContents:
             lengths=members[..., 1],
             checksums=members[..., 2],
             label_counts=tuple(sorted(self._label_counts.items())),
+            num_clipped_regions=self._num_clipped,
+            num_dropped_regions=self._num_dropped,
             quarantined=tuple(self.quarantined),
         )
 
@@ -81,7 +86,8 @@ def check_sample(sample: CachedSample, manifest: Manifest) -> None:
     """Refuse a sample that does not fit the manifest, before it is written.
 
     Raises:
-        ShapeError: A width differs, a label is not in the vocabulary, or a value is not finite.
+        ShapeError: A width differs, a label is not in the vocabulary (or a proposal has one), a
+            score is not in 0..1, or a value is not finite.
     """
     wanted = manifest.fingerprint
     found = (*sample.feature_map.shape, sample.position_tokens.shape[1])
@@ -91,12 +97,16 @@ def check_sample(sample: CachedSample, manifest: Manifest) -> None:
             f" {sample.position_tokens.shape}; the manifest promises ({wanted.num_feature_tokens},"
             f" {wanted.feature_dim}) and (R, {wanted.token_dim})."
         )
-    num_classes = len(manifest.vocabulary)
-    if sample.num_regions and not 0 <= sample.labels.min() <= sample.labels.max() < num_classes:
+    low, high = (0, len(manifest.vocabulary) - 1) if manifest.proposals is None else (-1, -1)
+    if sample.num_regions and not low <= sample.labels.min() <= sample.labels.max() <= high:
+        why = f"the vocabulary has {high + 1} names" if high >= 0 else "proposals have no class"
         raise ShapeError(
             f"image {sample.key}: labels reach from {sample.labels.min()} to"
-            f" {sample.labels.max()}; wanted 0 to {num_classes - 1}, as the vocabulary has"
-            f" {num_classes} names."
+            f" {sample.labels.max()}; wanted {low} to {high}, as {why}."
+        )
+    if not ((sample.box_scores >= 0) & (sample.box_scores <= 1)).all():
+        raise ShapeError(
+            f"image {sample.key}: box_scores are {sample.box_scores.tolist()}; wanted 0 to 1."
         )
     for name, array in zip(ARRAY_MEMBERS, sample.arrays, strict=True):
         if not np.isfinite(array).all():

@@ -53,7 +53,7 @@ class ShardLayout:
     json_offsets: NDArray[np.int64]
     """Where the ``json`` member of each image starts in the tar, (N,)."""
     data_offsets: NDArray[np.int64]
-    """Where the data of each image's four arrays starts in the tar, (N, 4), multiples of 64."""
+    """Where the data of each image's arrays starts in the tar, (N, 5), multiples of 64."""
     num_regions: NDArray[np.int32] | NDArray[np.int64]
     """Regions of each image, (N,)."""
 
@@ -86,13 +86,17 @@ class ShardSidecar:
     num_regions: NDArray[np.int64]
     """Regions of each image, (N,)."""
     offsets: NDArray[np.int64]
-    """Where the bytes of each member start in the tar, (N, 5), columns as `layout.MEMBERS`."""
+    """Where the bytes of each member start in the tar, (N, 6), columns as `layout.MEMBERS`."""
     lengths: NDArray[np.int64]
-    """Number of bytes of each member, (N, 5)."""
+    """Number of bytes of each member, (N, 6)."""
     checksums: NDArray[np.int64]
-    """CRC-32 over the bytes of each member, (N, 5)."""
+    """CRC-32 over the bytes of each member, (N, 6)."""
     label_counts: tuple[tuple[int, int], ...]
-    """Pairs (label, number of regions) of the labels that occur, by label."""
+    """Pairs (label, number of regions) of the labels that occur, by label; without -1."""
+    num_clipped_regions: int
+    """Regions whose box was clipped when their image was decoded."""
+    num_dropped_regions: int
+    """Regions that were dropped then."""
     quarantined: tuple[QuarantinedImage, ...]
     """Images of the plan that are not in the tar."""
 
@@ -137,6 +141,8 @@ def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
             "lengths": sidecar.lengths.tolist(),
             "checksums": sidecar.checksums.tolist(),
             "label_counts": sidecar.label_counts,
+            "num_clipped_regions": sidecar.num_clipped_regions,
+            "num_dropped_regions": sidecar.num_dropped_regions,
             "quarantined": [asdict(image) for image in sidecar.quarantined],
         }
     )
@@ -195,6 +201,8 @@ def _from_json(values: dict[str, Any]) -> ShardSidecar:
         lengths=_integers(values["lengths"], (num_images, len(MEMBERS))),
         checksums=_integers(values["checksums"], (num_images, len(MEMBERS))),
         label_counts=tuple((label, count) for label, count in values["label_counts"]),
+        num_clipped_regions=values["num_clipped_regions"],
+        num_dropped_regions=values["num_dropped_regions"],
         quarantined=tuple(QuarantinedImage(**image) for image in values["quarantined"]),
     )
 

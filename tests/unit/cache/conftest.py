@@ -77,6 +77,7 @@ def make_sample() -> Callable[[int], CachedSample]:
             size_hw=(480, 640 + number),
             boxes_xyxy=rng.random((num_regions, 4), dtype=np.float32),
             labels=rng.integers(0, 3, num_regions),
+            box_scores=np.linspace(0.25, 1, num_regions, dtype=np.float32),
             position_tokens=rng.standard_normal((num_regions, 4)).astype(np.float16),
             feature_map=rng.standard_normal((5, 6)).astype(np.float16),
         )

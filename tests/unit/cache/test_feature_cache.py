@@ -179,7 +179,7 @@ def test_an_unfinished_cache_says_how_to_finish_it(cache_dir: Path) -> None:
 def test_a_cut_tar_is_refused_before_anything_is_mapped(cache_dir: Path) -> None:
     with shard_path(cache_dir, 2).open("r+b") as file:
         file.truncate(4096)
-    with pytest.raises(CacheCorruptError, match=r"000002\.tar has 4096 bytes; wanted 6144"):
+    with pytest.raises(CacheCorruptError, match=r"000002\.tar has 4096 bytes; wanted 7168"):
         FeatureCache.open(cache_dir)
 
 
@@ -215,7 +215,7 @@ def test_a_sample_with_another_key_than_the_index_says_is_refused(
     # image 0 in place of image 6: both have no region, so that every size agrees
     old_index = index_path(cache_dir).read_bytes()
     write_shard(cache_dir, 2, [make_sample(0)])
-    assert shard_path(cache_dir, 2).stat().st_size == 6144
+    assert shard_path(cache_dir, 2).stat().st_size == 7168
     index_path(cache_dir).write_bytes(old_index)
     cache = FeatureCache.open(cache_dir)
     with pytest.raises(

@@ -34,6 +34,7 @@ def test_the_reader_in_the_document_reads_a_cache(
         np.testing.assert_array_equal(image["position_tokens"], wanted.position_tokens)
         np.testing.assert_array_equal(image["boxes_xyxy"], wanted.boxes_xyxy)
         np.testing.assert_array_equal(image["labels"], wanted.labels)
+        np.testing.assert_array_equal(image["box_scores"], wanted.box_scores)
 
 
 def test_the_document_names_every_field(text: str) -> None:

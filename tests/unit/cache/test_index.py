@@ -34,9 +34,9 @@ def test_the_index_lists_every_image_in_order(cache_dir: Path) -> None:
     assert index.shards.tolist() == [0, 0, 0, 1, 1, 2]
     assert index.shard_starts.tolist() == [0, 3, 5, 6]
     # each member takes 1024 bytes, and its data starts after 512 + 128 of them
-    assert index.json_offsets.tolist() == [512, 5632, 10752, 512, 5632, 512]
-    assert index.data_offsets[0].tolist() == [1664, 2688, 3712, 4736]
-    assert index.tar_bytes.tolist() == [16384, 11264, 6144]
+    assert index.json_offsets.tolist() == [512, 6656, 12800, 512, 6656, 512]
+    assert index.data_offsets[0].tolist() == [1664, 2688, 3712, 4736, 5760]
+    assert index.tar_bytes.tolist() == [19456, 13312, 7168]
     assert index.num_quarantined == 1
 
 

@@ -10,12 +10,13 @@ from regionspot.core.errors import AnnotationError, ShapeError
 
 def test_arrays_come_in_the_order_of_the_tar(make_sample: Callable[[int], CachedSample]) -> None:
     sample = make_sample(2)
-    assert [array.shape for array in sample.arrays] == [(5, 6), (2, 4), (2, 4), (2,)]
+    assert [array.shape for array in sample.arrays] == [(5, 6), (2, 4), (2, 4), (2,), (2,)]
     assert [str(array.dtype) for array in sample.arrays] == [
         "float16",
         "float16",
         "float32",
         "int64",
+        "float32",
     ]
     assert sample.num_regions == 2
 

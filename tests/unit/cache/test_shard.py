@@ -39,7 +39,7 @@ from regionspot.core.errors import (
     ShapeError,
 )
 
-GOLDEN_TAR_SHA256 = "6a40bede3f713bfcd2b95a8aedf165400691961eaede45499557d4d120f8eb91"
+GOLDEN_TAR_SHA256 = "925867efdb5f39f978f6fd281f072222402ae3adb16c5cfef03090df3dcc5ed5"
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def test_the_tar_of_these_two_images_has_this_hash(tmp_path: Path, manifest: Man
             size_hw=(3, 4),
             boxes_xyxy=np.arange(4 * num_regions, dtype=np.float32).reshape(-1, 4),
             labels=np.arange(num_regions, dtype=np.int64),
+            box_scores=np.arange(num_regions, dtype=np.float32) / 2,
             position_tokens=np.arange(4 * num_regions, dtype=np.float16).reshape(-1, 4),
             feature_map=np.arange(30, dtype=np.float16).reshape(5, 6),
         )
@@ -81,9 +82,13 @@ def test_the_tar_of_these_two_images_has_this_hash(tmp_path: Path, manifest: Man
     data = shard_path(tmp_path, 0).read_bytes()
     assert sha256(data).hexdigest() == sidecar.tar_sha256 == GOLDEN_TAR_SHA256
     # json 512 + 512, feature map 512 + (128 + 60), others 512 + 128 + at most 64, each padded to
-    # 1024 in all: ten members and the two blocks of the end
-    assert len(data) == sidecar.tar_bytes == 10 * 1024 + 1024
-    assert data[512:568] == b'{"image_id":7,"key":"left","num_regions":0,"size_hw":[3,4]}'[:56]
+    # 1024 in all: twelve members and the two blocks of the end
+    assert len(data) == sidecar.tar_bytes == 12 * 1024 + 1024
+    meta = (
+        b'{"image_id":7,"key":"left","num_clipped_regions":0,"num_dropped_regions":0,'
+        b'"num_regions":0,"size_hw":[3,4]}'
+    )
+    assert data[512:1024] == meta.ljust(512, b"\0")
 
 
 def test_array_data_lies_on_64_byte_boundaries_and_a_map_of_the_tar_is_the_array(
@@ -95,18 +100,20 @@ def test_array_data_lies_on_64_byte_boundaries_and_a_map_of_the_tar_is_the_array
     wanted = make_sample(2)
     with shard_path(begun, 0).open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    # Image 2 is the third one; each image before it takes five members of 1024 bytes. The data of a
+    # Image 2 is the third one; each image before it takes six members of 1024 bytes. The data of a
     # member starts after a tar header of 512 and an .npy header of 128 bytes.
-    feature_map = np.frombuffer(mapped, "<f2", 30, 10 * 1024 + 1024 + 640).reshape(5, 6)
-    tokens = np.frombuffer(mapped, "<f2", 8, 10 * 1024 + 2 * 1024 + 640).reshape(2, 4)
-    boxes = np.frombuffer(mapped, "<f4", 8, 10 * 1024 + 3 * 1024 + 640).reshape(2, 4)
-    labels = np.frombuffer(mapped, "<i8", 2, 10 * 1024 + 4 * 1024 + 640)
+    feature_map = np.frombuffer(mapped, "<f2", 30, 12 * 1024 + 1024 + 640).reshape(5, 6)
+    tokens = np.frombuffer(mapped, "<f2", 8, 12 * 1024 + 2 * 1024 + 640).reshape(2, 4)
+    boxes = np.frombuffer(mapped, "<f4", 8, 12 * 1024 + 3 * 1024 + 640).reshape(2, 4)
+    labels = np.frombuffer(mapped, "<i8", 2, 12 * 1024 + 4 * 1024 + 640)
+    box_scores = np.frombuffer(mapped, "<f4", 2, 12 * 1024 + 5 * 1024 + 640)
     np.testing.assert_array_equal(feature_map, wanted.feature_map)
     np.testing.assert_array_equal(tokens, wanted.position_tokens)
     np.testing.assert_array_equal(boxes, wanted.boxes_xyxy)
     np.testing.assert_array_equal(labels, wanted.labels)
+    np.testing.assert_array_equal(box_scores, wanted.box_scores)
     data_offsets = read_sidecar(begun, 0).layout.data_offsets
-    assert data_offsets[2].tolist() == [11904, 12928, 13952, 14976]
+    assert data_offsets[2].tolist() == [13952, 14976, 16000, 17024, 18048]
     assert not (data_offsets % 64).any()
 
 
@@ -145,6 +152,8 @@ def test_stock_webdataset_reads_a_shard(
         assert sample["json"] == {
             "image_id": wanted.image_id,
             "key": wanted.key,
+            "num_clipped_regions": 0,
+            "num_dropped_regions": 0,
             "num_regions": wanted.num_regions,
             "size_hw": list(wanted.size_hw),
         }
@@ -159,12 +168,13 @@ def test_tar_headers_tell_nothing_of_time_and_place(
     write_tiny_shard(begun, 0)
     with tarfile.open(shard_path(begun, 0)) as tar:
         members = tar.getmembers()
-    assert [member.name for member in members[:6]] == [
+    assert [member.name for member in members[:7]] == [
         "img_0.json",
         "img_0.feature_map.npy",
         "img_0.position_tokens.npy",
         "img_0.boxes_xyxy.npy",
         "img_0.labels.npy",
+        "img_0.box_scores.npy",
         "img_1.json",
     ]
     for member in members:
@@ -188,8 +198,9 @@ def test_python_s_tarfile_and_numpy_make_the_same_tar(
     with tarfile.open(fileobj=theirs, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(3):
             sample = make_sample(number)
-            meta = f'{{"image_id":{100 + number},"key":"img_{number}","num_regions":{number},'
-            payloads = [(meta + f'"size_hw":[480,{640 + number}]}}').encode()]
+            meta = f'{{"image_id":{100 + number},"key":"img_{number}","num_clipped_regions":0,'
+            meta += f'"num_dropped_regions":0,"num_regions":{number},"size_hw":[480,{640 + number}]}}'
+            payloads = [meta.encode()]
             for array in sample.arrays:
                 file = io.BytesIO()
                 np.save(file, array)
@@ -215,7 +226,7 @@ def test_gnu_tar_finds_nothing_to_complain_about(
         text=True,
     )
     assert done.stderr == ""
-    assert len(done.stdout.splitlines()) == 15
+    assert len(done.stdout.splitlines()) == 18
 
 
 def test_the_sidecar_says_where_each_member_is_and_what_it_hashes_to(
@@ -267,6 +278,7 @@ def tiny_sample(key: str, *, num_regions: int) -> CachedSample:
         size_hw=(2, 2),
         boxes_xyxy=np.zeros((num_regions, 4), np.float32),
         labels=np.zeros(num_regions, np.int64),
+        box_scores=np.ones(num_regions, np.float32),
         position_tokens=np.zeros((num_regions, 4), np.float16),
         feature_map=np.zeros((5, 6), np.float16),
     )
@@ -292,6 +304,7 @@ def samples_of_one_shard(draw: st.DrawFn) -> list[CachedSample]:
                 size_hw=draw(st.tuples(st.integers(1, 99999), st.integers(1, 99999))),
                 boxes_xyxy=bits.standard_normal((num_regions, 4), dtype=np.float32),
                 labels=bits.integers(0, 3, num_regions),
+                box_scores=bits.random(num_regions, dtype=np.float32),
                 position_tokens=half(num_regions, 4),
                 feature_map=half(5, 6),
             )
@@ -523,8 +536,39 @@ def test_samples_must_fit_the_manifest(
         "feature_map.npy holds values that are not finite": replace(
             sample, feature_map=np.full((5, 6), np.inf, np.float16)
         ),
+        "wanted 0 to 1": replace(sample, box_scores=np.array([0.5, 1.5], np.float32)),
         "boxes_xyxy.npy holds": replace(sample, boxes_xyxy=np.full((2, 4), np.nan, np.float32)),
     }
     for message, misfit in misfits.items():
         with pytest.raises(ShapeError, match=message):
             write_shard(begun, 0, [misfit])
+
+
+def test_proposals_have_no_class_and_nothing_else_may_lack_one(
+    tmp_path: Path, manifest: Manifest, make_sample: Callable[[int], CachedSample]
+) -> None:
+    plan = Plan.from_keys(["img_2"], images_per_shard=1)
+    write_manifest(tmp_path, replace(manifest, plan=plan, proposals="file 1234"))
+    sample = make_sample(2)
+    with pytest.raises(ShapeError, match="wanted -1 to -1, as proposals have no class"):
+        write_shard(tmp_path, 0, [sample])
+    proposed = replace(sample, labels=np.array([-1, -1]))
+    assert write_shard(tmp_path, 0, [proposed]).label_counts == ()
+    with ShardReader(shard_path(tmp_path, 0), read_sidecar(tmp_path, 0)) as reader:
+        assert reader.sample(0).labels.tolist() == [-1, -1]
+        assert reader.sample(0).box_scores.tolist() == [0.25, 1.0]
+
+
+def test_what_decoding_did_to_regions_is_kept_by_image_and_summed_by_shard(
+    begun: Path, make_sample: Callable[[int], CachedSample]
+) -> None:
+    samples = [
+        replace(make_sample(0), num_dropped_regions=3),
+        make_sample(1),
+        replace(make_sample(2), num_clipped_regions=2, num_dropped_regions=1),
+    ]
+    sidecar = write_shard(begun, 0, samples)
+    assert (sidecar.num_clipped_regions, sidecar.num_dropped_regions) == (2, 4)
+    with ShardReader(shard_path(begun, 0), read_sidecar(begun, 0)) as reader:
+        assert [reader.sample(image).num_dropped_regions for image in range(3)] == [3, 0, 1]
+        assert [reader.sample(image).num_clipped_regions for image in range(3)] == [0, 0, 2]
