@@ -14,8 +14,8 @@ class CachedSample:
     """Everything that training and evaluation need of one image, so that no backbone runs again.
 
     Rows of ``boxes_xyxy``, ``labels``, ``box_scores`` and ``position_tokens`` correspond: row ``i``
-    is region ``i``. An image may have no region at all (R == 0). A sample that was read from a cache holds
-    read-only views into the mapped shard: copy what has to be changed.
+    is region ``i``. An image may have no region at all (R == 0). A sample that was read from a
+    cache holds read-only views into the mapped shard: copy what has to be changed.
 
     Raises:
         AnnotationError: The key cannot name an image in a shard.

@@ -37,7 +37,7 @@ class EvaluationData:
 
     @cached_property
     def labels(self) -> Mapping[int, NDArray[np.int64]]:
-        """Class indices of the regions of each image, (R,), by image id, in the cache's order."""
+        """Classes of each image's regions, (R,), by image id, in the cache's order; or all -1."""
         samples = (self.cache.sample(position) for position in range(len(self.cache)))
         return {sample.image_id: np.array(sample.labels) for sample in samples}
 
@@ -84,6 +84,7 @@ def open_evaluation_data(
             num_missing_images=len(quarantined),
             num_regions=truth.num_annotations,
             num_cached_regions=int(cache.index.num_regions.sum()),
+            proposals=cache.manifest.proposals,
             num_classes=len(cache.manifest.vocabulary),
             is_subset=is_subset,
             annotation_sha256=truth.sha256,

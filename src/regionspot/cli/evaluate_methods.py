@@ -66,8 +66,14 @@ class MethodOutput:
         return Predictions.concatenate(self.parts)
 
     def top1_accuracy(self, labels: Mapping[int, NDArray[np.int64]]) -> float | None:
-        """Return the share of regions whose most likely class is right, in percent."""
-        right = [named.labels == labels[image_id] for image_id, named in self.named.items()]
+        """Return the share of regions whose most likely class is right, in percent.
+
+        Regions without a known class, which proposals are, do not count.
+        """
+        right = [
+            (named.labels == labels[image_id])[labels[image_id] >= 0]
+            for image_id, named in self.named.items()
+        ]
         joined = np.concatenate(right) if right else np.zeros(0, np.bool_)
         return 100.0 * float(joined.mean()) if joined.size else None
 
@@ -167,6 +173,7 @@ def _prompted(data: EvaluationData) -> Iterator[PromptedImage]:
             image_id=sample.image_id,
             path=data.image_paths[sample.image_id],
             boxes_xyxy=np.array(sample.boxes_xyxy),
+            box_scores=np.array(sample.box_scores),
         )
 
 

@@ -111,7 +111,7 @@ def _most_confident_mistakes(
     surest: list[tuple[float, int]] = []
     for position, (image_id, labels) in enumerate(data.labels.items()):
         named = output.named[image_id]
-        wrong = named.probabilities[named.labels != labels]
+        wrong = named.probabilities[(named.labels != labels) & (labels >= 0)]
         if len(wrong):
             surest.append((-float(wrong.max()), position))
     return [data.cache.sample(position) for _, position in sorted(surest)[:count]]
@@ -121,14 +121,12 @@ def _named_picture(
     data: EvaluationData, output: MethodOutput, sample: CachedSample
 ) -> ReportPicture:
     regions = _named_regions(data, output, sample)
-    right = sum(bool(region.is_right) for region in regions)
+    known = [region for region in regions if region.is_right is not None]
+    right = f"{sum(bool(region.is_right) for region in known)} of {len(known)} right"
     return ReportPicture(
         data=draw_named_regions(_pixels(data, sample), regions, picture_format="jpeg"),
-        alt="; ".join(
-            f"{region.name} ({'right' if region.is_right else 'is ' + str(region.true_name)})"
-            for region in regions
-        ),
-        caption=f"Image {sample.image_id}: {right} of {len(regions)} right",
+        alt="; ".join(_describe_region(region) for region in regions),
+        caption=f"Image {sample.image_id}: {right if known else f'{len(regions)} regions'}",
     )
 
 
@@ -148,11 +146,17 @@ def _named_regions(
         NamedRegion(
             box_xyxy=(box[0], box[1], box[2], box[3]),
             name=names[label],
-            true_name=names[true],
+            true_name=None if true < 0 else names[true],
             score=score,
         )
         for box, label, score, true in rows
     ]
+
+
+def _describe_region(region: NamedRegion) -> str:
+    if region.is_right is None:
+        return region.name
+    return f"{region.name} ({'right' if region.is_right else f'is {region.true_name}'})"
 
 
 def _attention_pictures(

@@ -23,7 +23,11 @@ _PACKAGES = ("regionspot", "torch", "numpy", "hotcoco", "open_clip_torch", "segm
 _SHORT = 16
 _BOXES_NOTE = (
     "Boxes are the annotated ones and carry no score, so AP measures naming alone, not detection."
-    " (A detector's box scores would be multiplied in before the pairs are ranked.)"
+)
+_PROPOSALS_NOTE = (
+    "Boxes are proposals ({proposals}), so AP measures finding and naming together. The score of a"
+    " box is multiplied into its class probabilities before the pairs are ranked. Figures are not"
+    " comparable with those for annotated boxes."
 )
 _PIXELS_NOTE = (
     "The crops are the paper's baselines. The controls show what the frozen models give without"
@@ -134,11 +138,12 @@ def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Ma
 
 def _notes(config: EvalConfig, data: EvaluationData, run: MethodRun) -> list[str]:
     summary = data.summary
-    notes = [_BOXES_NOTE]
+    proposals = summary.proposals
+    notes = [_PROPOSALS_NOTE.format(proposals=proposals) if proposals else _BOXES_NOTE]
     if len(run.heads) < len(run.outputs):
         notes.append(_PIXELS_NOTE)
     lost = summary.num_regions - summary.num_cached_regions
-    if lost:
+    if lost and not proposals:
         notes.append(
             f"{lost:,} annotated regions are not in the cache (unusable boxes, or images left out)"
             " and are missed by every method."

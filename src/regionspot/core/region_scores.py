@@ -25,7 +25,7 @@ class RegionScores:
     scores: NDArray[np.float32]
     """Probability of every class of the vocabulary for each region, (R, C)."""
     box_scores: NDArray[np.float32] | None = None
-    """The detector's confidence in each box, (R,); None for annotated boxes."""
+    """The detector's confidence in each box, (R,); None counts as 1, as for annotated boxes."""
 
     def __post_init__(self) -> None:
         rows = {len(self.boxes_xyxy), len(self.scores)}

@@ -76,6 +76,7 @@ class Assembler:
         mask = np.zeros((batch_size, num_regions), np.bool_)
         labels = np.full((batch_size, num_regions), -1, np.int64)
         boxes = np.zeros((batch_size, num_regions, 4), np.float32)
+        box_scores = np.zeros((batch_size, num_regions), np.float32)
         for row, (sample, regions) in enumerate(zip(samples, chosen, strict=True)):
             count = len(regions)
             feature_rows[row] = sample.feature_map
@@ -83,6 +84,7 @@ class Assembler:
             mask[row, :count] = True
             labels[row, :count] = sample.labels[regions]
             boxes[row, :count] = sample.boxes_xyxy[regions]
+            box_scores[row, :count] = sample.box_scores[regions]
         sizes = np.array([sample.size_hw for sample in samples], np.int64).reshape(-1, 2)
         return RegionBatch(
             keys=tuple(sample.key for sample in samples),
@@ -91,6 +93,7 @@ class Assembler:
             feature_map=feature_map,
             region_mask=torch.from_numpy(mask),
             labels=torch.from_numpy(labels),
+            box_scores=torch.from_numpy(box_scores),
             boxes_xyxy=torch.from_numpy(boxes),
             size_hw=torch.from_numpy(sizes),
             source=plan.source,

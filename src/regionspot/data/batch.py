@@ -31,7 +31,11 @@ class RegionBatch:
     region_mask: Tensor
     """True for a real region, (B, R) bool."""
     labels: Tensor
-    """Class indices of the source's vocabulary from 0, (B, R) int64; -1 in the padding."""
+    """Class indices of the source's vocabulary from 0, (B, R) int64; -1 in the padding, and for
+    proposals, whose class nobody knows."""
+    box_scores: Tensor
+    """A detector's confidence in each box, (B, R) float32; 1 for annotated boxes, 0 in the
+    padding."""
     boxes_xyxy: Tensor
     """Boxes in pixels of the original image, (B, R, 4) float32; zeros in the padding."""
     size_hw: Tensor

@@ -76,6 +76,7 @@ class CachedRegions(pl.LightningDataModule):
         self._max_regions_per_image = max_regions_per_image
         self._seed = seed
         self._check_fingerprints()
+        self._check_labels()
         self._order = MixedOrder(
             sources=[_images_with_regions(cache) for cache in self.train_caches],
             batch_size=batch_size,
@@ -178,6 +179,15 @@ class CachedRegions(pl.LightningDataModule):
                     f"{cache.path} and {self.train_caches[0].path} were not made by the same frozen"
                     f" models and settings: {'; '.join(differences)}. Make both with one `models`"
                     " section (python cache_features.py), or train on one of them."
+                )
+
+    def _check_labels(self) -> None:
+        for cache in self.train_caches:
+            if cache.manifest.proposals is not None:
+                raise ConfigError(
+                    f"{cache.path} holds proposals ({cache.manifest.proposals}), whose class nobody"
+                    " knows, so a head cannot learn from it. Give data.train caches of annotated"
+                    " regions (made without --proposals); evaluate.py takes this one."
                 )
 
 

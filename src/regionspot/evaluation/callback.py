@@ -123,11 +123,13 @@ def split_batch(scores: Tensor, batch: RegionBatch) -> list[RegionScores]:
     probabilities: NDArray[np.float32] = scores.detach().float().cpu().numpy()
     masks: NDArray[np.bool_] = batch.region_mask.cpu().numpy()
     boxes: NDArray[np.float32] = batch.boxes_xyxy.float().cpu().numpy()
+    box_scores: NDArray[np.float32] = batch.box_scores.float().cpu().numpy()
     return [
         RegionScores(
             image_id=int(image_id),
             boxes_xyxy=boxes[index][masks[index]],
             scores=probabilities[index][masks[index]],
+            box_scores=box_scores[index][masks[index]],
         )
         for index, image_id in enumerate(batch.image_ids.tolist())
     ]

@@ -46,7 +46,10 @@ class EvaluatedData:
     num_regions: int
     """Annotated regions in the images that count."""
     num_cached_regions: int
-    """Those of them that the cache holds, which all methods get to name; the others are missed."""
+    """Regions of these images in the cache, which all methods get to name: proposals, or those of
+    the annotated ones that the cache holds, the others being missed."""
+    proposals: str | None
+    """Which proposals the regions are; None where they are the annotated ones."""
     num_classes: int
     """Size of the vocabulary."""
     is_subset: bool
@@ -92,6 +95,7 @@ class EvaluationResult:
                 "num_missing_images": self.data.num_missing_images,
                 "num_regions": self.data.num_regions,
                 "num_cached_regions": self.data.num_cached_regions,
+                "proposals": self.data.proposals,
                 "num_classes": self.data.num_classes,
                 "is_subset": self.data.is_subset,
                 "annotation_sha256": self.data.annotation_sha256,

@@ -107,6 +107,7 @@ def _score_batches(
                 image_id=sample.image_id,
                 boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
                 scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
+                box_scores=np.array(sample.box_scores),
             )
 
 

@@ -199,7 +199,9 @@ def test_python_s_tarfile_and_numpy_make_the_same_tar(
         for number in range(3):
             sample = make_sample(number)
             meta = f'{{"image_id":{100 + number},"key":"img_{number}","num_clipped_regions":0,'
-            meta += f'"num_dropped_regions":0,"num_regions":{number},"size_hw":[480,{640 + number}]}}'
+            meta += (
+                f'"num_dropped_regions":0,"num_regions":{number},"size_hw":[480,{640 + number}]}}'
+            )
             payloads = [meta.encode()]
             for array in sample.arrays:
                 file = io.BytesIO()

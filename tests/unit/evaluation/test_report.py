@@ -71,6 +71,7 @@ def result() -> EvaluationResult:
             num_missing_images=0,
             num_regions=2000,
             num_cached_regions=2000,
+            proposals=None,
             num_classes=164,
             is_subset=False,
             annotation_sha256="ab" * 32,
