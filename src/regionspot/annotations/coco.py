@@ -13,7 +13,9 @@ def read_coco(source: Source) -> RawAnnotations:
         AnnotationError: The file is not COCO ground truth; says what it is and what to type.
         VocabularyError: A class name is empty or occurs twice.
     """
-    return read_coco_json(source.path, format_name="coco", file_name_of=named_file)
+    return read_coco_json(
+        source.path, format_name="coco", file_name_of=named_file, prompt=source.options.prompt
+    )
 
 
 def named_file(file_name: str | None, coco_url: str | None) -> str | None:  # noqa: ARG001

@@ -1,10 +1,10 @@
 """The lists of COCO and its relatives, in columns."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -13,7 +13,9 @@ from typing_extensions import override
 
 from regionspot.annotations.json_entries import Entries, Entry
 from regionspot.annotations.json_piece import JsonPiece
-from regionspot.annotations.judging import Verdicts, judge_xywh
+from regionspot.annotations.judging import Verdicts, first_reasons, judge_xywh
+from regionspot.annotations.region_prompts import Prompt, points_text, segmentation_text
+from regionspot.annotations.report import Reason
 from regionspot.annotations.text_column import TextColumn
 from regionspot.core.errors import AnnotationError
 
@@ -23,6 +25,7 @@ FileNameOf = Callable[[str | None, str | None], str | None]
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _NO_BOX = (0.0, 0.0, 0.0, 0.0)
+_NOTHING = msgspec.Raw(b"null")
 _Number = TypeVar("_Number", bound=np.generic)
 
 
@@ -39,6 +42,24 @@ class _Annotation(msgspec.Struct, gc=False):
     category_id: _Id
     bbox: tuple[float, float, float, float]
     iscrowd: int = 0
+
+
+class _MaskedAnnotation(_Annotation, gc=False):
+    segmentation: msgspec.Raw = _NOTHING
+
+
+class _PointedAnnotation(_Annotation, gc=False):
+    point_coords: msgspec.Raw = _NOTHING
+    point_labels: msgspec.Raw = _NOTHING
+    keypoints: msgspec.Raw = _NOTHING
+
+
+_PROMPT_FIELDS: dict[Prompt, tuple[str, ...]] = {
+    "box": (),
+    "points": ("point_coords", "point_labels", "keypoints"),
+    "mask": ("segmentation",),
+    "box_and_mask": ("segmentation",),
+}
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -129,13 +150,17 @@ class AnnotationColumns:
     boxes_xyxy: NDArray[np.float32]
     faults: Verdicts
     is_crowd: NDArray[np.bool_]
+    prompts: TextColumn | None
+    """What SAM is shown in place of the box; None if it is the box. See `region_prompts`."""
 
 
 class AnnotationEntries(Entries[_Annotation]):
     """The list ``annotations``."""
 
-    def __init__(self) -> None:
-        super().__init__(msgspec.json.Decoder(list[_Annotation]))
+    def __init__(self, prompt: Prompt = "box") -> None:
+        super().__init__(msgspec.json.Decoder(_list_of_annotations(prompt)))
+        self._prompt: Prompt = prompt
+        self._prompts: list[TextColumn] = []
         # An empty piece in front, so that a list without any has columns, too.
         self._image_ids = [np.zeros(0, np.int64)]
         self._category_ids = [np.zeros(0, np.int64)]
@@ -151,6 +176,7 @@ class AnnotationEntries(Entries[_Annotation]):
             category_ids=_pop_joined(self._category_ids),
             faults=_pop_joined(self._faults),
             is_crowd=_pop_joined(self._crowds),
+            prompts=None if self._prompt == "box" else TextColumn.joined(self._prompts),
         )
 
     @override
@@ -162,6 +188,10 @@ class AnnotationEntries(Entries[_Annotation]):
             boxes_xywh=sides.reshape(-1, 4),
             has_box=np.ones(len(entries), np.bool_),
             is_crowd=np.array([entry.iscrowd for entry in entries], np.bool_),
+            prompt_values=(
+                [bytes(getattr(entry, field)) for field in _PROMPT_FIELDS[self._prompt]]
+                for entry in entries
+            ),
         )
         return True
 
@@ -179,6 +209,10 @@ class AnnotationEntries(Entries[_Annotation]):
             boxes_xywh=np.array([box or _NO_BOX for box in boxes], np.float64).reshape(-1, 4),
             has_box=np.array([box is not None for box in boxes], np.bool_),
             is_crowd=np.array([bool(entry.get("iscrowd")) for entry in entries], np.bool_),
+            prompt_values=(
+                [msgspec.json.encode(entry.get(field)) for field in _PROMPT_FIELDS[self._prompt]]
+                for entry in entries
+            ),
         )
 
     def _add(
@@ -189,13 +223,32 @@ class AnnotationEntries(Entries[_Annotation]):
         boxes_xywh: NDArray[np.float64],
         has_box: NDArray[np.bool_],
         is_crowd: NDArray[np.bool_],
+        prompt_values: Iterable[list[bytes]],
     ) -> None:
         boxes_xyxy, faults = judge_xywh(boxes_xywh, has_box)
+        if self._prompt != "box":
+            texts = [_prompt_text(self._prompt, values) for values in prompt_values]
+            lacks_any = np.array([not text for text in texts], np.bool_)
+            reason = Reason.NO_POINTS if self._prompt == "points" else Reason.NO_MASK
+            faults = first_reasons(faults, {reason: lacks_any})
+            self._prompts.append(TextColumn.from_texts(texts))
         self._image_ids.append(np.array(image_ids, np.int64))
         self._category_ids.append(np.array(category_ids, np.int64))
         self._boxes.append(boxes_xyxy)
         self._faults.append(faults)
         self._crowds.append(is_crowd)
+
+
+def _list_of_annotations(prompt: Prompt) -> type[list[_Annotation]]:
+    if prompt == "box":
+        return list[_Annotation]
+    # A list that is only read may hold a kind of the wanted thing.
+    kind = list[_PointedAnnotation] if prompt == "points" else list[_MaskedAnnotation]
+    return cast("type[list[_Annotation]]", kind)
+
+
+def _prompt_text(prompt: Prompt, values: list[bytes]) -> str:
+    return points_text(*values) if prompt == "points" else segmentation_text(*values)
 
 
 def _pop_joined(pieces: list[NDArray[_Number]]) -> NDArray[_Number]:

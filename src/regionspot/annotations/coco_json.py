@@ -22,6 +22,7 @@ from regionspot.annotations.recognition import (
     describe,
     recognize_format,
 )
+from regionspot.annotations.region_prompts import Prompt
 from regionspot.annotations.report import Reason
 from regionspot.annotations.text_column import TextColumn
 from regionspot.core.errors import AnnotationError
@@ -33,6 +34,7 @@ def read_coco_json(
     format_name: str,
     file_name_of: FileNameOf,
     also: Iterable[str] = (),
+    prompt: Prompt | None = None,
     piece_bytes: int = PIECE_BYTES,
 ) -> RawAnnotations:
     """Read a COCO-like file, in any order of its lists, without holding it in memory.
@@ -42,6 +44,7 @@ def read_coco_json(
         format_name: The format that was asked for, which the file must be recognised to be in.
         file_name_of: Gives the path of an image's file below the images folder.
         also: Further formats that the file may be recognised to be in.
+        prompt: What of a region SAM is to be shown; its box if None.
         piece_bytes: Bytes that are decoded at once.
 
     Raises:
@@ -50,7 +53,7 @@ def read_coco_json(
             lacks what it needs; names list and place.
         VocabularyError: A class name is empty or occurs twice.
     """
-    reading = _Reading(path, file_name_of, piece_bytes)
+    reading = _Reading(path, file_name_of, prompt or "box", piece_bytes)
     reading.read()
     _check_format(path, reading.outline, format_name, {format_name, *also})
     return reading.annotations()
@@ -59,12 +62,15 @@ def read_coco_json(
 class _Reading:
     """Reads the lists of one file. Of a key that occurs twice the last counts, as in ``json``."""
 
-    def __init__(self, path: Path, file_name_of: FileNameOf, piece_bytes: int) -> None:
+    def __init__(
+        self, path: Path, file_name_of: FileNameOf, prompt: Prompt, piece_bytes: int
+    ) -> None:
         self._path = path
         self._file_name_of = file_name_of
         self._stream = JsonStream(path, piece_bytes=piece_bytes)
         self._images = ImageEntries(file_name_of)
-        self._annotations = AnnotationEntries()
+        self._prompt: Prompt = prompt
+        self._annotations = AnnotationEntries(prompt)
         self._categories = CategoryEntries()
         self._summaries: dict[str | None, ListSummary] = {}
 
@@ -87,7 +93,7 @@ class _Reading:
             self._images = ImageEntries(self._file_name_of)
             return self._images
         if name == "annotations":
-            self._annotations = AnnotationEntries()
+            self._annotations = AnnotationEntries(self._prompt)
             return self._annotations
         if name == "categories":
             self._categories = CategoryEntries()
@@ -128,6 +134,7 @@ class _Reading:
             boxes_xyxy=columns.boxes_xyxy,
             faults=columns.faults,
             marks={Reason.CROWD: columns.is_crowd},
+            prompts=columns.prompts,
             sha256s=(self._stream.sha256,),
         )
 

@@ -20,7 +20,9 @@ def read_lvis(source: Source) -> RawAnnotations:
         AnnotationError: The file is not LVIS ground truth; says what it is and what to type.
         VocabularyError: A class name is empty or occurs twice.
     """
-    return read_coco_json(source.path, format_name="lvis", file_name_of=_file_name)
+    return read_coco_json(
+        source.path, format_name="lvis", file_name_of=_file_name, prompt=source.options.prompt
+    )
 
 
 def _file_name(file_name: str | None, coco_url: str | None) -> str | None:

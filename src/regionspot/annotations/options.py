@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from regionspot.annotations.region_prompts import Prompt
 from regionspot.annotations.report import Reason
 from regionspot.core.errors import ConfigError
 
@@ -17,8 +18,8 @@ KeepOrDrop = Literal["keep", "drop"]
 
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "coco": ("crowds",),
-        "lvis": ("crowds",),
+        "coco": ("crowds", "prompt"),
+        "lvis": ("crowds", "prompt"),
         "objects365": ("crowds",),
         "v3det": ("crowds",),
         "openimages": ("classes_path", "rotations_path", "groups", "depictions"),
@@ -42,6 +43,9 @@ class ReadOptions:
     """OpenImages: whether a box around a group (IsGroupOf) is a region; drop if None."""
     depictions: KeepOrDrop | None = None
     """OpenImages: whether a box around a depiction (IsDepiction) is a region; keep if None."""
+
+    prompt: Prompt | None = None
+    """What of a region SAM is to be shown, and so has to be read; its box if None."""
 
     def check(self, format_name: str) -> None:
         """Refuse what does not belong to a format, and miss what it needs.

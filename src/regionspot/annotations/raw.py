@@ -64,5 +64,7 @@ class RawAnnotations:
     """Images that are known to be stored on their side or upside down."""
     entries: str = "annotations"
     """What the file calls its annotations, for messages."""
+    prompts: TextColumn | None = None
+    """What SAM is shown of each annotation in place of its box; see `region_prompts`."""
     notes: tuple[str, ...] = ()
     """What else a person should know, one sentence each."""

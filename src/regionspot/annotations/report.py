@@ -16,6 +16,8 @@ class Reason(StrEnum):
     NOT_FINITE = "with NaN or infinity in bbox"
     NEGATIVE_SIZE = "of negative width or height"
     ZERO_AREA = "of zero area"
+    NO_MASK = "without a segmentation (polygons or RLE)"
+    NO_POINTS = "without points in them (point_coords or keypoints)"
     OUTSIDE = "wholly outside the image"
     DUPLICATE = "that repeat an earlier box of the same image and category"
 

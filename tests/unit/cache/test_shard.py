@@ -39,7 +39,7 @@ from regionspot.core.errors import (
     ShapeError,
 )
 
-GOLDEN_TAR_SHA256 = "925867efdb5f39f978f6fd281f072222402ae3adb16c5cfef03090df3dcc5ed5"
+GOLDEN_TAR_SHA256 = "f9dbe413d421ff05dea0e493aa76d119ae5a3696c257515fa97fcde8508c4455"
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_tar_of_these_two_images_has_this_hash(tmp_path: Path, manifest: Man
             size_hw=(3, 4),
             boxes_xyxy=np.arange(4 * num_regions, dtype=np.float32).reshape(-1, 4),
             labels=np.arange(num_regions, dtype=np.int64),
-            box_scores=np.arange(num_regions, dtype=np.float32) / 2,
+            box_scores=np.full(num_regions, 0.5, np.float32),
             position_tokens=np.arange(4 * num_regions, dtype=np.float16).reshape(-1, 4),
             feature_map=np.arange(30, dtype=np.float16).reshape(5, 6),
         )
