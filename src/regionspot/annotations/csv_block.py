@@ -44,6 +44,16 @@ class CsvColumn:
         longest = int((self.ends - self.starts).max(initial=1))
         return min(max(longest, 1), MAX_PADDED)
 
+    @property
+    def is_blank(self) -> NDArray[np.bool_]:
+        """Whether nothing stands where a value could, (A,)."""
+        blank: NDArray[np.bool_] = self.starts == self.ends
+        return blank
+
+    def take(self, rows: NDArray[np.bool_]) -> "CsvColumn":
+        """Return the column of some rows."""
+        return CsvColumn(text=self.text, starts=self.starts[rows], ends=self.ends[rows])
+
     def values(self) -> list[bytes]:
         """Return all values."""
         text, places = self.text, zip(self.starts.tolist(), self.ends.tolist(), strict=True)
@@ -83,6 +93,19 @@ class CsvBlock:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def is_blank(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """Whether a row leaves all of some columns blank, (A,)."""
+        blank: NDArray[np.bool_] = np.all([self.columns[name].is_blank for name in names], axis=0)
+        return blank
+
+    def take(self, rows: NDArray[np.bool_]) -> "CsvBlock":
+        """Return some rows."""
+        return CsvBlock(
+            path=self.path,
+            columns={name: column.take(rows) for name, column in self.columns.items()},
+            lines=[line for line, is_taken in zip(self.lines, rows, strict=True) if is_taken],
+        )
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Return a column of numbers, as ``float`` reads them.

@@ -1,4 +1,7 @@
-"""A person's own boxes in the plainest way there is: a CSV file ``image,x1,y1,x2,y2,label``."""
+"""A person's own boxes in the plainest way there is: a CSV file ``image,x1,y1,x2,y2,label``.
+
+A row with nothing but its image (``empty.jpg,,,,,``) stands for an image without boxes.
+"""
 
 import re
 from collections.abc import Sequence
@@ -6,12 +9,14 @@ from hashlib import sha256
 from pathlib import PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regionspot.annotations.csv_block import CsvBlock
 from regionspot.annotations.csv_table import CsvTable
-from regionspot.annotations.judging import judge_xyxy
+from regionspot.annotations.judging import code_of, judge_xyxy
 from regionspot.annotations.options import Source
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
+from regionspot.annotations.report import Reason
 from regionspot.annotations.text_column import TextColumn
 from regionspot.core.errors import AnnotationError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
@@ -98,13 +103,26 @@ class _Rows:
 
     def add(self, block: CsvBlock) -> None:
         """Take the rows of a block."""
-        images, labels = (self._texts(block, name) for name in ("image", "label"))
-        sides = np.stack([block.numbers(name) for name in _SIDES], axis=1)
-        boxes_xyxy, faults = judge_xyxy(sides)
-        self.image_rows.append(np.array([self._image(value) for value in images], np.int32))
-        self.labels.append(np.array([self._label(value) for value in labels], np.int32))
+        images = [self._image(value) for value in self._texts(block, "image")]
+        self.image_rows.append(np.array(images, np.int32))
+        has_box = ~block.is_blank((*_SIDES, "label"))
+        if has_box.all():
+            boxes_xyxy, faults, labels = self._boxes(block)
+        else:
+            boxes_xyxy = np.zeros((len(block), 4), np.float32)
+            faults = np.full(len(block), code_of(Reason.BLANK), np.int8)
+            labels = np.zeros(len(block), np.int32)
+            boxes_xyxy[has_box], faults[has_box], labels[has_box] = self._boxes(block.take(has_box))
         self.boxes_xyxy.append(boxes_xyxy)
         self.faults.append(faults)
+        self.labels.append(labels)
+
+    def _boxes(
+        self, block: CsvBlock
+    ) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.int32]]:
+        labels = [self._label(value) for value in self._texts(block, "label")]
+        sides = np.stack([block.numbers(name) for name in _SIDES], axis=1)
+        return (*judge_xyxy(sides), np.array(labels, np.int32))
 
     def _texts(self, block: CsvBlock, name: str) -> list[bytes]:
         values = block.columns[name].values()

@@ -12,6 +12,7 @@ class Reason(StrEnum):
     CROWD = "around a crowd (iscrowd)"
     GROUP = "around a group (IsGroupOf)"
     DEPICTION = "around a depiction (IsDepiction)"
+    BLANK = "left blank, in rows that only name an image (it stays)"
     NO_BOX = "without four numbers in bbox"
     NOT_FINITE = "with NaN or infinity in bbox"
     NEGATIVE_SIZE = "of negative width or height"

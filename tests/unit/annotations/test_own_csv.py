@@ -117,6 +117,24 @@ def test_what_is_no_region_is_dropped_and_counted_with_its_reason(read: Read) ->
     assert "boxes with NaN or infinity in bbox (rows[5, 6])" in "\n".join(data.report.lines())
 
 
+def test_a_row_that_only_names_an_image_stands_for_an_image_without_boxes(read: Read) -> None:
+    data = read("a.jpg,0,0,5,5,cat", "empty.jpg,,,,,", '"b.jpg", , , , ,', "b.jpg,1,1,2,2,dog")
+    assert [(record.file_name, record.labels.tolist()) for record in data.records] == [
+        ("a.jpg", [0]),
+        ("empty.jpg", []),
+        ("b.jpg", [1]),
+    ]
+    assert data.report.num_images_without_regions == 1
+    assert {entry.reason: entry.first for entry in data.report.dropped} == {Reason.BLANK: (1, 2)}
+
+
+def test_a_row_that_is_blank_in_part_is_refused(read: Read) -> None:
+    with pytest.raises(AnnotationError, match=r"line 2: x2 is ''; wanted a number"):
+        read("a.jpg,0,0,,5,cat")
+    with pytest.raises(AnnotationError, match=r"line 2: label is ''; wanted text"):
+        read("a.jpg,0,0,5,5,")
+
+
 @pytest.mark.parametrize(
     ("header", "message"),
     [
