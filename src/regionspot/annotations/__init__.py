@@ -4,6 +4,7 @@ from regionspot.annotations.formats import READERS, read_annotations
 from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
 from regionspot.annotations.record import BoxUnit, ImageRecord
 from regionspot.annotations.records import AnnotatedImages, RecordTable
+from regionspot.annotations.region_prompts import Prompt
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
 from regionspot.annotations.v3det_tree import read_category_tree
 
@@ -16,6 +17,7 @@ __all__ = [
     "Dropped",
     "ImageRecord",
     "KeepOrDrop",
+    "Prompt",
     "ReadOptions",
     "Reason",
     "RecordTable",

@@ -13,6 +13,7 @@ from regionspot.annotations.raw import RawAnnotations
 from regionspot.annotations.records import RecordTable, RegionColumns
 from regionspot.annotations.repeats import is_repeated
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
+from regionspot.annotations.text_column import TextColumn
 from regionspot.core.errors import AnnotationError
 from regionspot.core.geometry import box_area, clip_boxes_xyxy
 
@@ -34,11 +35,7 @@ def assemble(
         AnnotationError: An image cannot be used, or nothing can.
     """
     verdicts = _judge_entries(raw, drop)
-    if len(verdicts) and (verdicts == code_of(Reason.NO_BOX)).all():
-        raise AnnotationError(
-            f"{path}: none of its {len(verdicts):,} annotations has a bbox of four numbers; regions"
-            " are boxes. Give a file with boxes ([x, y, width, height] in pixels)."
-        )
+    _check_any(verdicts, path)
     sorter = _RegionSorter(raw=raw, verdicts=verdicts)
     regions = sorter.sort()
     records = RecordTable(images=raw.images, regions=regions, rows=range(len(raw.images)))
@@ -64,6 +61,22 @@ def assemble(
         entries=raw.entries,
         notes=raw.notes,
     )
+
+
+_NEEDED = {
+    Reason.NO_BOX: "has a bbox of four numbers; regions are boxes. Give a file with boxes ([x, y,"
+    " width, height] in pixels).",
+    Reason.NO_MASK: "has a segmentation, which SAM was to be shown. Give a file with masks, or"
+    " leave --annotations.prompt out to show it boxes.",
+    Reason.NO_POINTS: "has points, which SAM was to be shown. Give a file with point_coords or"
+    " keypoints, or leave --annotations.prompt out to show it boxes.",
+}
+
+
+def _check_any(verdicts: Verdicts, path: Path) -> None:
+    for reason, needed in _NEEDED.items():
+        if len(verdicts) and (verdicts == code_of(reason)).all():
+            raise AnnotationError(f"{path}: none of its {len(verdicts):,} annotations {needed}")
 
 
 def _judge_entries(raw: RawAnnotations, drop: Collection[Reason]) -> Verdicts:
@@ -96,11 +109,14 @@ class _RegionSorter:
             rows = self.raw.image_rows[entries]
         boxes_xyxy = np.empty((len(entries), 4), np.float32)
         labels = np.empty(len(entries), np.int32)
+        prompts: list[TextColumn] = []
         num_regions, num_of_image = 0, np.zeros(len(self.raw.images), np.int64)
         for start, stop in _blocks_of_whole_images(rows):
             kept, kept_xyxy = self._fit(entries[start:stop])
             own = slice(num_regions, num_regions + len(kept))
             boxes_xyxy[own], labels[own] = kept_xyxy, self.raw.labels[kept]
+            if self.raw.prompts is not None:
+                prompts.append(self.raw.prompts.take(kept))
             kept_rows = self.raw.image_rows[kept]
             first = int(rows[start])
             counts = np.bincount(kept_rows - first)
@@ -111,6 +127,7 @@ class _RegionSorter:
             labels=labels[:num_regions],
             starts=np.concatenate([[0], np.cumsum(num_of_image)]),
             box_unit=self.raw.box_unit,
+            prompts=None if self.raw.prompts is None else TextColumn.joined(prompts),
         )
 
     def _fit(self, entries: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:

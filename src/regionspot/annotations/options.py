@@ -21,7 +21,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "coco": ("crowds", "prompt"),
         "lvis": ("crowds", "prompt"),
         "objects365": ("crowds",),
-        "v3det": ("crowds",),
+        "v3det": ("crowds", "tree_path"),
         "openimages": ("classes_path", "rotations_path", "groups", "depictions"),
         "csv": ("classes_path",),
     }
@@ -44,6 +44,8 @@ class ReadOptions:
     depictions: KeepOrDrop | None = None
     """OpenImages: whether a box around a depiction (IsDepiction) is a region; keep if None."""
 
+    tree_path: Path | None = None
+    """V3Det: the category tree, to be kept beside the cache; no region depends on it."""
     prompt: Prompt | None = None
     """What of a region SAM is to be shown, and so has to be read; its box if None."""
 

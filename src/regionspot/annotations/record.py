@@ -45,6 +45,9 @@ class ImageRecord:
     """Index of each region's class in the vocabulary, (R,)."""
     box_unit: BoxUnit = "pixel"
     """What the boxes count; always pixels where the size is known."""
+    prompts: tuple[str, ...] | None = None
+    """What SAM is shown of each region in place of its box (see `region_prompts`); None if it is
+    the box."""
 
     def __post_init__(self) -> None:
         if not _KEY.fullmatch(self.key):
@@ -72,6 +75,11 @@ class ImageRecord:
             raise ShapeError(
                 f"image {self.image_id}: boxes {self.boxes_xyxy.shape} and labels"
                 f" {self.labels.shape} must be (R, 4) and (R,)."
+            )
+        if self.prompts is not None and len(self.prompts) != len(self.labels):
+            raise ShapeError(
+                f"image {self.image_id}: {len(self.prompts)} prompts for {len(self.labels)}"
+                " regions; wanted one a region."
             )
         if self.box_unit == "relative" and self.annotated_size_hw is not None:
             raise ShapeError(
@@ -125,6 +133,7 @@ class ImageRecord:
             boxes_xyxy=boxes_xyxy[kept],
             labels=self.labels[kept],
             box_unit="pixel",
+            prompts=self.prompts and tuple(self.prompts[region] for region in kept),
         )
 
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from regionspot.annotations.raw import ImageColumns
 from regionspot.annotations.record import BoxUnit, ImageRecord
 from regionspot.annotations.report import AnnotationReport
+from regionspot.annotations.text_column import TextColumn
 from regionspot.core.vocabulary import Vocabulary
 
 
@@ -27,6 +28,8 @@ class RegionColumns:
     """Where each image's regions start, and R at the end, (N + 1,)."""
     box_unit: BoxUnit
     """What box coordinates count."""
+    prompts: TextColumn | None = None
+    """What SAM is shown of each region in place of its box (see `region_prompts`), (R,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,6 +72,9 @@ class RecordTable(Sequence[ImageRecord]):
             boxes_xyxy=regions.boxes_xyxy[own].copy(),
             labels=regions.labels[own].astype(np.int64),
             box_unit=regions.box_unit,
+            prompts=None
+            if regions.prompts is None
+            else tuple(regions.prompts[region] for region in range(own.start, own.stop)),
         )
 
     def keys(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The feature cache: what training needs of a data set, computed once (docs/cache_format.md)."""
 
+from regionspot.cache.category_tree import read_category_tree, write_category_tree
 from regionspot.cache.codec import decode_array, encode_array
 from regionspot.cache.feature_cache import FeatureCache
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
@@ -50,6 +51,7 @@ __all__ = [
     "index_path",
     "manifest_path",
     "quarantine_path",
+    "read_category_tree",
     "read_manifest",
     "read_sidecar",
     "shard_is_complete",
@@ -57,6 +59,7 @@ __all__ = [
     "sidecar_path",
     "text_banks_path",
     "verify_cache",
+    "write_category_tree",
     "write_manifest",
     "write_shard",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from regionspot.cache.category_tree import Descendants, read_category_tree
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
 from regionspot.cache.index import CacheIndex, check_all_shards_present
 from regionspot.cache.layout import (
@@ -141,6 +142,15 @@ class FeatureCache:
                 f" {CACHE_COMMAND} --templates '[{templates}]'"
             )
         return bank
+
+    def category_tree(self) -> Descendants | None:
+        """Return for each class the labels of all kinds of it; None if the data set does not say.
+
+        Raises:
+            CacheMismatchError: The file is of another schema version.
+            CacheCorruptError: The file is damaged.
+        """
+        return read_category_tree(self._path)
 
     def close(self) -> None:
         """Let go of all memory maps; those with samples still in use stay until these are gone."""

@@ -53,6 +53,11 @@ def text_banks_path(cache_dir: Path) -> Path:
     return cache_dir / "text_banks.h5"
 
 
+def category_tree_path(cache_dir: Path) -> Path:
+    """Return where the category tree of a cache lies, if its data set has one."""
+    return cache_dir / "category_tree.json"
+
+
 def shards_path(cache_dir: Path) -> Path:
     """Return the folder of the shards and their sidecars."""
     return cache_dir / "shards"

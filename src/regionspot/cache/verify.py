@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from regionspot.cache.category_tree import read_category_tree
 from regionspot.cache.index import CacheIndex, check_sidecar, collect_index
 from regionspot.cache.layout import (
     MEMBERS,
@@ -48,10 +49,10 @@ def verify_cache(cache_dir: Path) -> list[Problem]:
     """Compare every byte of a cache with its hashes.
 
     Of each tar the SHA-256 of the whole, the header, checksum and padding of every member and the
-    end are checked; of the manifest, the sidecars, the index and the text banks their seals; of the
-    index and the list of quarantined images that they follow from the sidecars. A flipped bit or a
-    cut anywhere is found. Progress is logged by shard. Text banks are optional; stray temporary
-    files of a crash do no harm.
+    end are checked; of the manifest, the sidecars, the index, the text banks and the category tree
+    their seals; of the index and the list of quarantined images that they follow from the sidecars.
+    A flipped bit or a cut anywhere is found. Progress is logged by shard. Text banks and the tree
+    are optional; stray temporary files of a crash do no harm.
 
     Args:
         cache_dir: The cache's folder.
@@ -83,6 +84,7 @@ def verify_cache(cache_dir: Path) -> list[Problem]:
     problems.extend(_derived_problems(cache_dir, rebuild=not problems))
     if manifest is not None:
         problems.extend(_text_bank_problems(cache_dir, manifest))
+    problems.extend(_category_tree_problems(cache_dir))
     return problems
 
 
@@ -181,6 +183,13 @@ def _text_bank_problems(cache_dir: Path, manifest: Manifest) -> Iterator[Problem
     store = TextBankStore(text_banks_path(cache_dir))
     try:
         store.banks(clip_sha256=manifest.fingerprint.clip_weights_sha256)
+    except RegionSpotError as error:
+        yield Problem(message=str(error))
+
+
+def _category_tree_problems(cache_dir: Path) -> Iterator[Problem]:
+    try:
+        read_category_tree(cache_dir)
     except RegionSpotError as error:
         yield Problem(message=str(error))
 

@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from regionspot.annotations import AnnotationFormat, KeepOrDrop, ReadOptions
+from regionspot.annotations import (
+    AnnotationFormat,
+    KeepOrDrop,
+    Prompt,
+    ProposalFormat,
+    ReadOptions,
+)
+from regionspot.backbones import GridProposer
 from regionspot.backbones.clip_text import TEMPLATE_SETS
 from regionspot.backbones.presets import ExifPolicy, ModelsConfig
 from regionspot.core.errors import ConfigError
@@ -44,6 +51,13 @@ class AnnotationsConfig:
     depictions: KeepOrDrop | None = None
     """openimages: whether boxes around a depiction (IsDepiction), such as a drawing, are regions;
     kept by default."""
+    tree_path: str | None = None
+    """v3det: v3det_2023_v1_category_tree.json, to keep in the cache which classes are kinds of
+    which."""
+    prompt: Prompt = "box"
+    """What of a region SAM is shown: its box; mask, the shape of its segmentation; box_and_mask; or
+    points, its point_coords (with point_labels, 1 in the region and 0 not in it) or keypoints. All
+    but box only for coco and lvis. Regions without what is to be shown are dropped and counted."""
 
     def __post_init__(self) -> None:
         self.read_options().check(self.format)
@@ -56,7 +70,43 @@ class AnnotationsConfig:
             rotations_path=None if self.rotations_path is None else Path(self.rotations_path),
             groups=self.groups,
             depictions=self.depictions,
+            tree_path=None if self.tree_path is None else Path(self.tree_path),
+            prompt=None if self.prompt == "box" else self.prompt,
         )
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads a default's vars()
+class ProposalsConfig:
+    """Boxes with scores in place of the annotated ones: a detector's, or found on a grid by SAM.
+
+    Raises:
+        ConfigError: Not exactly one of path and grid is given, or a number is out of its range.
+    """
+
+    path: str | None = None
+    """A detector's boxes: COCO or LVIS results, or GLIP's layout, as JSON."""
+    format: ProposalFormat = "auto"
+    """Layout of the file: auto (told by its content), coco (also LVIS) or glip."""
+    min_score: float = 0.0
+    """Leave out boxes of the file with a lower score."""
+    max_per_image: int | None = None
+    """Keep only the best so many boxes of the file an image; by default all."""
+    grid: GridProposer | None = None
+    """No detector: SAM is asked at the points of a grid, and rates what it finds. {} for its
+    defaults."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.grid is None):
+            raise ConfigError(
+                f"--proposals has the path {self.path} and the grid {self.grid}; wanted one of"
+                " them: --proposals.path boxes.json for a detector's boxes, or --proposals.grid {}"
+                " to let SAM find regions."
+            )
+        if not 0 <= self.min_score <= 1 or (self.max_per_image or 1) < 1:
+            raise ConfigError(
+                f"--proposals.min_score is {self.min_score} and --proposals.max_per_image"
+                f" {self.max_per_image}; wanted 0 to 1, and 1 or more."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +122,9 @@ class CacheConfig:
     that one is finished; a cache of anything else is refused, not touched."""
     annotations: AnnotationsConfig
     """The images and their regions."""
+    proposals: ProposalsConfig | None = None
+    """Boxes to cache in place of the annotated ones, for evaluation with a detector's boxes or
+    without any; a head cannot be trained on them, as nobody knows their class."""
     models: ModelsConfig = field(default_factory=ModelsConfig)
     """The frozen models."""
     templates: list[str] = field(default_factory=lambda: ["ensemble81"])
@@ -110,6 +163,17 @@ class CacheConfig:
             raise ConfigError(
                 f"--templates is {self.templates}; wanted one or more of"
                 f" {', '.join(TEMPLATE_SETS)}, for instance --templates '[ensemble81]'."
+            )
+        if self.annotations.format == "openimages" and self.exif_policy == "apply":
+            raise ConfigError(
+                "--exif_policy is apply, but OpenImages' boxes refer to the pixels as stored, also"
+                " where a photo is rotated: turned photos would get wrong boxes. Leave it at"
+                " ignore."
+            )
+        if self.proposals is not None and self.annotations.prompt != "box":
+            raise ConfigError(
+                f"--annotations.prompt is {self.annotations.prompt}, but proposals are boxes: leave"
+                " one of the two out."
             )
         if not self.output_dir:
             raise ConfigError("--output_dir is empty; name the folder to write the cache to.")

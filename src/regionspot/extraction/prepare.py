@@ -5,7 +5,6 @@ prepared but not yet used is bounded, so memory is too. What comes out does not 
 threads: order and batches are those of the plan.
 """
 
-import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,13 +16,12 @@ from pathlib import Path
 from torch import Tensor
 
 from regionspot.annotations import ImageRecord
-from regionspot.backbones import Encoder, Localizer
+from regionspot.backbones import Encoder
 from regionspot.backbones.image_files import ImageError, decode_image
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.cache import QuarantinedImage
 from regionspot.core.errors import ShapeError
-
-_logger = logging.getLogger(__name__)
+from regionspot.extraction.locate import RegionLocator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +41,13 @@ class PreparedImage:
     record: ImageRecord
     """The image and its regions, fitted to the decoded image."""
     sam_pixels: Tensor | None
-    """For SAM, (3, h, w) uint8; None for an image without regions, which SAM need not see."""
+    """For SAM, (3, h, w) uint8; None for an image that SAM need not see."""
     clip_pixels: Tensor
     """For CLIP, (3, H, W) uint8."""
+    num_clipped: int = 0
+    """Regions whose box was clipped to the decoded image."""
+    num_dropped: int = 0
+    """Regions that turned out to lie outside it, or to be equal once clipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ class Preparation:
     """Folder that the file names are relative to."""
     exif_policy: ExifPolicy
     """Whether to turn images as their EXIF orientation says."""
-    localizer: Localizer
+    locator: RegionLocator
     """Resizes for SAM."""
     encoder: Encoder
     """Resizes for CLIP."""
@@ -82,15 +84,13 @@ class Preparation:
                 exif_policy=self.exif_policy,
             )
             resolved = record.resolved((pixels.shape[0], pixels.shape[1]))
-            if lost := len(record.labels) - len(resolved.labels):
-                _logger.warning(
-                    "%s: left out %d of %d boxes, outside its %d x %d pixels or equal once clipped",
-                    *(record.file_name, lost, len(record.labels), *resolved.size_hw[::-1]),
-                )
+            wants_sam = self.locator.wants_pixels(resolved.record)
             return PreparedImage(
-                record=resolved,
-                sam_pixels=self.localizer.resize(pixels) if len(resolved.labels) else None,
+                record=resolved.record,
+                sam_pixels=self.locator.localizer.resize(pixels) if wants_sam else None,
                 clip_pixels=self.encoder.resize(pixels),
+                num_clipped=resolved.num_clipped,
+                num_dropped=resolved.num_dropped,
             )
         except ShapeError as error:
             return _quarantined(record, f"cannot be resized: {error}")

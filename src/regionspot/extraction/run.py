@@ -18,7 +18,7 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
-from regionspot.annotations import AnnotatedImages, read_annotations
+from regionspot.annotations import AnnotatedImages
 from regionspot.backbones import FrozenModels, load_frozen_models
 from regionspot.cache import (
     CachedSample,
@@ -38,16 +38,17 @@ from regionspot.cache import (
     write_manifest,
     write_shard,
 )
-from regionspot.core.errors import MissingFileError
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
 from regionspot.extraction.featurize import featurize
+from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.prepare import (
     Preparation,
     PreparedBatch,
     ShardJob,
     prepared_batches,
 )
+from regionspot.extraction.regions import describe_proposals, read_regions, store_category_tree
 from regionspot.extraction.summary import CacheSummary
 
 _logger = logging.getLogger(__name__)
@@ -76,13 +77,20 @@ def cache_features(config: CacheConfig) -> CacheSummary:
     """
     output_dir = Path(config.output_dir)
     _check_can_be_folder(output_dir)
-    annotated = _read_annotated(config)
+    annotated = read_regions(config)
     records = annotated.records[: config.limit]
     plan = Plan.from_keys(records.keys(), images_per_shard=config.images_per_shard)
     models = load_frozen_models(config.models, device=config.device)
+    locator = RegionLocator(
+        localizer=models.localizer,
+        prompt=config.annotations.prompt,
+        grid=None if config.proposals is None else config.proposals.grid,
+    )
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
         _begin(output_dir, _manifest_of(config, annotated, plan, models))
         _store_text_banks(output_dir, config.templates, annotated, models)
+        if config.annotations.tree_path is not None:
+            store_category_tree(output_dir, config.annotations.tree_path, annotated)
         todo = [n for n in range(plan.num_shards) if not shard_is_complete(output_dir, n)]
         images_of = {n: plan.images_of(n) for n in todo}
         jobs = [
@@ -90,7 +98,7 @@ def cache_features(config: CacheConfig) -> CacheSummary:
             for n, images in images_of.items()
         ]
         start = time.perf_counter()
-        _Writer(config, models, plan).write(jobs)
+        _Writer(config, locator, models, plan).write(jobs)
         seconds = time.perf_counter() - start
         build_index(output_dir)
     with FeatureCache.open(output_dir) as cache:
@@ -99,6 +107,8 @@ def cache_features(config: CacheConfig) -> CacheSummary:
             annotations=annotated.report,
             num_images=len(cache),
             num_regions=int(cache.index.num_regions.sum()),
+            num_clipped_regions=cache.index.num_clipped_regions,
+            num_dropped_regions=cache.index.num_dropped_regions,
             num_quarantined=plan.num_images - len(cache),
             num_shards=plan.num_shards,
             num_bytes=sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file()),
@@ -116,23 +126,6 @@ def _check_can_be_folder(output_dir: Path) -> None:
             )
 
 
-def _read_annotated(config: CacheConfig) -> AnnotatedImages:
-    options = config.annotations
-    images_dir = Path(options.images_dir)
-    if not images_dir.is_dir():
-        raise MissingFileError(
-            f"{images_dir} is not a folder; wanted the one that holds the images of {options.path}."
-            " Set --annotations.images_dir."
-        )
-    return read_annotations(
-        options.format,
-        Path(options.path),
-        images_dir,
-        name=options.name,
-        options=options.read_options(),
-    )
-
-
 def _manifest_of(
     config: CacheConfig, annotated: AnnotatedImages, plan: Plan, models: FrozenModels
 ) -> Manifest:
@@ -141,6 +134,8 @@ def _manifest_of(
         fingerprint=models.fingerprint(exif_policy=config.exif_policy),
         annotation_sha256=annotated.annotation_sha256,
         annotation_format=annotated.format,
+        proposals=describe_proposals(config, annotated),
+        prompt=config.annotations.prompt,
         plan=plan,
         vocabulary=annotated.vocabulary,
         category_ids=annotated.category_ids,
@@ -178,8 +173,11 @@ def _store_text_banks(
 class _Writer:
     """Writes the missing shards of a plan and counts what cannot be used."""
 
-    def __init__(self, config: CacheConfig, models: FrozenModels, plan: Plan) -> None:
+    def __init__(
+        self, config: CacheConfig, locator: RegionLocator, models: FrozenModels, plan: Plan
+    ) -> None:
         self._config = config
+        self._locator = locator
         self._models = models
         self._plan = plan
         self._quarantined: list[QuarantinedImage] = []
@@ -192,7 +190,7 @@ class _Writer:
         preparation = Preparation(
             images_dir=Path(config.annotations.images_dir),
             exif_policy=config.exif_policy,
-            localizer=self._models.localizer,
+            locator=self._locator,
             encoder=self._models.encoder,
         )
         total = self._plan.num_images
@@ -237,7 +235,7 @@ class _Writer:
         for batch in batches:
             quarantined += batch.quarantined
             self._check_quarantine(batch.quarantined)
-            yield from featurize(self._models, batch.images)
+            yield from featurize(self._models, batch.images, self._locator)
             bar.update(len(batch.images) + len(batch.quarantined))
 
     def _check_quarantine(self, images: Iterable[QuarantinedImage]) -> None:

@@ -18,6 +18,11 @@ class CacheSummary:
     """Images in the cache."""
     num_regions: int
     """Their regions."""
+    num_clipped_regions: int
+    """Regions among them that were clipped when their image was decoded."""
+    num_dropped_regions: int
+    """Regions that were dropped then: outside the image, equal once clipped, or not to be shown to
+    SAM (a mask without a pixel, a point outside)."""
     num_quarantined: int
     """Images left out, with reasons in ``quarantine.jsonl``."""
     num_shards: int
@@ -35,6 +40,13 @@ class CacheSummary:
         lines = [
             f"{self.cache_dir}: {self.num_images:,} images, {self.num_regions:,} regions, {size}"
         ]
+        if self.num_clipped_regions:
+            lines.append(f"{self.num_clipped_regions:,} boxes clipped to the decoded image")
+        if self.num_dropped_regions:
+            lines.append(
+                f"dropped {self.num_dropped_regions:,} boxes of decoded images: outside, equal once"
+                " clipped, or with nothing in the image to show to SAM"
+            )
         if self.num_quarantined:
             lines.append(
                 f"left out: {self.num_quarantined:,} images; {self.cache_dir}/quarantine.jsonl says"

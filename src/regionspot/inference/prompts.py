@@ -3,13 +3,14 @@
 Whether boxes and points lie inside the image is checked where they are mapped to SAM's frame.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from regionspot.backbones import Localizer
+from regionspot.backbones import Localizer, MaskPrompt
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy
 
@@ -103,10 +104,9 @@ def locate_regions(
     size_hw: tuple[int, int],
     *,
     with_masks: bool,
+    mask_prompt: MaskPrompt = "box",
 ) -> LocatedRegions:
     """Run SAM's decoder on the prompts of one image.
-
-    Masks are put to SAM by their extent, since heads are trained on tokens of boxes.
 
     Args:
         localizer: The frozen SAM.
@@ -114,6 +114,8 @@ def locate_regions(
         prompts: The regions.
         size_hw: Height and width of the original image in pixels.
         with_masks: Whether masks are wanted; those that were given are handed back as they are.
+        mask_prompt: How masks are put to SAM: by their extent, as is right for heads that were
+            trained on tokens of boxes, or as the head's training did it.
 
     Returns:
         Tokens, boxes and masks. The box of a point prompt is the extent of SAM's mask, that of a
@@ -134,10 +136,17 @@ def locate_regions(
         masks = localizer.masks_from_points(image_embedding, *points, size_hw)
         boxes = _extents(masks, fallback=_extents_of_points(prompts, size_hw))
     else:
-        tokens = localizer.tokens_from_masks(image_embedding, prompts.masks)
+        tokens = localizer.tokens_from_masks(image_embedding, prompts.masks, prompt=mask_prompt)
         masks = prompts.masks
         boxes = _extents(masks, fallback=np.zeros((len(masks), 4), np.float32))
     return LocatedRegions(tokens=tokens, boxes_xyxy=boxes, masks=masks if with_masks else None)
+
+
+def mask_prompt_for(prompts: Sequence[str]) -> MaskPrompt:
+    """Return how masks are put to SAM for a head that was trained on tokens of these prompts."""
+    if "box_and_mask" in prompts:
+        return "box_and_mask"
+    return "mask" if "mask" in prompts else "box"
 
 
 def _read_points(points: ArrayLike) -> PointPrompts:

@@ -24,7 +24,7 @@ from regionspot.inference.head_scores import embed_regions
 from regionspot.inference.images import ImageLike
 from regionspot.inference.loading import load_matching_models
 from regionspot.inference.prompted import PromptedPixels, open_prompted
-from regionspot.inference.prompts import LocatedRegions, locate_regions
+from regionspot.inference.prompts import LocatedRegions, locate_regions, mask_prompt_for
 from regionspot.inference.regions import Regions
 from regionspot.model import TrainedHead, load_trained_head
 
@@ -61,6 +61,7 @@ class RegionSpot:
         self._exif_policy = as_exif_policy(
             str(trained_head.card.fingerprint.get("exif_policy", "ignore"))
         )
+        self._mask_prompt = mask_prompt_for(trained_head.card.prompts)
         self._banks: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
         trained_head.head.to(self._device).eval()
         trained_head.classifier.to(self._device).eval()
@@ -218,6 +219,7 @@ class RegionSpot:
                 image.prompts,
                 image.size_hw,
                 with_masks=question.with_masks,
+                mask_prompt=self._mask_prompt,
             )
             for index, image in enumerate(images)
         ]

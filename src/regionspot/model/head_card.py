@@ -32,6 +32,8 @@ class HeadCard:
     """Names of all classes seen in training, without repeats, in order of the training caches."""
     templates: str = ""
     """Template set of the text banks trained against."""
+    prompts: tuple[str, ...] = ("box",)
+    """What SAM was shown of the regions trained on: box, points, mask or box_and_mask."""
     library_version: str = ""
     """Version of regionspot that trained it."""
     training: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class HeadCard:
                     **fields,
                     "head": HeadSpec(**fields["head"]),
                     "vocabulary": tuple(fields["vocabulary"]),
+                    "prompts": tuple(fields.get("prompts", ("box",))),
                 }
             )
         except RegionSpotError:

@@ -237,6 +237,7 @@ class RegionSpotModule(pl.LightningModule):
             fingerprint=provenance.fingerprint.to_dict(),
             vocabulary=provenance.vocabulary,
             templates=provenance.templates,
+            prompts=provenance.prompts,
             library_version=importlib.metadata.version("regionspot"),
             training={
                 "steps": self.trainer.global_step,

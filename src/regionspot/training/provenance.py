@@ -23,6 +23,8 @@ class Provenance:
     """Names of all classes of all caches, without repeats."""
     templates: str
     """Template set of the text banks."""
+    prompts: tuple[str, ...]
+    """What SAM was shown of regions, without repeats."""
     caches: tuple[str, ...]
     """Names of the caches."""
     batch_size: int
@@ -36,6 +38,7 @@ def provenance_of(data: CachedRegions) -> Provenance:
         fingerprint=data.fingerprint,
         vocabulary=tuple(dict.fromkeys(names)),
         templates=data.templates,
+        prompts=tuple(dict.fromkeys(cache.manifest.prompt for cache in data.train_caches)),
         caches=data.names,
         batch_size=data.batch_size,
     )

@@ -1,0 +1,79 @@
+"""Which images and regions a configuration means: the annotated ones, or proposals."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from regionspot.annotations import (
+    AnnotatedImages,
+    read_annotations,
+    read_category_tree,
+    read_proposals,
+    with_proposals,
+    without_regions,
+)
+from regionspot.cache import write_category_tree
+from regionspot.core.errors import MissingFileError
+from regionspot.extraction.config import CacheConfig
+
+
+def read_regions(config: CacheConfig) -> AnnotatedImages:
+    """Read a configuration's annotations and, if it has any, the proposals in their place.
+
+    Raises:
+        MissingFileError: A file or the folder of images is missing.
+        AnnotationError: A file is in another format, or nothing in it can be used.
+    """
+    options = config.annotations
+    images_dir = Path(options.images_dir)
+    if not images_dir.is_dir():
+        raise MissingFileError(
+            f"{images_dir} is not a folder; wanted the one that holds the images of {options.path}."
+            " Set --annotations.images_dir."
+        )
+    annotated = read_annotations(
+        options.format,
+        Path(options.path),
+        images_dir,
+        name=options.name,
+        options=options.read_options(),
+    )
+    proposals = config.proposals
+    if proposals is None:
+        return annotated
+    if proposals.path is None:
+        return without_regions(annotated)
+    return with_proposals(
+        annotated,
+        read_proposals(Path(proposals.path), format=proposals.format),
+        min_score=proposals.min_score,
+        max_per_image=proposals.max_per_image,
+    )
+
+
+def describe_proposals(config: CacheConfig, annotated: AnnotatedImages) -> str | None:
+    """Tell where the proposals come from, in another text for other ones; None without any."""
+    if config.proposals is None:
+        return None
+    if config.proposals.grid is not None:
+        options = ", ".join(f"{k} {v}" for k, v in asdict(config.proposals.grid).items())
+        return f"found on a grid by SAM: {options}"
+    name = Path(str(config.proposals.path)).name
+    return f"{name}, sha256 {annotated.proposals_sha256}"
+
+
+def store_category_tree(output_dir: Path, tree_path: str, annotated: AnnotatedImages) -> None:
+    """Keep a category tree of V3Det in the cache, by label.
+
+    Raises:
+        MissingFileError: There is no such file.
+        AnnotationError: It is no category tree.
+    """
+    kinds_of = read_category_tree(Path(tree_path))
+    label_of = {number: label for label, number in enumerate(annotated.category_ids)}
+    write_category_tree(
+        output_dir,
+        [
+            sorted(label_of[kind] for kind in kinds_of.get(number, ()) if kind in label_of)
+            for number in annotated.category_ids
+        ],
+    )
