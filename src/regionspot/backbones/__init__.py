@@ -11,6 +11,7 @@ from regionspot.backbones.frozen import FrozenModels, load_frozen_models
 from regionspot.backbones.position_tokens import position_tokens, token_dim
 from regionspot.backbones.presets import PRESETS, ModelsConfig, ResolvedModels, TokenSite, resolve
 from regionspot.backbones.sam import SAM_RESIZE, Localizer, MaskPrompt
+from regionspot.backbones.sam_grid import GridProposals, GridProposer
 from regionspot.backbones.sam_models import SamShape, build_sam, load_sam
 from regionspot.backbones.tokenizer import WordTokenizer
 from regionspot.backbones.weights import state_sha256
@@ -22,6 +23,8 @@ __all__ = [
     "TEMPLATE_SETS",
     "Encoder",
     "FrozenModels",
+    "GridProposals",
+    "GridProposer",
     "LoadedClip",
     "Localizer",
     "MaskPrompt",

@@ -118,17 +118,46 @@ def decode_masks(
     _check_embedding(sam, image_embedding)
     masks = []
     for chunk in prompts.split(chunk_size):
-        sparse_RKS, dense_RSHW = _embed_prompts(sam, chunk)
-        low_resolution, _ = sam.mask_decoder(
-            image_embeddings=image_embedding,
-            image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse_RKS,
-            dense_prompt_embeddings=dense_RSHW,
-            multimask_output=False,
-        )
+        low_resolution, _ = _decode_masks(sam, image_embedding, chunk, several=False)
         logits_R1HW = sam.postprocess_masks(low_resolution, resized_hw, size_hw)
         masks.append((logits_R1HW[:, 0] > sam.mask_threshold).cpu())
     return torch.cat(masks) if masks else torch.zeros(0, *size_hw, dtype=torch.bool)
+
+
+def decode_candidates(
+    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts
+) -> tuple[Tensor, Tensor]:
+    """Return SAM's several answers to prompts that may mean a part, a thing or a group.
+
+    Args:
+        sam: A frozen SAM in eval mode.
+        image_embedding: One image's embedding, (1, S, H, W).
+        prompts: The regions, which are decoded all at once.
+
+    Returns:
+        Mask logits over SAM's padded frame, (R, M, 4 H, 4 W), and the IoU that SAM predicts for
+        each mask, (R, M); M is 3 for the released models.
+
+    Raises:
+        ShapeError: The embedding is not one image's.
+    """
+    _check_embedding(sam, image_embedding)
+    return _decode_masks(sam, image_embedding, prompts, several=True)
+
+
+def _decode_masks(
+    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, several: bool
+) -> tuple[Tensor, Tensor]:
+    """Run SAM's whole mask decoder: mask logits on its grid, and the predicted IoUs."""
+    sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
+    decoded: tuple[Tensor, Tensor] = sam.mask_decoder(
+        image_embeddings=image_embedding,
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse_RKS,
+        dense_prompt_embeddings=dense_RSHW,
+        multimask_output=several,
+    )
+    return decoded
 
 
 def _decode(sam: "Sam", image_embedding: Tensor, prompts: SamPrompts) -> Tensor:

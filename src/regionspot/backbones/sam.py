@@ -15,6 +15,7 @@ from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 from regionspot.backbones.position_tokens import position_tokens
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.prompts import SamPrompts, decode_masks, decode_tokens, token_dim
+from regionspot.backbones.sam_grid import GridProposals, GridProposer
 from regionspot.backbones.sam_models import SamShape, build_sam, load_sam
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import (
@@ -220,6 +221,12 @@ class Localizer:
         """
         prompts = self._point_prompts(points_xy, point_labels, size_hw)
         return self._masks(image_embedding, prompts, size_hw)
+
+    def propose(
+        self, image_embedding: Tensor, size_hw: tuple[int, int], grid: GridProposer
+    ) -> GridProposals:
+        """Find regions that nobody has marked; see `GridProposer.propose`."""
+        return grid.propose(self.sam, image_embedding, size_hw)
 
     def _tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
         return decode_tokens(

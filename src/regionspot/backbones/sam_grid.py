@@ -1,0 +1,212 @@
+"""Regions without a detector: SAM is asked at every point of a grid, and its best answers are kept.
+
+This is what ``segment_anything.SamAutomaticMaskGenerator`` does without crops, composed from its
+own parts, with two differences: it starts from an image that is embedded already, and it returns
+boxes and scores in place of masks.
+
+Shape letters: R regions, N masks, S SAM's width, H W a grid or an image.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regionspot.backbones.prompts import SamPrompts, decode_candidates
+from regionspot.core.errors import ConfigError, ShapeError
+from regionspot.core.geometry import FloatArray, as_boxes, resized_size_hw
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridProposals:
+    """Boxes that may hold something, best first; row i of both arrays is proposal i.
+
+    Raises:
+        ShapeError: The boxes are not (R, 4), or the numbers of rows differ.
+    """
+
+    boxes_xyxy: FloatArray
+    """Boxes, (R, 4) float32, pixels of the original image, each of positive area."""
+    box_scores: FloatArray
+    """How good SAM takes each to be, (R,) float32, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if self.box_scores.shape != (len(as_boxes(self.boxes_xyxy)),):
+            raise ShapeError(
+                f"box_scores has shape {self.box_scores.shape} for {len(self.boxes_xyxy)} boxes;"
+                " wanted one score a box."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads a default's vars()
+class GridProposer:
+    """How to find regions in an image that nobody has marked any in, and without a detector.
+
+    Names, meaning and defaults of the options are those of ``SamAutomaticMaskGenerator``; the
+    defaults were chosen for the released models. `propose` finds the regions.
+
+    Raises:
+        ConfigError: An option is out of its range.
+    """
+
+    points_per_side: int = 32
+    """Points along each side of the image; SAM is asked at each of their square."""
+    points_per_batch: int = 64
+    """Points that SAM is asked at together: a matter of memory and speed."""
+    pred_iou_thresh: float = 0.88
+    """Drop masks whose IoU SAM predicts to be this or less; 0 keeps all."""
+    stability_score_thresh: float = 0.95
+    """Drop masks that are less stable than this; 0 keeps all that have a pixel. Stability is the
+    IoU of the mask cut at a higher and at a lower logit."""
+    stability_score_offset: float = 1.0
+    """How much higher and lower these two logits are than the one that masks are cut at."""
+    box_nms_thresh: float = 0.7
+    """Of two regions whose boxes have a greater IoU than this, drop the one of lower predicted
+    IoU."""
+    max_regions: int | None = None
+    """The most regions to return, those of the best box scores; by default all."""
+
+    def __post_init__(self) -> None:
+        for name in ("points_per_side", "points_per_batch", "max_regions"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ConfigError(f"{name} is {count}; wanted at least 1.")
+        for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh"):
+            threshold = getattr(self, name)
+            if not 0 <= threshold <= 1:
+                raise ConfigError(f"{name} is {threshold}; wanted a number from 0 to 1.")
+        if not 0 <= self.stability_score_offset < float("inf"):
+            raise ConfigError(
+                f"stability_score_offset is {self.stability_score_offset}; wanted a logit of 0 or"
+                " more."
+            )
+
+    @torch.no_grad()
+    def propose(
+        self, sam: "Sam", image_embedding: Tensor, size_hw: tuple[int, int]
+    ) -> GridProposals:
+        """Find the regions of an image that is embedded already.
+
+        The regions are those that ``SamAutomaticMaskGenerator`` with the same options and no crops
+        finds. Its boxes end at the last pixel of the mask; these end one past it, as everywhere in
+        this library, and so are 1 pixel wider and higher: a mask of one pixel has an area.
+
+        Memory is bounded by ``points_per_batch``. A released SAM's decoder takes about 30 MiB a
+        point: 1.8 GiB for 64. Each of a point's 3 masks that passes ``pred_iou_thresh`` then takes
+        4 MiB in SAM's frame and 6 bytes a pixel of the original image: if all of 64 points' masks
+        passed, 1.1 GiB for 640 x 480 pixels, and 14 GiB for 4000 x 3000, where a smaller batch is
+        wise.
+
+        Args:
+            sam: A frozen SAM in eval mode.
+            image_embedding: The image's embedding, (1, S, H, W).
+            size_hw: Height and width of the original image in pixels.
+
+        Returns:
+            Boxes and their scores: predicted IoU times stability, each clipped to 0..1 since SAM's
+            predictions overshoot. An image in which nothing passes the thresholds gives no rows.
+
+        Raises:
+            ShapeError: The embedding is not one image's.
+        """
+        from torchvision.ops import nms  # here, as whoever has a SAM has it, and others may not
+
+        prompts = _grid_prompts(sam, self.points_per_side, size_hw, image_embedding.device)
+        found = [
+            self._masks_at(sam, image_embedding, chunk, size_hw)
+            for chunk in prompts.split(self.points_per_batch)
+        ]
+        masks = _RatedMasks.concatenate(found)
+        masks = masks.select(nms(masks.boxes_xyxy_inclusive, masks.ious, self.box_nms_thresh))
+        scores = masks.ious.clamp(0, 1) * masks.stabilities.clamp(0, 1)
+        best_first = scores.argsort(descending=True, stable=True)[: self.max_regions]
+        boxes = masks.boxes_xyxy_inclusive + torch.tensor([0, 0, 1, 1], device=scores.device)
+        return GridProposals(
+            boxes_xyxy=boxes[best_first].cpu().numpy(),
+            box_scores=scores[best_first].float().cpu().numpy(),
+        )
+
+    def _masks_at(
+        self, sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, size_hw: tuple[int, int]
+    ) -> "_RatedMasks":
+        """Ask SAM at some points and keep what passes the thresholds."""
+        from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
+
+        logits_RMHW, ious_RM = decode_candidates(sam, image_embedding, prompts)
+        logits_NHW, ious_N = logits_RMHW.flatten(0, 1), ious_RM.flatten()
+        if self.pred_iou_thresh > 0:
+            # Before the masks are enlarged, which is what costs the memory and most of the time.
+            sure = ious_N > self.pred_iou_thresh
+            logits_NHW, ious_N = logits_NHW[sure], ious_N[sure]
+        if len(ious_N) == 0:
+            return _RatedMasks.none(image_embedding.device)
+        resized_hw = resized_size_hw(size_hw, sam.image_encoder.img_size)
+        logits_NHW = sam.postprocess_masks(logits_NHW[:, None], resized_hw, size_hw)[:, 0]
+        cut = sam.mask_threshold
+        stabilities_N = calculate_stability_score(logits_NHW, cut, self.stability_score_offset)
+        masks_NHW = logits_NHW > cut
+        found = _RatedMasks(
+            boxes_xyxy_inclusive=batched_mask_to_box(masks_NHW).float(),
+            ious=ious_N,
+            stabilities=stabilities_N,
+        )
+        stable = stabilities_N >= self.stability_score_thresh
+        return found.select(stable & masks_NHW.flatten(1).any(dim=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RatedMasks:
+    """What is remembered of masks once their pixels are gone."""
+
+    boxes_xyxy_inclusive: Tensor
+    """First and last column and row of each mask, (N, 4), pixels of the original image."""
+    ious: Tensor
+    """The IoU with what is meant that SAM predicts, (N,)."""
+    stabilities: Tensor
+    """The IoU of the mask cut higher and cut lower, (N,)."""
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows chosen by a mask or by indices, in that order."""
+        return type(self)(
+            boxes_xyxy_inclusive=self.boxes_xyxy_inclusive[rows],
+            ious=self.ious[rows],
+            stabilities=self.stabilities[rows],
+        )
+
+    @classmethod
+    def none(cls, device: torch.device) -> Self:
+        """Return no masks."""
+        empty = torch.zeros(0, device=device)
+        return cls(boxes_xyxy_inclusive=empty.reshape(0, 4), ious=empty, stabilities=empty)
+
+    @classmethod
+    def concatenate(cls, parts: list["_RatedMasks"]) -> Self:
+        """Join masks in the order given."""
+        return cls(
+            boxes_xyxy_inclusive=torch.cat([part.boxes_xyxy_inclusive for part in parts]),
+            ious=torch.cat([part.ious for part in parts]),
+            stabilities=torch.cat([part.stabilities for part in parts]),
+        )
+
+
+def _grid_prompts(
+    sam: "Sam", points_per_side: int, size_hw: tuple[int, int], device: torch.device
+) -> SamPrompts:
+    """Return one point a prompt, evenly spread over the image, in SAM's frame.
+
+    The points stay in float64, as SAM's own are until it embeds them, so that masks are the same to
+    the last bit.
+    """
+    from segment_anything.utils.amg import build_point_grid
+
+    height, width = resized_size_hw(size_hw, sam.image_encoder.img_size)
+    points_xy_sam = build_point_grid(points_per_side) * np.array([width, height])
+    return SamPrompts(
+        points_xy_sam=torch.from_numpy(points_xy_sam).to(device)[:, None],
+        point_labels=torch.ones(len(points_xy_sam), 1, dtype=torch.int64, device=device),
+    )
