@@ -1,4 +1,4 @@
-"""What every annotation format is read into: images with labelled boxes, and their vocabulary."""
+"""What every annotation format is read into: an image and its regions, labelled or proposed."""
 
 import re
 from dataclasses import dataclass, replace
@@ -19,13 +19,16 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
-    """One image of a data set and its annotated regions; row ``i`` of the arrays is region ``i``.
+    """One image of a data set and its regions; row ``i`` of the arrays is region ``i``.
+
+    Regions are annotated boxes, which have a class, or proposals, which have a score.
 
     Some annotation files do not say how large an image is. Its record becomes an ordinary one by
     `resolved`, once the image is decoded.
 
     Raises:
-        AnnotationError: The key, file name or size cannot be used.
+        AnnotationError: The key, file name or size cannot be used, or an annotated box has no
+            class.
         ShapeError: The arrays do not have one row a region, or boxes are relative although the
             size is known.
     """
@@ -42,9 +45,12 @@ class ImageRecord:
     """Boxes, (R, 4), in ``box_unit``, of positive area and inside the image; if the size is not
     known, boxes in pixels may reach over its right and lower edge."""
     labels: NDArray[np.int64]
-    """Index of each region's class in the vocabulary, (R,)."""
+    """Index of each region's class in the vocabulary, (R,); -1, no class known, for proposals."""
     box_unit: BoxUnit = "pixel"
     """What the boxes count; always pixels where the size is known."""
+    box_scores: NDArray[np.float32] | None = None
+    """How sure the detector was of each box, 0 to 1, (R,), the best first; None for annotated
+    boxes."""
 
     def __post_init__(self) -> None:
         if not _KEY.fullmatch(self.key):
@@ -73,10 +79,25 @@ class ImageRecord:
                 f"image {self.image_id}: boxes {self.boxes_xyxy.shape} and labels"
                 f" {self.labels.shape} must be (R, 4) and (R,)."
             )
+        self._check_scores()
         if self.box_unit == "relative" and self.annotated_size_hw is not None:
             raise ShapeError(
                 f"image {self.image_id}: boxes are relative, but the size"
                 f" {self.annotated_size_hw} is known. Use `relative_to_pixels` first."
+            )
+
+    def _check_scores(self) -> None:
+        if self.box_scores is None:
+            if (self.labels < 0).any():
+                raise AnnotationError(
+                    f"image {self.image_id}: an annotated box has the label {self.labels.min()};"
+                    " wanted the index of its class. Only proposals, which have box_scores, may"
+                    " have no known class (-1)."
+                )
+        elif self.box_scores.shape != self.labels.shape:
+            raise ShapeError(
+                f"image {self.image_id}: box_scores {self.box_scores.shape} and labels"
+                f" {self.labels.shape} must both be (R,)."
             )
 
     @property
@@ -124,6 +145,7 @@ class ImageRecord:
             annotated_size_hw=size_hw,
             boxes_xyxy=boxes_xyxy[kept],
             labels=self.labels[kept],
+            box_scores=None if self.box_scores is None else self.box_scores[kept],
             box_unit="pixel",
         )
 

@@ -316,7 +316,7 @@ def test_equal_hashes_make_no_equal_regions(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_blocks_change_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = read_annotations("coco", path, path.parent)
-    monkeypatch.setattr("regionspot.annotations.assembly._BLOCK", 2)
+    monkeypatch.setattr("regionspot.annotations.repeats._BLOCK", 2)
     monkeypatch.setattr("regionspot.annotations.identities._BLOCK", 2)
     found = read_annotations("coco", path, path.parent)
     assert found.report == wanted.report
