@@ -7,22 +7,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.judging import KEPT, REASONS, Verdicts, code_of, first_reasons
+from regionspot.annotations.judging import (
+    KEPT,
+    REASONS,
+    Verdicts,
+    code_of,
+    count_dropped,
+    first_reasons,
+)
 from regionspot.annotations.names import check_names
 from regionspot.annotations.raw import RawAnnotations
 from regionspot.annotations.records import RecordTable, RegionColumns
-from regionspot.annotations.repeats import is_repeated
-from regionspot.annotations.report import AnnotationReport, Dropped, Reason
-from regionspot.annotations.text_column import TextColumn
+from regionspot.annotations.repeats import blocks_of_whole_images, is_repeated
+from regionspot.annotations.report import AnnotationReport, Reason
 from regionspot.core.errors import AnnotationError
 from regionspot.core.geometry import box_area, clip_boxes_xyxy
 
-_NUM_EXAMPLES = 3
-_BLOCK = 1 << 16  # what is made of so many boxes stays in the processor's cache
-
 
 def assemble(
-    raw: RawAnnotations, *, path: Path, drop: Collection[Reason]
+    raw: RawAnnotations,
+    *,
+    path: Path,
+    drop: Collection[Reason],
+    max_per_image: int | None = None,
 ) -> tuple[RecordTable, AnnotationReport]:
     """Turn raw annotations into records, dropping what is no region and clipping the rest.
 
@@ -30,13 +37,14 @@ def assemble(
         raw: A file's content.
         path: The file, for messages.
         drop: Which of ``raw.marks`` are no regions.
+        max_per_image: How many regions an image may have; the first are kept. All when None.
 
     Raises:
         AnnotationError: An image cannot be used, or nothing can.
     """
     verdicts = _judge_entries(raw, drop)
     _check_any(verdicts, path)
-    sorter = _RegionSorter(raw=raw, verdicts=verdicts)
+    sorter = _RegionSorter(raw=raw, verdicts=verdicts, max_per_image=max_per_image)
     regions = sorter.sort()
     records = RecordTable(images=raw.images, regions=regions, rows=range(len(raw.images)))
     check_names(records)
@@ -57,7 +65,7 @@ def assemble(
         num_groups=num_marked(Reason.GROUP),
         num_depictions=num_marked(Reason.DEPICTION),
         num_clipped=sorter.num_clipped,
-        dropped=_count(verdicts),
+        dropped=count_dropped(verdicts, raw.positions),
         entries=raw.entries,
         notes=raw.notes,
     )
@@ -81,14 +89,11 @@ def _check_any(verdicts: Verdicts, path: Path) -> None:
 
 def _judge_entries(raw: RawAnnotations, drop: Collection[Reason]) -> Verdicts:
     """Give each annotation the first reason against it, as far as the image has no say in it."""
-    verdicts = first_reasons(
-        np.full(len(raw.image_rows), KEPT, np.int8),
-        {
-            Reason.UNKNOWN_IMAGE: raw.image_rows < 0,
-            Reason.UNKNOWN_CATEGORY: raw.labels < 0,
-            **{reason: raw.marks[reason] for reason in REASONS if reason in drop},
-        },
-    )
+    against = {Reason.UNKNOWN_IMAGE: raw.image_rows < 0}
+    if raw.scores is None:  # the class of proposals is not known
+        against[Reason.UNKNOWN_CATEGORY] = raw.labels < 0
+    against |= {reason: raw.marks[reason] for reason in REASONS if reason in drop}
+    verdicts = first_reasons(np.full(len(raw.image_rows), KEPT, np.int8), against)
     return np.where(verdicts == KEPT, raw.faults, verdicts)
 
 
@@ -98,6 +103,7 @@ class _RegionSorter:
 
     raw: RawAnnotations
     verdicts: Verdicts
+    max_per_image: int | None
     num_clipped: int = 0
 
     def sort(self) -> RegionColumns:
@@ -108,26 +114,25 @@ class _RegionSorter:
             entries = entries[np.argsort(rows, kind="stable")]
             rows = self.raw.image_rows[entries]
         boxes_xyxy = np.empty((len(entries), 4), np.float32)
-        labels = np.empty(len(entries), np.int32)
-        prompts: list[TextColumn] = []
         num_regions, num_of_image = 0, np.zeros(len(self.raw.images), np.int64)
-        for start, stop in _blocks_of_whole_images(rows):
+        for start, stop in blocks_of_whole_images(rows):
             kept, kept_xyxy = self._fit(entries[start:stop])
             own = slice(num_regions, num_regions + len(kept))
-            boxes_xyxy[own], labels[own] = kept_xyxy, self.raw.labels[kept]
-            if self.raw.prompts is not None:
-                prompts.append(self.raw.prompts.take(kept))
+            # In place: no more are kept than were looked at.
+            boxes_xyxy[own], entries[own] = kept_xyxy, kept
             kept_rows = self.raw.image_rows[kept]
             first = int(rows[start])
             counts = np.bincount(kept_rows - first)
             num_of_image[first : first + len(counts)] += counts
             num_regions = own.stop
+        entries = entries[:num_regions]
         return RegionColumns(
             boxes_xyxy=boxes_xyxy[:num_regions],
-            labels=labels[:num_regions],
+            labels=self.raw.labels[entries],
+            box_scores=None if self.raw.scores is None else self.raw.scores[entries],
+            prompts=None if self.raw.prompts is None else self.raw.prompts.take(entries),
             starts=np.concatenate([[0], np.cumsum(num_of_image)]),
             box_unit=self.raw.box_unit,
-            prompts=None if self.raw.prompts is None else TextColumn.joined(prompts),
         )
 
     def _fit(self, entries: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -144,8 +149,17 @@ class _RegionSorter:
         entries, boxes_xyxy = entries[is_inside], clipped_xyxy[is_inside]
         repeats = is_repeated(self.raw.image_rows[entries], self.raw.labels[entries], boxes_xyxy)
         self._drop(entries[repeats], Reason.DUPLICATE)
-        self.num_clipped += int((is_clipped & ~repeats).sum())
-        return entries[~repeats], boxes_xyxy[~repeats]
+        is_kept = ~repeats
+        if self.max_per_image is not None:
+            is_kept[~repeats] = self._ranks(entries[~repeats]) < self.max_per_image
+            self._drop(entries[~repeats & ~is_kept], Reason.TOO_MANY)
+        self.num_clipped += int((is_clipped & is_kept).sum())
+        return entries[is_kept], boxes_xyxy[is_kept]
+
+    def _ranks(self, entries: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Count the entries of each image from 0."""
+        rows = self.raw.image_rows[entries]
+        return np.arange(len(rows)) - np.searchsorted(rows, rows)
 
     def _limits_hw(self, entries: NDArray[np.intp]) -> NDArray[np.integer | np.floating]:
         """Return how far boxes of each annotation's image may reach, down and to the right."""
@@ -160,24 +174,3 @@ class _RegionSorter:
 def _has_area(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:
     with np.errstate(over="ignore"):  # an area beyond float32 is one
         return box_area(boxes_xyxy) > 0
-
-
-def _blocks_of_whole_images(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
-    """Cut ascending rows into blocks between two images; bounds the memory, not the result."""
-    blocks, start = [], 0
-    while start < len(rows):
-        last = rows[min(start + _BLOCK, len(rows)) - 1]
-        stop = int(np.searchsorted(rows, last, side="right"))
-        blocks.append((start, stop))
-        start = stop
-    return blocks
-
-
-def _count(verdicts: Verdicts) -> tuple[Dropped, ...]:
-    counted = []
-    for index, reason in enumerate(REASONS):
-        places = np.flatnonzero(verdicts == index)
-        if len(places):
-            first = tuple(places[:_NUM_EXAMPLES].tolist())
-            counted.append(Dropped(reason=reason, count=len(places), first=first))
-    return tuple(counted)

@@ -24,7 +24,8 @@ FileNameOf = Callable[[str | None, str | None], str | None]
 ``coco_url``, either of which may be missing; None if it cannot."""
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_NO_BOX = (0.0, 0.0, 0.0, 0.0)
+NO_BOX = (0.0, 0.0, 0.0, 0.0)
+"""Stands in columns where there is no box."""
 _NOTHING = msgspec.Raw(b"null")
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -202,11 +203,11 @@ class AnnotationEntries(Entries[_Annotation]):
                 if field not in entry:
                     place, keys = self._place(piece, index), ", ".join(entry)
                     raise AnnotationError(f"{place} has no {field} (keys: {keys}).")
-        boxes = [_box(entry.get("bbox")) for entry in entries]
+        boxes = [four_numbers(entry.get("bbox")) for entry in entries]
         self._add(
             image_ids=[_id_or_unknown(entry["image_id"]) for entry in entries],
             category_ids=[_id_or_unknown(entry["category_id"]) for entry in entries],
-            boxes_xywh=np.array([box or _NO_BOX for box in boxes], np.float64).reshape(-1, 4),
+            boxes_xywh=np.array([box or NO_BOX for box in boxes], np.float64).reshape(-1, 4),
             has_box=np.array([box is not None for box in boxes], np.bool_),
             is_crowd=np.array([bool(entry.get("iscrowd")) for entry in entries], np.bool_),
             prompt_values=(
@@ -279,7 +280,8 @@ def _id_or_unknown(value: object) -> int:
     return value if isinstance(value, int) and 0 <= value < 2**63 else -1
 
 
-def _box(value: object) -> tuple[float, ...] | None:
+def four_numbers(value: object) -> tuple[float, ...] | None:
+    """Return the sides of a box, infinite where no float is as large; None if it is no box."""
     if not isinstance(value, list) or len(value) != 4:
         return None
     if not all(isinstance(side, (int, float)) for side in value):

@@ -7,12 +7,13 @@ complains about them.
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from regionspot.annotations.csv_block import MAX_PADDED, CsvBlock, CsvColumn
-from regionspot.annotations.files import HashedFile, empty_file_error, open_hashed
+from regionspot.annotations.files import ANNOTATIONS, HashedFile, empty_file_error, open_hashed
 from regionspot.annotations.json_errors import UTF8_MARK
 from regionspot.core.errors import AnnotationError
 
@@ -60,7 +61,8 @@ class CsvTable:
             AnnotationError: The file is empty, packed or not UTF-8, it lacks a column, or a row is
                 longer or shorter than the header; names the line.
         """
-        with open_hashed(self._path, "csv", option=self._option) as file:
+        role = replace(ANNOTATIONS, option=f"--annotations.{self._option}")
+        with open_hashed(self._path, "csv", role=role) as file:
             self._read_header(file)
             while data := file.read(self._block_bytes):
                 yield self._block(self._completed(data, file))
@@ -72,7 +74,7 @@ class CsvTable:
             self._num_lines += 1
             line = file.read_line()
         if not line:
-            raise empty_file_error(self._path, file.num_bytes)
+            raise empty_file_error(self._path, file.num_bytes, ANNOTATIONS)
         self._num_lines += 1
         try:
             rows = list(csv.reader([line.removeprefix(UTF8_MARK).decode()], strict=True))

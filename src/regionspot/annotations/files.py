@@ -1,8 +1,9 @@
-"""Opens annotation files, and says what is wrong with one that cannot even be begun."""
+"""Opens files, and says what is wrong with one that cannot even be begun."""
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -10,6 +11,22 @@ from regionspot.core.errors import AnnotationError, MissingFileError
 
 FileKind = Literal["json", "csv"]
 """What a file should be, which is also how its name ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRole:
+    """What a file is for, for messages."""
+
+    noun: str
+    """What to call it."""
+    article: str
+    """Article of the noun."""
+    option: str
+    """The option that names it."""
+
+
+ANNOTATIONS = FileRole(noun="annotation file", article="an", option="--annotations.path")
+"""The role of a file unless another is given."""
 
 _PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _NUM_BESIDE = 5
@@ -43,46 +60,48 @@ class HashedFile:
 
 
 @contextmanager
-def open_hashed(path: Path, kind: FileKind, *, option: str = "path") -> Iterator[HashedFile]:
-    """Open an annotation file for reading.
+def open_hashed(
+    path: Path, kind: FileKind, *, role: FileRole = ANNOTATIONS
+) -> Iterator[HashedFile]:
+    """Open a file for reading.
 
     Args:
         path: The file.
         kind: What it should be.
-        option: The option of ``--annotations`` that named it, for messages.
+        role: What it is for.
 
     Raises:
         MissingFileError: There is no such file; the message lists what lies there.
         AnnotationError: The file is packed or has no bytes.
     """
     if not path.is_file():
-        raise MissingFileError(_missing_message(path, kind, option))
+        raise MissingFileError(_missing_message(path, kind, role))
     with path.open("rb") as file:
         head = file.read(max(map(len, _PACKED)))
         for magic, packing in _PACKED.items():
             if head.startswith(magic):
                 raise AnnotationError(
                     f"{path} is packed ({packing}). Unpack it and give the .{kind} file inside with"
-                    f" --annotations.{option}."
+                    f" {role.option}."
                 )
         if not head:
-            raise empty_file_error(path, 0)
+            raise empty_file_error(path, 0, role)
         file.seek(0)
         yield HashedFile(file)
 
 
-def empty_file_error(path: Path, num_bytes: int) -> AnnotationError:
+def empty_file_error(path: Path, num_bytes: int, role: FileRole) -> AnnotationError:
     """Describe a file that holds nothing but white space."""
     return AnnotationError(
-        f"{path} is empty ({num_bytes} bytes). Download or copy the annotation file again."
+        f"{path} is empty ({num_bytes} bytes). Download or copy the {role.noun} again."
     )
 
 
-def _missing_message(path: Path, kind: FileKind, option: str) -> str:
+def _missing_message(path: Path, kind: FileKind, role: FileRole) -> str:
     if path.is_dir():
-        place, found = path, "is a folder, not an annotation file"
+        place, found = path, f"is a folder, not {role.article} {role.noun}"
     else:
         place, found = path.parent, "does not exist"
     names = sorted(entry.name for entry in place.glob(f"*.{kind}")) if place.is_dir() else []
     hint = f" That folder holds {', '.join(names[:_NUM_BESIDE])}." if names else ""
-    return f"{path} {found}.{hint} Set --annotations.{option} to the annotation file."
+    return f"{path} {found}.{hint} Set {role.option} to the {role.noun}."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from regionspot.annotations.files import ANNOTATIONS, FileRole
 from regionspot.core.errors import AnnotationError
 
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -36,47 +37,47 @@ def is_cut_off(error: json.JSONDecodeError) -> bool:
     return not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
 
 
-def cut_off_error(path: Path, message: str, offset: int) -> AnnotationError:
+def cut_off_error(path: Path, message: str, offset: int, role: FileRole) -> AnnotationError:
     """Describe a file that ends too early.
 
     Args:
         path: The file.
         message: What ``json`` said.
         offset: The byte that it spoke of.
+        role: What the file is for.
     """
     length = _place_of(path, path.stat().st_size).character
     return AnnotationError(
         f"{path} is cut off: it ends after {length:,} characters in the middle of the JSON"
-        f" ({message} at {_place_of(path, offset)}). Download or copy the annotation file again."
+        f" ({message} at {_place_of(path, offset)}). Download or copy the {role.noun} again."
     )
 
 
-def syntax_error(path: Path, message: str, offset: int) -> AnnotationError:
+def syntax_error(path: Path, message: str, offset: int, role: FileRole) -> AnnotationError:
     """Describe a file that is not JSON; the arguments are those of `cut_off_error`."""
     with path.open("rb") as file:
         file.seek(offset)
         near = file.read(4 * _NEAR_CHARACTERS).decode("utf-8", "replace")[:_NEAR_CHARACTERS]
     return AnnotationError(
         f"{path} is not JSON: {message} at {_place_of(path, offset)}, near {near!r}. Give a JSON"
-        f" annotation file with --annotations.path{_csv_hint(path)}."
+        f" {role.noun} with {role.option}{_csv_hint(path, role)}."
     )
 
 
-def encoding_error(path: Path, offset: int) -> AnnotationError:
+def encoding_error(path: Path, offset: int, role: FileRole) -> AnnotationError:
     """Describe a file whose byte ``offset`` is no UTF-8 text."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     return AnnotationError(
         f"{path} is not JSON: byte {offset} is not UTF-8 text. It starts with {head!r}. Give the"
-        " annotation file with --annotations.path."
+        f" {role.noun} with {role.option}."
     )
 
 
-def undecodable_error(path: Path, what: str, error: Exception) -> AnnotationError:
+def undecodable_error(path: Path, what: str, error: Exception, role: FileRole) -> AnnotationError:
     """Describe JSON with a longer number or a deeper nest than Python takes."""
     return AnnotationError(
-        f"{path}: {what} cannot be decoded ({error}). Give a JSON annotation file with"
-        " --annotations.path."
+        f"{path}: {what} cannot be decoded ({error}). Give a JSON {role.noun} with {role.option}."
     )
 
 
@@ -105,7 +106,9 @@ def _count_characters(data: bytes) -> int:
     return len(data) - sum(data.count(bytes([code])) for code in range(0x80, 0xC0))
 
 
-def _csv_hint(path: Path) -> str:
+def _csv_hint(path: Path, role: FileRole) -> str:
+    if role is not ANNOTATIONS:
+        return ""
     with path.open("rb") as file:
         is_openimages = file.read(_HEAD_BYTES).removeprefix(UTF8_MARK).startswith(b"ImageID,")
     return ", or type --annotations.format openimages" if is_openimages else ""

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from regionspot.annotations.files import ANNOTATIONS, FileRole
 from regionspot.annotations.json_errors import syntax_error, undecodable_error
 
 
@@ -23,6 +24,8 @@ class JsonPiece:
     """The file."""
     offset: int
     """Byte of the file at which ``data`` starts."""
+    role: FileRole = ANNOTATIONS
+    """What the file is for."""
 
     @property
     def document(self) -> bytes:
@@ -40,9 +43,10 @@ class JsonPiece:
             return json.loads(text)
         except json.JSONDecodeError as error:
             offset = self.offset + num_bytes(text[1 : error.pos])
-            raise syntax_error(self.path, error.msg, offset) from error
+            raise syntax_error(self.path, error.msg, offset, self.role) from error
         except (ValueError, RecursionError) as error:
-            raise undecodable_error(self.path, self.name or "the list", error) from error
+            what = self.name or "the list"
+            raise undecodable_error(self.path, what, error, self.role) from error
 
     def load_first(self) -> object:
         """Decode the first entry of a list alone; None if there is none.

@@ -14,7 +14,13 @@ from typing import NoReturn
 
 import numpy as np
 
-from regionspot.annotations.files import HashedFile, empty_file_error, open_hashed
+from regionspot.annotations.files import (
+    ANNOTATIONS,
+    FileRole,
+    HashedFile,
+    empty_file_error,
+    open_hashed,
+)
 from regionspot.annotations.json_errors import (
     UTF8_MARK,
     cut_off_error,
@@ -40,10 +46,14 @@ class JsonStream:
     Args:
         path: The file.
         piece_bytes: Bytes of a piece, unless a single entry is longer.
+        role: What the file is for, for messages.
     """
 
-    def __init__(self, path: Path, *, piece_bytes: int = PIECE_BYTES) -> None:
+    def __init__(
+        self, path: Path, *, piece_bytes: int = PIECE_BYTES, role: FileRole = ANNOTATIONS
+    ) -> None:
         self._path = path
+        self._role = role
         self._piece_bytes = piece_bytes
         self._scanner = StructureScanner()
         self._skeleton = Skeleton()
@@ -60,7 +70,7 @@ class JsonStream:
             MissingFileError: There is no such file.
             AnnotationError: The file is empty, packed, cut off or not JSON; the message says where.
         """
-        with open_hashed(self._path, "json") as file:
+        with open_hashed(self._path, "json", role=self._role) as file:
             offset, chunk = self._first_chunk(file)
             if chunk[:1] not in STAND_INS:  # a number or text, but most likely not JSON at all
                 self._skeleton.add(chunk + file.read(_SCALAR_BYTES), offset)
@@ -85,7 +95,7 @@ class JsonStream:
             offset += len(chunk)
             chunk = file.read(self._piece_bytes)
             if not chunk:
-                raise empty_file_error(self._path, file.num_bytes)
+                raise empty_file_error(self._path, file.num_bytes, self._role)
         return offset + len(chunk) - len(stripped), stripped
 
     def _cut(self, chunk: bytes, offset: int) -> Iterator[JsonPiece]:
@@ -144,6 +154,7 @@ class JsonStream:
             data=data,
             path=self._path,
             offset=container.offset,
+            role=self._role,
         )
 
     def _check_utf8(self, data: bytes, offset: int) -> None:
@@ -151,7 +162,7 @@ class JsonStream:
             if not data.isascii():
                 decoded(data)
         except UnicodeDecodeError as error:
-            raise encoding_error(self._path, offset + error.start) from error
+            raise encoding_error(self._path, offset + error.start, self._role) from error
 
     def _finish(self) -> None:
         """Check the skeleton, and that the file ends where it should."""
@@ -159,16 +170,16 @@ class JsonStream:
             self.skeleton = self._skeleton.load()
         except UnicodeDecodeError as error:
             place = self._skeleton.offset_of_byte(error.start)
-            raise encoding_error(self._path, place) from error
+            raise encoding_error(self._path, place, self._role) from error
         except json.JSONDecodeError as error:
             is_cut = is_cut_off(error) and self._scanner.depth > 0
             if is_cut and self._container is not None:
                 self._raise_for(self._container, b"".join(self._container.parts))
             place = self._skeleton.offset_of_character(error)
             make = cut_off_error if is_cut else syntax_error
-            raise make(self._path, error.msg, place) from error
+            raise make(self._path, error.msg, place, self._role) from error
         except ValueError as error:
-            raise undecodable_error(self._path, "a number", error) from error
+            raise undecodable_error(self._path, "a number", error, self._role) from error
 
     def _raise_for(
         self, container: "_Container", data: bytes, *, is_last: bool | None = None
@@ -190,10 +201,11 @@ class JsonStream:
         except json.JSONDecodeError as error:
             place = container.offset + num_bytes(text[: error.pos]) - len(prefix)
             make = cut_off_error if is_last is None and is_cut_off(error) else syntax_error
-            raise make(self._path, error.msg, place) from error
+            raise make(self._path, error.msg, place, self._role) from error
         except (ValueError, RecursionError) as error:
-            raise cut_off_error(self._path, str(error), container.offset) from error
-        raise cut_off_error(self._path, "Expecting more", container.offset + len(data))
+            raise cut_off_error(self._path, str(error), container.offset, self._role) from error
+        end = container.offset + len(data)
+        raise cut_off_error(self._path, "Expecting more", end, self._role)
 
 
 @dataclass(kw_only=True)

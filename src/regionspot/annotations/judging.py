@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.report import Reason
+from regionspot.annotations.report import Dropped, Reason
 from regionspot.core.geometry import xywh_to_xyxy
 
 REASONS = tuple(Reason)
@@ -14,6 +14,7 @@ KEPT = -1
 Verdicts = NDArray[np.int8]
 _Boxes = tuple[NDArray[np.float32], Verdicts]
 
+_NUM_EXAMPLES = 3
 # What float32 cannot add up counts as infinite: boxes are float32 everywhere else.
 _HALF_OF_FLOAT32 = float(np.finfo(np.float32).max) / 2
 
@@ -38,11 +39,16 @@ def judge_xywh(boxes_xywh: NDArray[np.float64], has_box: NDArray[np.bool_]) -> _
     return xywh_to_xyxy(sound_xywh), verdicts
 
 
-def judge_xyxy(boxes_xyxy: NDArray[np.float64]) -> _Boxes:
-    """Judge boxes that are given by two corners, (A, 4); see `judge_xywh`."""
+def judge_xyxy(boxes_xyxy: NDArray[np.float64], has_box: NDArray[np.bool_] | None = None) -> _Boxes:
+    """Judge boxes that are given by two corners, (A, 4); see `judge_xywh`.
+
+    Without ``has_box`` there is a box in every row.
+    """
+    if has_box is None:
+        has_box = np.ones(len(boxes_xyxy), np.bool_)
     with np.errstate(invalid="ignore", over="ignore"):
         sizes_wh = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    verdicts = _verdicts(boxes_xyxy, sizes_wh, np.ones(len(boxes_xyxy), np.bool_))
+    verdicts = _verdicts(boxes_xyxy, sizes_wh, has_box)
     sound_xyxy = np.where((verdicts == KEPT)[:, None], boxes_xyxy, 0)
     return sound_xyxy.astype(np.float32), verdicts
 
@@ -64,3 +70,23 @@ def first_reasons(verdicts: Verdicts, against: dict[Reason, NDArray[np.bool_]]) 
     for reason, applies in against.items():
         verdicts[applies & (verdicts == KEPT)] = code_of(reason)
     return verdicts
+
+
+def count_dropped(
+    verdicts: Verdicts, positions: NDArray[np.int64] | None = None
+) -> tuple[Dropped, ...]:
+    """Count what each reason was entered for, in the order of `Reason`.
+
+    Args:
+        verdicts: A reason, or none, for each entry, (A,).
+        positions: Where in its file each entry stands, (A,); None if entry ``i`` is the ``i``-th.
+    """
+    counted = []
+    for index, reason in enumerate(REASONS):
+        places = np.flatnonzero(verdicts == index)
+        if len(places):
+            if positions is not None:
+                places = np.sort(positions[places])
+            first = tuple(places[:_NUM_EXAMPLES].tolist())
+            counted.append(Dropped(reason=reason, count=len(places), first=first))
+    return tuple(counted)

@@ -1,6 +1,7 @@
 """The small files that come with OpenImages boxes: class descriptions and rotations."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from regionspot.annotations.csv_block import CsvBlock
 from regionspot.annotations.csv_table import CsvTable
-from regionspot.annotations.files import open_hashed
+from regionspot.annotations.files import ANNOTATIONS, open_hashed
 from regionspot.annotations.json_errors import UTF8_MARK
 from regionspot.core.errors import AnnotationError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
@@ -144,7 +145,8 @@ def _is_id(value: bytes) -> bool:
 
 def _text_of(path: Path) -> tuple[str, str]:
     parts = []
-    with open_hashed(path, "csv", option="classes_path") as file:
+    role = replace(ANNOTATIONS, option="--annotations.classes_path")
+    with open_hashed(path, "csv", role=role) as file:
         while part := file.read(_BYTES_AT_ONCE):
             parts.append(part)
         try:

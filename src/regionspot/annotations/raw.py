@@ -58,6 +58,11 @@ class RawAnnotations:
     """SHA-256 of each file that has a say in the regions, in hex; the annotation file first."""
     box_unit: BoxUnit = "pixel"
     """What box coordinates count."""
+    scores: NDArray[np.float32] | None = None
+    """Score of each box, (A,), if they are proposals, whose label is -1; of each image the best
+    first. None for annotations."""
+    positions: NDArray[np.int64] | None = None
+    """Where in the file each row stands, (A,); None if row ``i`` is annotation ``i``."""
     num_repeated_images: int = 0
     """Further entries of images that the file lists more than once, identically."""
     num_rotated_images: int = 0

@@ -23,13 +23,15 @@ class RegionColumns:
     boxes_xyxy: NDArray[np.float32]
     """Boxes, (R, 4), in ``box_unit``."""
     labels: NDArray[np.int32]
-    """Index of each region's class, (R,)."""
+    """Index of each region's class, (R,); -1 for proposals."""
     starts: NDArray[np.int64]
     """Where each image's regions start, and R at the end, (N + 1,)."""
     box_unit: BoxUnit
     """What box coordinates count."""
     prompts: TextColumn | None = None
     """What SAM is shown of each region in place of its box (see `region_prompts`), (R,)."""
+    box_scores: NDArray[np.float32] | None = None
+    """Score of each box, (R,), of each image the best first; None for annotated boxes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +65,7 @@ class RecordTable(Sequence[ImageRecord]):
         row = self.rows[index]
         images, regions = self.images, self.regions
         own = slice(regions.starts[row], regions.starts[row + 1])
+        scores = None if regions.box_scores is None else regions.box_scores[own].copy()
         size_hw = None if images.sizes_hw is None else images.sizes_hw[row].tolist()
         return ImageRecord(
             key=images.keys[row],
@@ -75,6 +78,7 @@ class RecordTable(Sequence[ImageRecord]):
             prompts=None
             if regions.prompts is None
             else tuple(regions.prompts[region] for region in range(own.start, own.stop)),
+            box_scores=scores,
         )
 
     def keys(self) -> list[str]:
@@ -84,7 +88,7 @@ class RecordTable(Sequence[ImageRecord]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotatedImages:
-    """A data set: images with labelled regions, the classes, and where the pixels are."""
+    """A data set: images with annotated or proposed regions, the classes, where the pixels are."""
 
     name: str
     """Name of the data set, for people."""
@@ -104,3 +108,6 @@ class AnnotatedImages:
     option (see `ReadOptions`) has a say in the regions, SHA-256 over all of them."""
     report: AnnotationReport
     """What was kept, clipped and dropped."""
+    proposals_sha256: str | None = None
+    """Identity of the proposals, in hex: a hash of their file and of which of them were asked for;
+    None where regions are annotated boxes."""

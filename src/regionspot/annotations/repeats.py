@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+_BLOCK = 1 << 16  # what is made of so many boxes stays in the processor's cache
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
 
@@ -29,6 +30,17 @@ def is_repeated(
         repeated[row] = identity in seen
         seen.add(identity)
     return repeated
+
+
+def blocks_of_whole_images(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Cut ascending rows into blocks between two images; bounds the memory, not the result."""
+    blocks, start = [], 0
+    while start < len(rows):
+        last = rows[min(start + _BLOCK, len(rows)) - 1]
+        stop = int(np.searchsorted(rows, last, side="right"))
+        blocks.append((start, stop))
+        start = stop
+    return blocks
 
 
 def _hashes(

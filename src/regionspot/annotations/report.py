@@ -1,18 +1,19 @@
-"""What became of the annotations of a file: nothing is dropped or changed without being counted."""
+"""What became of annotations and proposals: nothing is dropped or changed without being counted."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why an annotation did not become a region."""
+    """Why an annotation or a proposal did not become a region."""
 
-    UNKNOWN_IMAGE = "of an image that the file does not list"
+    UNKNOWN_IMAGE = "of an image that the annotations do not list"
     UNKNOWN_CATEGORY = "of a category that the file does not list"
     CROWD = "around a crowd (iscrowd)"
     GROUP = "around a group (IsGroupOf)"
     DEPICTION = "around a depiction (IsDepiction)"
     BLANK = "left blank, in rows that only name an image (it stays)"
+    LOW_SCORE = "with a score below the minimum (min_score)"
     NO_BOX = "without four numbers in bbox"
     NOT_FINITE = "with NaN or infinity in bbox"
     NEGATIVE_SIZE = "of negative width or height"
@@ -20,7 +21,12 @@ class Reason(StrEnum):
     NO_MASK = "without a segmentation (polygons or RLE)"
     NO_POINTS = "without points in them (point_coords or keypoints)"
     OUTSIDE = "wholly outside the image"
-    DUPLICATE = "that repeat an earlier box of the same image and category"
+    DUPLICATE = "that repeat a box of their image and, unless they are proposals, category"
+    TOO_MANY = "after the best of their image (max_per_image)"
+
+
+PROPOSALS = "proposals"
+"""What a report calls its entries where regions are proposals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +38,7 @@ class Dropped:
     count: int
     """How many."""
     first: tuple[int, ...]
-    """Positions of the first few in the file's list of annotations, counted from 0."""
+    """Positions of the first few among the file's annotations or proposals, counted from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,9 @@ class AnnotationReport:
     """Counts of everything that was read, kept, changed and dropped.
 
     ``num_annotations == num_regions + num_dropped`` always holds: each dropped annotation counts
-    under one reason, the first that applies in the order of `Reason`.
+    under one reason, the first that applies in the order of `Reason`; a proposal first under what
+    its file alone tells (a faulty box, a repeat). Where regions are proposals, read "proposals" for
+    "annotations".
     """
 
     num_images: int
@@ -68,7 +76,8 @@ class AnnotationReport:
     dropped: tuple[Dropped, ...]
     """What was dropped and why; only reasons that occurred."""
     entries: str
-    """What the file calls its annotations: ``annotations``, or ``rows`` below a header."""
+    """What the file calls its annotations: ``annotations``, ``rows`` below a header, or
+    ``proposals``."""
     notes: tuple[str, ...]
     """What else a person should know, one sentence each."""
 
@@ -83,7 +92,8 @@ class AnnotationReport:
 
     def lines(self) -> list[str]:
         """Say it in English, one fact a line."""
-        kept = f"{self.num_regions:,} regions of {self.num_annotations:,} annotations"
+        noun = PROPOSALS if self.entries == PROPOSALS else "annotations"
+        kept = f"{self.num_regions:,} regions of {self.num_annotations:,} {noun}"
         lines = [f"{self.num_images:,} images, {kept}"]
         told = (
             (self.num_images_without_regions, "images have no region (kept)"),

@@ -4,11 +4,13 @@ from regionspot.cache.category_tree import read_category_tree, write_category_tr
 from regionspot.cache.codec import decode_array, encode_array
 from regionspot.cache.feature_cache import FeatureCache
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
+from regionspot.cache.garbage import find_garbage
 from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
     ARRAY_MEMBERS,
     MEMBERS,
     SCHEMA_VERSION,
+    category_tree_path,
     index_path,
     manifest_path,
     quarantine_path,
@@ -21,6 +23,7 @@ from regionspot.cache.plan import Plan
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
 from regionspot.cache.sidecar import QuarantinedImage, ShardLayout, ShardSidecar, read_sidecar
+from regionspot.cache.stats import CacheStats, collect_stats
 from regionspot.cache.text_banks import StoredBank, TextBankStore
 from regionspot.cache.verify import Problem, verify_cache
 from regionspot.cache.writer_lock import exclusive_writer
@@ -30,6 +33,7 @@ __all__ = [
     "MEMBERS",
     "SCHEMA_VERSION",
     "CacheIndex",
+    "CacheStats",
     "CachedSample",
     "FeatureCache",
     "Fingerprint",
@@ -43,11 +47,14 @@ __all__ = [
     "StoredBank",
     "TextBankStore",
     "build_index",
+    "category_tree_path",
     "check_same_fingerprint",
     "check_same_manifest",
+    "collect_stats",
     "decode_array",
     "encode_array",
     "exclusive_writer",
+    "find_garbage",
     "index_path",
     "manifest_path",
     "quarantine_path",

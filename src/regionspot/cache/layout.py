@@ -20,7 +20,10 @@ MEMBERS: Final = ("json", *ARRAY_MEMBERS)
 """All members of an image in the order of the tar, where one is called ``<key>.<name>``."""
 
 CACHE_COMMAND: Final = "python cache_features.py --config <your config>"
-"""What to type to make a cache, or to finish or repair one."""
+"""What to type to make a cache, or to finish one."""
+
+REPAIR_COMMAND: Final = "regionspot cache repair --config <your config>"
+"""What to type to make damaged parts of a cache again."""
 
 MAX_KEY_LENGTH: Final = 80
 """A plain tar header holds 100 characters, of which ``.position_tokens.npy`` takes 20."""

@@ -15,6 +15,7 @@ from regionspot.cache.codec import HEADER_BYTES, encode_array, npy_header
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     MEMBERS,
+    REPAIR_COMMAND,
     manifest_path,
     shard_path,
     sidecar_path,
@@ -135,8 +136,8 @@ class ShardReader:
                 self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             raise CacheCorruptError(
-                f"{path} is missing, though its shard was finished. Restore it, or remove its"
-                f" .json and make it again: {CACHE_COMMAND}"
+                f"{path} is missing, though its shard was finished. Restore it, or make it"
+                f" again: {REPAIR_COMMAND}"
             ) from None
 
     def __len__(self) -> int:
@@ -227,7 +228,7 @@ class ShardReader:
     def _damaged(self, what: str) -> CacheCorruptError:
         return CacheCorruptError(
             f"{self._path} is damaged: {what}. List all damage with `regionspot cache verify`,"
-            f" then remove the .json of this shard and make it again: {CACHE_COMMAND}"
+            f" and make it again: {REPAIR_COMMAND}"
         )
 
 
@@ -240,8 +241,7 @@ def check_tar_bytes(found: int, wanted: int, path: Path) -> None:
     if found != wanted:
         raise CacheCorruptError(
             f"{path} has {found} bytes; wanted {wanted}: it was cut short or changed after it was"
-            " written. Copy it again from where it came, or remove its .json and make it again:"
-            f" {CACHE_COMMAND}"
+            " written. Copy it again from where it came, or make it again: {REPAIR_COMMAND}"
         )
 
 

@@ -9,18 +9,25 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from regionspot.cli.cache_verify import main as verify
+from regionspot.cli import cache_gc, cache_repair, cache_stats, cache_verify
 from regionspot.cli.errors import run_cli
 from regionspot.cli.options import parse_options
 from regionspot.extraction.config import CacheConfig
+
+_COMMANDS = {
+    "verify": cache_verify.main,
+    "repair": cache_repair.main,
+    "stats": cache_stats.main,
+    "gc": cache_gc.main,
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Make a cache; see ``python cache_features.py --help``."""
     words = list(sys.argv[1:] if args is None else args)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if words[:1] == ["verify"]:
-        verify(words[1:])
+    if words and words[0] in _COMMANDS:
+        _COMMANDS[words[0]](words[1:])
         return
     # The parser builds the configuration, whose own checks raise errors for the user, too.
     run_cli(lambda: _cache(words))

@@ -26,17 +26,18 @@ def _verify(caches: Sequence[Path]) -> None:
         problems = list(verify_cache(cache_dir))
         num_problems += len(problems)
         for problem in problems:
-            print(_place(cache_dir, problem) + problem.message)
+            print(describe_problem(cache_dir, problem))
         print(f"{cache_dir}: {f'{len(problems)} problems' if problems else 'whole'}")
     if num_problems:
         raise SystemExit(1)
 
 
-def _place(cache_dir: Path, problem: Problem) -> str:
+def describe_problem(cache_dir: Path, problem: Problem) -> str:
+    """Say in one line what is damaged, and where."""
     if problem.shard is None:
-        return ""
+        return problem.message
     parts = [str(shard_path(cache_dir, problem.shard))]
     parts += [f"image {problem.key}"] if problem.key else []
     parts += [problem.member] if problem.member else []
     parts += [f"byte {problem.offset}"] if problem.offset is not None else []
-    return ", ".join(parts) + ": "
+    return f"{', '.join(parts)}: {problem.message}"

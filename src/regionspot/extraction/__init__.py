@@ -2,7 +2,7 @@
 
 from regionspot.extraction.config import AnnotationsConfig, CacheConfig
 from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
-from regionspot.extraction.run import cache_features
+from regionspot.extraction.run import cache_features, repair_cache
 from regionspot.extraction.summary import CacheSummary
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "DiskError",
     "TooManyQuarantinedError",
     "cache_features",
+    "repair_cache",
 ]

@@ -25,6 +25,7 @@ from regionspot.cache import (
     FeatureCache,
     Manifest,
     Plan,
+    Problem,
     QuarantinedImage,
     TextBankStore,
     build_index,
@@ -38,6 +39,7 @@ from regionspot.cache import (
     write_manifest,
     write_shard,
 )
+from regionspot.core.errors import MissingFileError
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
 from regionspot.extraction.featurize import featurize
@@ -49,6 +51,7 @@ from regionspot.extraction.prepare import (
     prepared_batches,
 )
 from regionspot.extraction.regions import describe_proposals, read_regions, store_category_tree
+from regionspot.extraction.repair import take_away_damage
 from regionspot.extraction.summary import CacheSummary
 
 _logger = logging.getLogger(__name__)
@@ -75,44 +78,87 @@ def cache_features(config: CacheConfig) -> CacheSummary:
         ConfigError: Another process writes there, or an option cannot work.
         WeightsError: Weights do not fit their model, or give numbers that are not finite.
     """
+    return _Job(config).run()
+
+
+def repair_cache(
+    config: CacheConfig, *, retry_quarantined: bool = False
+) -> tuple[list[Problem], CacheSummary]:
+    """Find damage in a cache by reading every byte, and make again what is damaged.
+
+    Whole shards are not touched, so the cache ends with the bytes that it had before the damage.
+
+    Args:
+        config: What made the cache.
+        retry_quarantined: Whether to make shards with quarantined images again, too, for the case
+            that these images were mended.
+
+    Returns:
+        What was found, and what lies there now.
+
+    Raises:
+        MissingFileError: The folder is no cache. Else as `cache_features`.
+    """
     output_dir = Path(config.output_dir)
-    _check_can_be_folder(output_dir)
-    annotated = read_regions(config)
-    records = annotated.records[: config.limit]
-    plan = Plan.from_keys(records.keys(), images_per_shard=config.images_per_shard)
-    models = load_frozen_models(config.models, device=config.device)
-    locator = RegionLocator(
-        localizer=models.localizer,
-        prompt=config.annotations.prompt,
-        grid=None if config.proposals is None else config.proposals.grid,
-    )
+    if not manifest_path(output_dir).exists():
+        raise MissingFileError(
+            f"{output_dir} has no {manifest_path(output_dir).name}, so there is no cache to repair."
+            " Set --output_dir to the cache's folder."
+        )
+    job = _Job(config)
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
-        _begin(output_dir, _manifest_of(config, annotated, plan, models))
-        _store_text_banks(output_dir, config.templates, annotated, models)
-        if config.annotations.tree_path is not None:
-            store_category_tree(output_dir, config.annotations.tree_path, annotated)
-        todo = [n for n in range(plan.num_shards) if not shard_is_complete(output_dir, n)]
-        images_of = {n: plan.images_of(n) for n in todo}
-        jobs = [
-            ShardJob(shard_index=n, records=records[images.start : images.stop])
-            for n, images in images_of.items()
-        ]
-        start = time.perf_counter()
-        _Writer(config, locator, models, plan).write(jobs)
-        seconds = time.perf_counter() - start
-        build_index(output_dir)
-    with FeatureCache.open(output_dir) as cache:
+        problems = take_away_damage(output_dir, job.manifest, retry_quarantined=retry_quarantined)
+    return problems, job.run()
+
+
+class _Job:
+    """A configuration with all that it names opened."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self._config = config
+        self._output_dir = Path(config.output_dir)
+        _check_can_be_folder(self._output_dir)
+        self._annotated = read_regions(config)
+        self._records = self._annotated.records[: config.limit]
+        plan = Plan.from_keys(self._records.keys(), images_per_shard=config.images_per_shard)
+        self._models = load_frozen_models(config.models, device=config.device)
+        self.manifest = _manifest_of(config, self._annotated, plan, self._models)
+
+    def run(self) -> CacheSummary:
+        """Write what is missing."""
+        output_dir, plan = self._output_dir, self.manifest.plan
+        with _told_disk_errors(output_dir), exclusive_writer(output_dir):
+            _begin(output_dir, self.manifest)
+            _store_text_banks(output_dir, self._config.templates, self._annotated, self._models)
+            if self._config.annotations.tree_path is not None:
+                store_category_tree(output_dir, self._config.annotations.tree_path, self._annotated)
+            todo = [n for n in range(plan.num_shards) if not shard_is_complete(output_dir, n)]
+            images_of = {n: plan.images_of(n) for n in todo}
+            jobs = [
+                ShardJob(shard_index=n, records=self._records[images.start : images.stop])
+                for n, images in images_of.items()
+            ]
+            start = time.perf_counter()
+            _Writer(self._config, self._models, plan).write(jobs)
+            seconds = time.perf_counter() - start
+            build_index(output_dir)
+        return self._summary(sum(len(job.records) for job in jobs), seconds)
+
+    def _summary(self, num_new_images: int, seconds: float) -> CacheSummary:
+        files = [path for path in self._output_dir.rglob("*") if path.is_file()]
+        with FeatureCache.open(self._output_dir) as cache:
+            index = cache.index
         return CacheSummary(
-            cache_dir=output_dir,
-            annotations=annotated.report,
-            num_images=len(cache),
-            num_regions=int(cache.index.num_regions.sum()),
-            num_clipped_regions=cache.index.num_clipped_regions,
-            num_dropped_regions=cache.index.num_dropped_regions,
-            num_quarantined=plan.num_images - len(cache),
-            num_shards=plan.num_shards,
-            num_bytes=sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file()),
-            num_new_images=sum(len(job.records) for job in jobs),
+            cache_dir=self._output_dir,
+            annotations=self._annotated.report,
+            num_images=len(index),
+            num_regions=int(index.num_regions.sum()),
+            num_clipped_regions=index.num_clipped_regions,
+            num_dropped_regions=index.num_dropped_regions,
+            num_quarantined=index.num_quarantined,
+            num_shards=index.num_shards,
+            num_bytes=sum(file.stat().st_size for file in files),
+            num_new_images=num_new_images,
             seconds=seconds,
         )
 
@@ -173,11 +219,13 @@ def _store_text_banks(
 class _Writer:
     """Writes the missing shards of a plan and counts what cannot be used."""
 
-    def __init__(
-        self, config: CacheConfig, locator: RegionLocator, models: FrozenModels, plan: Plan
-    ) -> None:
+    def __init__(self, config: CacheConfig, models: FrozenModels, plan: Plan) -> None:
         self._config = config
-        self._locator = locator
+        self._locator = RegionLocator(
+            localizer=models.localizer,
+            prompt=config.annotations.prompt,
+            grid=None if config.proposals is None else config.proposals.grid,
+        )
         self._models = models
         self._plan = plan
         self._quarantined: list[QuarantinedImage] = []
@@ -253,9 +301,9 @@ class _Writer:
                 f" than the allowed share of {share:g}. The first of them, in"
                 f" {self._config.annotations.images_dir}:\n  {examples}\n"
                 "Mend them, or check --annotations.images_dir; to leave so many out, raise"
-                " --max_quarantined_share (1 allows all); then give the same command again. (An"
-                " image of a finished shard is tried again only once that shard's .json is"
-                " removed.)"
+                " --max_quarantined_share (1 allows all); then give the same command again. (Images"
+                " of finished shards are tried again by `regionspot cache repair"
+                " --retry_quarantined true` with the same options.)"
             )
 
 

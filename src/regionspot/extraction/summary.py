@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regionspot.annotations import AnnotationReport
+from regionspot.core.units import human_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,8 @@ class CacheSummary:
         if self.num_quarantined:
             lines.append(
                 f"left out: {self.num_quarantined:,} images; {self.cache_dir}/quarantine.jsonl says"
-                " why. To try mended ones again, remove their shards' .json and repeat the command"
+                " why. To try mended ones again: regionspot cache repair --retry_quarantined true,"
+                " and the same options"
             )
         if self.num_new_images:
             rate = self.num_new_images / max(self.seconds, 1e-9)
@@ -60,12 +62,3 @@ class CacheSummary:
         else:
             lines.append("already complete, nothing to do")
         return [*self.annotations.lines(), *lines]
-
-
-def human_bytes(num_bytes: float) -> str:
-    """Write a number of bytes with a unit of 1000: 526.3 kB, 10.4 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:,.0f} {unit}" if unit == "B" else f"{num_bytes:,.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} TB"

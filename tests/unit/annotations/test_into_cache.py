@@ -1,6 +1,5 @@
 """Annotations without image sizes, through the tiny towers, into a cache."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -59,16 +58,15 @@ def test_relative_boxes_are_stored_in_pixels_of_the_image(images_dir: Path) -> N
         assert cache.manifest.vocabulary.names == ("ant", "bee")
 
 
-def test_boxes_that_turn_out_to_lie_outside_are_left_out_and_told(
-    images_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_boxes_that_turn_out_to_lie_outside_are_left_out_and_counted(images_dir: Path) -> None:
     rows = [f"{A}.jpg,5,5,70,20,a", f"{A}.jpg,60,5,70,20,a", f"{B}.jpg,60,5,70,20,b"]
     (images_dir / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
     config = AnnotationsConfig(
         format="csv", path=str(images_dir / "own.csv"), images_dir=str(images_dir)
     )
-    with caplog.at_level(logging.WARNING), cached(config, images_dir) as cache:
-        assert cache.sample(0).boxes_xyxy.tolist() == [[5, 5, 50, 20]]
-        assert cache.sample(1).num_regions == 0
-    assert f"{A}.jpg: left out 1 of 2 boxes, outside its 50 x 30 pixels" in caplog.text
-    assert f"{B}.jpg: left out 1 of 1 boxes" in caplog.text
+    with cached(config, images_dir) as cache:
+        first, second = cache.sample(0), cache.sample(1)
+        assert first.boxes_xyxy.tolist() == [[5, 5, 50, 20]]
+        assert (first.num_clipped_regions, first.num_dropped_regions) == (1, 1)
+        assert (second.num_regions, second.num_dropped_regions) == (0, 1)
+        assert (cache.index.num_clipped_regions, cache.index.num_dropped_regions) == (1, 2)

@@ -72,7 +72,10 @@ def test_boxes_stay_relative_until_the_image_is_decoded(read: Read) -> None:
         first.boxes_xyxy, np.array([[0.1, 0.25, 0.5, 0.75], [0, 0, 1, 1]], np.float32)
     )
     assert first.labels.tolist() == [1, 1]
-    assert first.resolved((200, 100)).boxes_xyxy.tolist() == [[10, 50, 50, 150], [0, 0, 100, 200]]
+    assert first.resolved((200, 100)).record.boxes_xyxy.tolist() == [
+        [10, 50, 50, 150],
+        [0, 0, 100, 200],
+    ]
     assert (second.key, second.image_id, second.labels.tolist()) == (C, -(2**63), [0])
     assert (third.key, third.image_id) == (B, -1)
     assert data.report.num_images_without_size == 3

@@ -50,7 +50,7 @@ def test_rows_become_regions_in_pixels(read: Read) -> None:
     assert (first.annotated_size_hw, first.box_unit) == (None, "pixel")
     assert first.boxes_xyxy.tolist() == [[1, 2, 30.5, 40], [3, 3, 4, 4]]
     assert (first.labels.tolist(), second.labels.tolist()) == ([0, 1], [1, 2])
-    assert first.resolved((20, 10)).boxes_xyxy.tolist() == [[1, 2, 10, 20], [3, 3, 4, 4]]
+    assert first.resolved((20, 10)).record.boxes_xyxy.tolist() == [[1, 2, 10, 20], [3, 3, 4, 4]]
     assert data.report.num_regions == 4
     assert data.report.notes == ()
 

@@ -212,12 +212,12 @@ def record(**changes: Any) -> ImageRecord:
 
 
 def test_relative_boxes_become_pixels_of_the_decoded_image() -> None:
-    resolved = record().resolved((40, 80))
+    resolved = record().resolved((40, 80)).record
     assert (resolved.size_hw, resolved.box_unit) == ((40, 80), "pixel")
     assert resolved.boxes_xyxy.tolist() == [[20, 20, 60, 40]]
     assert resolved.boxes_xyxy.dtype == np.float32
     assert resolved.labels.tolist() == [3]
-    assert resolved.resolved((40, 80)) is resolved
+    assert resolved.resolved((40, 80)).record is resolved
 
 
 def test_boxes_in_pixels_are_clipped_to_the_decoded_image() -> None:
@@ -225,7 +225,9 @@ def test_boxes_in_pixels_are_clipped_to_the_decoded_image() -> None:
     unsized = record(
         boxes_xyxy=np.array(boxes, np.float32), labels=np.array([0, 1, 2, 0, 5]), box_unit="pixel"
     )
-    resolved = unsized.resolved((30, 50))
+    found = unsized.resolved((30, 50))
+    resolved = found.record
+    assert (found.num_clipped, found.num_dropped) == (2, 2)
     # The second lies outside, and the fourth has become the first.
     assert resolved.boxes_xyxy.tolist() == [[1, 1, 50, 30], [2, 2, 3, 3], [1, 1, 50, 30]]
     assert resolved.labels.tolist() == [0, 2, 5]
@@ -234,7 +236,7 @@ def test_boxes_in_pixels_are_clipped_to_the_decoded_image() -> None:
 
 def test_a_record_without_regions_is_resolved_too() -> None:
     empty = record(boxes_xyxy=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.int64))
-    resolved = empty.resolved((3, 4))
+    resolved = empty.resolved((3, 4)).record
     assert resolved.boxes_xyxy.shape == (0, 4)
     assert resolved.size_hw == (3, 4)
 
@@ -242,7 +244,7 @@ def test_a_record_without_regions_is_resolved_too() -> None:
 def test_a_size_that_nobody_knows_is_not_made_up() -> None:
     with pytest.raises(AnnotationError, match=r"a\.jpg.*no size.*resolved"):
         _ = record().size_hw
-    sized = record().resolved((3, 4))
+    sized = record().resolved((3, 4)).record
     with pytest.raises(ShapeError, match=r"annotated as \(3, 4\), but decoded to \(4, 3\)"):
         sized.resolved((4, 3))
     with pytest.raises(ShapeError, match=r"boxes are relative, but the size \(3, 4\) is known"):
@@ -316,7 +318,7 @@ def test_equal_hashes_make_no_equal_regions(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_blocks_change_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = read_annotations("coco", path, path.parent)
-    monkeypatch.setattr("regionspot.annotations.assembly._BLOCK", 2)
+    monkeypatch.setattr("regionspot.annotations.repeats._BLOCK", 2)
     monkeypatch.setattr("regionspot.annotations.identities._BLOCK", 2)
     found = read_annotations("coco", path, path.parent)
     assert found.report == wanted.report

@@ -19,6 +19,7 @@ from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_fro
 from regionspot.cache import CachedSample
 from regionspot.core.errors import WeightsError
 from regionspot.extraction.featurize import featurize
+from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.prepare import Preparation, PreparedImage
 
 SIZES_HW = [(60, 100), (131, 77), (40, 40), (90, 50)]
@@ -69,7 +70,7 @@ def prepared(folder: Path, models: FrozenModels) -> Sequence[PreparedImage]:
     preparation = Preparation(
         images_dir=folder,
         exif_policy="ignore",
-        localizer=models.localizer,
+        locator=RegionLocator(localizer=models.localizer),
         encoder=models.encoder,
     )
     records = read_annotations("coco", folder / "annotations.json", folder).records

@@ -20,6 +20,7 @@ from regionspot.annotations import ImageRecord, read_annotations
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.cache import QuarantinedImage
+from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.prepare import (
     Preparation,
     PreparedBatch,
@@ -85,7 +86,7 @@ def preparation(
     return Preparation(
         images_dir=folder,
         exif_policy=exif_policy,
-        localizer=models.localizer,
+        locator=RegionLocator(localizer=models.localizer),
         encoder=models.encoder,
     )
 
@@ -189,7 +190,7 @@ def test_an_image_that_cannot_be_used_is_described_for_the_quarantine(
 
 
 def test_boxes_of_images_whose_size_is_not_annotated_are_fitted_to_the_decoded_image(
-    tmp_path: Path, models: FrozenModels, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, models: FrozenModels
 ) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "0.png")
     (tmp_path / "own.csv").write_text(
@@ -205,8 +206,7 @@ def test_boxes_of_images_whose_size_is_not_annotated_are_fitted_to_the_decoded_i
     assert prepared.record.size_hw == (30, 40)
     assert prepared.record.boxes_xyxy.tolist() == [[1, 2, 3, 4], [35, 20, 40, 30]]
     assert prepared.record.labels.tolist() == [0, 0]
-    (message,) = caplog.messages
-    assert message.startswith("0.png: left out 1 of 3 boxes, outside its 40 x 30 pixels")
+    assert (prepared.num_clipped, prepared.num_dropped) == (1, 1)
 
 
 # --- Many images -----------------------------------------------------------------------------

@@ -8,23 +8,6 @@ import pytest
 
 from regionspot.annotations import read_annotations
 from regionspot.extraction import CacheSummary
-from regionspot.extraction.summary import human_bytes
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (526_336, "526.3 kB"),
-        (10_400_000_000, "10.4 GB"),
-        (1_578_900_000_000, "1.6 TB"),
-        (3_000_000_000_000_000, "3,000.0 TB"),
-    ],
-)
-def test_bytes_are_written_in_units_of_a_thousand(num_bytes: int, text: str) -> None:
-    assert human_bytes(num_bytes) == text
 
 
 @pytest.fixture
@@ -44,6 +27,8 @@ def summary(tmp_path: Path) -> CacheSummary:
         annotations=read_annotations("coco", path, tmp_path).report,
         num_images=12_345,
         num_regions=67_890,
+        num_clipped_regions=0,
+        num_dropped_regions=0,
         num_quarantined=0,
         num_shards=13,
         num_bytes=6_500_000_000,
@@ -82,3 +67,10 @@ def test_a_run_with_nothing_to_do_says_so(summary: CacheSummary) -> None:
 
 def test_a_run_that_took_no_time_divides_by_no_zero(summary: CacheSummary) -> None:
     assert replace(summary, seconds=0.0).lines()[-1].startswith("12,345 images in 0.0 s, ")
+
+
+def test_what_decoding_did_to_regions_is_told(summary: CacheSummary) -> None:
+    assert "decoded" not in "\n".join(summary.lines())
+    told = replace(summary, num_clipped_regions=1_234, num_dropped_regions=5).lines()
+    assert told[-3] == "1,234 boxes clipped to the decoded image"
+    assert told[-2].startswith("dropped 5 boxes of decoded images: outside")

@@ -1,0 +1,54 @@
+"""``regionspot cache stats``: what is in finished caches, in numbers.
+
+A table for people, or with ``--json`` one JSON object a cache, one below the other.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from regionspot.cache import CacheStats, collect_stats
+from regionspot.cli.errors import run_cli
+from regionspot.core.units import human_bytes
+
+
+def main(args: Sequence[str]) -> None:
+    """Describe caches; see ``regionspot cache stats --help``."""
+    parser = ArgumentParser(prog="regionspot cache stats", description=__doc__)
+    parser.add_argument("caches", nargs="+", type=str, help="Folders of feature caches.")
+    parser.add_argument("--json", action="store_true", help="Write JSON for machines.")
+    options = parser.parse_args(list(args))
+    folders = [Path(folder) for folder in options.caches]
+    run_cli(lambda: _print_stats(folders, as_json=options.json))
+
+
+def _print_stats(folders: Sequence[Path], *, as_json: bool) -> None:
+    for folder in folders:
+        stats = collect_stats(folder)
+        print(stats.to_json() if as_json else _table(stats))
+
+
+def _table(stats: CacheStats) -> str:
+    spread = stats.regions_per_image
+    reasons = "; ".join(f"{why} ({count:,})" for why, count in stats.quarantine_reasons.items())
+    classes = ", ".join(f"{n} ({count:,})" for n, count in stats.most_frequent_classes.items())
+    rows = {
+        "data set": f"{stats.name} ({stats.annotation_format})",
+        "models": f"SAM {stats.sam_model}, CLIP {stats.clip_model}",
+        "prompt": stats.prompt,
+        "proposals": stats.proposals or "none: annotated regions",
+        "images": f"{stats.num_images:,} in {stats.num_shards:,} shards,"
+        f" {stats.num_images_without_regions:,} without regions",
+        "left out": f"{stats.num_quarantined:,} images{f': {reasons}' if reasons else ''}",
+        "regions": f"{stats.num_regions:,}; an image has {spread['median']:g} (median),"
+        f" {spread['p95']:g} (95 %), at most {spread['max']:g}",
+        "when decoded": f"{stats.num_clipped_regions:,} regions clipped,"
+        f" {stats.num_dropped_regions:,} dropped",
+        "classes": f"{stats.num_classes:,}, {stats.num_classes_without_regions:,} of them without"
+        f" regions{f'; most: {classes}' if classes else ''}",
+        "text banks": ", ".join(stats.text_banks) or "none",
+        "size": f"{human_bytes(stats.total_bytes)}, {human_bytes(stats.bytes_per_image)} an image",
+    }
+    width = max(map(len, rows))
+    return "\n".join([stats.cache_dir, *(f"  {key:<{width}}  {rows[key]}" for key in rows)])
