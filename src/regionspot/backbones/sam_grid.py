@@ -45,7 +45,7 @@ class GridProposals:
 
 @dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads a default's vars()
 class GridProposer:
-    """How to find regions in an image that nobody has marked any in, and without a detector.
+    """How SAM finds the regions of an image when nobody points at any.
 
     Names, meaning and defaults of the options are those of ``SamAutomaticMaskGenerator``; the
     defaults were chosen for the released models. `propose` finds the regions.

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from regionspot.backbones import GridProposer
 from regionspot.cli.errors import run_cli
 from regionspot.core.errors import ConfigError
 from regionspot.core.vocabulary import Vocabulary
@@ -16,27 +17,33 @@ if TYPE_CHECKING:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Name the regions of an image; see ``regionspot recognize --help``."""
-    options = _parser().parse_args(args)
+    parser = _parser()
+    options = parser.parse_args(args)
+    run_cli(lambda: _recognize(parser.instantiate(options)))
 
-    def recognize() -> None:
-        output = None if options.output is None else _picture_path(options.output)
-        if bool(options.boxes) == bool(options.points):
-            found = "both" if options.boxes else "neither"
-            raise ConfigError(
-                f"found {found}; wanted exactly one of --boxes or --points, which say where the"
-                " regions are."
-            )
-        boxes = parse_rows(options.boxes, 4, option="--boxes") if options.boxes else None
-        points = parse_rows(options.points, 2, option="--points") if options.points else None
-        vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
-        from regionspot.inference import RegionSpot  # here, since torch alone takes seconds
 
-        model = RegionSpot.from_pretrained(
-            options.model,
-            device=options.device,
-            sam_weights=options.sam_weights,
-            clip_weights=options.clip_weights,
+def _recognize(options: Namespace) -> None:
+    output = None if options.output is None else _picture_path(options.output)
+    boxes, points = _prompts(options)
+    vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
+    from regionspot.inference import RegionSpot  # here, since torch alone takes seconds
+
+    model = RegionSpot.from_pretrained(
+        options.model,
+        device=options.device,
+        sam_weights=options.sam_weights,
+        clip_weights=options.clip_weights,
+    )
+    if options.everything:
+        regions = model.recognize_everything(
+            options.image,
+            grid=options.grid,
+            vocabulary=vocabulary,
+            templates=options.templates,
+            top_k=options.top_k,
+            with_masks=output is not None,
         )
+    else:
         regions = model.recognize(
             options.image,
             boxes_xyxy=boxes,
@@ -46,13 +53,37 @@ def main(args: Sequence[str] | None = None) -> None:
             top_k=options.top_k,
             with_masks=output is not None,
         )
-        print(format_table(regions))
-        if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            regions.plot().save(output)
-            print(f"picture: {output}")
+    print(format_table(regions))
+    if options.everything and len(regions) == 0:
+        print(
+            "SAM is sure of nothing here: lower --grid.pred_iou_thresh or"
+            " --grid.stability_score_thresh."
+        )
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        regions.plot().save(output)
+        print(f"picture: {output}")
 
-    run_cli(recognize)
+
+def _prompts(options: Namespace) -> tuple[list[list[float]] | None, list[list[float]] | None]:
+    """Return boxes or points, or neither where SAM shall find the regions."""
+    ways = {
+        "--boxes": options.boxes,
+        "--points": options.points,
+        "--everything": options.everything,
+    }
+    found = [way for way, given in ways.items() if given]
+    if len(found) != 1:
+        raise ConfigError(
+            f"found {' and '.join(found) or 'none of them'}; wanted exactly one of --boxes or"
+            " --points, which say where the regions are, or --everything, which lets SAM find them."
+        )
+    if not options.everything and options.grid != GridProposer():
+        raise ConfigError(f"--grid goes with --everything, but {found[0]} says where to look.")
+    return (
+        parse_rows(options.boxes, 4, option="--boxes") if options.boxes else None,
+        parse_rows(options.points, 2, option="--points") if options.points else None,
+    )
 
 
 def parse_rows(text: str, num_values: int, *, option: str) -> list[list[float]]:
@@ -123,6 +154,7 @@ def _row_help(num_values: int) -> str:
 
 
 def _parser() -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="regionspot recognize", description=__doc__)
     parser.add_argument(
         "--model",
@@ -139,6 +171,13 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--points", type=str, help="Instead of boxes: one point x,y a region, likewise."
     )
+    parser.add_argument(
+        "--everything",
+        action="store_true",
+        help="Instead of boxes: whatever SAM finds. Scores are then multiplied by how sure SAM is"
+        " of a region, and the highest comes first.",
+    )
+    parser.add_class_arguments(GridProposer, "grid")
     parser.add_argument(
         "--vocabulary",
         type=str,

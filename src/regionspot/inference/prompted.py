@@ -20,7 +20,7 @@ class PromptedPixels:
     pixels: NDArray[np.uint8]
     """RGB, (H, W, 3)."""
     prompts: Prompts
-    """Boxes, points or masks."""
+    """Boxes, points or masks, or the grid that finds regions without them."""
 
     @property
     def size_hw(self) -> tuple[int, int]:

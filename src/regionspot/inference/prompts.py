@@ -1,4 +1,4 @@
-"""What a person may point with: boxes, points or masks, brought to one form for SAM.
+"""What a person may point with: boxes, points, masks or nothing, brought to one form for SAM.
 
 Whether boxes and points lie inside the image is checked where they are mapped to SAM's frame.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from regionspot.backbones import Localizer, MaskPrompt
+from regionspot.backbones import GridProposer, Localizer, MaskPrompt
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy
 
@@ -41,7 +41,8 @@ class MaskPrompts:
     """Masks at the original image's size, (R, H, W)."""
 
 
-Prompts = BoxPrompts | PointPrompts | MaskPrompts
+Prompts = BoxPrompts | PointPrompts | MaskPrompts | GridProposer
+"""Where the regions of an image are; a `GridProposer` leaves that to SAM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ class LocatedRegions:
     """Boxes, (R, 4), pixels of the original image."""
     masks: NDArray[np.bool_] | None
     """Masks, (R, H, W), if asked for."""
+    box_scores: FloatArray | None = None
+    """How sure SAM is of each region, (R,), if it was SAM that found them."""
 
 
 def read_prompts(
@@ -80,7 +83,8 @@ def read_prompts(
     if len(names) != 1:
         raise ConfigError(
             f"found {' and '.join(names) if names else 'no prompts'}; wanted exactly one of"
-            " boxes_xyxy=, points= or masks=, which say where the regions are."
+            " boxes_xyxy=, points= or masks=, which say where the regions are. Where nobody"
+            " can say, recognize_everything(image) lets SAM find them."
         )
     try:
         if boxes_xyxy is not None:
@@ -119,12 +123,15 @@ def locate_regions(
 
     Returns:
         Tokens, boxes and masks. The box of a point prompt is the extent of SAM's mask, that of a
-        mask prompt the extent of the mask.
+        mask prompt the extent of the mask. A grid gives the regions that SAM finds, best first.
 
     Raises:
         ShapeError: A prompt is empty, turned inside out, or outside the image.
     """
-    masks = None
+    masks, box_scores = None, None
+    if isinstance(prompts, GridProposer):
+        found = localizer.propose(image_embedding, size_hw, prompts)
+        prompts, box_scores = BoxPrompts(boxes_xyxy=found.boxes_xyxy), found.box_scores
     if isinstance(prompts, BoxPrompts):
         tokens = localizer.tokens(image_embedding, prompts.boxes_xyxy, size_hw)
         boxes = clip_boxes_xyxy(prompts.boxes_xyxy, size_hw)
@@ -139,7 +146,12 @@ def locate_regions(
         tokens = localizer.tokens_from_masks(image_embedding, prompts.masks, prompt=mask_prompt)
         masks = prompts.masks
         boxes = _extents(masks, fallback=np.zeros((len(masks), 4), np.float32))
-    return LocatedRegions(tokens=tokens, boxes_xyxy=boxes, masks=masks if with_masks else None)
+    return LocatedRegions(
+        tokens=tokens,
+        boxes_xyxy=boxes,
+        masks=masks if with_masks else None,
+        box_scores=box_scores,
+    )
 
 
 def mask_prompt_for(prompts: Sequence[str]) -> MaskPrompt:

@@ -25,7 +25,7 @@ class Region:
     label: str
     """The most probable name."""
     score: float
-    """Its probability over the vocabulary, 0 to 1."""
+    """Its probability over the vocabulary, times the region's box score if it has one, 0 to 1."""
     box_xyxy: FloatArray
     """Box, (4,), pixels of the original image."""
     mask: NDArray[np.bool_] | None
@@ -36,7 +36,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Regions:
-    """The named regions of one image, in the order of the prompts.
+    """The named regions of one image, in the order of the prompts; without these, best first.
 
     Row ``i`` of every array belongs to region ``i``; k is the ``top_k`` that was asked for.
     Iterating yields one `Region` each, and an index, slice or mask selects.
@@ -47,21 +47,26 @@ class Regions:
     vocabulary: Vocabulary
     """The names that were to choose from."""
     boxes_xyxy: FloatArray
-    """Boxes, (R, 4) float32, original pixels: the prompts, or the extent of the mask."""
+    """Boxes, (R, 4) float32, original pixels: the prompts, the extent of the mask, or found."""
     top_class_ids: NDArray[np.int64]
     """The k most probable classes, best first, (R, k), as indices into the vocabulary."""
     top_scores: FloatArray
-    """Their probabilities over the vocabulary, (R, k) float32."""
+    """Their probabilities over the vocabulary, times the box scores if any, (R, k) float32."""
     embeddings: FloatArray
     """Region embeddings in CLIP's text space, (R, E) float32, not normalised."""
     masks: NDArray[np.bool_] | None
     """SAM's masks at the original image's size, (R, H, W), if they were asked for."""
+    box_scores: FloatArray | None = None
+    """How sure SAM is of each region, (R,) float32, 0 to 1, where it was SAM that found them. All
+    scores contain it already: divide by it for the probabilities alone."""
 
     def __post_init__(self) -> None:
         shapes = [self.boxes_xyxy.shape, self.top_class_ids.shape, self.top_scores.shape]
         shapes.append(self.embeddings.shape)
         if self.masks is not None:
             shapes.append(self.masks.shape)
+        if self.box_scores is not None:
+            shapes.append(self.box_scores.shape)
         if len({shape[0] for shape in shapes}) != 1:
             raise ShapeError(f"regions need one row each in every array; found shapes {shapes}.")
 
@@ -89,6 +94,7 @@ class Regions:
             top_scores=self.top_scores[chosen],
             embeddings=self.embeddings[chosen],
             masks=None if self.masks is None else self.masks[chosen],
+            box_scores=None if self.box_scores is None else self.box_scores[chosen],
         )
 
     @override
@@ -114,7 +120,7 @@ class Regions:
 
     @property
     def scores(self) -> FloatArray:
-        """The probability of each region's label, (R,) float32."""
+        """The score of each region's label, (R,) float32: see ``top_scores``."""
         return self.top_scores[:, 0]
 
     @property

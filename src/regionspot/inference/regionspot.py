@@ -4,7 +4,6 @@ Shape letters as in the whole project: B images, R regions, S SAM width, T token
 E text width, C classes.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,22 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from regionspot.backbones import FrozenModels
+from regionspot.backbones import FrozenModels, GridProposer
 from regionspot.backbones.presets import as_exif_policy
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.class_scores import class_probabilities
 from regionspot.inference.head_scores import embed_regions
-from regionspot.inference.images import ImageLike
+from regionspot.inference.images import ImageLike, load_image
 from regionspot.inference.loading import load_matching_models
 from regionspot.inference.prompted import PromptedPixels, open_prompted
 from regionspot.inference.prompts import LocatedRegions, locate_regions, mask_prompt_for
 from regionspot.inference.regions import Regions
+from regionspot.inference.vocabularies import TextBanks, as_vocabulary
 from regionspot.model import TrainedHead, load_trained_head
 
 _IMAGE_BATCH_SIZE = 4
-_NUM_KEPT_BANKS = 16
+_DEFAULT_GRID = GridProposer()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class RegionSpot:
             str(trained_head.card.fingerprint.get("exif_policy", "ignore"))
         )
         self._mask_prompt = mask_prompt_for(trained_head.card.prompts)
-        self._banks: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
+        self._banks = TextBanks(models)
         trained_head.head.to(self._device).eval()
         trained_head.classifier.to(self._device).eval()
 
@@ -183,15 +183,7 @@ class RegionSpot:
             MissingFileError: There is no image at the path.
             ImageError: The file is not an image.
         """
-        if top_k < 1:
-            raise ConfigError(f"top_k is {top_k}; wanted at least 1 name a region.")
-        names = self._names(vocabulary)
-        question = _Question(
-            vocabulary=names,
-            bank_CE=self._bank(names, templates or self._templates()),
-            top_k=min(top_k, len(names)),
-            with_masks=with_masks,
-        )
+        question = self._question(vocabulary, templates, top_k=top_k, with_masks=with_masks)
         several = isinstance(image, Sequence) and not isinstance(image, str)
         prompted = open_prompted(
             image,
@@ -203,6 +195,43 @@ class RegionSpot:
         for start in range(0, len(prompted), _IMAGE_BATCH_SIZE):
             regions += self._recognize_batch(prompted[start : start + _IMAGE_BATCH_SIZE], question)
         return regions if several else regions[0]
+
+    @torch.inference_mode()
+    def recognize_everything(
+        self,
+        image: ImageLike,
+        *,
+        grid: GridProposer = _DEFAULT_GRID,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        templates: str | None = None,
+        top_k: int = 1,
+        with_masks: bool = True,
+    ) -> Regions:
+        """Name all that SAM finds in an image when nobody points at anything.
+
+        SAM is asked at every point of a grid, as ``SamAutomaticMaskGenerator`` does it, and what it
+        is sure of is named as if its boxes had been given to `recognize`. SAM looks at the image
+        once for both.
+
+        Args:
+            image: A path, a PIL image or an (H, W, 3) uint8 RGB array.
+            grid: How densely SAM is asked and how sure it has to be.
+            vocabulary: As in `recognize`, like the arguments below.
+            templates: Sentences that the names are put into.
+            top_k: How many names to return a region.
+            with_masks: Whether to return SAM's masks of the boxes too.
+
+        Returns:
+            The named regions with their ``box_scores``, which are multiplied into the scores; the
+            highest score comes first. Where SAM is sure of nothing there are no regions.
+
+        Raises:
+            As `recognize`, but for errors about prompts.
+        """
+        question = self._question(vocabulary, templates, top_k=top_k, with_masks=with_masks)
+        pixels = load_image(image, exif_policy=self._exif_policy)
+        (regions,) = self._recognize_batch([PromptedPixels(pixels=pixels, prompts=grid)], question)
+        return regions[np.argsort(-regions.scores, kind="stable")]
 
     def _recognize_batch(
         self, images: Sequence[PromptedPixels], question: _Question
@@ -241,27 +270,37 @@ class RegionSpot:
         logits_RC = self._trained_head.classifier(z_RE, question.bank_CE)
         scores_RC = class_probabilities(logits_RC)
         best_RK = np.argsort(-scores_RC, axis=1, kind="stable")[:, : question.top_k]
+        top_scores_RK = np.take_along_axis(scores_RC, best_RK, axis=1)
+        if located.box_scores is not None:
+            top_scores_RK *= located.box_scores[:, None]
         return Regions(
             image=image.pixels,
             vocabulary=question.vocabulary,
             boxes_xyxy=located.boxes_xyxy,
             top_class_ids=best_RK.astype(np.int64),
-            top_scores=np.take_along_axis(scores_RC, best_RK, axis=1),
+            top_scores=top_scores_RK,
             embeddings=z_RE.cpu().numpy(),
             masks=located.masks,
+            box_scores=located.box_scores,
         )
 
-    def _names(self, vocabulary: Vocabulary | Iterable[str] | None) -> Vocabulary:
-        if vocabulary is None:
-            return self.vocabulary
-        if isinstance(vocabulary, Vocabulary):
-            return vocabulary
-        if isinstance(vocabulary, str):
-            raise VocabularyError(
-                f"the vocabulary is the text {vocabulary!r}; wanted a list of names, for instance"
-                f" {[name.strip() for name in vocabulary.split(',')]}."
-            )
-        return Vocabulary.from_names(vocabulary)
+    def _question(
+        self,
+        vocabulary: Vocabulary | Iterable[str] | None,
+        templates: str | None,
+        *,
+        top_k: int,
+        with_masks: bool,
+    ) -> _Question:
+        if top_k < 1:
+            raise ConfigError(f"top_k is {top_k}; wanted at least 1 name a region.")
+        names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
+        return _Question(
+            vocabulary=names,
+            bank_CE=self._banks.embed(names, templates=templates or self._templates()),
+            top_k=min(top_k, len(names)),
+            with_masks=with_masks,
+        )
 
     def _templates(self) -> str:
         templates = self._trained_head.card.templates
@@ -271,13 +310,3 @@ class RegionSpot:
                 " instance templates='ensemble81'."
             )
         return templates
-
-    def _bank(self, vocabulary: Vocabulary, templates: str) -> Tensor:
-        """Return the vocabulary's embeddings, (C, E), from memory if they were asked for lately."""
-        key = (vocabulary.sha256, templates)
-        if key not in self._banks:
-            self._banks[key] = self._models.text_bank(vocabulary, templates=templates)
-        self._banks.move_to_end(key)
-        while len(self._banks) > _NUM_KEPT_BANKS:
-            self._banks.popitem(last=False)
-        return self._banks[key]

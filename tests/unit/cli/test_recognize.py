@@ -188,6 +188,33 @@ def test_points_and_other_names_may_be_given(
         assert names_of(line)[0] in {"red star", "lamp"}
 
 
+def test_everything_that_sam_finds_is_named_best_first(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["--grid.points_per_side", "4", "--grid.max_regions", "5"]
+    grid += ["--grid.pred_iou_thresh", "0", "--grid.stability_score_thresh", "0"]
+    main([*options, "--everything", *grid, "--top_k", "1"])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("region")
+    assert [line.split()[0] for line in lines] == ["0", "1", "2", "3", "4"]
+    scores = [float(line.split()[-1]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert all(names_of(line)[0] in NAMES for line in lines)
+
+
+def test_where_sam_finds_nothing_the_way_out_is_named(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "nothing.png"
+    grid = ["--grid.points_per_side", "2", "--grid.pred_iou_thresh", "1"]
+    main([*options, "--everything", *grid, "--output", str(output)])
+    head, hint, picture = capsys.readouterr().out.splitlines()
+    assert head == "region  x1  y1  x2  y2  names and scores in %"
+    assert hint.startswith("SAM is sure of nothing here: lower --grid.pred_iou_thresh")
+    assert picture == f"picture: {output}"
+    assert output.is_file()
+
+
 def test_a_picture_is_written_where_it_is_wanted(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +231,10 @@ def test_a_picture_is_written_where_it_is_wanted(
         ([], "wanted exactly one of --boxes or --points"),
         (["--boxes", ""], "wanted exactly one of --boxes or --points"),
         (["--boxes", "1,2,30,40", "--points", "3,4"], "wanted exactly one of --boxes or --points"),
+        ([], "or --everything, which lets SAM find them"),
+        (["--boxes", "1,2,30,40", "--everything"], "found --boxes and --everything; wanted"),
+        (["--everything", "--grid.points_per_side", "0"], "points_per_side is 0; wanted at least"),
+        (["--points", "3,4", "--grid.points_per_side", "8"], "--grid goes with --everything, but"),
         (["--boxes", "1,2,30"], "--boxes '1,2,30' has a row of 3 numbers"),
         (["--points", "1,2,30"], "--points '1,2,30' has a row of 3 numbers"),
         (["--boxes", "1,2,30,400"], "reaches outside the image of 130 x 90 pixels"),

@@ -88,6 +88,16 @@ def test_arrays_of_different_lengths_are_refused() -> None:
         make_regions(embeddings=np.zeros((2, 4), np.float32))
 
 
+def test_box_scores_stay_with_their_regions_and_need_one_row_each() -> None:
+    box_scores = np.array([0.9, 0.5, 0.7], np.float32)
+    chosen = make_regions(box_scores=box_scores)[np.array([2, 0])]
+    assert chosen.box_scores is not None
+    assert chosen.box_scores.tolist() == box_scores[[2, 0]].tolist()
+    assert make_regions()[:1].box_scores is None
+    with pytest.raises(ShapeError, match=r"one row each in every array.*\(2,\)"):
+        make_regions(box_scores=box_scores[:2])
+
+
 def test_printing_shows_what_is_where() -> None:
     assert repr(make_regions()) == (
         "Regions(3 regions of a 80x50 image, 3 names)\n"
