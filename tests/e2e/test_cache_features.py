@@ -255,6 +255,8 @@ def test_stock_webdataset_reads_every_shard(finished: Path) -> None:
             assert sample["json"] == {
                 "image_id": image_id(number),
                 "key": key(number),
+                "num_clipped_regions": 0,
+                "num_dropped_regions": 0,
                 "num_regions": len(boxes),
                 "size_hw": list(size_hw(number)),
             }

@@ -81,6 +81,11 @@ class RecordTable(Sequence[ImageRecord]):
             box_scores=scores,
         )
 
+    def num_regions(self) -> NDArray[np.int64]:
+        """Return how many regions each record has, (N,), without making any."""
+        counts: NDArray[np.int64] = np.diff(self.regions.starts)
+        return counts[self.rows.start : self.rows.stop : self.rows.step]
+
     def keys(self) -> list[str]:
         """Return the keys of all records, without making any."""
         return [self.images.keys[row] for row in self.rows]

@@ -23,6 +23,7 @@ from regionspot.cache.plan import Plan
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
 from regionspot.cache.sidecar import QuarantinedImage, ShardLayout, ShardSidecar, read_sidecar
+from regionspot.cache.sizes import image_bytes
 from regionspot.cache.stats import CacheStats, collect_stats
 from regionspot.cache.text_banks import StoredBank, TextBankStore
 from regionspot.cache.verify import Problem, verify_cache
@@ -55,6 +56,7 @@ __all__ = [
     "encode_array",
     "exclusive_writer",
     "find_garbage",
+    "image_bytes",
     "index_path",
     "manifest_path",
     "quarantine_path",

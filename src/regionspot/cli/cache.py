@@ -9,12 +9,13 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from regionspot.cli import cache_gc, cache_repair, cache_stats, cache_verify
+from regionspot.cli import cache_gc, cache_plan, cache_repair, cache_stats, cache_verify
 from regionspot.cli.errors import run_cli
 from regionspot.cli.options import parse_options
 from regionspot.extraction.config import CacheConfig
 
 _COMMANDS = {
+    "plan": cache_plan.main,
     "verify": cache_verify.main,
     "repair": cache_repair.main,
     "stats": cache_stats.main,

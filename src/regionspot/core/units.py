@@ -1,6 +1,17 @@
 """Numbers with units, for people."""
 
 
+def human_duration(seconds: float) -> str:
+    """Write a duration: 4.2 s, 3 min 20 s, 2 h 5 min, 3 days 4 h."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24:,} days {hours % 24} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
 def human_bytes(num_bytes: float) -> str:
     """Write a number of bytes with a unit of 1000: 526.3 kB, 10.4 GB."""
     for unit in ("B", "kB", "MB", "GB"):

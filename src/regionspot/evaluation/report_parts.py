@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from regionspot.core.errors import ConfigError
+from regionspot.core.units import human_duration
 from regionspot.evaluation.lvis_ap import CategoryScore
 from regionspot.evaluation.results import MethodResult, format_figure
 
@@ -135,12 +136,12 @@ def timings_table(timings_s: Mapping[str, float]) -> str:
         return ""
     longest = max([*timings_s.values(), 1e-9])
     rows = [
-        f"<tr><td>{escape(name)}</td><td>{format_duration(seconds)}</td>"
+        f"<tr><td>{escape(name)}</td><td>{human_duration(seconds)}</td>"
         f'<td class="bars"><span class="bar" style="width:{100 * seconds / longest:.1f}%"></span>'
         "</td></tr>"
         for name, seconds in timings_s.items()
     ]
-    total = format_duration(sum(timings_s.values()))
+    total = human_duration(sum(timings_s.values()))
     rows.append(f"<tr><td><b>all</b></td><td><b>{total}</b></td><td></td></tr>")
     return _table(["step", "time", ""], rows)
 
@@ -160,15 +161,6 @@ def key_value_table(rows: Mapping[str, str]) -> str:
         for key, value in rows.items()
     ]
     return _table([], cells)
-
-
-def format_duration(seconds: float) -> str:
-    """Write a duration for people: 4.2 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _category_table(

@@ -7,57 +7,38 @@ torch or another number of threads may change the last bit of a number that the 
 """
 
 import errno
-import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
-import torch
-from tqdm import tqdm
-
-from regionspot.annotations import AnnotatedImages
-from regionspot.backbones import FrozenModels, load_frozen_models
 from regionspot.cache import (
-    CachedSample,
     FeatureCache,
     Manifest,
-    Plan,
     Problem,
-    QuarantinedImage,
     TextBankStore,
     build_index,
     check_same_manifest,
     exclusive_writer,
     manifest_path,
     read_manifest,
-    read_sidecar,
     shard_is_complete,
     text_banks_path,
     write_manifest,
-    write_shard,
 )
 from regionspot.core.errors import MissingFileError
 from regionspot.extraction.config import CacheConfig
-from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
-from regionspot.extraction.featurize import featurize
-from regionspot.extraction.locate import RegionLocator
-from regionspot.extraction.prepare import (
-    Preparation,
-    PreparedBatch,
-    ShardJob,
-    prepared_batches,
-)
-from regionspot.extraction.regions import describe_proposals, read_regions, store_category_tree
+from regionspot.extraction.errors import DiskError
+from regionspot.extraction.job import CacheJob
+from regionspot.extraction.regions import store_category_tree
 from regionspot.extraction.repair import take_away_damage
 from regionspot.extraction.summary import CacheSummary
+from regionspot.extraction.writing import ShardsWriter
 
 _logger = logging.getLogger(__name__)
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-_NUM_EXAMPLES = 3
 
 
 def cache_features(config: CacheConfig) -> CacheSummary:
@@ -78,7 +59,7 @@ def cache_features(config: CacheConfig) -> CacheSummary:
         ConfigError: Another process writes there, or an option cannot work.
         WeightsError: Weights do not fit their model, or give numbers that are not finite.
     """
-    return _Job(config).run()
+    return _run(CacheJob(config))
 
 
 def repair_cache(
@@ -105,86 +86,47 @@ def repair_cache(
             f"{output_dir} has no {manifest_path(output_dir).name}, so there is no cache to repair."
             " Set --output_dir to the cache's folder."
         )
-    job = _Job(config)
+    job = CacheJob(config)
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
         problems = take_away_damage(output_dir, job.manifest, retry_quarantined=retry_quarantined)
-    return problems, job.run()
+    return problems, _run(job)
 
 
-class _Job:
-    """A configuration with all that it names opened."""
-
-    def __init__(self, config: CacheConfig) -> None:
-        self._config = config
-        self._output_dir = Path(config.output_dir)
-        _check_can_be_folder(self._output_dir)
-        self._annotated = read_regions(config)
-        self._records = self._annotated.records[: config.limit]
-        plan = Plan.from_keys(self._records.keys(), images_per_shard=config.images_per_shard)
-        self._models = load_frozen_models(config.models, device=config.device)
-        self.manifest = _manifest_of(config, self._annotated, plan, self._models)
-
-    def run(self) -> CacheSummary:
-        """Write what is missing."""
-        output_dir, plan = self._output_dir, self.manifest.plan
-        with _told_disk_errors(output_dir), exclusive_writer(output_dir):
-            _begin(output_dir, self.manifest)
-            _store_text_banks(output_dir, self._config.templates, self._annotated, self._models)
-            if self._config.annotations.tree_path is not None:
-                store_category_tree(output_dir, self._config.annotations.tree_path, self._annotated)
-            todo = [n for n in range(plan.num_shards) if not shard_is_complete(output_dir, n)]
-            images_of = {n: plan.images_of(n) for n in todo}
-            jobs = [
-                ShardJob(shard_index=n, records=self._records[images.start : images.stop])
-                for n, images in images_of.items()
-            ]
-            start = time.perf_counter()
-            _Writer(self._config, self._models, plan).write(jobs)
-            seconds = time.perf_counter() - start
-            build_index(output_dir)
-        return self._summary(sum(len(job.records) for job in jobs), seconds)
-
-    def _summary(self, num_new_images: int, seconds: float) -> CacheSummary:
-        files = [path for path in self._output_dir.rglob("*") if path.is_file()]
-        with FeatureCache.open(self._output_dir) as cache:
-            index = cache.index
-        return CacheSummary(
-            cache_dir=self._output_dir,
-            annotations=self._annotated.report,
-            num_images=len(index),
-            num_regions=int(index.num_regions.sum()),
-            num_clipped_regions=index.num_clipped_regions,
-            num_dropped_regions=index.num_dropped_regions,
-            num_quarantined=index.num_quarantined,
-            num_shards=index.num_shards,
-            num_bytes=sum(file.stat().st_size for file in files),
-            num_new_images=num_new_images,
-            seconds=seconds,
-        )
+def _run(job: CacheJob) -> CacheSummary:
+    """Write what is missing."""
+    config, output_dir = job.config, job.output_dir
+    with _told_disk_errors(output_dir), exclusive_writer(output_dir):
+        _begin(output_dir, job.manifest)
+        _store_text_banks(job)
+        if config.annotations.tree_path is not None:
+            store_category_tree(output_dir, config.annotations.tree_path, job.annotated)
+        num_shards = job.manifest.plan.num_shards
+        todo = [n for n in range(num_shards) if not shard_is_complete(output_dir, n)]
+        shard_jobs = job.shard_jobs(todo)
+        start = time.perf_counter()
+        ShardsWriter(job).write(shard_jobs)
+        seconds = time.perf_counter() - start
+        build_index(output_dir)
+    num_new_images = sum(len(of_shard.records) for of_shard in shard_jobs)
+    return _summary(job, num_new_images=num_new_images, seconds=seconds)
 
 
-def _check_can_be_folder(output_dir: Path) -> None:
-    for place in (output_dir, *output_dir.parents):
-        if (place.exists() or place.is_symlink()) and not place.is_dir():
-            raise DiskError(
-                f"{place} is not a folder, so no cache can lie in {output_dir}. Set --output_dir to"
-                " a new folder."
-            )
-
-
-def _manifest_of(
-    config: CacheConfig, annotated: AnnotatedImages, plan: Plan, models: FrozenModels
-) -> Manifest:
-    return Manifest(
-        name=annotated.name,
-        fingerprint=models.fingerprint(exif_policy=config.exif_policy),
-        annotation_sha256=annotated.annotation_sha256,
-        annotation_format=annotated.format,
-        proposals=describe_proposals(config, annotated),
-        prompt=config.annotations.prompt,
-        plan=plan,
-        vocabulary=annotated.vocabulary,
-        category_ids=annotated.category_ids,
+def _summary(job: CacheJob, *, num_new_images: int, seconds: float) -> CacheSummary:
+    files = [path for path in job.output_dir.rglob("*") if path.is_file()]
+    with FeatureCache.open(job.output_dir) as cache:
+        index = cache.index
+    return CacheSummary(
+        cache_dir=job.output_dir,
+        annotations=job.annotated.report,
+        num_images=len(index),
+        num_regions=int(index.num_regions.sum()),
+        num_clipped_regions=index.num_clipped_regions,
+        num_dropped_regions=index.num_dropped_regions,
+        num_quarantined=index.num_quarantined,
+        num_shards=index.num_shards,
+        num_bytes=sum(file.stat().st_size for file in files),
+        num_new_images=num_new_images,
+        seconds=seconds,
     )
 
 
@@ -204,107 +146,14 @@ def _begin(output_dir: Path, manifest: Manifest) -> None:
     write_manifest(output_dir, manifest)
 
 
-def _store_text_banks(
-    output_dir: Path, templates: Iterable[str], annotated: AnnotatedImages, models: FrozenModels
-) -> None:
-    store = TextBankStore(text_banks_path(output_dir))
-    vocabulary, clip_sha256 = annotated.vocabulary, models.clip_sha256
-    for name in templates:
+def _store_text_banks(job: CacheJob) -> None:
+    store = TextBankStore(text_banks_path(job.output_dir))
+    vocabulary, clip_sha256 = job.manifest.vocabulary, job.models.clip_sha256
+    for name in job.config.templates:
         if store.get(vocabulary, templates=name, clip_sha256=clip_sha256) is None:
-            bank = models.text_bank(vocabulary, templates=name).float().cpu().numpy()
+            bank = job.models.text_bank(vocabulary, templates=name).float().cpu().numpy()
             store.put(vocabulary, bank, templates=name, clip_sha256=clip_sha256)
             _logger.info("embedded %d class names with the templates %s", len(vocabulary), name)
-
-
-class _Writer:
-    """Writes the missing shards of a plan and counts what cannot be used."""
-
-    def __init__(self, config: CacheConfig, models: FrozenModels, plan: Plan) -> None:
-        self._config = config
-        self._locator = RegionLocator(
-            localizer=models.localizer,
-            prompt=config.annotations.prompt,
-            grid=None if config.proposals is None else config.proposals.grid,
-        )
-        self._models = models
-        self._plan = plan
-        self._quarantined: list[QuarantinedImage] = []
-
-    def write(self, jobs: list[ShardJob]) -> None:
-        """Write the shards of the jobs, in order."""
-        config, todo = self._config, {job.shard_index for job in jobs}
-        for done in set(range(self._plan.num_shards)) - todo:
-            self._quarantined += read_sidecar(Path(config.output_dir), done).quarantined
-        preparation = Preparation(
-            images_dir=Path(config.annotations.images_dir),
-            exif_policy=config.exif_policy,
-            locator=self._locator,
-            encoder=self._models.encoder,
-        )
-        total = self._plan.num_images
-        num_done = total - sum(len(job.records) for job in jobs)
-        threads = torch.get_num_threads()
-        with (
-            tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
-            prepared_batches(
-                jobs, preparation, batch_size=config.batch_size, num_threads=threads
-            ) as batches,
-        ):
-            for shard_index, of_shard in itertools.groupby(batches, lambda b: b.shard_index):
-                self._write_shard(shard_index, of_shard, bar)
-
-    def _write_shard(
-        self, shard_index: int, batches: Iterable[PreparedBatch], bar: "tqdm[NoReturn]"
-    ) -> None:
-        quarantined: list[QuarantinedImage] = []
-        sidecar = write_shard(
-            Path(self._config.output_dir),
-            shard_index,
-            self._samples(batches, quarantined, bar),
-            quarantined,
-        )
-        # A log file has no bar.
-        level = logging.INFO if bar.disable else logging.DEBUG
-        _logger.log(
-            level,
-            "shard %d of %d: %d images, %d left out",
-            shard_index + 1,
-            self._plan.num_shards,
-            sidecar.num_images,
-            len(quarantined),
-        )
-
-    def _samples(
-        self,
-        batches: Iterable[PreparedBatch],
-        quarantined: list[QuarantinedImage],
-        bar: "tqdm[NoReturn]",
-    ) -> Iterator[CachedSample]:
-        for batch in batches:
-            quarantined += batch.quarantined
-            self._check_quarantine(batch.quarantined)
-            yield from featurize(self._models, batch.images, self._locator)
-            bar.update(len(batch.images) + len(batch.quarantined))
-
-    def _check_quarantine(self, images: Iterable[QuarantinedImage]) -> None:
-        for image in images:
-            self._quarantined.append(image)
-            _logger.warning("left out: %s %s", image.file_name, image.reason)
-        share = self._config.max_quarantined_share
-        # Not compared as numbers of images: 0.58 * 50 is a little less than 29.
-        if len(self._quarantined) / self._plan.num_images > share:
-            examples = "\n  ".join(
-                f"{image.file_name} {image.reason}" for image in self._quarantined[:_NUM_EXAMPLES]
-            )
-            raise TooManyQuarantinedError(
-                f"{len(self._quarantined)} of {self._plan.num_images} images cannot be used, more"
-                f" than the allowed share of {share:g}. The first of them, in"
-                f" {self._config.annotations.images_dir}:\n  {examples}\n"
-                "Mend them, or check --annotations.images_dir; to leave so many out, raise"
-                " --max_quarantined_share (1 allows all); then give the same command again. (Images"
-                " of finished shards are tried again by `regionspot cache repair"
-                " --retry_quarantined true` with the same options.)"
-            )
 
 
 @contextmanager

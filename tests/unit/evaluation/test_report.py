@@ -11,7 +11,7 @@ from typing_extensions import override
 from regionspot.core.errors import ConfigError
 from regionspot.evaluation import CategoryScore, LvisScores
 from regionspot.evaluation.report import ReportContent, render_report, write_report
-from regionspot.evaluation.report_parts import ReportPicture, format_duration
+from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.evaluation.results import (
     EvaluatedData,
     EvaluationResult,
@@ -214,11 +214,3 @@ def test_the_printed_table_is_aligned(result: EvaluationResult) -> None:
         "fusion_head      60.2    60.2       -       -    60.2",
         "clip_box_crop    54.8    54.8       -       -    54.8",
     ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (99.94, "99.9 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
-)
-def test_durations_are_written_for_people(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text

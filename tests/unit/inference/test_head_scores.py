@@ -80,7 +80,7 @@ def test_images_come_in_the_caches_order_with_their_boxes(
     assert [row.image_id for row in rows] == [100 + number for number in range(12)]
     for index, row in enumerate(rows):
         np.testing.assert_array_equal(row.boxes_xyxy, cache.sample(index).boxes_xyxy)
-        assert row.box_scores is None
+        np.testing.assert_array_equal(row.box_scores, cache.sample(index).box_scores)
 
 
 def test_an_image_without_regions_has_no_rows(

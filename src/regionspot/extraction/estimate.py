@@ -1,0 +1,178 @@
+"""What a cache will take, before anything is written: bytes to the last one, and about how long."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from regionspot.cache import (
+    check_same_manifest,
+    image_bytes,
+    manifest_path,
+    read_manifest,
+    shard_is_complete,
+)
+from regionspot.core.units import human_bytes, human_duration
+from regionspot.extraction.config import CacheConfig
+from regionspot.extraction.errors import DiskError
+from regionspot.extraction.featurize import featurize
+from regionspot.extraction.job import CacheJob
+from regionspot.extraction.prepare import PreparedImage
+
+_BYTES_BESIDE = 400
+"""About what an image takes of sidecar, index and the like."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEstimate:
+    """What a cache will take; the fields are the keys of ``regionspot cache plan --json``."""
+
+    output_dir: str
+    """Folder of the cache."""
+    num_images: int
+    """Images of the data set, unusable ones included."""
+    num_regions: int | None
+    """Their regions; None where SAM has yet to find them."""
+    num_shards: int
+    """Shards."""
+    num_shards_done: int
+    """Shards that are there already."""
+    bytes_per_image: float
+    """Mean size of an image's members in a shard."""
+    total_bytes: int
+    """Size of the whole cache."""
+    missing_bytes: int
+    """What has yet to be written of it."""
+    free_bytes: int
+    """What is free on the disk."""
+    probed_images: int
+    """Images that were run through the models to measure the time."""
+    seconds_per_image: float
+    """Median over the probed batches, after a first one that does not count."""
+    seconds: float
+    """About how long the missing images take on this machine."""
+    device: str
+    """Where the models ran."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for what is missing."""
+        return self.missing_bytes <= self.free_bytes
+
+    def check_fits(self) -> None:
+        """Refuse a disk that is too small.
+
+        Raises:
+            DiskError: There is not enough room.
+        """
+        if not self.fits:
+            raise DiskError(
+                f"{self.output_dir} has yet to grow by {human_bytes(self.missing_bytes)}, but its"
+                f" disk has only {human_bytes(self.free_bytes)} free. Make room, set another"
+                " --output_dir, or cache fewer images (--limit)."
+            )
+
+    def to_json(self) -> str:
+        """Return the fields as a JSON object."""
+        return json.dumps({**asdict(self), "fits": self.fits}, indent=1)
+
+    def lines(self) -> list[str]:
+        """Say it in English, one fact a line."""
+        found = f"{self.num_regions:,} regions"
+        regions = "regions yet to find" if self.num_regions is None else found
+        rate = 1 / self.seconds_per_image if self.seconds_per_image else 0.0
+        shards = f"{self.num_shards:,} shards ({self.num_shards_done:,} of them there already)"
+        total, missing, free = map(
+            human_bytes, (self.total_bytes, self.missing_bytes, self.free_bytes)
+        )
+        measured = f"{rate:,.2f} images/s, measured on {self.probed_images:,} images"
+        return [
+            f"{self.num_images:,} images, {regions}, {shards}",
+            f"{human_bytes(self.bytes_per_image)} an image, {total} in all",
+            f"{missing} yet to write, {free} free on the disk",
+            f"about {human_duration(self.seconds)} on {self.device} ({measured})",
+        ]
+
+
+def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimate:
+    """Say what a cache will take; nothing is written.
+
+    Bytes follow from the annotations to the last one, less what unusable images save (for regions
+    that SAM has yet to find, they follow from the probed images). Time is measured on images at
+    even distances in the data set that go the whole way but onto the disk.
+
+    Args:
+        config: What to cache, and where.
+        num_probed: Images to measure the time on, at least a batch; one batch more warms up.
+
+    Raises:
+        MissingFileError: The annotation file, the folder of images or a weights file is missing.
+        AnnotationError: The annotations are in another format, or hold nothing to cache.
+        CacheMismatchError: The folder holds a cache of other images, models or settings.
+        DiskError: A file lies where the cache's folder should be.
+        WeightsError: Weights do not fit their model, or give numbers that are not finite.
+    """
+    job = CacheJob(config)
+    plan, output_dir = job.manifest.plan, job.output_dir
+    done: list[int] = []
+    if manifest_path(output_dir).exists():
+        check_same_manifest(read_manifest(output_dir), job.manifest)
+        done = [n for n in range(plan.num_shards) if shard_is_complete(output_dir, n)]
+    probe = _probe(job, num_probed)
+    num_regions = job.records.num_regions()
+    if job.locator.grid is not None:
+        num_regions = np.full(len(num_regions), round(probe.regions_per_image), np.int64)
+    sizes = image_bytes(job.manifest.fingerprint, num_regions) + _BYTES_BESIDE
+    is_missing = np.ones(len(sizes), np.bool_)
+    for images in map(plan.images_of, done):
+        is_missing[images.start : images.stop] = False
+    return CacheEstimate(
+        output_dir=str(output_dir),
+        num_images=plan.num_images,
+        num_regions=None if job.locator.grid is not None else int(num_regions.sum()),
+        num_shards=plan.num_shards,
+        num_shards_done=len(done),
+        bytes_per_image=float(sizes.mean()),
+        total_bytes=int(sizes.sum()),
+        missing_bytes=int(sizes[is_missing].sum()),
+        free_bytes=shutil.disk_usage(_nearest_folder(output_dir)).free,
+        probed_images=probe.num_images,
+        seconds_per_image=probe.seconds_per_image,
+        seconds=probe.seconds_per_image * int(is_missing.sum()),
+        device=str(job.models.encoder.device),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Probe:
+    num_images: int
+    seconds_per_image: float
+    regions_per_image: float
+
+
+def _probe(job: CacheJob, num_probed: int) -> _Probe:
+    """Run some images the whole way, but onto the disk; the first batch warms up."""
+    batch_size = job.config.batch_size
+    wanted = min(len(job.records), batch_size + max(num_probed, batch_size))
+    places = np.unique(np.linspace(0, len(job.records) - 1, wanted).round().astype(int))
+    batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+    preparation, seconds, counts = job.preparation, [], []
+    for batch in batches:
+        start = time.perf_counter()
+        prepared = [preparation.prepare(job.records[place]) for place in batch.tolist()]
+        usable = [image for image in prepared if isinstance(image, PreparedImage)]
+        counts += [sample.num_regions for sample in featurize(job.models, usable, job.locator)]
+        seconds.append((time.perf_counter() - start) / len(batch))
+    timed = seconds[1:] or seconds
+    return _Probe(
+        num_images=len(places) - (len(batches[0]) if len(batches) > 1 else 0),
+        seconds_per_image=float(np.median(timed)),
+        regions_per_image=float(np.mean(counts)) if counts else 0.0,
+    )
+
+
+def _nearest_folder(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())

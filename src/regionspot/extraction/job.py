@@ -1,0 +1,79 @@
+"""A configuration with all that it names opened: annotations, models, and the plan they make."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from regionspot.backbones import FrozenModels, load_frozen_models
+from regionspot.cache import Manifest, Plan
+from regionspot.extraction.config import CacheConfig
+from regionspot.extraction.errors import DiskError
+from regionspot.extraction.locate import RegionLocator
+from regionspot.extraction.prepare import Preparation, ShardJob
+from regionspot.extraction.regions import describe_proposals, read_regions
+
+
+class CacheJob:
+    """What a cache is made from; nothing is written here.
+
+    Args:
+        config: What to cache, and where.
+
+    Raises:
+        MissingFileError: The annotation file, the folder of images or a weights file is missing.
+        AnnotationError: The annotations are in another format, or hold nothing to cache.
+        DiskError: A file lies where the cache's folder should be.
+        WeightsError: Weights do not fit their model.
+    """
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.config = config
+        self.output_dir = Path(config.output_dir)
+        _check_can_be_folder(self.output_dir)
+        self.annotated = read_regions(config)
+        self.records = self.annotated.records[: config.limit]
+        plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)
+        self.models: FrozenModels = load_frozen_models(config.models, device=config.device)
+        self.locator = RegionLocator(
+            localizer=self.models.localizer,
+            prompt=config.annotations.prompt,
+            grid=None if config.proposals is None else config.proposals.grid,
+        )
+        self.manifest = Manifest(
+            name=self.annotated.name,
+            fingerprint=self.models.fingerprint(exif_policy=config.exif_policy),
+            annotation_sha256=self.annotated.annotation_sha256,
+            annotation_format=self.annotated.format,
+            proposals=describe_proposals(config, self.annotated),
+            prompt=config.annotations.prompt,
+            plan=plan,
+            vocabulary=self.annotated.vocabulary,
+            category_ids=self.annotated.category_ids,
+        )
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images are prepared."""
+        return Preparation(
+            images_dir=Path(self.config.annotations.images_dir),
+            exif_policy=self.config.exif_policy,
+            locator=self.locator,
+            encoder=self.models.encoder,
+        )
+
+    def shard_jobs(self, shards: Iterable[int]) -> list[ShardJob]:
+        """Return the images of shards."""
+        jobs = []
+        for shard in shards:
+            images = self.manifest.plan.images_of(shard)
+            records = self.records[images.start : images.stop]
+            jobs.append(ShardJob(shard_index=shard, records=records))
+        return jobs
+
+
+def _check_can_be_folder(output_dir: Path) -> None:
+    for place in (output_dir, *output_dir.parents):
+        if (place.exists() or place.is_symlink()) and not place.is_dir():
+            raise DiskError(
+                f"{place} is not a folder, so no cache can lie in {output_dir}. Set --output_dir to"
+                " a new folder."
+            )

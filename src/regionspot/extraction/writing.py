@@ -1,0 +1,107 @@
+"""Writes shards: prepared images go through the models, and what cannot be used is counted."""
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
+
+import torch
+from tqdm import tqdm
+
+from regionspot.cache import CachedSample, QuarantinedImage, read_sidecar, write_shard
+from regionspot.extraction.errors import TooManyQuarantinedError
+from regionspot.extraction.featurize import featurize
+from regionspot.extraction.job import CacheJob
+from regionspot.extraction.prepare import PreparedBatch, ShardJob, prepared_batches
+
+_logger = logging.getLogger(__name__)
+
+_NUM_EXAMPLES = 3
+
+
+class ShardsWriter:
+    """Writes the missing shards of a plan and counts what cannot be used."""
+
+    def __init__(self, job: CacheJob) -> None:
+        self._job = job
+        self._config = job.config
+        self._plan = job.manifest.plan
+        self._quarantined: list[QuarantinedImage] = []
+
+    def write(self, jobs: list[ShardJob]) -> None:
+        """Write the shards of the jobs, in order.
+
+        Raises:
+            TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
+            WeightsError: The models give numbers that are not finite.
+        """
+        todo = {job.shard_index for job in jobs}
+        for done in set(range(self._plan.num_shards)) - todo:
+            self._quarantined += read_sidecar(self._job.output_dir, done).quarantined
+        total = self._plan.num_images
+        num_done = total - sum(len(job.records) for job in jobs)
+        threads = torch.get_num_threads()
+        with (
+            tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
+            prepared_batches(
+                jobs,
+                self._job.preparation,
+                batch_size=self._config.batch_size,
+                num_threads=threads,
+            ) as batches,
+        ):
+            for shard_index, of_shard in itertools.groupby(batches, lambda b: b.shard_index):
+                self._write_shard(shard_index, of_shard, bar)
+
+    def _write_shard(
+        self, shard_index: int, batches: Iterable[PreparedBatch], bar: "tqdm[NoReturn]"
+    ) -> None:
+        quarantined: list[QuarantinedImage] = []
+        sidecar = write_shard(
+            self._job.output_dir,
+            shard_index,
+            self._samples(batches, quarantined, bar),
+            quarantined,
+        )
+        # A log file has no bar.
+        level = logging.INFO if bar.disable else logging.DEBUG
+        _logger.log(
+            level,
+            "shard %d of %d: %d images, %d left out",
+            shard_index + 1,
+            self._plan.num_shards,
+            sidecar.num_images,
+            len(quarantined),
+        )
+
+    def _samples(
+        self,
+        batches: Iterable[PreparedBatch],
+        quarantined: list[QuarantinedImage],
+        bar: "tqdm[NoReturn]",
+    ) -> Iterator[CachedSample]:
+        for batch in batches:
+            quarantined += batch.quarantined
+            self._check_quarantine(batch.quarantined)
+            yield from featurize(self._job.models, batch.images, self._job.locator)
+            bar.update(len(batch.images) + len(batch.quarantined))
+
+    def _check_quarantine(self, images: Iterable[QuarantinedImage]) -> None:
+        for image in images:
+            self._quarantined.append(image)
+            _logger.warning("left out: %s %s", image.file_name, image.reason)
+        share = self._config.max_quarantined_share
+        # Not compared as numbers of images: 0.58 * 50 is a little less than 29.
+        if len(self._quarantined) / self._plan.num_images > share:
+            examples = "\n  ".join(
+                f"{image.file_name} {image.reason}" for image in self._quarantined[:_NUM_EXAMPLES]
+            )
+            raise TooManyQuarantinedError(
+                f"{len(self._quarantined)} of {self._plan.num_images} images cannot be used, more"
+                f" than the allowed share of {share:g}. The first of them, in"
+                f" {self._config.annotations.images_dir}:\n  {examples}\n"
+                "Mend them, or check --annotations.images_dir; to leave so many out, raise"
+                " --max_quarantined_share (1 allows all); then give the same command again. (Images"
+                " of finished shards are tried again by `regionspot cache repair"
+                " --retry_quarantined true` with the same options.)"
+            )

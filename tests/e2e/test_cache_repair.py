@@ -1,0 +1,193 @@
+"""``regionspot cache repair``: whatever was damaged, the cache ends with the bytes it had."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regionspot.cache import read_sidecar, verify_cache
+from regionspot.cli.main import main
+
+NUM_IMAGES = 7
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    for number in range(NUM_IMAGES):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    rows = [f"{number}.png,1,2,{9 + number},20,class {number % 2}" for number in range(NUM_IMAGES)]
+    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
+    return folder
+
+
+def words(world: Path, cache: Path) -> list[str]:
+    return [
+        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
+        *("--annotations.images_dir", str(world), "--output_dir", str(cache)),
+        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
+        *("--images_per_shard", "3", "--max_quarantined_share", "0.5"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path) -> Path:
+    main(["cache", *words(world, world / "cache")])
+    return world / "cache"
+
+
+@pytest.fixture
+def damaged(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def bytes_of(cache: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(cache)): path.read_bytes()
+        for path in cache.rglob("*")
+        if path.is_file()
+    }
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit of a tar": lambda cache: flip(cache / "shards" / "000001.tar", 3000),
+    "a cut tar": lambda cache: (cache / "shards" / "000000.tar").write_bytes(b""),
+    "a lost tar": lambda cache: (cache / "shards" / "000002.tar").unlink(),
+    "a bit of a sidecar": lambda cache: flip(cache / "shards" / "000001.json", 100),
+    "a lost sidecar": lambda cache: (cache / "shards" / "000001.json").unlink(),
+    "a bit of the manifest": lambda cache: flip(cache / "manifest.json", 60),
+    "a bit of the index": lambda cache: flip(cache / "index.h5", 2000),
+    "a lost index": lambda cache: (cache / "index.h5").unlink(),
+    "a bit of the text banks": lambda cache: flip(cache / "text_banks.h5", 2000),
+    "another quarantine": lambda cache: (cache / "quarantine.jsonl").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_repair_ends_in_the_bytes_before_the_damage(
+    damage: str, finished: Path, damaged: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DAMAGES[damage](damaged)
+    assert verify_cache(damaged)
+    main(["cache", "repair", *words(world, damaged)])
+    assert "found and mended" in capsys.readouterr().out
+    assert bytes_of(damaged) == bytes_of(finished)
+    assert verify_cache(damaged) == []
+
+
+def test_whole_shards_are_not_written_again(damaged: Path, world: Path) -> None:
+    flip(damaged / "shards" / "000001.tar", 3000)
+    before = {path.name: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
+    main(["cache", "repair", *words(world, damaged)])
+    after = {path.name: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"000001.tar", "000001.json"}
+
+
+def test_a_whole_cache_is_left_alone(
+    damaged: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = {path: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
+    main(["cache", "repair", *words(world, damaged)])
+    assert "nothing was damaged" in capsys.readouterr().out
+    assert times == {path: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
+
+
+def test_images_that_were_mended_come_back_when_asked_for(
+    finished: Path, world: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "world"
+    shutil.copytree(world, own, ignore=shutil.ignore_patterns("cache"))
+    good = (own / "4.png").read_bytes()
+    (own / "4.png").write_bytes(good[:50])
+    main(["cache", *words(own, tmp_path / "cache")])
+    assert [image.file_name for image in read_sidecar(tmp_path / "cache", 1).quarantined] == [
+        "4.png"
+    ]
+    (own / "4.png").write_bytes(good)
+    main(["cache", "repair", *words(own, tmp_path / "cache")])
+    assert read_sidecar(tmp_path / "cache", 1).quarantined
+    main(["cache", "repair", *words(own, tmp_path / "cache"), "--retry_quarantined", "true"])
+    assert bytes_of(tmp_path / "cache") == bytes_of(finished)
+
+
+def test_a_cache_of_something_else_is_refused_and_not_touched(
+    damaged: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(damaged / "shards" / "000001.tar", 3000)
+    before = bytes_of(damaged)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["cache", "repair", *words(world, damaged), "--exif_policy", "apply"])
+    assert exit_info.value.code == 2
+    assert "fingerprint.exif_policy: found 'ignore', wanted 'apply'" in capsys.readouterr().err
+    assert bytes_of(damaged) == before
+
+
+def test_a_folder_without_a_cache_is_no_repair(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["cache", "repair", *words(world, tmp_path / "nothing")])
+    assert exit_info.value.code == 2
+    assert "there is no cache to repair. Set --output_dir" in capsys.readouterr().err
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_stats_count_what_is_there(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["cache", "stats", str(finished), "--json"])
+    stats = json.loads(capsys.readouterr().out)
+    assert (stats["num_images"], stats["num_regions"], stats["num_shards"]) == (7, 7, 3)
+    assert stats["most_frequent_classes"] == {"class 0": 4, "class 1": 3}
+    assert stats["regions_per_image"] == {"median": 1, "p95": 1, "max": 1}
+    assert stats["total_bytes"] == sum(len(content) for content in bytes_of(finished).values())
+    assert stats["text_banks"] == ["none"]
+    main(["cache", "stats", str(finished)])
+    table = capsys.readouterr().out
+    assert "7 in 3 shards, 0 without regions" in table
+    assert "class 0 (4), class 1 (3)" in table
+
+
+def test_garbage_is_listed_and_only_removed_when_asked(
+    damaged: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strangers = [
+        damaged / "index.h5.tmp",
+        damaged / "notes.txt",
+        damaged / "shards" / "000001.tar.tmp",
+        damaged / "shards" / "000003.json",
+        damaged / "shards" / "000003.tar",
+    ]
+    for path in strangers:
+        path.write_bytes(b"12345")
+    main(["cache", "gc", str(damaged)])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:-1] == [str(path) for path in strangers]
+    assert printed[-1] == f"{damaged}: 5 files, 25 B to remove with --delete"
+    assert all(path.is_file() for path in strangers)
+    main(["cache", "gc", str(damaged), "--delete"])
+    assert capsys.readouterr().out.splitlines()[-1] == f"{damaged}: 5 files, 25 B removed"
+    assert bytes_of(damaged) == bytes_of(finished)
+
+
+@pytest.mark.parametrize("command", ["stats", "gc"])
+def test_a_folder_that_is_no_cache_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(SystemExit) as exit_info:
+        main(["cache", command, str(tmp_path), *(["--delete"] if command == "gc" else [])])
+    assert exit_info.value.code == 2
+    assert "is no feature cache" in capsys.readouterr().err
+    assert (tmp_path / "precious.txt").is_file()
