@@ -18,7 +18,7 @@ class Reason(StrEnum):
     NEGATIVE_SIZE = "of negative width or height"
     ZERO_AREA = "of zero area"
     OUTSIDE = "wholly outside the image"
-    DUPLICATE = "that repeat a box of their image and, unless they are proposals, category"
+    DUPLICATE = "that repeat a box of the same image (and category, unless proposals)"
     TOO_MANY = "after the best of their image (max_per_image)"
 
 
