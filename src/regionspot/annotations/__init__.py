@@ -1,7 +1,10 @@
-"""Genuine annotation files in, records out; everything that is dropped or changed is counted."""
+"""Genuine annotation and proposal files in, records out; what is dropped or changed is counted."""
 
 from regionspot.annotations.formats import READERS, read_annotations
 from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
+from regionspot.annotations.proposal_table import ProposalTable
+from regionspot.annotations.proposals import ProposalFormat, read_proposals
+from regionspot.annotations.proposing import with_proposals, without_regions
 from regionspot.annotations.record import BoxUnit, ImageRecord
 from regionspot.annotations.records import AnnotatedImages, RecordTable
 from regionspot.annotations.region_prompts import Prompt
@@ -18,9 +21,14 @@ __all__ = [
     "ImageRecord",
     "KeepOrDrop",
     "Prompt",
+    "ProposalFormat",
+    "ProposalTable",
     "ReadOptions",
     "Reason",
     "RecordTable",
     "read_annotations",
     "read_category_tree",
+    "read_proposals",
+    "with_proposals",
+    "without_regions",
 ]

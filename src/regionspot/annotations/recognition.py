@@ -14,6 +14,8 @@ _DESCRIPTIONS = {
 }
 _OBJECTS365_NAME = re.compile(r"(images/v[12]/patch\d+/)?objects365_v[12]_\d+\.jpg")
 
+_IMAGE_ID = re.compile(r"-?[0-9]+")
+
 
 @dataclass(slots=True, kw_only=True)
 class ListSummary:
@@ -73,6 +75,8 @@ def describe(outline: Outline) -> str:
     recognized = recognize_format(outline)
     if recognized is not None:
         return _DESCRIPTIONS[recognized]
+    if value and all(_IMAGE_ID.fullmatch(key) for key in value):
+        return "an object of boxes by image id (the layout of GLIP proposals)"
     return _foreign(outline) or f"a JSON object with {_keys(value)}"
 
 

@@ -21,7 +21,7 @@ class Reason(StrEnum):
     NO_MASK = "without a segmentation (polygons or RLE)"
     NO_POINTS = "without points in them (point_coords or keypoints)"
     OUTSIDE = "wholly outside the image"
-    DUPLICATE = "that repeat a box of their image and, unless they are proposals, category"
+    DUPLICATE = "that repeat a box of the same image (and category, unless proposals)"
     TOO_MANY = "after the best of their image (max_per_image)"
 
 

@@ -24,6 +24,10 @@ _COMMANDS = {
     ),
     "recognize": ("regionspot.cli.recognize", "name the regions of one image"),
     "convert": ("regionspot.cli.convert", "read or write the layout of the paper's released heads"),
+    "convert-proposals": (
+        "regionspot.cli.convert_proposals",
+        "Detectron2's boxes (.pkl, .pth) into COCO results, to go in as proposals",
+    ),
     "toy": ("regionspot.cli.toy", "generate the toy world: images and LVIS annotations"),
     "quickstart": (
         "regionspot.cli.quickstart",
