@@ -1,15 +1,16 @@
-"""How fast, and in how much memory, are annotation files of millions of boxes read?
+"""How fast, and in how much memory, are files of millions of boxes read?
 
     python benchmarks/plan_annotations.py
-    python benchmarks/plan_annotations.py --num_boxes 20000 --num_rows 50000          # seconds
+    python benchmarks/plan_annotations.py --num_boxes 20000 --num_rows 50000 --num_proposals 20000
     python benchmarks/plan_annotations.py --num_boxes 25000000 --num_rows 14600000 --peers false \
         --repeats 1     # as large as Objects365 v2 and OpenImages V6; 10 GB in the temporary folder
 
-Writes a JSON file like Objects365's and a CSV file like OpenImages' of made-up boxes, and reads
-each in fresh processes: with `read_annotations`, which ends with judged boxes and records ready to
-plan, and with its peers, which only parse: json.loads and ijson, the csv module with and without
-turning the four sides into numbers. Prints medians, interleaved: MB/s of the file, how many times
-that of the plainest peer, the peak of resident memory and its ratio to the file's size.
+Writes a JSON file like Objects365's, a CSV file like OpenImages' and COCO results of made-up boxes,
+and reads each in fresh processes: with `read_annotations`, which ends with judged boxes and records
+ready to plan, or `read_proposals`, which ends with sorted boxes without repeats; and with peers,
+which only parse: json.loads and ijson, the csv module with and without turning the four sides into
+numbers. Prints medians, interleaved: MB/s of the file, how many times that of the plainest peer,
+the peak of resident memory and its ratio to the file's size.
 """
 
 import json
@@ -26,6 +27,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 BOXES_PER_IMAGE = 14
+PROPOSALS_PER_IMAGE, CLASSES_PER_PROPOSAL = 300, 3
 NUM_CLASSES = {"json": 365, "csv": 601}
 HEADER = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
@@ -64,7 +66,24 @@ with open({path!r}, newline="") as file:
 """,
     },
 }
+READERS["results"] = {
+    "read_proposals": """
+count = read_proposals(Path({path!r})).num_read
+""",
+    "json.loads": """
+with open({path!r}, "rb") as file:
+    count = len(json.loads(file.read()))
+""",
+    "ijson": """
+with open({path!r}, "rb") as file:
+    count = sum(1 for entry in ijson.items(file, "item", use_float=True))
+""",
+}
 IMPORTS = {
+    "read_proposals": """
+from pathlib import Path
+from regionspot.annotations import read_proposals
+""",
     "read_annotations": """
 from pathlib import Path
 from regionspot.annotations import ReadOptions, read_annotations
@@ -145,6 +164,24 @@ def write_csv(path: Path, num_rows: int) -> None:
             file.write(f"{image_id},xclick,{mid},1,{x1},{x2},{y1},{y2},{marks},{clicks}\n")
 
 
+def write_results(path: Path, num_proposals: int) -> None:
+    """Write COCO results: several classes for each box, as open-vocabulary detectors give them."""
+    rng = random.Random(0)  # noqa: S311 - a benchmark
+    with path.open("w", encoding="utf-8") as file:
+        bbox: list[float] = []
+        for number in range(num_proposals):
+            if number % CLASSES_PER_PROPOSAL == 0:
+                bbox = [rng.uniform(0, 300) for _ in range(4)]
+            entry = {
+                "image_id": number // PROPOSALS_PER_IMAGE,
+                "category_id": rng.randrange(1203) + 1,
+                "bbox": bbox,
+                "score": rng.random(),
+            }
+            file.write(f"{', ' if number else '['}{json.dumps(entry)}")
+        file.write("]")
+
+
 def measure(read: str, imports: str) -> Measured:
     """Run some code in a fresh process; what it imports is not timed."""
     done = subprocess.run(  # noqa: S603 - our own code
@@ -159,7 +196,7 @@ def measure(read: str, imports: str) -> Measured:
 
 def compare(kind: str, path: Path, readers: dict[str, str], repeats: int) -> None:
     """Read one file with all readers in turn, and print their medians."""
-    names = {"json": "objects365", "csv": "openimages"}
+    names = {"json": "objects365", "csv": "openimages", "results": "coco results"}
     classes = f"Path({str(path.with_name('classes.csv'))!r})" if kind == "csv" else None
     values = {"path": str(path), "folder": str(path.parent), "format": names[kind]}
     codes = {n: code.format(**values, classes=classes) for n, code in readers.items()}
@@ -184,6 +221,7 @@ def compare(kind: str, path: Path, readers: dict[str, str], repeats: int) -> Non
 def plan_annotations(
     num_boxes: int = 2_000_000,
     num_rows: int = 5_000_000,
+    num_proposals: int = 2_000_000,
     repeats: int = 3,
     peers: bool = True,  # noqa: FBT001, FBT002 - an option
     folder: Path | None = None,
@@ -193,6 +231,7 @@ def plan_annotations(
     Args:
         num_boxes: Boxes of the JSON file; 0 leaves it out.
         num_rows: Rows of the CSV file; 0 leaves it out.
+        num_proposals: Entries of the COCO results; 0 leaves them out.
         repeats: How often each reader reads it.
         peers: Whether to compare with other readers.
         folder: Where to write the files; by default the system's temporary folder.
@@ -200,13 +239,14 @@ def plan_annotations(
     writers: dict[str, tuple[Callable[[Path, int], None], int]] = {
         "json": (write_json, num_boxes),
         "csv": (write_csv, num_rows),
+        "results": (write_results, num_proposals),
     }
     for kind, (write, size) in writers.items():
         if not size:
             continue
         readers = dict(READERS[kind])
         if not peers:
-            readers = {"read_annotations": READ}
+            readers = dict(list(readers.items())[:1])
         elif find_spec("ijson") is None and readers.pop("ijson", ""):
             print("ijson is not installed: left out (pip install ijson)")
         with tempfile.TemporaryDirectory(dir=folder) as temporary:

@@ -9,7 +9,7 @@ import codecs
 import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
@@ -20,9 +20,24 @@ from typing_extensions import override
 from regionspot.core.errors import AnnotationError
 
 
-def _maker(value: np.ndarray | np.generic, protocol: int) -> object:
+def _maker(value: np.ndarray | np.generic, protocol: int) -> Callable[..., object]:
     """Return the function that numpy has a value unpickled by."""
-    return value.__reduce_ex__(protocol)[0]
+    maker = value.__reduce_ex__(protocol)[0]
+    if not callable(maker):
+        raise TypeError(f"numpy pickles a {type(value).__name__} by {maker!r}, no function.")
+    return maker
+
+
+_FROM_BUFFER = _maker(np.zeros(1), 5)
+
+
+class _FromBuffer:
+    """Calls numpy's function, a Python function, whose defaults a pickle could overwrite."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: object) -> object:
+        return _FROM_BUFFER(*args)
 
 
 def _allowed() -> Mapping[tuple[str, str], object]:
@@ -39,7 +54,7 @@ def _allowed() -> Mapping[tuple[str, str], object]:
     for core in ("numpy.core", "numpy._core"):  # before numpy 2 and since
         names[f"{core}.multiarray", "_reconstruct"] = _maker(np.zeros(1), 2)
         names[f"{core}.multiarray", "scalar"] = _maker(np.float32(0), 2)
-        names[f"{core}.numeric", "_frombuffer"] = _maker(np.zeros(1), 5)
+        names[f"{core}.numeric", "_frombuffer"] = _FromBuffer()
     return MappingProxyType(names)
 
 

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from regionspot.annotations import read_proposals
 from regionspot.annotations.detectron2_files import BinaryKind, binary_kind, read_detections
-from regionspot.annotations.numpy_pickle import load_numpy_pickle
+from regionspot.annotations.numpy_pickle import ALLOWED, load_numpy_pickle
 from regionspot.core.errors import AnnotationError, MissingFileError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -209,6 +209,17 @@ def test_the_attacks_are_genuine(path: Path, name: str) -> None:
     marker = path.with_name("was_run")
     pickle.loads(pickle.dumps(attacks(marker)[name][0]))  # noqa: S301 - our own attack
     assert marker.exists()
+
+
+@pytest.mark.parametrize(("module", "name"), ALLOWED)
+@pytest.mark.parametrize("attribute", ["__defaults__", "new"])
+def test_a_pickle_cannot_change_what_it_may_name(
+    path: Path, module: str, name: str, attribute: str
+) -> None:
+    state = b"N}U" + bytes([len(attribute)]) + attribute.encode() + b"K\x01\x85s\x86"
+    path.write_bytes(b"\x80\x02" + f"c{module}\n{name}\n".encode() + state + b"b.")
+    with pytest.raises(AnnotationError, match=r"cannot be unpickled \((Attribute|Type)Error"):
+        load_numpy_pickle(path)
 
 
 @pytest.mark.parametrize(
