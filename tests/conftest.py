@@ -46,6 +46,7 @@ def tiny_fingerprint(clip_model: str) -> Fingerprint:
         token_dim=TOKEN_DIM,
         feature_dim=FEATURE_DIM,
         num_feature_tokens=NUM_FEATURE_TOKENS,
+        clip_first_token="class token",  # noqa: S106 - no password
         text_dim=TEXT_DIM,
         dtype="float16",
         codec="npy",

@@ -4,7 +4,8 @@ Importing this package needs neither of the two; building a model does.
 """
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder, feature_map
-from regionspot.backbones.clip_models import LoadedClip, Tokenizer, describe_clip, load_clip
+from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
+from regionspot.backbones.clip_registry import Tokenizer
 from regionspot.backbones.clip_text import TEMPLATE_SETS, template_texts, text_bank
 from regionspot.backbones.device import resolve_device
 from regionspot.backbones.frozen import FrozenModels, load_frozen_models

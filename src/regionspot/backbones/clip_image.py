@@ -1,6 +1,7 @@
 """The encoder: the frozen CLIP's image side, from pixels to feature maps.
 
-Shape letters: B images, T tokens (class token first), D CLIP's width, E the joint text space.
+Shape letters: B images, T tokens (one for the whole image first), D CLIP's width, E the joint text
+space.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from regionspot.backbones.clip_models import LoadedClip, Rgb, describe_clip, load_clip
+from regionspot.backbones.image_towers import ImageTower, image_tower
 from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 
 if TYPE_CHECKING:
@@ -25,22 +27,23 @@ image's ends away, where regions may lie."""
 def feature_map(clip: "CLIP", pixels_BCHW: Tensor) -> Tensor:
     """Return CLIP's tokens after the last block, before its final norm and projection.
 
+    Patches are last-block tokens for every tower (timm's ``forward_intermediates``; of ConvNeXt and
+    the ResNets the last stage's feature map). The first token is the class token where the tower
+    has one. Where it has none (SigLIP, ConvNeXt, the ResNets), it is the embedding that the tower
+    pools its patches to, before the projection into the text space. A manifest says which, in
+    ``clip_first_token``.
+
     Args:
-        clip: An open_clip model with a ViT that has a class token.
+        clip: An open_clip model; see `image_tower` for the image towers that are known.
         pixels_BCHW: Preprocessed images, (B, 3, H, W).
 
     Returns:
-        (B, T, D): the class token, then the patches row by row.
+        (B, T, D): the token of the whole image, then the patches row by row.
+
+    Raises:
+        ConfigError: The image tower is of no known kind, or pools to another width than D.
     """
-    output = clip.visual.forward_intermediates(
-        pixels_BCHW,
-        indices=1,
-        intermediates_only=True,
-        output_fmt="NLC",
-        output_extra_tokens=True,
-    )
-    class_B1D, patches_BPD = output["image_intermediates_prefix"], output["image_intermediates"]
-    return torch.cat([class_B1D[0], patches_BPD[0]], dim=1)
+    return image_tower(clip.visual).tokens(pixels_BCHW)
 
 
 class Encoder:
@@ -67,7 +70,7 @@ class Encoder:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens T of a feature map, the class token included."""
+        """Tokens T of a feature map, the first one included."""
         return self.clip.num_tokens
 
     @property
@@ -139,19 +142,26 @@ class Encoder:
         )
         return embedding
 
+    @property
+    def tower(self) -> ImageTower:
+        """The image tower, by its kind."""
+        return image_tower(self.clip.model.visual)
+
     @torch.no_grad()
     def project(self, features_BTD: Tensor) -> Tensor:
         """Carry every token of feature maps into the joint text space.
 
-        CLIP itself does this to the class token only; for it the result is CLIP's image embedding
-        before normalisation.
+        CLIP itself does this to its pooled token only; for a ViT pooled by its class token, and for
+        a pooled embedding, the first row is CLIP's image embedding before normalisation.
 
         Args:
             features_BTD: Feature maps, (B, T, D).
 
         Returns:
             (B, T, E), not normalised.
+
+        Raises:
+            ConfigError: This CLIP's patches cannot be projected; ask `tower.check_can_project`
+                before there is work at stake.
         """
-        visual = self.clip.model.visual
-        projected: Tensor = visual.ln_post(features_BTD) @ visual.proj
-        return projected
+        return self.tower.project(features_BTD)

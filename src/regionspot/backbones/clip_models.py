@@ -1,18 +1,26 @@
-"""The frozen CLIP: an open_clip ViT with a class token or the tiny one; weights from anywhere.
+"""The frozen CLIP: any of open_clip's, or the tiny one; weights from anywhere.
 
 What goes wrong silently elsewhere is refused here: OpenAI's weights in a model with another
 activation (0.7 % off), and weights whose position table would have to be resized.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
 
+from regionspot.backbones.clip_registry import (
+    Tokenizer,
+    check_clip_name,
+    check_text_tower,
+    clip_tokenizer,
+    usual_preprocessing,
+)
 from regionspot.backbones.extras import needs_extra
+from regionspot.backbones.image_towers import FirstToken, image_tower
 from regionspot.backbones.shipped import shipped_config, shipped_weights_path
 from regionspot.backbones.tokenizer import WordTokenizer
 from regionspot.backbones.weights import (
@@ -33,8 +41,6 @@ _logger = logging.getLogger(__name__)
 _OPTION = "models.clip_weights"
 _QUICK = "-quickgelu"
 
-Tokenizer = Callable[[list[str]], Tensor]
-"""N texts to token ids, (N, L) int64."""
 Rgb = tuple[float, float, float]
 
 
@@ -51,7 +57,7 @@ class LoadedClip:
     image_size: int
     """Side of the square input in pixels."""
     activation: str
-    """"quick_gelu" or "gelu"."""
+    """"quick_gelu" or "gelu"; towers of timm have their own, which their name decides."""
     mean: Rgb
     """Mean of red, green and blue in 0..1 that the input is normalised with."""
     std: Rgb
@@ -61,9 +67,12 @@ class LoadedClip:
     text_dim: int
     """Width E of the joint text space."""
     num_tokens: int
-    """Tokens T of a feature map: the class token and the patches."""
+    """Tokens T of a feature map: one for the whole image and the patches."""
+    first_token: FirstToken
+    """What the token for the whole image is."""
     logit_scale: float
-    """What cosines are multiplied with: the exponential of the model's ``logit_scale``."""
+    """What cosines are multiplied with: the exponential of the model's ``logit_scale``. SigLIP also
+    adds a bias, the same for each class, of which nothing is left in a softmax over classes."""
 
 
 def load_clip(model: str, weights: str) -> LoadedClip:
@@ -79,25 +88,23 @@ def load_clip(model: str, weights: str) -> LoadedClip:
         The model on the CPU in float32 and what belongs to it.
 
     Raises:
-        ConfigError: open_clip has no such model, or its image tower has no class token.
-        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        ConfigError: open_clip has no such model, or its image tower gives no feature map that a
+            fusion head can take.
+        WeightsError: The weights are unknown, cannot be had, or do not fit the model; or its
+            tokenizer cannot be had.
         MissingFileError: The weights are a path that does not exist.
-        MissingExtraError: ``open_clip`` is not installed.
+        MissingExtraError: ``open_clip`` is not installed, or ``transformers``, which some
+            tokenizers need.
     """
     with needs_extra("extract"):
         import open_clip
     if model == "tiny":
         return _load_tiny(weights)
-    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
-    if config is None:
-        raise ConfigError(
-            f"open_clip has no model {model!r}; open_clip.list_models() lists"
-            " them, ViT-B-16-quickgelu and ViT-L-14-quickgelu among them (option models.clip)."
-        )
-    if not isinstance(config["vision_cfg"].get("layers", 12), int) or (
-        "timm_model_name" in config["vision_cfg"]
-    ):
-        raise _no_class_token(model)
+    check_clip_name(model)
+    # What may have to be downloaded comes before what takes long.
+    tokenizer = clip_tokenizer(model)
+    check_text_tower(model)
+    config = open_clip.get_model_config(model)
     quick = bool(config.get("quick_gelu", False))
     if weights == RANDOM:
         with random_weights(f"CLIP {model}", option=_OPTION):
@@ -109,9 +116,7 @@ def load_clip(model: str, weights: str) -> LoadedClip:
         load_strictly(clip, state, source=weights)
     else:
         clip = _build_pretrained(model, weights, quick=quick)
-    return describe_clip(
-        clip, tokenizer=open_clip.get_tokenizer(model), name=model, quick_gelu=quick
-    )
+    return describe_clip(clip, tokenizer=tokenizer, name=model, quick_gelu=quick)
 
 
 def describe_clip(
@@ -120,25 +125,19 @@ def describe_clip(
     """Freeze an open_clip model that is already in memory, and read off what belongs to it.
 
     Args:
-        clip: A CLIP whose image tower is a ViT with a class token and square input.
+        clip: A CLIP with square input; see `image_tower` for the image towers that are known.
         tokenizer: Its tokenizer.
         name: Its name, for fingerprints and messages.
         quick_gelu: Whether it was built with QuickGELU.
 
     Raises:
-        ConfigError: The image tower has no class token, or no square input.
+        ConfigError: The image tower is of no known kind, pools to another width than its patches
+            have, or has no square input.
     """
-    with needs_extra("extract"):
-        from open_clip.transformer import VisionTransformer
     visual = clip.visual
-    if (
-        not isinstance(visual, VisionTransformer)
-        or visual.attn_pool is not None
-        or visual.pool_type != "tok"
-        or visual.output_tokens
-    ):
-        raise _no_class_token(name)
-    height, width = visual.image_size
+    tower = image_tower(visual)
+    size = visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise ConfigError(
             f"CLIP {name} takes images of {height} x {width} pixels; only square inputs are"
@@ -146,7 +145,11 @@ def describe_clip(
         )
     freeze(clip)
     mean, std = _normalisation(clip)
-    rows, columns = visual.grid_size
+    # Towers do not tell their sizes in one way, so they are read off what one gives.
+    blank_1CHW = torch.zeros(1, 3, height, width).to(next(visual.parameters()))
+    with torch.no_grad():
+        _, num_tokens, token_width = tower.tokens(blank_1CHW).shape
+        text_dim = clip.encode_image(blank_1CHW).shape[-1]
     return LoadedClip(
         model=clip,
         tokenizer=tokenizer,
@@ -155,9 +158,10 @@ def describe_clip(
         activation="quick_gelu" if quick_gelu else "gelu",
         mean=mean,
         std=std,
-        width=visual.conv1.out_channels,
-        text_dim=visual.output_dim,
-        num_tokens=1 + rows * columns,
+        width=token_width,
+        text_dim=text_dim,
+        num_tokens=num_tokens,
+        first_token=tower.first_token,
         logit_scale=float(clip.logit_scale.exp()),
     )
 
@@ -216,7 +220,12 @@ def _build(model: str) -> "CLIP":
     # open_clip reports random weights on the root logger, but these are replaced or were asked for.
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        return open_clip.create_model(model, pretrained=None, pretrained_text=False)
+        return open_clip.create_model(
+            model,
+            pretrained=None,
+            pretrained_text=False,
+            force_preprocess_cfg=usual_preprocessing(model),
+        )
     finally:
         logging.getLogger().setLevel(root_level)
 
@@ -269,12 +278,4 @@ def _warn_of_activation(model: str, path: Path, *, quick: bool) -> None:
         model,
         model,
         _QUICK,
-    )
-
-
-def _no_class_token(model: str) -> ConfigError:
-    return ConfigError(
-        f"the image tower of CLIP {model} is not a ViT that pools by its class token, so it gives"
-        " no feature map of the kind the fusion head takes (class token first). Give a plain ViT,"
-        " for instance models.clip=ViT-L-14-quickgelu."
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones.clip_models import Tokenizer
+from regionspot.backbones.clip_registry import Tokenizer
 from regionspot.backbones.extras import needs_extra
 from regionspot.core.errors import ConfigError, VocabularyError
 
@@ -99,7 +99,10 @@ def text_bank(
         texts = [sentence.replace(_SLOT, name) for name in group for sentence in sentences]
         embedded = torch.cat(
             [
-                clip.encode_text(tokenizer(texts[first : first + batch_size]).to(device)).float()
+                # CoCa would normalise each, if not told otherwise.
+                clip.encode_text(
+                    tokenizer(texts[first : first + batch_size]).to(device), normalize=False
+                ).float()
                 for first in range(0, len(texts), batch_size)
             ]
         )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder
 from regionspot.backbones.clip_models import load_clip
+from regionspot.backbones.clip_registry import check_clip_name
 from regionspot.backbones.clip_text import text_bank
 from regionspot.backbones.device import resolve_device
 from regionspot.backbones.presets import ModelsConfig, resolve
@@ -61,6 +62,7 @@ class FrozenModels:
             token_dim=self.localizer.token_dim,
             feature_dim=clip.width,
             num_feature_tokens=clip.num_tokens,
+            clip_first_token=clip.first_token,
             text_dim=clip.text_dim,
             dtype="float16",
             codec="npy",
@@ -87,6 +89,9 @@ def load_frozen_models(config: ModelsConfig, *, device: str = "cpu") -> FrozenMo
         MissingExtraError: ``segment_anything`` or ``open_clip`` is not installed.
     """
     target = resolve_device(device)
+    if config.clip is not None:
+        # A mistyped name has no default weights either, and that would be the lesser help.
+        check_clip_name(config.clip)
     models = resolve(config)
     sam = load_sam(models.sam, models.sam_weights)
     clip = load_clip(models.clip, models.clip_weights)

@@ -41,6 +41,9 @@ class Fingerprint:
     """Deviation that the channels are divided by, in 0..1."""
     clip_resize: str
     """How an image is brought to the encoder's input size."""
+    clip_first_token: str
+    """What the feature map's first token is: ``class token``, or ``pooled embedding`` of an encoder
+    that has no class token."""
     exif_policy: str
     """What is done about an EXIF orientation."""
     token_site: str
@@ -50,7 +53,7 @@ class Fingerprint:
     feature_dim: int
     """Width of the feature map, D."""
     num_feature_tokens: int
-    """Tokens of the feature map with the class token, T."""
+    """Tokens of the feature map with the first one, which stands for the whole image, T."""
     text_dim: int
     """Width of the encoder's text embeddings, E."""
     dtype: str

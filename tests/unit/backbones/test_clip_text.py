@@ -47,7 +47,8 @@ def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
     class Listener(torch.nn.Module):
         logit_scale = torch.zeros(())
 
-        def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        def encode_text(self, ids: torch.Tensor, *, normalize: bool) -> torch.Tensor:
+            assert not normalize  # the mean is of raw embeddings, also where CoCa's default differs
             return torch.ones(len(ids), 4)
 
     def tokenizer(texts: list[str]) -> torch.Tensor:

@@ -45,6 +45,7 @@ def fingerprint() -> Fingerprint:
         token_dim=4,
         feature_dim=6,
         num_feature_tokens=5,
+        clip_first_token="class token",  # noqa: S106 - no password
         text_dim=3,
         dtype="float16",
         codec="npy",
