@@ -10,7 +10,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from regionspot.backbones import (
-    Localizer,
+    SamLocalizer,
     SamShape,
     TokenSite,
     build_sam,
@@ -67,8 +67,8 @@ def _resized_by_sam(sam: Sam, image: NDArray[np.uint8]) -> Tensor:
     return torch.as_tensor(resized).permute(2, 0, 1)
 
 
-def _localizer(sam: Sam, site: TokenSite = "transformer") -> Localizer:
-    return Localizer(sam, token_site=site, model_name="small")
+def _localizer(sam: Sam, site: TokenSite = "transformer") -> SamLocalizer:
+    return SamLocalizer(sam, token_site=site, model_name="small")
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW)

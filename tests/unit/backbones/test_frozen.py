@@ -11,8 +11,8 @@ from regionspot.backbones import (
     Encoder,
     FrozenModels,
     LoadedClip,
-    Localizer,
     ModelsConfig,
+    SamLocalizer,
     load_frozen_models,
     load_sam,
     state_sha256,
@@ -23,12 +23,12 @@ from regionspot.core.vocabulary import Vocabulary
 
 
 @pytest.fixture
-def frozen(localizer: Localizer, loaded_clip: LoadedClip) -> FrozenModels:
+def frozen(localizer: SamLocalizer, loaded_clip: LoadedClip) -> FrozenModels:
     return FrozenModels(localizer=localizer, encoder=Encoder(loaded_clip))
 
 
 def test_the_fingerprint_holds_all_that_decides_the_numbers(
-    frozen: FrozenModels, localizer: Localizer, loaded_clip: LoadedClip
+    frozen: FrozenModels, localizer: SamLocalizer, loaded_clip: LoadedClip
 ) -> None:
     assert dataclasses.asdict(frozen.fingerprint(exif_policy="ignore")) == {
         "sam_model": "small",
@@ -58,7 +58,7 @@ def test_the_fingerprint_holds_all_that_decides_the_numbers(
 
 def test_the_identity_is_taken_before_anything_is_cast(loaded_clip: LoadedClip) -> None:
     sam = load_sam("tiny", "random")
-    localizer = Localizer(sam, token_site="mlp", model_name="tiny")  # noqa: S106
+    localizer = SamLocalizer(sam, token_site="mlp", model_name="tiny")  # noqa: S106
     frozen = FrozenModels(localizer=localizer, encoder=Encoder(loaded_clip))
     before = state_sha256(sam)
     sam.half()
