@@ -21,6 +21,9 @@ SAM_RESIZE = "longest-side bilinear antialias uint8 (PIL), normalise, pad with z
 """How images become SAM's input."""
 
 _TOKEN_CHUNK = 64
+_CPU_PIXELS = 1024**2
+"""What a CPU embeds at once, one image of the released models. Four of them leave its caches: a
+ViT-B took 33 s an image instead of 16 (2 cores; the quotient is in benchmarks/cache_job.py)."""
 
 
 class SamLocalizer(Localizer):
@@ -78,8 +81,12 @@ class SamLocalizer(Localizer):
     @torch.no_grad()
     @override
     def embed(self, pixels_BCHW: Tensor) -> Tensor:
-        embedding: Tensor = self.sam.image_encoder(pixels_BCHW.to(self.device))
-        return embedding
+        at_once = len(pixels_BCHW)
+        if self.device.type == "cpu":
+            at_once = max(1, _CPU_PIXELS // self.image_size**2)
+        pixels_BCHW = pixels_BCHW.to(self.device)
+        embeddings = [self.sam.image_encoder(pixels) for pixels in pixels_BCHW.split(at_once)]
+        return torch.cat(embeddings)
 
     @torch.no_grad()
     @override

@@ -17,6 +17,7 @@ class CacheJob:
 
     Args:
         config: What to cache, and where.
+        models: The frozen models that the configuration names, if they are loaded already.
 
     Raises:
         MissingFileError: The annotation file, the folder of images or a weights file is missing.
@@ -25,14 +26,14 @@ class CacheJob:
         WeightsError: Weights do not fit their model.
     """
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, *, models: FrozenModels | None = None) -> None:
         self.config = config
         self.output_dir = Path(config.output_dir)
         _check_can_be_folder(self.output_dir)
         self.annotated = read_regions(config)
         self.records = self.annotated.records[: config.limit]
         plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)
-        self.models: FrozenModels = load_frozen_models(config.models, device=config.device)
+        self.models = models or load_frozen_models(config.models, device=config.device)
         self.locator = RegionLocator(
             localizer=self.models.localizer,
             prompt=config.annotations.prompt,
