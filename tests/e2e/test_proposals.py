@@ -145,7 +145,7 @@ def test_what_is_no_region_is_counted(
     for reason in (
         "dropped 4 boxes with a score below the minimum",
         "dropped 4 boxes wholly outside the image",
-        "dropped 4 boxes that repeat a box of their image",
+        "dropped 4 boxes that repeat a box of the same image",
     ):
         assert reason in printed
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from regionspot.backbones.presets import TokenSite
+from regionspot.backbones.two_way import attend_two_way
 from regionspot.core.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -197,12 +198,12 @@ def _decode(sam: "Sam", image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
     sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
     learned_TS = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     queries_RTS = torch.cat([learned_TS.expand(len(sparse_RKS), -1, -1), sparse_RKS], dim=1)
+    if prompts.mask_logits is None:
+        dense_RSHW = dense_RSHW[:1]  # then it says that there is no mask, to every region the same
     position_1SHW = sam.prompt_encoder.get_dense_pe()
-    # Broadcasting the one image is what SAM's repeat_interleave does, without the copies.
-    decoded_RTS, _ = decoder.transformer(
-        image_embedding + dense_RSHW, position_1SHW.expand_as(dense_RSHW), queries_RTS
+    return attend_two_way(
+        decoder.transformer, image_embedding + dense_RSHW, position_1SHW, queries_RTS
     )
-    return decoded_RTS
 
 
 def _embed_prompts(sam: "Sam", prompts: SamPrompts) -> tuple[Tensor, Tensor]:

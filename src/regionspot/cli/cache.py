@@ -1,8 +1,9 @@
 """Run the frozen SAM and CLIP once over annotated images, and store all that training needs.
 
 ``python cache_features.py --config configs/cache/objects365_bl.yaml``, or the same as ``regionspot
-cache``. It may be stopped at any moment: the same command goes on where it was. ``python
-cache_features.py verify <cache>`` reads every byte of a finished cache and names all damage.
+cache``. It may be stopped at any moment: the same command goes on where it was. ``regionspot cache
+plan`` with the same options says beforehand what it will take, ``verify <cache>`` names all damage,
+``repair`` with the same options mends it, ``stats <cache>`` and ``gc <cache>`` count and clean.
 """
 
 import logging

@@ -1,5 +1,6 @@
-"""Annotations without image sizes, through the tiny towers, into a cache."""
+"""Annotations without image sizes, and a category tree, through the tiny towers into a cache."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,39 @@ def test_boxes_that_turn_out_to_lie_outside_are_left_out_and_counted(images_dir:
         assert (first.num_clipped_regions, first.num_dropped_regions) == (1, 1)
         assert (second.num_regions, second.num_dropped_regions) == (0, 1)
         assert (cache.index.num_clipped_regions, cache.index.num_dropped_regions) == (1, 2)
+
+
+def test_a_category_tree_is_kept_by_label(images_dir: Path) -> None:
+    names = {1: "dog", 7: "toy dog", 3: "lemon", 9: "puppy"}
+    content = {
+        "images": [{"id": 1, "file_name": f"{A}.jpg", "height": 30, "width": 50}],
+        "annotations": [{"image_id": 1, "category_id": 7, "bbox": [1, 2, 20, 10]}],
+        "categories": [
+            {"id": number, "name": name, "cat_info": []} for number, name in names.items()
+        ],
+    }
+    (images_dir / "v3det.json").write_text(json.dumps(content))
+    tree = {
+        "categoryid2treeid": {str(number): f"n{number}" for number in (*names, 4)},
+        "ancestor2descendant": {"n1": ["n7", "n9", "n4"], "n7": ["n9"]},
+    }
+    (images_dir / "tree.json").write_text(json.dumps(tree))
+    config = AnnotationsConfig(
+        format="v3det",
+        path=str(images_dir / "v3det.json"),
+        images_dir=str(images_dir),
+        tree_path=str(images_dir / "tree.json"),
+    )
+    with cached(config, images_dir) as cache:
+        # Labels count the categories 1, 3, 7, 9; category 4 is in the tree alone.
+        assert cache.manifest.vocabulary.names == ("dog", "lemon", "toy dog", "puppy")
+        assert cache.category_tree() == ((2, 3), (), (3,), ())
+
+
+def test_a_cache_without_a_category_tree_says_so(images_dir: Path) -> None:
+    (images_dir / "own.csv").write_text(f"image,x1,y1,x2,y2,label\n{A}.jpg,5,5,20,20,a")
+    config = AnnotationsConfig(
+        format="csv", path=str(images_dir / "own.csv"), images_dir=str(images_dir)
+    )
+    with cached(config, images_dir) as cache:
+        assert cache.category_tree() is None

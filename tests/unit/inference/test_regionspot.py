@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -251,6 +251,28 @@ def test_masks_are_handed_back_and_named_by_their_extent(model: RegionSpot, pixe
     assert regions.masks is not None
     np.testing.assert_array_equal(regions.masks, masks)
     assert_same_regions(regions, model.recognize(pixels, boxes_xyxy=extents, top_k=4), atol=1e-5)
+
+
+@pytest.mark.parametrize("prompt", ["mask", "box_and_mask"])
+def test_masks_are_shown_to_sam_as_the_heads_training_showed_them(
+    prompt: Literal["mask", "box_and_mask"],
+    trained_head: TrainedHead,
+    models: FrozenModels,
+    pixels: Pixels,
+) -> None:
+    masks = np.zeros((1, 96, 140), np.bool_)
+    masks[0, 20:61, 16:57] = True
+    card = replace(trained_head.card, prompts=("box", prompt))
+    regions = RegionSpot(replace(trained_head, card=card), models).recognize(pixels, masks=masks)
+    localizer, encoder = models.localizer, models.encoder
+    with torch.inference_mode():
+        embedding = localizer.embed(localizer.preprocess(pixels)[None])
+        tokens = localizer.tokens_from_masks(embedding, masks, prompt=prompt)
+        features = encoder.features(encoder.preprocess(pixels)[None])
+        wanted = trained_head.head(tokens[None], features)[0]
+    np.testing.assert_allclose(regions.embeddings, wanted.numpy(), rtol=1e-4, atol=1e-4)
+    by_extent = RegionSpot(trained_head, models).recognize(pixels, masks=masks).embeddings
+    assert np.abs(regions.embeddings - by_extent).max() > 1e-2
 
 
 def test_a_region_depends_on_no_other_image_of_the_call(
