@@ -414,9 +414,9 @@ def test_a_batch_for_the_cache_holds_sam2s_tokens(
             framed = _framed(processor, size_hw, input_boxes=[boxes.tolist()])
             theirs = _run(sam2, _pixels(processor, pixels), **framed)[0]["mask_0"]
         wanted.append(theirs.half().numpy())
-    for sample, theirs in zip(featurize(models, images), wanted, strict=True):
-        assert sample.position_tokens.shape == theirs.shape
-        np.testing.assert_allclose(sample.position_tokens, theirs, rtol=2e-3, atol=1e-4)
+    for sample, tokens in zip(featurize(models, images), wanted, strict=True):
+        assert sample.position_tokens.shape == tokens.shape
+        np.testing.assert_allclose(sample.position_tokens, tokens, rtol=2e-3, atol=1e-4)
 
 
 def test_the_fingerprint_tells_sam2s_preprocessing_from_sams(models: FrozenModels) -> None:
@@ -478,7 +478,7 @@ def test_the_architectures_have_the_sizes_that_were_published(size: str, million
 @pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
 def test_the_image_encoders_are_block_by_block_those_of_timm(size: str) -> None:
     with torch.device("meta"):
-        theirs = timm.create_model(f"sam2_hiera_{size}")
+        theirs: Any = timm.create_model(f"sam2_hiera_{size}")
         ours = build_sam2(f"sam2_hiera_{size}").vision_encoder.backbone
     assert [
         (block.dim_out, block.attn.num_attention_heads, block.window_size) for block in ours.blocks
