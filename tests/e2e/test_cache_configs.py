@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.backbones import PRESETS
+from regionspot.backbones import PRESETS, resolve
 from regionspot.cli.cache import parse_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -14,7 +14,8 @@ CACHE = sorted((CONFIGS / "cache").glob("*.yaml"))
 def test_the_configurations_are_there() -> None:
     assert [path.stem for path in CACHE] == [
         *("lvis_val_bb", "lvis_val_bl", "lvis_val_bl336", "lvis_val_glip_bl", "lvis_val_grid_bl"),
-        *("objects365_bl", "openimages_bl", "own_coco_bl", "own_csv_bl", "v3det_bl"),
+        *("lvis_val_sam2_bl", "objects365_bl", "openimages_bl", "own_coco_bl", "own_csv_bl"),
+        "v3det_bl",
     ]
 
 
@@ -29,6 +30,12 @@ def test_a_cache_is_named_after_its_data_set_and_models(path: Path) -> None:
     assert (config.limit, config.exif_policy, config.models.token_site) == (
         *(None, "ignore", "transformer"),
     )
+
+
+def test_sam2_is_chosen_by_configuration_alone() -> None:
+    sam2 = parse_config(["--config", str(CONFIGS / "cache" / "lvis_val_sam2_bl.yaml")])
+    assert resolve(sam2.models).sam_weights == "facebook/sam2.1-hiera-base-plus"
+    assert resolve(sam2.models).clip == "ViT-L-14-quickgelu"
 
 
 def test_the_toy_configuration_takes_the_shipped_towers() -> None:

@@ -101,9 +101,10 @@ def fetch_from_hub(repository: str, file_name: str, *, option: str) -> Path:
         return Path(hf_hub_download(repository, file_name))
     except OSError as error:  # the hub's errors and those of its HTTP client are all of this kind
         url = f"https://huggingface.co/{repository}/resolve/main/{file_name}"
+        reason = str(error).partition("\n")[0]
         raise WeightsError(
             f"{file_name} of {repository} could not be had from the Hugging Face hub"
-            f" ({str(error).splitlines()[0]}). Where there is no network, download {url} on another"
+            f" ({reason}). Where there is no network, download {url} on another"
             f" machine and say where it is with {option}=/path/to/{file_name}."
         ) from error
 

@@ -50,7 +50,7 @@ _POSITION_AGAIN = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Hiera:
+class Hiera:
     """In what the image encoders of the four sizes differ, by the four stages of each."""
 
     widths: tuple[int, int, int, int]
@@ -64,8 +64,8 @@ class _Hiera:
     """Rows and columns of the learned position table, which is enlarged to the image's."""
 
 
-_SIZES: dict[str, _Hiera] = {
-    "tiny": _Hiera(
+SIZES: dict[str, Hiera] = {
+    "tiny": Hiera(
         widths=(96, 192, 384, 768),
         num_blocks=(1, 2, 7, 2),
         num_heads=(1, 2, 4, 8),
@@ -73,7 +73,7 @@ _SIZES: dict[str, _Hiera] = {
         global_attention_blocks=(5, 7, 9),
         position_grid=(7, 7),
     ),
-    "small": _Hiera(
+    "small": Hiera(
         widths=(96, 192, 384, 768),
         num_blocks=(1, 2, 11, 2),
         num_heads=(1, 2, 4, 8),
@@ -81,7 +81,7 @@ _SIZES: dict[str, _Hiera] = {
         global_attention_blocks=(7, 10, 13),
         position_grid=(7, 7),
     ),
-    "base_plus": _Hiera(
+    "base_plus": Hiera(
         widths=(112, 224, 448, 896),
         num_blocks=(2, 3, 16, 3),
         num_heads=(2, 4, 8, 16),
@@ -89,7 +89,7 @@ _SIZES: dict[str, _Hiera] = {
         global_attention_blocks=(12, 16, 20),
         position_grid=(14, 14),
     ),
-    "large": _Hiera(
+    "large": Hiera(
         widths=(144, 288, 576, 1152),
         num_blocks=(2, 6, 36, 4),
         num_heads=(2, 4, 8, 16),
@@ -126,20 +126,28 @@ def load_sam2(model: str, weights: str) -> "Sam2Model":
         )
     if weights == RANDOM:
         with random_weights(f"SAM 2 {model}", option=_OPTION):
-            sam2 = _build(model)
+            sam2 = build_sam2(model)
     else:
         path = _weights_path(model, weights)
         state = _image_part(read_state_dict(path), path)
-        sam2 = _build(model)
+        sam2 = build_sam2(model)
         load_strictly(sam2, state, source=str(path))
     freeze(sam2)
     return sam2
 
 
-def _build(model: str) -> "Sam2Model":
+def build_sam2(model: str) -> "Sam2Model":
+    """Build a released architecture from ``transformers``' own class, with fresh weights.
+
+    Args:
+        model: As in `load_sam2`.
+
+    Returns:
+        The model on the CPU, in training mode.
+    """
     with needs_extra("transformers"):
         from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
-    size = _SIZES[model.partition("_hiera_")[2]]
+    size = SIZES[model.partition("_hiera_")[2]]
     hiera = Sam2HieraDetConfig(
         hidden_size=size.widths[0],
         num_attention_heads=size.num_heads[0],
