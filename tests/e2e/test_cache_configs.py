@@ -14,8 +14,8 @@ CACHE = sorted((CONFIGS / "cache").glob("*.yaml"))
 def test_the_configurations_are_there() -> None:
     assert [path.stem for path in CACHE] == [
         *("lvis_val_bb", "lvis_val_bl", "lvis_val_bl336", "lvis_val_glip_bl", "lvis_val_grid_bl"),
-        *("lvis_val_sam2_bl", "objects365_bl", "openimages_bl", "own_coco_bl", "own_csv_bl"),
-        "v3det_bl",
+        *("lvis_val_sam2_bl", "lvis_val_siglip2_bl", "objects365_bl", "openimages_bl"),
+        *("own_coco_bl", "own_csv_bl", "v3det_bl"),
     ]
 
 
@@ -36,6 +36,12 @@ def test_sam2_is_chosen_by_configuration_alone() -> None:
     sam2 = parse_config(["--config", str(CONFIGS / "cache" / "lvis_val_sam2_bl.yaml")])
     assert resolve(sam2.models).sam_weights == "facebook/sam2.1-hiera-base-plus"
     assert resolve(sam2.models).clip == "ViT-L-14-quickgelu"
+
+
+def test_another_clip_is_chosen_by_configuration_alone() -> None:
+    siglip2 = parse_config(["--config", str(CONFIGS / "cache" / "lvis_val_siglip2_bl.yaml")])
+    models = resolve(siglip2.models)
+    assert (models.clip, models.clip_weights, models.sam) == ("ViT-B-16-SigLIP2", "webli", "vit_b")
 
 
 def test_the_toy_configuration_takes_the_shipped_towers() -> None:

@@ -4,7 +4,7 @@ SAM 2 comes from ``transformers``. Importing this package needs none of them; bu
 """
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder, feature_map
-from regionspot.backbones.clip_models import LoadedClip, Tokenizer, describe_clip, load_clip
+from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
 from regionspot.backbones.clip_text import TEMPLATE_SETS, template_texts, text_bank
 from regionspot.backbones.device import resolve_device
 from regionspot.backbones.framed_prompts import MaskPrompt
@@ -17,7 +17,7 @@ from regionspot.backbones.sam2 import SAM2_RESIZE, Sam2Localizer
 from regionspot.backbones.sam2_models import load_sam2
 from regionspot.backbones.sam_grid import GridProposals, GridProposer
 from regionspot.backbones.sam_models import SamShape, build_sam, load_sam
-from regionspot.backbones.tokenizer import WordTokenizer
+from regionspot.backbones.tokenizer import Tokenizer, WordTokenizer
 from regionspot.backbones.weights import state_sha256
 
 __all__ = [

@@ -1,6 +1,7 @@
 """The encoder: the frozen CLIP's image side, from pixels to feature maps.
 
-Shape letters: B images, T tokens (class token first), D CLIP's width, E the joint text space.
+Shape letters: B images, T tokens (the class token or what stands for it first), D CLIP's width, E
+the joint text space.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from regionspot.backbones.clip_models import LoadedClip, Rgb, describe_clip, load_clip
+from regionspot.backbones.image_towers import image_tower
 from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 
 if TYPE_CHECKING:
@@ -26,21 +28,17 @@ def feature_map(clip: "CLIP", pixels_BCHW: Tensor) -> Tensor:
     """Return CLIP's tokens after the last block, before its final norm and projection.
 
     Args:
-        clip: An open_clip model with a ViT that has a class token.
+        clip: An open_clip model.
         pixels_BCHW: Preprocessed images, (B, 3, H, W).
 
     Returns:
-        (B, T, D): the class token, then the patches row by row.
+        (B, T, D): the class token, then the patches row by row. Where the image tower has no class
+        token, its pooled embedding stands in its place; see `image_towers`.
+
+    Raises:
+        ConfigError: The image tower gives no such map.
     """
-    output = clip.visual.forward_intermediates(
-        pixels_BCHW,
-        indices=1,
-        intermediates_only=True,
-        output_fmt="NLC",
-        output_extra_tokens=True,
-    )
-    class_B1D, patches_BPD = output["image_intermediates_prefix"], output["image_intermediates"]
-    return torch.cat([class_B1D[0], patches_BPD[0]], dim=1)
+    return image_tower(clip.visual).features(pixels_BCHW)
 
 
 class Encoder:
@@ -151,7 +149,9 @@ class Encoder:
 
         Returns:
             (B, T, E), not normalised.
+
+        Raises:
+            ConfigError: The image tower projects nothing but a pooled embedding.
         """
-        visual = self.clip.model.visual
-        projected: Tensor = visual.ln_post(features_BTD) @ visual.proj
-        return projected
+        tower = image_tower(self.clip.model.visual, name=self.clip.name)
+        return tower.project(features_BTD)

@@ -1,20 +1,22 @@
-"""The frozen CLIP: an open_clip ViT with a class token or the tiny one; weights from anywhere.
+"""The frozen CLIP: any of open_clip's models, or the tiny one; weights from anywhere.
 
 What goes wrong silently elsewhere is refused here: OpenAI's weights in a model with another
 activation (0.7 % off), and weights whose position table would have to be resized.
 """
 
+import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
 
 from regionspot.backbones.extras import needs_extra
+from regionspot.backbones.image_towers import FirstToken, image_tower
 from regionspot.backbones.shipped import shipped_config, shipped_weights_path
-from regionspot.backbones.tokenizer import WordTokenizer
+from regionspot.backbones.tokenizer import LazyTokenizer, Tokenizer, WordTokenizer
 from regionspot.backbones.weights import (
     RANDOM,
     SHIPPED,
@@ -33,8 +35,6 @@ _logger = logging.getLogger(__name__)
 _OPTION = "models.clip_weights"
 _QUICK = "-quickgelu"
 
-Tokenizer = Callable[[list[str]], Tensor]
-"""N texts to token ids, (N, L) int64."""
 Rgb = tuple[float, float, float]
 
 
@@ -61,7 +61,9 @@ class LoadedClip:
     text_dim: int
     """Width E of the joint text space."""
     num_tokens: int
-    """Tokens T of a feature map: the class token and the patches."""
+    """Tokens T of a feature map: the first token and the patches."""
+    first_token: FirstToken
+    """What the first token is: the class token, or the pooled embedding in its place."""
     logit_scale: float
     """What cosines are multiplied with: the exponential of the model's ``logit_scale``."""
 
@@ -79,7 +81,7 @@ def load_clip(model: str, weights: str) -> LoadedClip:
         The model on the CPU in float32 and what belongs to it.
 
     Raises:
-        ConfigError: open_clip has no such model, or its image tower has no class token.
+        ConfigError: open_clip has no such model, or its image tower gives no feature map.
         WeightsError: The weights are unknown, cannot be had, or do not fit the model.
         MissingFileError: The weights are a path that does not exist.
         MissingExtraError: ``open_clip`` is not installed.
@@ -90,14 +92,7 @@ def load_clip(model: str, weights: str) -> LoadedClip:
         return _load_tiny(weights)
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if config is None:
-        raise ConfigError(
-            f"open_clip has no model {model!r}; open_clip.list_models() lists"
-            " them, ViT-B-16-quickgelu and ViT-L-14-quickgelu among them (option models.clip)."
-        )
-    if not isinstance(config["vision_cfg"].get("layers", 12), int) or (
-        "timm_model_name" in config["vision_cfg"]
-    ):
-        raise _no_class_token(model)
+        raise _unknown_model(model)
     quick = bool(config.get("quick_gelu", False))
     if weights == RANDOM:
         with random_weights(f"CLIP {model}", option=_OPTION):
@@ -109,9 +104,7 @@ def load_clip(model: str, weights: str) -> LoadedClip:
         load_strictly(clip, state, source=weights)
     else:
         clip = _build_pretrained(model, weights, quick=quick)
-    return describe_clip(
-        clip, tokenizer=open_clip.get_tokenizer(model), name=model, quick_gelu=quick
-    )
+    return describe_clip(clip, tokenizer=LazyTokenizer(model), name=model, quick_gelu=quick)
 
 
 def describe_clip(
@@ -120,33 +113,28 @@ def describe_clip(
     """Freeze an open_clip model that is already in memory, and read off what belongs to it.
 
     Args:
-        clip: A CLIP whose image tower is a ViT with a class token and square input.
+        clip: A CLIP with square input.
         tokenizer: Its tokenizer.
         name: Its name, for fingerprints and messages.
         quick_gelu: Whether it was built with QuickGELU.
 
     Raises:
-        ConfigError: The image tower has no class token, or no square input.
+        ConfigError: The image tower gives no feature map, or has no square input.
     """
-    with needs_extra("extract"):
-        from open_clip.transformer import VisionTransformer
-    visual = clip.visual
-    if (
-        not isinstance(visual, VisionTransformer)
-        or visual.attn_pool is not None
-        or visual.pool_type != "tok"
-        or visual.output_tokens
-    ):
-        raise _no_class_token(name)
-    height, width = visual.image_size
+    tower = image_tower(clip.visual, name=name)
+    height, width = tower.image_size_hw
     if height != width:
         raise ConfigError(
             f"CLIP {name} takes images of {height} x {width} pixels; only square inputs are"
             " supported (option models.clip)."
         )
-    freeze(clip)
     mean, std = _normalisation(clip)
-    rows, columns = visual.grid_size
+    freeze(clip)
+    # One blank image tells what the tower's make does not say in one place.
+    blank_1CHW = torch.zeros(1, 3, height, width)
+    with torch.no_grad():
+        _, num_tokens, feature_dim = tower.features(blank_1CHW).shape
+        text_dim = clip.encode_image(blank_1CHW).shape[-1]
     return LoadedClip(
         model=clip,
         tokenizer=tokenizer,
@@ -155,9 +143,10 @@ def describe_clip(
         activation="quick_gelu" if quick_gelu else "gelu",
         mean=mean,
         std=std,
-        width=visual.conv1.out_channels,
-        text_dim=visual.output_dim,
-        num_tokens=1 + rows * columns,
+        width=feature_dim,
+        text_dim=text_dim,
+        num_tokens=num_tokens,
+        first_token=tower.first_token,
         logit_scale=float(clip.logit_scale.exp()),
     )
 
@@ -210,15 +199,22 @@ def _load_tiny(weights: str) -> LoadedClip:
 
 
 def _build(model: str) -> "CLIP":
+    """Build a model without weights, but with the normalisation of those it is released with."""
     import open_clip
+    from open_clip.model import set_model_preprocess_cfg
 
     root_level = logging.getLogger().level
     # open_clip reports random weights on the root logger, but these are replaced or were asked for.
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        return open_clip.create_model(model, pretrained=None, pretrained_text=False)
+        clip = open_clip.create_model(model, pretrained=None, pretrained_text=False)
     finally:
         logging.getLogger().setLevel(root_level)
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    released = open_clip.get_pretrained_cfg(model, tags[0]) if tags else {}
+    if released.get("mean") and released.get("std"):
+        set_model_preprocess_cfg(clip, {name: released[name] for name in ("mean", "std")})
+    return clip
 
 
 def _build_pretrained(model: str, tag: str, *, quick: bool) -> "CLIP":
@@ -272,9 +268,12 @@ def _warn_of_activation(model: str, path: Path, *, quick: bool) -> None:
     )
 
 
-def _no_class_token(model: str) -> ConfigError:
+def _unknown_model(model: str) -> ConfigError:
+    import open_clip
+
+    near = difflib.get_close_matches(model, open_clip.list_models(), n=4, cutoff=0.5)
+    names = near or ["ViT-B-16-quickgelu", "ViT-L-14-quickgelu"]
     return ConfigError(
-        f"the image tower of CLIP {model} is not a ViT that pools by its class token, so it gives"
-        " no feature map of the kind the fusion head takes (class token first). Give a plain ViT,"
-        " for instance models.clip=ViT-L-14-quickgelu."
+        f"open_clip has no model {model!r}. Did you mean {' or '.join(names)}?"
+        " open_clip.list_models() lists them all (option models.clip)."
     )

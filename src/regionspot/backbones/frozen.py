@@ -1,6 +1,7 @@
 """The two frozen models together, and the identity that a cache made with them carries."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -59,6 +60,7 @@ class FrozenModels:
             clip_mean=clip.mean,
             clip_std=clip.std,
             clip_resize=CLIP_RESIZE,
+            clip_first_token=clip.first_token,
             exif_policy=exif_policy,
             token_site=self.localizer.token_site,
             token_dim=self.localizer.token_dim,
@@ -69,10 +71,16 @@ class FrozenModels:
             codec="npy",
         )
 
-    def text_bank(self, vocabulary: Vocabulary, *, templates: str = "ensemble81") -> Tensor:
+    def text_bank(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        templates: str = "ensemble81",
+        synonyms: Sequence[Sequence[str]] | None = None,
+    ) -> Tensor:
         """Embed a vocabulary with this CLIP, (C, E) float32, unit norm; see `text_bank`."""
         clip = self.encoder.clip
-        return text_bank(clip.model, clip.tokenizer, vocabulary.names, templates)
+        return text_bank(clip.model, clip.tokenizer, vocabulary.names, templates, synonyms=synonyms)
 
 
 def load_localizer(model: str, weights: str, *, token_site: TokenSite = "transformer") -> Localizer:  # noqa: S107 - no password

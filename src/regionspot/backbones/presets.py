@@ -117,7 +117,8 @@ def resolve(config: ModelsConfig) -> ResolvedModels:
     if clip_weights is None:
         raise ConfigError(
             f"CLIP {clip!r} has no default weights: say which with the option models.clip_weights"
-            " (one of open_clip's pretrained tags, a path, or random)."
+            " (one of open_clip's pretrained tags for it, a path, or random), and check the name:"
+            " open_clip.list_pretrained() lists models and tags."
         )
     return ResolvedModels(
         sam=sam,

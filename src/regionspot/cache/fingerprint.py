@@ -41,6 +41,8 @@ class Fingerprint:
     """Deviation that the channels are divided by, in 0..1."""
     clip_resize: str
     """How an image is brought to the encoder's input size."""
+    clip_first_token: str
+    """What the first token of a feature map is: "class token" or "pooled embedding"."""
     exif_policy: str
     """What is done about an EXIF orientation."""
     token_site: str

@@ -151,7 +151,10 @@ def _store_text_banks(job: CacheJob) -> None:
     vocabulary, clip_sha256 = job.manifest.vocabulary, job.models.clip_sha256
     for name in job.config.templates:
         if store.get(vocabulary, templates=name, clip_sha256=clip_sha256) is None:
-            bank = job.models.text_bank(vocabulary, templates=name).float().cpu().numpy()
+            bank_CE = job.models.text_bank(
+                vocabulary, templates=name, synonyms=job.annotated.synonyms
+            )
+            bank = bank_CE.float().cpu().numpy()
             store.put(vocabulary, bank, templates=name, clip_sha256=clip_sha256)
             _logger.info("embedded %d class names with the templates %s", len(vocabulary), name)
 

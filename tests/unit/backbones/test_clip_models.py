@@ -9,7 +9,14 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
 
-from regionspot.backbones import LoadedClip, WordTokenizer, describe_clip, load_clip, state_sha256
+from regionspot.backbones import (
+    Encoder,
+    LoadedClip,
+    WordTokenizer,
+    describe_clip,
+    load_clip,
+    state_sha256,
+)
 from regionspot.core.errors import ConfigError, MissingFileError, WeightsError
 
 
@@ -114,12 +121,6 @@ def test_a_file_of_unknown_activation_in_a_gelu_model_is_warned_of(
     assert "ViT-B-16 computes GELU" in caplog.text
 
 
-@pytest.mark.parametrize("model", ["RN50", "ViT-B-16-SigLIP", "convnext_base", "MobileCLIP-S1"])
-def test_towers_without_a_class_token_are_refused_before_they_are_built(model: str) -> None:
-    with pytest.raises(ConfigError, match=f"CLIP {model} is not a ViT that pools by its class"):
-        load_clip(model, "random")
-
-
 def _clip(**vision: object) -> CLIP:
     return CLIP(
         embed_dim=8,
@@ -128,18 +129,21 @@ def _clip(**vision: object) -> CLIP:
     )
 
 
-@pytest.mark.parametrize(
-    ("vision", "match"),
-    [
-        ({"image_size": 16, "pool_type": "avg"}, "not a ViT that pools by its class token"),
-        ({"image_size": 16, "attentional_pool": True}, "not a ViT that pools by its class token"),
-        ({"image_size": (16, 24)}, "16 x 24 pixels; only square"),
-    ],
-)
-def test_vits_of_other_kinds_are_refused(vision: dict[str, object], match: str) -> None:
+@pytest.mark.parametrize("vision", [{"pool_type": "avg"}, {"attentional_pool": True}])
+def test_vits_that_pool_otherwise_still_have_a_class_token_but_project_no_patches(
+    vision: dict[str, object],
+) -> None:
     tokenizer = WordTokenizer(["red"], context_length=8)
-    with pytest.raises(ConfigError, match=match):
-        describe_clip(_clip(**vision), tokenizer=tokenizer, name="odd")
+    loaded = describe_clip(_clip(image_size=16, **vision), tokenizer=tokenizer, name="odd")
+    assert (loaded.first_token, loaded.num_tokens, loaded.width) == ("class token", 5, 16)
+    with pytest.raises(ConfigError, match="pooled_patches cannot be had"):
+        Encoder(loaded).project(torch.zeros(1, 5, 16))
+
+
+def test_an_input_that_is_not_square_is_refused() -> None:
+    tokenizer = WordTokenizer(["red"], context_length=8)
+    with pytest.raises(ConfigError, match="16 x 24 pixels; only square"):
+        describe_clip(_clip(image_size=(16, 24)), tokenizer=tokenizer, name="odd")
 
 
 def test_a_model_in_memory_is_described(loaded_clip: LoadedClip) -> None:

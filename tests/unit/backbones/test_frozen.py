@@ -42,6 +42,7 @@ def test_the_fingerprint_holds_all_that_decides_the_numbers(
         "clip_mean": (0.5, 0.4, 0.3),
         "clip_std": (0.2, 0.2, 0.2),
         "clip_resize": CLIP_RESIZE,
+        "clip_first_token": "class token",
         "exif_policy": "ignore",
         "token_site": "transformer",
         "token_dim": 32,
