@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regionspot.backbones.clip_models import LoadedClip, Rgb, describe_clip, load_clip
-from regionspot.backbones.image_towers import image_tower
+from regionspot.backbones.image_towers import ImageTower, image_tower
 from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class Encoder:
     def __init__(self, loaded: LoadedClip) -> None:
         """Wrap a CLIP, for instance from `load_clip`."""
         self.clip = loaded
+
+    @property
+    def tower(self) -> ImageTower:
+        """The image side, of whatever make."""
+        return image_tower(self.clip.model.visual, name=self.clip.name)
 
     @property
     def image_size(self) -> int:
@@ -153,5 +158,4 @@ class Encoder:
         Raises:
             ConfigError: The image tower projects nothing but a pooled embedding.
         """
-        tower = image_tower(self.clip.model.visual, name=self.clip.name)
-        return tower.project(features_BTD)
+        return self.tower.project(features_BTD)

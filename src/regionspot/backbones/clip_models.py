@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from regionspot.backbones.extras import needs_extra
 from regionspot.backbones.image_towers import FirstToken, image_tower
 from regionspot.backbones.shipped import shipped_config, shipped_weights_path
 from regionspot.backbones.tokenizer import LazyTokenizer, Tokenizer, WordTokenizer
@@ -27,6 +26,7 @@ from regionspot.backbones.weights import (
     read_state_dict,
 )
 from regionspot.core.errors import ConfigError, WeightsError
+from regionspot.core.extras import needs_extra
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP

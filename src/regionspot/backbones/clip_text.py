@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones.extras import needs_extra
 from regionspot.backbones.tokenizer import Tokenizer
 from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.extras import needs_extra
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP

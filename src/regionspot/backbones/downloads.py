@@ -8,8 +8,8 @@ from urllib.error import URLError
 
 import torch
 
-from regionspot.backbones.extras import needs_extra
 from regionspot.core.errors import WeightsError
+from regionspot.core.extras import needs_extra
 from regionspot.core.hashing import sha256_file
 
 _logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from regionspot.backbones.extras import needs_extra
 from regionspot.core.errors import ConfigError
+from regionspot.core.extras import needs_extra
 
 if TYPE_CHECKING:
     from open_clip.modified_resnet import ModifiedResNet
@@ -41,17 +41,21 @@ class ImageTower(ABC):
     def features(self, pixels_BCHW: Tensor) -> Tensor:
         """Return the feature maps of preprocessed images, (B, T, D)."""
 
-    def project(self, features_BTD: Tensor) -> Tensor:  # noqa: ARG002 - for those that can
-        """Carry every token of feature maps into the joint text space, (B, T, E).
+    def check_projects_patches(self) -> None:
+        """Refuse a tower that has no place for single patches in the joint text space.
 
         Raises:
             ConfigError: The tower projects nothing but its pooled embedding.
         """
-        raise ConfigError(
-            f"this CLIP's image tower ({type(self).__name__}) pools its tokens before it projects"
-            " them, so single patches have no place in its text space: the method pooled_patches"
-            " cannot be had with it. Leave it out (--methods)."
-        )
+        raise _no_place_for_patches(self)
+
+    def project(self, features_BTD: Tensor) -> Tensor:  # noqa: ARG002 - for those that can
+        """Carry every token of feature maps into the joint text space, (B, T, E).
+
+        Raises:
+            ConfigError: See `check_projects_patches`.
+        """
+        raise _no_place_for_patches(self)
 
 
 class ClassTokenVit(ImageTower):
@@ -81,11 +85,15 @@ class ClassTokenVit(ImageTower):
         return torch.cat([class_B1D[0], patches_BPD[0]], dim=1)
 
     @override
-    def project(self, features_BTD: Tensor) -> Tensor:
+    def check_projects_patches(self) -> None:
         visual = self._visual
         if visual.attn_pool is not None or visual.pool_type != "tok" or visual.proj is None:
-            return super().project(features_BTD)
-        projected: Tensor = visual.ln_post(features_BTD) @ visual.proj
+            super().check_projects_patches()
+
+    @override
+    def project(self, features_BTD: Tensor) -> Tensor:
+        self.check_projects_patches()
+        projected: Tensor = self._visual.ln_post(features_BTD) @ self._visual.proj
         return projected
 
 
@@ -186,4 +194,12 @@ def image_tower(visual: nn.Module, *, name: str = "") -> ImageTower:
     raise ConfigError(
         f"the image tower of CLIP {name} is a {type(visual).__name__}; wanted one of open_clip's"
         " ViTs, ResNets or towers from timm (option models.clip)."
+    )
+
+
+def _no_place_for_patches(tower: ImageTower) -> ConfigError:
+    return ConfigError(
+        f"this CLIP's image tower ({type(tower).__name__}) pools its tokens before it projects"
+        " them, so single patches have no place in its text space: the method pooled_patches cannot"
+        " be had with it. Leave it out (--methods)."
     )

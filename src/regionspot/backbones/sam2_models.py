@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from regionspot.backbones.downloads import fetch_from_hub
-from regionspot.backbones.extras import needs_extra
 from regionspot.backbones.presets import SAM2_DEFAULT_WEIGHTS
 from regionspot.backbones.weights import (
     RANDOM,
@@ -23,6 +22,7 @@ from regionspot.backbones.weights import (
     read_state_dict,
 )
 from regionspot.core.errors import ConfigError, WeightsError
+from regionspot.core.extras import needs_extra
 
 if TYPE_CHECKING:
     from transformers import Sam2Model

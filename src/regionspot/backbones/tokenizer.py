@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from regionspot.backbones.extras import needs_extra
 from regionspot.core.errors import WeightsError
+from regionspot.core.extras import needs_extra
 
 Tokenizer = Callable[[list[str]], Tensor]
 """N texts to token ids, (N, L) int64."""

@@ -115,19 +115,22 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
         CacheMismatchError: A head or the models do not belong to the cache.
     """
     methods = check_methods(config.methods)
-    # All heads are loaded before the first is run: a mistyped path shows at once, not after hours.
+    # All models are loaded before the first is run: a mistyped path shows at once, not after hours.
     heads = {name: load_trained_head(p) for name, p in config.heads.items()}
     outputs: list[MethodOutput] = []
     timings: dict[str, float] = {}
+    start = time.perf_counter()
+    scored = _start_from_pixels(methods, config, data)
+    loading_s = time.perf_counter() - start
     for name, head in heads.items():
         start = time.perf_counter()
         outputs.append(_run_head(name, head, config, data))
         timings[f"evaluate: {name}"] = time.perf_counter() - start
-    if methods and config.models is not None:
+    if scored is not None:
         start = time.perf_counter()
-        models = _load_models(config.models, config.device, data)
-        outputs += _run_from_pixels(methods, models, config, data)
-        timings[f"evaluate: {', '.join(methods)} (one pass)"] = time.perf_counter() - start
+        outputs += _run_from_pixels(methods, scored, config, data)
+        seconds = loading_s + time.perf_counter() - start
+        timings[f"evaluate: {', '.join(methods)} (one pass)"] = seconds
     return MethodRun(outputs=tuple(outputs), heads=heads, timings_s=timings)
 
 
@@ -147,18 +150,27 @@ def _run_head(
     return output
 
 
+def _start_from_pixels(
+    methods: Sequence[PixelMethod], config: EvalConfig, data: EvaluationData
+) -> Iterator[Mapping[PixelMethod, RegionScores]] | None:
+    """Load and check what methods from pixels need; no image is looked at yet."""
+    if not methods or config.models is None:
+        return None
+    models = _load_models(config.models, config.device, data)
+    return score_pixel_methods(
+        models, _prompted(data), data.cache.text_bank(config.templates), methods=methods
+    )
+
+
 def _run_from_pixels(
     methods: Sequence[PixelMethod],
-    models: FrozenModels,
+    scored: Iterator[Mapping[PixelMethod, RegionScores]],
     config: EvalConfig,
     data: EvaluationData,
 ) -> list[MethodOutput]:
     outputs = {
         method: MethodOutput(name=method, description=_DESCRIPTIONS[method]) for method in methods
     }
-    scored = score_pixel_methods(
-        models, _prompted(data), data.cache.text_bank(config.templates), methods=methods
-    )
     for by_method in _with_progress(scored, "methods from pixels", len(data.cache)):
         for method, scores in by_method.items():
             outputs[method].add(scores, data.cache.manifest.category_ids, config.protocol)

@@ -162,7 +162,8 @@ def _describe_region(region: NamedRegion) -> str:
 def _attention_pictures(
     data: EvaluationData, output: MethodOutput, head: TrainedHead, samples: Sequence[CachedSample]
 ) -> tuple[ReportPicture, ...]:
-    patches = data.cache.manifest.fingerprint.num_feature_tokens - 1
+    fingerprint = data.cache.manifest.fingerprint
+    patches = fingerprint.num_feature_tokens - 1
     if math.isqrt(patches) ** 2 != patches:
         _logger.info("no attention maps: %d patches are no square grid", patches)
         return ()
@@ -176,8 +177,8 @@ def _attention_pictures(
                 data=draw_attention(_pixels(data, sample), regions, maps, picture_format="jpeg"),
                 alt=f"Attention of {len(regions)} regions of image {sample.image_id}",
                 caption=(
-                    f"Image {sample.image_id}. Titles are the names given. The class token gets"
-                    f" {share:.0f}% of the attention on average."
+                    f"Image {sample.image_id}. Titles are the names given. On average the"
+                    f" {fingerprint.clip_first_token} gets {share:.0f}% of the attention."
                 ),
             )
         )

@@ -194,6 +194,6 @@ def _attention(content: ReportContent) -> str:
     note = (
         "Cross-attention of the fusion head's last block, averaged over its heads. Patches from"
         " which the boxed region took more than the mean are coloured, the brighter the more. The"
-        " class token stands for the whole image; its share of the attention is written above."
+        " first token stands for the whole image; its share of the attention is written above."
     )
     return paragraph(note) + gallery(content.attention, kind="wide")

@@ -105,7 +105,8 @@ def score_pixel_methods(
         image without boxes yields zero rows.
 
     Raises:
-        ConfigError: A method is unknown, none is given, or a batch size is not positive.
+        ConfigError: A method is unknown, none is given, or a batch size is not positive; or
+            pooled_patches is wanted of a CLIP that gives single patches no place in its text space.
         ShapeError: The text bank or some boxes have a wrong shape.
         MissingFileError: An image file does not exist.
     """
@@ -119,6 +120,8 @@ def score_pixel_methods(
             f"image_batch_size is {image_batch_size} and crop_batch_size {crop_batch_size}; wanted"
             " 1 or more."
         )
+    if "pooled_patches" in methods:
+        models.encoder.tower.check_projects_patches()
     bank_CE = as_text_bank(
         text_bank, text_dim=models.encoder.text_dim, device=models.encoder.device
     )

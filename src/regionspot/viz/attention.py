@@ -113,7 +113,7 @@ def _tile(
     picture = Image.fromarray((grey * (1 - blend) + colours * blend).astype(np.uint8))
     box = [value * scale for value in region.box_xyxy]
     draw_box(ImageDraw.Draw(picture), (box[0], box[1], box[2], box[3]), _BOX)
-    return _with_title(picture, region.name, f"class token {100 * float(weights[0]):.0f}%")
+    return _with_title(picture, region.name, f"whole image {100 * float(weights[0]):.0f}%")
 
 
 def _with_title(picture: Image.Image, name: str, detail: str) -> Image.Image:
