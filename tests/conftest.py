@@ -41,12 +41,12 @@ def tiny_fingerprint(clip_model: str) -> Fingerprint:
         clip_mean=(0.5, 0.5, 0.5),
         clip_std=(0.25, 0.25, 0.25),
         clip_resize="squash",
+        clip_first_token="class token",  # noqa: S106 - not that kind of token
         exif_policy="ignore",
         token_site="transformer",  # noqa: S106 - not that kind of token
         token_dim=TOKEN_DIM,
         feature_dim=FEATURE_DIM,
         num_feature_tokens=NUM_FEATURE_TOKENS,
-        clip_first_token="class token",  # noqa: S106 - no password
         text_dim=TEXT_DIM,
         dtype="float16",
         codec="npy",

@@ -695,6 +695,31 @@ def test_templates_can_be_added_later(
         assert cache.text_bank("single").shape == cache.text_bank("none").shape
 
 
+def test_synonyms_can_be_averaged_where_the_annotations_list_them(
+    world: World, tmp_path: Path, run: Run
+) -> None:
+    outcome = run(world.words(tmp_path / "without", {"templates": "[none-synonyms]"}))
+    assert outcome.code == 2
+    assert "val.json lists no synonyms of its categories (LVIS files do)" in outcome.err
+    assert not (tmp_path / "without").exists()
+    own = world.copy_to(tmp_path / "own")
+    content = json.loads(own.annotations.read_text(encoding="utf-8"))
+    names = {category["name"]: [category["name"], "star"] for category in content["categories"]}
+    for category in content["categories"]:
+        category["synonyms"] = names[category["name"]]
+    own.annotations.write_text(json.dumps(content), encoding="utf-8")
+    outcome = run(own.words(tmp_path / "cache", {"templates": "[none-synonyms]"}))
+    assert (outcome.code, outcome.err) == (0, "")
+    clip = load_clip("tiny", "shipped")
+    with torch.no_grad():
+        rows = [
+            clip.model.encode_text(clip.tokenizer(names[name])).mean(dim=0) for name in SORTED_NAMES
+        ]
+    wanted = torch.nn.functional.normalize(torch.stack(rows), dim=-1).numpy()
+    with FeatureCache.open(tmp_path / "cache") as cache:
+        np.testing.assert_allclose(cache.text_bank("none-synonyms"), wanted, atol=1e-6)
+
+
 # --- Images that cannot be used --------------------------------------------------------------
 
 
@@ -878,7 +903,7 @@ def test_a_share_of_one_lets_even_a_cache_of_no_image_be_finished(
         ({"models.sam": "vit_x"}, "there is no SAM 'vit_x'; give one of vit_b, .*models.sam.*"),
         (
             {"models.clip": "ViT-L", "models.clip_weights": "random"},
-            "open_clip has no model 'ViT-L'; .*models.clip.*",
+            r"open_clip has no model 'ViT-L'\. Did you mean ViT-L-16 or .*models\.clip\)\.",
         ),
         (
             {"models.sam_weights": "{tmp}/sam.pth"},

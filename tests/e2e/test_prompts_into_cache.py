@@ -112,6 +112,7 @@ class Oracle:
         if mask is not None:
             logits = mask_logits(
                 mask[None],
+                resized_hw=self.predictor.input_size,
                 frame_px=sam.image_encoder.img_size,
                 grid_hw=sam.prompt_encoder.mask_input_size,
                 device=torch.device("cpu"),

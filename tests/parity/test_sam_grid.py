@@ -11,7 +11,7 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 
-from regionspot.backbones import GridProposals, GridProposer, Localizer, load_sam
+from regionspot.backbones import GridProposals, GridProposer, SamLocalizer, load_sam
 from regionspot.toy.world import generate_world
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -46,7 +46,7 @@ def _open(path: Path) -> Pixels:
 
 
 def _ours(sam: Sam, image: Pixels, grid: GridProposer) -> GridProposals:
-    localizer = Localizer(sam, token_site="transformer", model_name="tiny")  # noqa: S106
+    localizer = SamLocalizer(sam, token_site="transformer", model_name="tiny")  # noqa: S106
     embedding = localizer.embed(localizer.preprocess(image)[None])
     return localizer.propose(embedding, (image.shape[0], image.shape[1]), grid)
 

@@ -63,9 +63,10 @@ _PROMPT_FIELDS: dict[Prompt, tuple[str, ...]] = {
 }
 
 
-class _Category(msgspec.Struct, gc=False):
+class _Category(msgspec.Struct):
     id: _Id
     name: str
+    synonyms: list[str] | None = None
 
 
 class ImageEntries(Entries[_Image]):
@@ -125,11 +126,13 @@ class CategoryEntries(Entries[_Category]):
         super().__init__(msgspec.json.Decoder(list[_Category]))
         self.ids: list[int] = []
         self.names: list[str] = []
+        self.synonyms: list[Sequence[str] | None] = []
 
     @override
     def _take(self, entries: Sequence[_Category]) -> bool:
         self.ids += [entry.id for entry in entries]
         self.names += [entry.name for entry in entries]
+        self.synonyms += [entry.synonyms for entry in entries]
         return True
 
     @override
@@ -140,6 +143,9 @@ class CategoryEntries(Entries[_Category]):
                 raise AnnotationError(f"{place}.name is {name!r}; wanted the class name as text.")
             self.ids.append(_whole_number(entry, "id", place))
             self.names.append(name)
+            synonyms = entry.get("synonyms")
+            texts = synonyms if isinstance(synonyms, list) else None
+            self.synonyms.append(texts and [x for x in texts if isinstance(x, str)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from regionspot.annotations.coco_entries import (
     FileNameOf,
     ImageEntries,
 )
-from regionspot.annotations.identities import distinct_images, rows_of, vocabulary_of
+from regionspot.annotations.identities import distinct_images, rows_of, synonyms_of, vocabulary_of
 from regionspot.annotations.json_entries import OtherEntries
 from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
@@ -128,6 +128,7 @@ class _Reading:
             images=images,
             num_repeated_images=num_repeated,
             vocabulary=vocabulary,
+            synonyms=synonyms_of(vocabulary, self._categories.names, self._categories.synonyms),
             category_ids=category_ids,
             image_rows=rows_of(columns.image_ids, images.ids),
             labels=rows_of(columns.category_ids, np.array(category_ids, np.int64)),

@@ -79,6 +79,7 @@ def read_annotations(
         images_dir=images_dir,
         vocabulary=raw.vocabulary,
         category_ids=raw.category_ids,
+        synonyms=raw.synonyms,
         records=records,
         annotation_sha256=_identity(raw.sha256s, drop),
         report=report,

@@ -93,6 +93,25 @@ def vocabulary_of(
     return vocabulary, category_ids
 
 
+def synonyms_of(
+    vocabulary: Vocabulary, names: Sequence[str], synonyms: Sequence[Sequence[str] | None]
+) -> tuple[tuple[str, ...], ...] | None:
+    """Return all names of each class, its own first and none twice; None if no file lists any.
+
+    Args:
+        vocabulary: The class names, in label order.
+        names: The names as the file lists them.
+        synonyms: What else the file calls each; blank ones do not count.
+    """
+    if all(others is None for others in synonyms):
+        return None
+    by_name = dict(zip(names, synonyms, strict=True))
+    return tuple(
+        tuple(dict.fromkeys([name, *(other for other in by_name[name] or () if other.strip())]))
+        for name in vocabulary
+    )
+
+
 def _namesakes(by_id: dict[int, str]) -> str:
     repeated = [name for name, count in Counter(by_id.values()).items() if count > 1]
     if not repeated:

@@ -71,5 +71,7 @@ class RawAnnotations:
     """What the file calls its annotations, for messages."""
     prompts: TextColumn | None = None
     """What SAM is shown of each annotation in place of its box; see `region_prompts`."""
+    synonyms: tuple[tuple[str, ...], ...] | None = None
+    """All names of each class, its own first; None if the file lists none."""
     notes: tuple[str, ...] = ()
     """What else a person should know, one sentence each."""

@@ -113,6 +113,8 @@ class AnnotatedImages:
     option (see `ReadOptions`) has a say in the regions, SHA-256 over all of them."""
     report: AnnotationReport
     """What was kept, clipped and dropped."""
+    synonyms: tuple[tuple[str, ...], ...] | None = None
+    """All names of each class, its own first (LVIS); None where the annotations list none."""
     proposals_sha256: str | None = None
     """Identity of the proposals, in hex: a hash of their file and of which of them were asked for;
     None where regions are annotated boxes."""

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.core.errors import MissingExtraError
+from regionspot.core.extras import needs_extra
 
 Prompt = Literal["box", "points", "mask", "box_and_mask"]
 """What of a region SAM is shown."""
@@ -93,13 +93,8 @@ def decode_mask(text: str, size_hw: tuple[int, int]) -> NDArray[np.bool_] | None
     Raises:
         MissingExtraError: pycocotools is not installed.
     """
-    try:
+    with needs_extra("extract"):
         from pycocotools import mask as coco_mask
-    except ImportError as error:
-        raise MissingExtraError(
-            "masks are drawn by pycocotools, which is not installed: pip install"
-            " 'regionspot[extract]'."
-        ) from error
     found = _SEGMENTATION.decode(text.encode())
     if isinstance(found, _Rle):
         if found.size != size_hw:

@@ -1,25 +1,29 @@
 """The frozen models, composed from ``segment_anything`` and ``open_clip`` without a fork.
 
-Importing this package needs neither of the two; building a model does.
+SAM 2 comes from ``transformers``. Importing this package needs none of them; building a model does.
 """
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder, feature_map
 from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
-from regionspot.backbones.clip_registry import Tokenizer
 from regionspot.backbones.clip_text import TEMPLATE_SETS, template_texts, text_bank
 from regionspot.backbones.device import resolve_device
-from regionspot.backbones.frozen import FrozenModels, load_frozen_models
+from regionspot.backbones.framed_prompts import MaskPrompt
+from regionspot.backbones.frozen import FrozenModels, load_frozen_models, load_localizer
+from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.position_tokens import position_tokens, token_dim
 from regionspot.backbones.presets import PRESETS, ModelsConfig, ResolvedModels, TokenSite, resolve
-from regionspot.backbones.sam import SAM_RESIZE, Localizer, MaskPrompt
+from regionspot.backbones.sam import SAM_RESIZE, SamLocalizer
+from regionspot.backbones.sam2 import SAM2_RESIZE, Sam2Localizer
+from regionspot.backbones.sam2_models import load_sam2
 from regionspot.backbones.sam_grid import GridProposals, GridProposer
 from regionspot.backbones.sam_models import SamShape, build_sam, load_sam
-from regionspot.backbones.tokenizer import WordTokenizer
+from regionspot.backbones.tokenizer import Tokenizer, WordTokenizer
 from regionspot.backbones.weights import state_sha256
 
 __all__ = [
     "CLIP_RESIZE",
     "PRESETS",
+    "SAM2_RESIZE",
     "SAM_RESIZE",
     "TEMPLATE_SETS",
     "Encoder",
@@ -31,6 +35,8 @@ __all__ = [
     "MaskPrompt",
     "ModelsConfig",
     "ResolvedModels",
+    "Sam2Localizer",
+    "SamLocalizer",
     "SamShape",
     "TokenSite",
     "Tokenizer",
@@ -40,7 +46,9 @@ __all__ = [
     "feature_map",
     "load_clip",
     "load_frozen_models",
+    "load_localizer",
     "load_sam",
+    "load_sam2",
     "position_tokens",
     "resolve",
     "resolve_device",

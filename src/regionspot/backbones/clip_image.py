@@ -1,7 +1,7 @@
 """The encoder: the frozen CLIP's image side, from pixels to feature maps.
 
-Shape letters: B images, T tokens (one for the whole image first), D CLIP's width, E the joint text
-space.
+Shape letters: B images, T tokens (the class token or what stands for it first), D CLIP's width, E
+the joint text space.
 """
 
 from typing import TYPE_CHECKING
@@ -27,23 +27,18 @@ image's ends away, where regions may lie."""
 def feature_map(clip: "CLIP", pixels_BCHW: Tensor) -> Tensor:
     """Return CLIP's tokens after the last block, before its final norm and projection.
 
-    Patches are last-block tokens for every tower (timm's ``forward_intermediates``; of ConvNeXt and
-    the ResNets the last stage's feature map). The first token is the class token where the tower
-    has one. Where it has none (SigLIP, ConvNeXt, the ResNets), it is the embedding that the tower
-    pools its patches to, before the projection into the text space. A manifest says which, in
-    ``clip_first_token``.
-
     Args:
-        clip: An open_clip model; see `image_tower` for the image towers that are known.
+        clip: An open_clip model.
         pixels_BCHW: Preprocessed images, (B, 3, H, W).
 
     Returns:
-        (B, T, D): the token of the whole image, then the patches row by row.
+        (B, T, D): the class token, then the patches row by row. Where the image tower has no class
+        token, its pooled embedding stands in its place; see `image_towers`.
 
     Raises:
-        ConfigError: The image tower is of no known kind, or pools to another width than D.
+        ConfigError: The image tower gives no such map.
     """
-    return image_tower(clip.visual).tokens(pixels_BCHW)
+    return image_tower(clip.visual).features(pixels_BCHW)
 
 
 class Encoder:
@@ -52,6 +47,11 @@ class Encoder:
     def __init__(self, loaded: LoadedClip) -> None:
         """Wrap a CLIP, for instance from `load_clip`."""
         self.clip = loaded
+
+    @property
+    def tower(self) -> ImageTower:
+        """The image side, of whatever make."""
+        return image_tower(self.clip.model.visual, name=self.clip.name)
 
     @property
     def image_size(self) -> int:
@@ -70,7 +70,7 @@ class Encoder:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens T of a feature map, the first one included."""
+        """Tokens T of a feature map, the class token included."""
         return self.clip.num_tokens
 
     @property
@@ -142,17 +142,12 @@ class Encoder:
         )
         return embedding
 
-    @property
-    def tower(self) -> ImageTower:
-        """The image tower, by its kind."""
-        return image_tower(self.clip.model.visual)
-
     @torch.no_grad()
     def project(self, features_BTD: Tensor) -> Tensor:
         """Carry every token of feature maps into the joint text space.
 
-        CLIP itself does this to its pooled token only; for a ViT pooled by its class token, and for
-        a pooled embedding, the first row is CLIP's image embedding before normalisation.
+        CLIP itself does this to the class token only; for it the result is CLIP's image embedding
+        before normalisation.
 
         Args:
             features_BTD: Feature maps, (B, T, D).
@@ -161,7 +156,6 @@ class Encoder:
             (B, T, E), not normalised.
 
         Raises:
-            ConfigError: This CLIP's patches cannot be projected; ask `tower.check_can_project`
-                before there is work at stake.
+            ConfigError: The image tower projects nothing but a pooled embedding.
         """
         return self.tower.project(features_BTD)

@@ -1,9 +1,10 @@
-"""The frozen CLIP: any of open_clip's, or the tiny one; weights from anywhere.
+"""The frozen CLIP: any of open_clip's models, or the tiny one; weights from anywhere.
 
 What goes wrong silently elsewhere is refused here: OpenAI's weights in a model with another
 activation (0.7 % off), and weights whose position table would have to be resized.
 """
 
+import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,17 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from regionspot.backbones.clip_registry import (
-    Tokenizer,
-    check_clip_name,
-    check_text_tower,
-    clip_tokenizer,
-    usual_preprocessing,
-)
-from regionspot.backbones.extras import needs_extra
 from regionspot.backbones.image_towers import FirstToken, image_tower
 from regionspot.backbones.shipped import shipped_config, shipped_weights_path
-from regionspot.backbones.tokenizer import WordTokenizer
+from regionspot.backbones.tokenizer import LazyTokenizer, Tokenizer, WordTokenizer
 from regionspot.backbones.weights import (
     RANDOM,
     SHIPPED,
@@ -33,6 +26,7 @@ from regionspot.backbones.weights import (
     read_state_dict,
 )
 from regionspot.core.errors import ConfigError, WeightsError
+from regionspot.core.extras import needs_extra
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -57,7 +51,7 @@ class LoadedClip:
     image_size: int
     """Side of the square input in pixels."""
     activation: str
-    """"quick_gelu" or "gelu"; towers of timm have their own, which their name decides."""
+    """"quick_gelu" or "gelu"."""
     mean: Rgb
     """Mean of red, green and blue in 0..1 that the input is normalised with."""
     std: Rgb
@@ -67,12 +61,11 @@ class LoadedClip:
     text_dim: int
     """Width E of the joint text space."""
     num_tokens: int
-    """Tokens T of a feature map: one for the whole image and the patches."""
+    """Tokens T of a feature map: the first token and the patches."""
     first_token: FirstToken
-    """What the token for the whole image is."""
+    """What the first token is: the class token, or the pooled embedding in its place."""
     logit_scale: float
-    """What cosines are multiplied with: the exponential of the model's ``logit_scale``. SigLIP also
-    adds a bias, the same for each class, of which nothing is left in a softmax over classes."""
+    """What cosines are multiplied with: the exponential of the model's ``logit_scale``."""
 
 
 def load_clip(model: str, weights: str) -> LoadedClip:
@@ -88,23 +81,18 @@ def load_clip(model: str, weights: str) -> LoadedClip:
         The model on the CPU in float32 and what belongs to it.
 
     Raises:
-        ConfigError: open_clip has no such model, or its image tower gives no feature map that a
-            fusion head can take.
-        WeightsError: The weights are unknown, cannot be had, or do not fit the model; or its
-            tokenizer cannot be had.
+        ConfigError: open_clip has no such model, or its image tower gives no feature map.
+        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
         MissingFileError: The weights are a path that does not exist.
-        MissingExtraError: ``open_clip`` is not installed, or ``transformers``, which some
-            tokenizers need.
+        MissingExtraError: ``open_clip`` is not installed.
     """
     with needs_extra("extract"):
         import open_clip
     if model == "tiny":
         return _load_tiny(weights)
-    check_clip_name(model)
-    # What may have to be downloaded comes before what takes long.
-    tokenizer = clip_tokenizer(model)
-    check_text_tower(model)
-    config = open_clip.get_model_config(model)
+    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
+    if config is None:
+        raise _unknown_model(model)
     quick = bool(config.get("quick_gelu", False))
     if weights == RANDOM:
         with random_weights(f"CLIP {model}", option=_OPTION):
@@ -116,7 +104,7 @@ def load_clip(model: str, weights: str) -> LoadedClip:
         load_strictly(clip, state, source=weights)
     else:
         clip = _build_pretrained(model, weights, quick=quick)
-    return describe_clip(clip, tokenizer=tokenizer, name=model, quick_gelu=quick)
+    return describe_clip(clip, tokenizer=LazyTokenizer(model), name=model, quick_gelu=quick)
 
 
 def describe_clip(
@@ -125,30 +113,27 @@ def describe_clip(
     """Freeze an open_clip model that is already in memory, and read off what belongs to it.
 
     Args:
-        clip: A CLIP with square input; see `image_tower` for the image towers that are known.
+        clip: A CLIP with square input.
         tokenizer: Its tokenizer.
         name: Its name, for fingerprints and messages.
         quick_gelu: Whether it was built with QuickGELU.
 
     Raises:
-        ConfigError: The image tower is of no known kind, pools to another width than its patches
-            have, or has no square input.
+        ConfigError: The image tower gives no feature map, or has no square input.
     """
-    visual = clip.visual
-    tower = image_tower(visual)
-    size = visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    tower = image_tower(clip.visual, name=name)
+    height, width = tower.image_size_hw
     if height != width:
         raise ConfigError(
             f"CLIP {name} takes images of {height} x {width} pixels; only square inputs are"
             " supported (option models.clip)."
         )
-    freeze(clip)
     mean, std = _normalisation(clip)
-    # Towers do not tell their sizes in one way, so they are read off what one gives.
-    blank_1CHW = torch.zeros(1, 3, height, width).to(next(visual.parameters()))
+    freeze(clip)
+    # One blank image tells what the tower's make does not say in one place.
+    blank_1CHW = torch.zeros(1, 3, height, width)
     with torch.no_grad():
-        _, num_tokens, token_width = tower.tokens(blank_1CHW).shape
+        _, num_tokens, feature_dim = tower.features(blank_1CHW).shape
         text_dim = clip.encode_image(blank_1CHW).shape[-1]
     return LoadedClip(
         model=clip,
@@ -158,7 +143,7 @@ def describe_clip(
         activation="quick_gelu" if quick_gelu else "gelu",
         mean=mean,
         std=std,
-        width=token_width,
+        width=feature_dim,
         text_dim=text_dim,
         num_tokens=num_tokens,
         first_token=tower.first_token,
@@ -214,20 +199,22 @@ def _load_tiny(weights: str) -> LoadedClip:
 
 
 def _build(model: str) -> "CLIP":
+    """Build a model without weights, but with the normalisation of those it is released with."""
     import open_clip
+    from open_clip.model import set_model_preprocess_cfg
 
     root_level = logging.getLogger().level
     # open_clip reports random weights on the root logger, but these are replaced or were asked for.
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        return open_clip.create_model(
-            model,
-            pretrained=None,
-            pretrained_text=False,
-            force_preprocess_cfg=usual_preprocessing(model),
-        )
+        clip = open_clip.create_model(model, pretrained=None, pretrained_text=False)
     finally:
         logging.getLogger().setLevel(root_level)
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    released = open_clip.get_pretrained_cfg(model, tags[0]) if tags else {}
+    if released.get("mean") and released.get("std"):
+        set_model_preprocess_cfg(clip, {name: released[name] for name in ("mean", "std")})
+    return clip
 
 
 def _build_pretrained(model: str, tag: str, *, quick: bool) -> "CLIP":
@@ -278,4 +265,15 @@ def _warn_of_activation(model: str, path: Path, *, quick: bool) -> None:
         model,
         model,
         _QUICK,
+    )
+
+
+def _unknown_model(model: str) -> ConfigError:
+    import open_clip
+
+    near = difflib.get_close_matches(model, open_clip.list_models(), n=4, cutoff=0.5)
+    names = near or ["ViT-B-16-quickgelu", "ViT-L-14-quickgelu"]
+    return ConfigError(
+        f"open_clip has no model {model!r}. Did you mean {' or '.join(names)}?"
+        " open_clip.list_models() lists them all (option models.clip)."
     )

@@ -4,24 +4,29 @@ Shape letters: C classes, L tokens of a text, E the joint text space.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones.clip_registry import Tokenizer
-from regionspot.backbones.extras import needs_extra
+from regionspot.backbones.tokenizer import Tokenizer
 from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.extras import needs_extra
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
 
-_READABLE = "-readable"
+_READABLE, _SYNONYMS = "-readable", "-synonyms"
 _SLOT = "{}"
 _PLAIN_SETS = ("ensemble81", "ensemble80", "single", "none")
 
-TEMPLATE_SETS: tuple[str, ...] = (*_PLAIN_SETS, *(name + _READABLE for name in _PLAIN_SETS))
+TEMPLATE_SETS: tuple[str, ...] = tuple(
+    name + ending
+    for ending in ("", _READABLE, _SYNONYMS, _READABLE + _SYNONYMS)
+    for name in _PLAIN_SETS
+)
 """Names of the sentences that class names are put into.
 
 - ``ensemble81``: the paper's; the bare name with a full stop, and the next 80;
@@ -31,7 +36,8 @@ TEMPLATE_SETS: tuple[str, ...] = (*_PLAIN_SETS, *(name + _READABLE for name in _
 
 Names go in as they are, since that is how the released heads were trained. Each set also exists
 with ``-readable`` at its end, which turns underscores into spaces: "bat_(animal)" becomes
-"bat (animal)". What is in parentheses stays, as it tells LVIS classes of one name apart.
+"bat (animal)". What is in parentheses stays, as it tells LVIS classes of one name apart. With
+``-synonyms`` at the end a class is the mean over all its names, where a data set lists several.
 """
 
 
@@ -45,7 +51,7 @@ def template_texts(templates: str) -> tuple[str, ...]:
         raise ConfigError(
             f"there is no template set {templates!r}; give one of {', '.join(TEMPLATE_SETS)}."
         )
-    plain = templates.removesuffix(_READABLE)
+    plain = templates.removesuffix(_SYNONYMS).removesuffix(_READABLE)
     if plain == "none":
         return (_SLOT,)
     if plain == "single":
@@ -63,6 +69,7 @@ def text_bank(
     names: Sequence[str],
     templates: str = "ensemble81",
     *,
+    synonyms: Sequence[Sequence[str]] | None = None,
     batch_size: int = 256,
 ) -> Tensor:
     """Embed class names, averaged over the sentences of a template set.
@@ -76,6 +83,8 @@ def text_bank(
         tokenizer: Its tokenizer.
         names: C class names.
         templates: One of `TEMPLATE_SETS`.
+        synonyms: All names of each class, its own among them; only used by the ``-synonyms`` sets,
+            for which a class is its one name if this is None.
         batch_size: Texts encoded at once, about; the result does not depend on it.
 
     Returns:
@@ -88,23 +97,27 @@ def text_bank(
     if not names:
         raise VocabularyError("there is no class name to embed: give at least one.")
     sentences = template_texts(templates)
-    if templates.endswith(_READABLE):
-        names = [name.replace("_", " ") for name in names]
+    names_of = [[name] for name in names]
+    if templates.endswith(_SYNONYMS) and synonyms is not None:
+        names_of = [list(of_class) for of_class in synonyms]
+    if _READABLE in templates:
+        names_of = [[name.replace("_", " ") for name in of_class] for of_class in names_of]
     device = clip.logit_scale.device
     step = max(1, batch_size // len(sentences))
     rows = []
     for start in range(0, len(names), step):
-        group = names[start : start + step]
+        group = names_of[start : start + step]
         # Not str.format: a name may hold braces itself.
-        texts = [sentence.replace(_SLOT, name) for name in group for sentence in sentences]
+        texts_of = [
+            [sentence.replace(_SLOT, name) for name in of_class for sentence in sentences]
+            for of_class in group
+        ]
+        texts = list(chain.from_iterable(texts_of))
         embedded = torch.cat(
             [
-                # CoCa would normalise each, if not told otherwise.
-                clip.encode_text(
-                    tokenizer(texts[first : first + batch_size]).to(device), normalize=False
-                ).float()
+                clip.encode_text(tokenizer(texts[first : first + batch_size]).to(device)).float()
                 for first in range(0, len(texts), batch_size)
             ]
         )
-        rows.append(embedded.unflatten(0, (len(group), len(sentences))).mean(dim=1))
-    return F.normalize(torch.cat(rows), dim=-1)
+        rows += [of_class.mean(dim=0) for of_class in embedded.split(list(map(len, texts_of)))]
+    return F.normalize(torch.stack(rows), dim=-1)

@@ -1,4 +1,4 @@
-"""SAM's released weights: fetched once, checked against the hash that the file's name carries."""
+"""Released weights: SAM's, checked against the hash in their names, and SAM 2's from the hub."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ from urllib.error import URLError
 import torch
 
 from regionspot.core.errors import WeightsError
+from regionspot.core.extras import needs_extra
 from regionspot.core.hashing import sha256_file
 
 _logger = logging.getLogger(__name__)
@@ -80,6 +81,32 @@ def fetch(released: ReleasedFile, *, option: str) -> Path:
             f" another way and put it at {path}."
         ) from error
     return path
+
+
+def fetch_from_hub(repository: str, file_name: str, *, option: str) -> Path:
+    """Return the path of a file of a Hugging Face repository, downloading it if it is not there.
+
+    Args:
+        repository: Owner and name.
+        file_name: The file in it.
+        option: The option that would name the file's path instead, for the error message.
+
+    Raises:
+        WeightsError: It is not in the cache, and there is no network.
+        MissingExtraError: ``huggingface_hub``, which comes with ``transformers``, is not installed.
+    """
+    with needs_extra("transformers"):
+        from huggingface_hub import hf_hub_download
+    try:
+        return Path(hf_hub_download(repository, file_name))
+    except OSError as error:  # the hub's errors and those of its HTTP client are all of this kind
+        url = f"https://huggingface.co/{repository}/resolve/main/{file_name}"
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"{file_name} of {repository} could not be had from the Hugging Face hub"
+            f" ({reason}). Where there is no network, download {url} on another"
+            f" machine and say where it is with {option}=/path/to/{file_name}."
+        ) from error
 
 
 def _checked(path: Path, released: ReleasedFile) -> Path:

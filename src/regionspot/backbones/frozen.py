@@ -1,17 +1,20 @@
 """The two frozen models together, and the identity that a cache made with them carries."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder
 from regionspot.backbones.clip_models import load_clip
-from regionspot.backbones.clip_registry import check_clip_name
 from regionspot.backbones.clip_text import text_bank
 from regionspot.backbones.device import resolve_device
-from regionspot.backbones.presets import ModelsConfig, resolve
-from regionspot.backbones.sam import SAM_RESIZE, Localizer
+from regionspot.backbones.localizer import Localizer
+from regionspot.backbones.presets import SAM2_DEFAULT_WEIGHTS, ModelsConfig, TokenSite, resolve
+from regionspot.backbones.sam import SamLocalizer
+from regionspot.backbones.sam2 import Sam2Localizer
+from regionspot.backbones.sam2_models import load_sam2
 from regionspot.backbones.sam_models import load_sam
 from regionspot.backbones.weights import state_sha256
 from regionspot.cache import Fingerprint
@@ -35,7 +38,7 @@ class FrozenModels:
 
     def __post_init__(self) -> None:
         # Both are taken here, before anybody can cast the weights to another dtype.
-        object.__setattr__(self, "sam_sha256", state_sha256(self.localizer.sam))
+        object.__setattr__(self, "sam_sha256", state_sha256(self.localizer.module))
         object.__setattr__(self, "clip_sha256", state_sha256(self.encoder.clip.model))
 
     def fingerprint(self, *, exif_policy: str = "ignore") -> Fingerprint:
@@ -49,7 +52,7 @@ class FrozenModels:
             sam_model=self.localizer.model_name,
             sam_weights_sha256=self.sam_sha256,
             sam_image_size=self.localizer.image_size,
-            sam_resize=SAM_RESIZE,
+            sam_resize=self.localizer.resize_rule,
             clip_model=clip.name,
             clip_weights_sha256=self.clip_sha256,
             clip_image_size=clip.image_size,
@@ -57,21 +60,47 @@ class FrozenModels:
             clip_mean=clip.mean,
             clip_std=clip.std,
             clip_resize=CLIP_RESIZE,
+            clip_first_token=clip.first_token,
             exif_policy=exif_policy,
             token_site=self.localizer.token_site,
             token_dim=self.localizer.token_dim,
             feature_dim=clip.width,
             num_feature_tokens=clip.num_tokens,
-            clip_first_token=clip.first_token,
             text_dim=clip.text_dim,
             dtype="float16",
             codec="npy",
         )
 
-    def text_bank(self, vocabulary: Vocabulary, *, templates: str = "ensemble81") -> Tensor:
+    def text_bank(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        templates: str = "ensemble81",
+        synonyms: Sequence[Sequence[str]] | None = None,
+    ) -> Tensor:
         """Embed a vocabulary with this CLIP, (C, E) float32, unit norm; see `text_bank`."""
         clip = self.encoder.clip
-        return text_bank(clip.model, clip.tokenizer, vocabulary.names, templates)
+        return text_bank(clip.model, clip.tokenizer, vocabulary.names, templates, synonyms=synonyms)
+
+
+def load_localizer(model: str, weights: str, *, token_site: TokenSite = "transformer") -> Localizer:  # noqa: S107 - no password
+    """Load a frozen SAM of either generation.
+
+    Args:
+        model: Name of the architecture; see `load_sam` and `load_sam2`.
+        weights: Which weights; see there.
+        token_site: Where position tokens are read.
+
+    Raises:
+        ConfigError: There is no such model.
+        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        MissingFileError: A weights file that was named does not exist.
+        MissingExtraError: ``segment_anything`` or ``transformers`` is not installed.
+    """
+    if model in SAM2_DEFAULT_WEIGHTS:
+        sam2 = load_sam2(model, weights)
+        return Sam2Localizer(sam2, token_site=token_site, model_name=model)
+    return SamLocalizer(load_sam(model, weights), token_site=token_site, model_name=model)
 
 
 def load_frozen_models(config: ModelsConfig, *, device: str = "cpu") -> FrozenModels:
@@ -86,19 +115,13 @@ def load_frozen_models(config: ModelsConfig, *, device: str = "cpu") -> FrozenMo
             the device.
         WeightsError: Weights are unknown, cannot be had, or do not fit their model.
         MissingFileError: A weights file that was named does not exist.
-        MissingExtraError: ``segment_anything`` or ``open_clip`` is not installed.
+        MissingExtraError: ``open_clip`` or the package of the SAM is not installed.
     """
     target = resolve_device(device)
-    if config.clip is not None:
-        # A mistyped name has no default weights either, and that would be the lesser help.
-        check_clip_name(config.clip)
     models = resolve(config)
-    sam = load_sam(models.sam, models.sam_weights)
+    localizer = load_localizer(models.sam, models.sam_weights, token_site=models.token_site)
     clip = load_clip(models.clip, models.clip_weights)
-    frozen = FrozenModels(
-        localizer=Localizer(sam, token_site=models.token_site, model_name=models.sam),
-        encoder=Encoder(clip),
-    )
+    frozen = FrozenModels(localizer=localizer, encoder=Encoder(clip))
     _logger.info(
         "SAM %s (weights %s) and CLIP %s (weights %s) on %s",
         models.sam,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.backbones.extras import needs_extra
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.core.errors import RegionSpotError
+from regionspot.core.extras import needs_extra
 
 with needs_extra("extract"):
     import simplejpeg

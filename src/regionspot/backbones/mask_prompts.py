@@ -7,11 +7,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionspot.core.errors import ShapeError
-from regionspot.core.geometry import FloatArray, resized_size_hw
+from regionspot.core.geometry import FloatArray
 
 # SAM takes logits of its own as mask prompts. A mask that is sure of itself becomes the logit of a
 # probability this far from 0 and 1, about 7, which is of the size that SAM's own logits have.
 _MARGIN = 1e-3
+
+
+def mask_size_hw(masks: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the height and width of masks, (R, H, W) bool.
+
+    Raises:
+        ShapeError: The masks are not (R, H, W) bool.
+    """
+    if masks.ndim != 3 or masks.dtype != np.bool_:
+        raise ShapeError(
+            f"masks have shape {masks.shape} and dtype {masks.dtype}; wanted (R, H, W) bool."
+        )
+    return masks.shape[1], masks.shape[2]
 
 
 def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
@@ -20,10 +33,7 @@ def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
     Raises:
         ShapeError: The masks are not (R, H, W) bool, or one is empty.
     """
-    if masks.ndim != 3 or masks.dtype != np.bool_:
-        raise ShapeError(
-            f"masks have shape {masks.shape} and dtype {masks.dtype}; wanted (R, H, W) bool."
-        )
+    mask_size_hw(masks)
     columns: NDArray[np.bool_] = np.any(masks, axis=1)
     rows: NDArray[np.bool_] = np.any(masks, axis=2)
     empty = np.flatnonzero(~np.any(rows, axis=1))
@@ -34,12 +44,18 @@ def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
 
 
 def mask_logits(
-    masks: NDArray[np.bool_], *, frame_px: int, grid_hw: tuple[int, int], device: torch.device
+    masks: NDArray[np.bool_],
+    *,
+    resized_hw: tuple[int, int],
+    frame_px: int,
+    grid_hw: tuple[int, int],
+    device: torch.device,
 ) -> Tensor:
     """Carry masks to SAM's padded frame, as logits on the grid that SAM takes mask prompts on.
 
     Args:
         masks: (R, H, W) bool, at the original image's size.
+        resized_hw: Height and width of the image in SAM's frame, without the padding.
         frame_px: Side of SAM's frame in pixels.
         grid_hw: Rows and columns of SAM's mask input.
         device: Where the work is done.
@@ -49,7 +65,7 @@ def mask_logits(
     """
     if len(masks) == 0:
         return torch.zeros(0, 1, *grid_hw, device=device)
-    height, width = resized_size_hw((masks.shape[1], masks.shape[2]), frame_px)
+    height, width = resized_hw
     masks_R1HW = torch.from_numpy(masks).to(device).float()[:, None]
     resized = F.interpolate(masks_R1HW, (height, width), mode="bilinear", antialias=True)
     padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))

@@ -8,8 +8,8 @@ promise of identical reruns needs.
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.backbones.extras import needs_extra
 from regionspot.core.errors import ShapeError
+from regionspot.core.extras import needs_extra
 
 ImageArray = NDArray[np.uint8]
 

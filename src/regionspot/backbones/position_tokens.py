@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from regionspot.backbones.presets import TokenSite
-from regionspot.backbones.prompts import SamPrompts, decode_tokens, token_dim
-from regionspot.core.errors import ShapeError
+from regionspot.backbones.prompts import (
+    SamPrompts,
+    check_boxes_sam,
+    decode_tokens,
+    token_dim,
+)
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 __all__ = ["position_tokens", "token_dim"]
-
-_TOLERANCE_PX = 1.0
-"""Rounding may carry a box over the frame's border, but not by more than this."""
 
 
 @torch.no_grad()
@@ -60,34 +61,6 @@ def position_tokens(
             which nearly always means that they are still in pixels of the original image; or the
             embedding is not one image's.
     """
-    boxes_R4 = _checked(boxes_xyxy_sam, frame_px=sam.image_encoder.img_size)
+    boxes_R4 = check_boxes_sam(boxes_xyxy_sam, frame_px=sam.image_encoder.img_size)
     prompts = SamPrompts(boxes_xyxy_sam=boxes_R4.to(image_embedding.device))
     return decode_tokens(sam, image_embedding, prompts, site=site, chunk_size=chunk_size)
-
-
-def _checked(boxes_xyxy_sam: Tensor, *, frame_px: int) -> Tensor:
-    if boxes_xyxy_sam.ndim != 2 or boxes_xyxy_sam.shape[1] != 4:
-        raise ShapeError(
-            f"boxes_xyxy_sam has shape {tuple(boxes_xyxy_sam.shape)}; wanted (R, 4), one row"
-            " (x1, y1, x2, y2) a region."
-        )
-    boxes_R4 = boxes_xyxy_sam.float()
-    if len(boxes_R4) == 0:
-        return boxes_R4
-    low, high = boxes_R4.min().item(), boxes_R4.max().item()
-    # Written so that NaN, which compares false with everything, is refused as well.
-    if not (low >= -_TOLERANCE_PX and high <= frame_px + _TOLERANCE_PX):
-        worst = low if not low >= -_TOLERANCE_PX else high
-        raise ShapeError(
-            f"a box reaches {worst:g} px, but SAM's frame ends at 0 and {frame_px} px: these boxes"
-            " are probably still in pixels of the original image. Map them with"
-            " regionspot.core.geometry.to_sam_frame(boxes_xyxy, size_hw, long_side)."
-        )
-    inverted = (boxes_R4[:, 2:] < boxes_R4[:, :2]).any(dim=1)
-    if inverted.any():
-        row = int(inverted.nonzero()[0])
-        raise ShapeError(
-            f"box {row} {boxes_R4[row].tolist()} ends before it starts; wanted (x1, y1, x2, y2), as"
-            " regionspot.core.geometry.xywh_to_xyxy makes it."
-        )
-    return boxes_R4

@@ -20,9 +20,9 @@ class ResolvedModels:
     """A `ModelsConfig` with every blank filled in."""
 
     sam: str
-    """SAM architecture: "vit_b", "vit_l", "vit_h" or "tiny"."""
+    """SAM architecture: "vit_b", "vit_l", "vit_h" or "tiny"; or a SAM 2."""
     sam_weights: str
-    """Released file's name, path, "random" or "shipped"."""
+    """Released file's or repository's name, path, "random" or "shipped"."""
     clip: str
     """open_clip model name, or "tiny"."""
     clip_weights: str
@@ -39,11 +39,13 @@ class ModelsConfig:
     """The pair to start from: bb (SAM ViT-B, CLIP ViT-B/16), bl (SAM ViT-B, CLIP ViT-L/14), bl336
     (the same at 336 pixels) or toy (the two tiny towers that come with the package)."""
     sam: str | None = None
-    """SAM architecture: vit_b, vit_l, vit_h or tiny; by default the preset's."""
+    """SAM architecture: vit_b, vit_l, vit_h or tiny; or SAM 2: sam2.1_hiera_tiny, _small,
+    _base_plus or _large, and sam2_hiera_...; by default the preset's."""
     sam_weights: str | None = None
     """SAM weights: a released file's name (sam_vit_b_01ec64, sam_vit_l_0b3195, sam_vit_h_4b8939), a
-    path to a .pth or .safetensors file, random, or shipped (tiny only); by default those released
-    for the architecture."""
+    path to a .pth or .safetensors file, random, or shipped (tiny only); for SAM 2 the released
+    repository (facebook/sam2.1-hiera-tiny), a path to a file or to a folder that transformers
+    saved, or random; by default those released for the architecture."""
     clip: str | None = None
     """open_clip model name, for instance ViT-L-14-quickgelu, or tiny; by default the preset's."""
     clip_weights: str | None = None
@@ -71,6 +73,18 @@ SAM_DEFAULT_WEIGHTS: dict[str, str] = {
 }
 """The weights that belong to each SAM architecture."""
 
+SAM2_DEFAULT_WEIGHTS: dict[str, str] = {
+    "sam2_hiera_tiny": "facebook/sam2-hiera-tiny",
+    "sam2_hiera_small": "facebook/sam2-hiera-small",
+    "sam2_hiera_base_plus": "facebook/sam2-hiera-base-plus",
+    "sam2_hiera_large": "facebook/sam2-hiera-large",
+    "sam2.1_hiera_tiny": "facebook/sam2.1-hiera-tiny",
+    "sam2.1_hiera_small": "facebook/sam2.1-hiera-small",
+    "sam2.1_hiera_base_plus": "facebook/sam2.1-hiera-base-plus",
+    "sam2.1_hiera_large": "facebook/sam2.1-hiera-large",
+}
+"""The repository on the Hugging Face hub that belongs to each SAM 2."""
+
 _CLIP_DEFAULT_WEIGHTS = {
     "ViT-B-16-quickgelu": "openai",
     "ViT-L-14-quickgelu": "openai",
@@ -93,20 +107,22 @@ def resolve(config: ModelsConfig) -> ResolvedModels:
         )
     preset_sam, preset_clip = PRESETS[config.preset]
     sam, clip = config.sam or preset_sam, config.clip or preset_clip
-    if sam not in SAM_DEFAULT_WEIGHTS:
+    default_weights = SAM_DEFAULT_WEIGHTS | SAM2_DEFAULT_WEIGHTS
+    if sam not in default_weights:
         raise ConfigError(
-            f"there is no SAM {sam!r}; give one of {', '.join(SAM_DEFAULT_WEIGHTS)}"
+            f"there is no SAM {sam!r}; give one of {', '.join(default_weights)}"
             " (option models.sam)."
         )
     clip_weights = config.clip_weights or _CLIP_DEFAULT_WEIGHTS.get(clip)
     if clip_weights is None:
         raise ConfigError(
             f"CLIP {clip!r} has no default weights: say which with the option models.clip_weights"
-            " (one of open_clip's pretrained tags, a path, or random)."
+            " (one of open_clip's pretrained tags for it, a path, or random), and check the name:"
+            " open_clip.list_pretrained() lists models and tags."
         )
     return ResolvedModels(
         sam=sam,
-        sam_weights=config.sam_weights or SAM_DEFAULT_WEIGHTS[sam],
+        sam_weights=config.sam_weights or default_weights[sam],
         clip=clip,
         clip_weights=clip_weights,
         token_site=config.token_site,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from regionspot.backbones.presets import TokenSite
+from regionspot.backbones.two_way import attend_two_way
 from regionspot.core.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _MASK_TOKEN = 1
 """Among the decoder's output tokens 0 rates the masks; 1 is the single-mask answer."""
+_TOLERANCE_PX = 1.0
+"""Rounding may carry a box over the frame's border, but not by more than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,43 @@ class SamPrompts:
             )
 
 
+def check_boxes_sam(boxes_xyxy_sam: Tensor, *, frame_px: int) -> Tensor:
+    """Return boxes as float32 after checking that they are boxes in SAM's frame.
+
+    Args:
+        boxes_xyxy_sam: Boxes, (R, 4), pixels of SAM's frame.
+        frame_px: Side of SAM's frame in pixels.
+
+    Raises:
+        ShapeError: They are not (R, 4), end before they start, or reach outside the frame.
+    """
+    if boxes_xyxy_sam.ndim != 2 or boxes_xyxy_sam.shape[1] != 4:
+        raise ShapeError(
+            f"boxes_xyxy_sam has shape {tuple(boxes_xyxy_sam.shape)}; wanted (R, 4), one row"
+            " (x1, y1, x2, y2) a region."
+        )
+    boxes_R4 = boxes_xyxy_sam.float()
+    if len(boxes_R4) == 0:
+        return boxes_R4
+    low, high = boxes_R4.min().item(), boxes_R4.max().item()
+    # Written so that NaN, which compares false with everything, is refused as well.
+    if not (low >= -_TOLERANCE_PX and high <= frame_px + _TOLERANCE_PX):
+        worst = low if not low >= -_TOLERANCE_PX else high
+        raise ShapeError(
+            f"a box reaches {worst:g} px, but SAM's frame ends at 0 and {frame_px} px: these boxes"
+            " are probably still in pixels of the original image. Map them with"
+            " regionspot.core.geometry.to_sam_frame(boxes_xyxy, size_hw, long_side)."
+        )
+    inverted = (boxes_R4[:, 2:] < boxes_R4[:, :2]).any(dim=1)
+    if inverted.any():
+        row = int(inverted.nonzero()[0])
+        raise ShapeError(
+            f"box {row} {boxes_R4[row].tolist()} ends before it starts; wanted (x1, y1, x2, y2), as"
+            " regionspot.core.geometry.xywh_to_xyxy makes it."
+        )
+    return boxes_R4
+
+
 def token_dim(sam: "Sam", site: TokenSite) -> int:
     """Return the width of the position tokens that SAM gives at a site.
 
@@ -60,8 +100,31 @@ def token_dim(sam: "Sam", site: TokenSite) -> int:
         site: "prompt_encoder" (two corners: 512 for released models), "transformer" (256) or "mlp"
             (32).
     """
-    width: int = sam.mask_decoder.transformer_dim
+    return site_width(sam.mask_decoder.transformer_dim, site)
+
+
+def site_width(width: int, site: TokenSite) -> int:
+    """Return the width of the position tokens that a SAM or SAM 2 of width S gives at a site."""
     return {"prompt_encoder": 2 * width, "transformer": width, "mlp": width // 8}[site]
+
+
+def corner_tokens(sparse_RKS: Tensor) -> Tensor:
+    """Put the two embeddings of each prompt side by side, (R, 2 S).
+
+    Args:
+        sparse_RKS: The embedded prompts; K is 2 for a box (its corners) or a point (itself and its
+            padding).
+
+    Raises:
+        ShapeError: K is not 2.
+    """
+    if sparse_RKS.shape[1] != 2:
+        raise ShapeError(
+            f"these prompts embed to {sparse_RKS.shape[1]} vectors a region, but the token site"
+            " prompt_encoder is the 2 corners of a box (or 1 point and its padding). Prompt with"
+            " boxes, or take the token site transformer (option models.token_site)."
+        )
+    return sparse_RKS.flatten(1)
 
 
 def decode_tokens(
@@ -82,7 +145,9 @@ def decode_tokens(
     """
     _check_embedding(sam, image_embedding)
     if site == "prompt_encoder":
-        tokens = [_embedded_corners(sam, chunk) for chunk in prompts.split(chunk_size)]
+        tokens = [
+            corner_tokens(_embed_prompts(sam, chunk)[0]) for chunk in prompts.split(chunk_size)
+        ]
     else:
         tokens = [
             _decode(sam, image_embedding, chunk)[:, _MASK_TOKEN]
@@ -97,58 +162,25 @@ def decode_tokens(
 
 
 def decode_masks(
-    sam: "Sam",
-    image_embedding: Tensor,
-    prompts: SamPrompts,
-    *,
-    resized_hw: tuple[int, int],
-    size_hw: tuple[int, int],
-    chunk_size: int,
-) -> Tensor:
-    """Return SAM's single-mask answers at the original image's size, (R, H, W) bool on the CPU.
-
-    Args:
-        sam: A frozen SAM in eval mode.
-        image_embedding: One image's embedding, (1, S, H, W).
-        prompts: The regions.
-        resized_hw: Height and width of the image in SAM's frame, without the padding.
-        size_hw: Height and width of the original image in pixels.
-        chunk_size: Regions decoded at once; each needs its mask at SAM's size in float32.
-    """
-    _check_embedding(sam, image_embedding)
-    masks = []
-    for chunk in prompts.split(chunk_size):
-        low_resolution, _ = _decode_masks(sam, image_embedding, chunk, several=False)
-        logits_R1HW = sam.postprocess_masks(low_resolution, resized_hw, size_hw)
-        masks.append((logits_R1HW[:, 0] > sam.mask_threshold).cpu())
-    return torch.cat(masks) if masks else torch.zeros(0, *size_hw, dtype=torch.bool)
-
-
-def decode_candidates(
-    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts
+    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, several: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return SAM's several answers to prompts that may mean a part, a thing or a group.
+    """Return SAM's answers as masks.
 
     Args:
         sam: A frozen SAM in eval mode.
         image_embedding: One image's embedding, (1, S, H, W).
         prompts: The regions, which are decoded all at once.
+        several: Whether prompts may mean a part, a thing or a group, and an answer to each is
+            wanted, instead of the single-mask answer.
 
     Returns:
         Mask logits over SAM's padded frame, (R, M, 4 H, 4 W), and the IoU that SAM predicts for
-        each mask, (R, M); M is 3 for the released models.
+        each mask, (R, M); M is 1, or with ``several`` 3 for the released models.
 
     Raises:
         ShapeError: The embedding is not one image's.
     """
     _check_embedding(sam, image_embedding)
-    return _decode_masks(sam, image_embedding, prompts, several=True)
-
-
-def _decode_masks(
-    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, several: bool
-) -> tuple[Tensor, Tensor]:
-    """Run SAM's whole mask decoder: mask logits on its grid, and the predicted IoUs."""
     sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
     decoded: tuple[Tensor, Tensor] = sam.mask_decoder(
         image_embeddings=image_embedding,
@@ -166,23 +198,12 @@ def _decode(sam: "Sam", image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
     sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
     learned_TS = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     queries_RTS = torch.cat([learned_TS.expand(len(sparse_RKS), -1, -1), sparse_RKS], dim=1)
+    if prompts.mask_logits is None:
+        dense_RSHW = dense_RSHW[:1]  # then it says that there is no mask, to every region the same
     position_1SHW = sam.prompt_encoder.get_dense_pe()
-    # Broadcasting the one image is what SAM's repeat_interleave does, without the copies.
-    decoded_RTS, _ = decoder.transformer(
-        image_embedding + dense_RSHW, position_1SHW.expand_as(dense_RSHW), queries_RTS
+    return attend_two_way(
+        decoder.transformer, image_embedding + dense_RSHW, position_1SHW, queries_RTS
     )
-    return decoded_RTS
-
-
-def _embedded_corners(sam: "Sam", prompts: SamPrompts) -> Tensor:
-    sparse_RKS, _ = _embed_prompts(sam, prompts)
-    if sparse_RKS.shape[1] != 2:
-        raise ShapeError(
-            f"these prompts embed to {sparse_RKS.shape[1]} vectors a region, but the token site"
-            " prompt_encoder is the 2 corners of a box (or 1 point and its padding). Prompt with"
-            " boxes, or take the token site transformer (option models.token_site)."
-        )
-    return sparse_RKS.flatten(1)
 
 
 def _embed_prompts(sam: "Sam", prompts: SamPrompts) -> tuple[Tensor, Tensor]:

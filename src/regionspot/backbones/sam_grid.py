@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regionspot.backbones.prompts import SamPrompts, decode_candidates
+from regionspot.backbones.prompts import SamPrompts
 from regionspot.core.errors import ConfigError, ShapeError
-from regionspot.core.geometry import FloatArray, as_boxes, resized_size_hw
+from regionspot.core.geometry import FloatArray, as_boxes
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
+    from regionspot.backbones.localizer import Localizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class GridProposer:
 
     @torch.no_grad()
     def propose(
-        self, sam: "Sam", image_embedding: Tensor, size_hw: tuple[int, int]
+        self, localizer: "Localizer", image_embedding: Tensor, size_hw: tuple[int, int]
     ) -> GridProposals:
         """Find the regions of an image that is embedded already.
 
@@ -103,8 +103,8 @@ class GridProposer:
         wise.
 
         Args:
-            sam: A frozen SAM in eval mode.
-            image_embedding: The image's embedding, (1, S, H, W).
+            localizer: The frozen SAM, of either generation.
+            image_embedding: The image's embedding, as the localizer's ``embed`` gives it.
             size_hw: Height and width of the original image in pixels.
 
         Returns:
@@ -116,9 +116,9 @@ class GridProposer:
         """
         from torchvision.ops import nms  # here, as whoever has a SAM has it, and others may not
 
-        prompts = _grid_prompts(sam, self.points_per_side, size_hw, image_embedding.device)
+        prompts = _grid_prompts(localizer, self.points_per_side, size_hw)
         found = [
-            self._masks_at(sam, image_embedding, chunk, size_hw)
+            self._masks_at(localizer, image_embedding, chunk, size_hw)
             for chunk in prompts.split(self.points_per_batch)
         ]
         masks = _RatedMasks.concatenate(found)
@@ -132,12 +132,16 @@ class GridProposer:
         )
 
     def _masks_at(
-        self, sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, size_hw: tuple[int, int]
+        self,
+        localizer: "Localizer",
+        image_embedding: Tensor,
+        prompts: SamPrompts,
+        size_hw: tuple[int, int],
     ) -> "_RatedMasks":
         """Ask SAM at some points and keep what passes the thresholds."""
         from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
-        logits_RMHW, ious_RM = decode_candidates(sam, image_embedding, prompts)
+        logits_RMHW, ious_RM = localizer.decode_masks(image_embedding, prompts, several=True)
         logits_NHW, ious_N = logits_RMHW.flatten(0, 1), ious_RM.flatten()
         if self.pred_iou_thresh > 0:
             # Before the masks are enlarged, which is what costs the memory and most of the time.
@@ -145,9 +149,8 @@ class GridProposer:
             logits_NHW, ious_N = logits_NHW[sure], ious_N[sure]
         if len(ious_N) == 0:
             return _RatedMasks.none(image_embedding.device)
-        resized_hw = resized_size_hw(size_hw, sam.image_encoder.img_size)
-        logits_NHW = sam.postprocess_masks(logits_NHW[:, None], resized_hw, size_hw)[:, 0]
-        cut = sam.mask_threshold
+        logits_NHW = localizer.enlarge_masks(logits_NHW, size_hw)
+        cut = localizer.mask_threshold
         stabilities_N = calculate_stability_score(logits_NHW, cut, self.stability_score_offset)
         masks_NHW = logits_NHW > cut
         found = _RatedMasks(
@@ -195,7 +198,7 @@ class _RatedMasks:
 
 
 def _grid_prompts(
-    sam: "Sam", points_per_side: int, size_hw: tuple[int, int], device: torch.device
+    localizer: "Localizer", points_per_side: int, size_hw: tuple[int, int]
 ) -> SamPrompts:
     """Return one point a prompt, evenly spread over the image, in SAM's frame.
 
@@ -204,9 +207,9 @@ def _grid_prompts(
     """
     from segment_anything.utils.amg import build_point_grid
 
-    height, width = resized_size_hw(size_hw, sam.image_encoder.img_size)
+    height, width = localizer.frame_size_hw(size_hw)
     points_xy_sam = build_point_grid(points_per_side) * np.array([width, height])
     return SamPrompts(
-        points_xy_sam=torch.from_numpy(points_xy_sam).to(device)[:, None],
-        point_labels=torch.ones(len(points_xy_sam), 1, dtype=torch.int64, device=device),
+        points_xy_sam=torch.from_numpy(points_xy_sam).to(localizer.device)[:, None],
+        point_labels=torch.ones(len(points_xy_sam), 1, dtype=torch.int64, device=localizer.device),
     )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from regionspot.backbones.downloads import SAM_RELEASES, fetch
-from regionspot.backbones.extras import needs_extra
 from regionspot.backbones.presets import SAM_DEFAULT_WEIGHTS
 from regionspot.backbones.shipped import shipped_config, shipped_weights_path
 from regionspot.backbones.weights import (
@@ -21,6 +20,7 @@ from regionspot.backbones.weights import (
     read_state_dict,
 )
 from regionspot.core.errors import ConfigError, WeightsError
+from regionspot.core.extras import needs_extra
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam

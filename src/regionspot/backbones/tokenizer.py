@@ -1,20 +1,69 @@
-"""A tokenizer that knows whole words: the text side of CLIPs with a small, closed vocabulary.
+"""Tokenizers: those of open_clip's models, and one that knows whole words, for tiny CLIPs.
 
-OpenAI's byte-pair tokenizer knows 49,408 pieces; a CLIP of a few hundred kilobytes cannot spend
-an embedding on each. This one follows open_clip's calling convention, so that code which embeds
-texts need not know which tokenizer it was given.
+All follow open_clip's calling convention, so that code which embeds texts need not know which one
+it was given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from regionspot.core.errors import WeightsError
+from regionspot.core.extras import needs_extra
+
+Tokenizer = Callable[[list[str]], Tensor]
+"""N texts to token ids, (N, L) int64."""
+
 _PAD, _UNKNOWN, _FIRST_WORD = 0, 1, 2
+
+
+class LazyTokenizer:
+    """An open_clip model's own tokenizer, fetched when the first text comes.
+
+    Most come with open_clip; those of SigLIP and its kin are downloaded from the Hugging Face hub.
+    """
+
+    def __init__(self, model: str) -> None:
+        """Remember the model, by open_clip's name."""
+        self._model = model
+        self._tokenizer: Tokenizer | None = None
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Tokenize texts.
+
+        Raises:
+            MissingExtraError: The tokenizer needs ``transformers``, which is not installed.
+            WeightsError: It cannot be downloaded.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self._fetch()
+        return self._tokenizer(texts)
+
+    def _fetch(self) -> Tokenizer:
+        with needs_extra("extract"):
+            import open_clip
+        config = open_clip.get_model_config(self._model) or {}
+        hub_name = config.get("text_cfg", {}).get("hf_tokenizer_name")
+        if hub_name is not None:
+            with needs_extra("transformers"):
+                import transformers  # noqa: F401 - open_clip's own message names no extra
+        try:
+            tokenizer: Tokenizer = open_clip.get_tokenizer(self._model)
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                f"the tokenizer of CLIP {self._model} could not be had ({str(error)[:200]}). Where"
+                f" there is no network, download {hub_name} elsewhere (hf download {hub_name}) and"
+                " copy the folder ~/.cache/huggingface here, or set HF_HOME to where it lies."
+            ) from error
+        return tokenizer
 
 
 class WordTokenizer:
     """Turn texts into word ids: pad 0, unknown 1, the words from 2, then start, then end of text.
+
+    OpenAI's byte-pair tokenizer knows 49,408 pieces; a CLIP of a few hundred kilobytes cannot spend
+    an embedding on each.
 
     The end of text has the largest id, which is where open_clip's argmax pooling reads the text's
     embedding. Texts are lower-cased and split on whitespace; ``.`` and ``,`` stand for themselves,

@@ -42,8 +42,7 @@ class Fingerprint:
     clip_resize: str
     """How an image is brought to the encoder's input size."""
     clip_first_token: str
-    """What the feature map's first token is: ``class token``, or ``pooled embedding`` of an encoder
-    that has no class token."""
+    """What the first token of a feature map is: "class token" or "pooled embedding"."""
     exif_policy: str
     """What is done about an EXIF orientation."""
     token_site: str
@@ -53,7 +52,7 @@ class Fingerprint:
     feature_dim: int
     """Width of the feature map, D."""
     num_feature_tokens: int
-    """Tokens of the feature map with the first one, which stands for the whole image, T."""
+    """Tokens of the feature map with the class token, T."""
     text_dim: int
     """Width of the encoder's text embeddings, E."""
     dtype: str

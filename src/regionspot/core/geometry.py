@@ -1,9 +1,10 @@
 """Coordinates: the only code that changes frames or formats of boxes and points.
 
-Frames: *original* pixels of the image file, and *SAM's frame*, the image resized so that its long
-side is the localizer's input size, origin at the top left; the zero padding to the right and below
-moves nothing. Boxes are half-open: a box over the whole image is ``(0, 0, width, height)``. All
-functions take and return float32 numpy arrays.
+Frames: *original* pixels of the image file, and the localizer's: *SAM's frame* is the image resized
+so that its long side is SAM's input size, origin at the top left; the zero padding to the right and
+below moves nothing. SAM 2's is the image squashed to its square input. Boxes are half-open: a box
+over the whole image is ``(0, 0, width, height)``. All functions take and return float32 numpy
+arrays.
 """
 
 import numpy as np
@@ -86,25 +87,37 @@ def resized_size_hw(size_hw: tuple[int, int], long_side: int) -> tuple[int, int]
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
-def points_to_sam_frame(
-    points_xy: FloatArray, size_hw: tuple[int, int], long_side: int
+def resize_points_xy(
+    points_xy: FloatArray, size_hw: tuple[int, int], resized_hw: tuple[int, int]
 ) -> FloatArray:
-    """Map points (..., 2) in original pixels to SAM's frame.
-
-    Each axis is scaled by its own rounded ratio, as in ``ResizeLongestSide.apply_coords``.
+    """Map points (..., 2) in pixels of an image to pixels of the same image resized.
 
     Args:
-        points_xy: Points as (x, y), shape (..., 2), pixels of the original image.
-        size_hw: Height and width of the original image in pixels.
-        long_side: SAM's input size in pixels (1024 for the released models).
+        points_xy: Points as (x, y), shape (..., 2).
+        size_hw: Height and width of the image in pixels.
+        resized_hw: Height and width after resizing; each axis has its own ratio.
     """
-    height, width = size_hw
-    new_height, new_width = resized_size_hw(size_hw, long_side)
+    (height, width), (new_height, new_width) = size_hw, resized_hw
     ratio_xy = np.array([new_width / width, new_height / height], np.float64)
     return (np.asarray(points_xy, np.float64) * ratio_xy).astype(np.float32)
 
 
-def to_sam_frame(boxes_xyxy: FloatArray, size_hw: tuple[int, int], long_side: int) -> FloatArray:
-    """Map boxes (R, 4) in original pixels to SAM's frame; see `points_to_sam_frame`."""
+def resize_boxes_xyxy(
+    boxes_xyxy: FloatArray, size_hw: tuple[int, int], resized_hw: tuple[int, int]
+) -> FloatArray:
+    """Map boxes (R, 4) in pixels of an image to the image resized; see `resize_points_xy`."""
     corners = as_boxes(boxes_xyxy).reshape(-1, 2, 2)
-    return points_to_sam_frame(corners, size_hw, long_side).reshape(-1, 4)
+    return resize_points_xy(corners, size_hw, resized_hw).reshape(-1, 4)
+
+
+def to_sam_frame(boxes_xyxy: FloatArray, size_hw: tuple[int, int], long_side: int) -> FloatArray:
+    """Map boxes (R, 4) in original pixels to SAM's frame.
+
+    Each axis is scaled by its own rounded ratio, as in ``ResizeLongestSide.apply_coords``.
+
+    Args:
+        boxes_xyxy: Boxes, (R, 4), pixels of the original image.
+        size_hw: Height and width of the original image in pixels.
+        long_side: SAM's input size in pixels (1024 for the released models).
+    """
+    return resize_boxes_xyxy(boxes_xyxy, size_hw, resized_size_hw(size_hw, long_side))

@@ -129,8 +129,9 @@ class CacheConfig:
     """The frozen models."""
     templates: list[str] = field(default_factory=lambda: ["ensemble81"])
     """Template sets to embed the class names with, each a text bank: ensemble81, ensemble80, single
-    or none; with -readable at its end underscores become spaces: bat_(animal), bat (animal). More
-    can be added later by running again."""
+    or none; with -readable at its end underscores become spaces: bat_(animal), bat (animal); with
+    -synonyms at the end a class is the mean over all names that the annotations list for it (LVIS).
+    More can be added later by running again."""
     images_per_shard: int = 1000
     """Images in one shard, which is what an interruption loses at most."""
     batch_size: int = 8

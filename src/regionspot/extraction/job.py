@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from regionspot.annotations import AnnotatedImages
 from regionspot.backbones import FrozenModels, load_frozen_models
 from regionspot.cache import Manifest, Plan
+from regionspot.core.errors import ConfigError
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError
 from regionspot.extraction.locate import RegionLocator
@@ -17,22 +19,25 @@ class CacheJob:
 
     Args:
         config: What to cache, and where.
+        models: The frozen models that the configuration names, if they are loaded already.
 
     Raises:
         MissingFileError: The annotation file, the folder of images or a weights file is missing.
         AnnotationError: The annotations are in another format, or hold nothing to cache.
+        ConfigError: Synonyms are asked for that the annotations do not list.
         DiskError: A file lies where the cache's folder should be.
         WeightsError: Weights do not fit their model.
     """
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, *, models: FrozenModels | None = None) -> None:
         self.config = config
         self.output_dir = Path(config.output_dir)
         _check_can_be_folder(self.output_dir)
         self.annotated = read_regions(config)
         self.records = self.annotated.records[: config.limit]
+        _check_synonyms(config, self.annotated)
         plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)
-        self.models: FrozenModels = load_frozen_models(config.models, device=config.device)
+        self.models = models or load_frozen_models(config.models, device=config.device)
         self.locator = RegionLocator(
             localizer=self.models.localizer,
             prompt=config.annotations.prompt,
@@ -68,6 +73,15 @@ class CacheJob:
             records = self.records[images.start : images.stop]
             jobs.append(ShardJob(shard_index=shard, records=records))
         return jobs
+
+
+def _check_synonyms(config: CacheConfig, annotated: AnnotatedImages) -> None:
+    wanting = [name for name in config.templates if name.endswith("-synonyms")]
+    if wanting and annotated.synonyms is None:
+        raise ConfigError(
+            f"--templates has {wanting[0]}, but {config.annotations.path} lists no synonyms of its"
+            " categories (LVIS files do). Give the template set without -synonyms."
+        )
 
 
 def _check_can_be_folder(output_dir: Path) -> None:

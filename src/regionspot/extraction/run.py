@@ -59,7 +59,7 @@ def cache_features(config: CacheConfig) -> CacheSummary:
         ConfigError: Another process writes there, or an option cannot work.
         WeightsError: Weights do not fit their model, or give numbers that are not finite.
     """
-    return _run(CacheJob(config))
+    return run_job(CacheJob(config))
 
 
 def repair_cache(
@@ -89,11 +89,11 @@ def repair_cache(
     job = CacheJob(config)
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
         problems = take_away_damage(output_dir, job.manifest, retry_quarantined=retry_quarantined)
-    return problems, _run(job)
+    return problems, run_job(job)
 
 
-def _run(job: CacheJob) -> CacheSummary:
-    """Write what is missing."""
+def run_job(job: CacheJob) -> CacheSummary:
+    """Write what is missing of a cache; see `cache_features`."""
     config, output_dir = job.config, job.output_dir
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
         _begin(output_dir, job.manifest)
@@ -151,7 +151,10 @@ def _store_text_banks(job: CacheJob) -> None:
     vocabulary, clip_sha256 = job.manifest.vocabulary, job.models.clip_sha256
     for name in job.config.templates:
         if store.get(vocabulary, templates=name, clip_sha256=clip_sha256) is None:
-            bank = job.models.text_bank(vocabulary, templates=name).float().cpu().numpy()
+            bank_CE = job.models.text_bank(
+                vocabulary, templates=name, synonyms=job.annotated.synonyms
+            )
+            bank = bank_CE.float().cpu().numpy()
             store.put(vocabulary, bank, templates=name, clip_sha256=clip_sha256)
             _logger.info("embedded %d class names with the templates %s", len(vocabulary), name)
 

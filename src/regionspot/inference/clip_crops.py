@@ -106,7 +106,7 @@ def score_pixel_methods(
 
     Raises:
         ConfigError: A method is unknown, none is given, or a batch size is not positive; or
-            pooled_patches is wanted of a CLIP whose patches cannot be projected.
+            pooled_patches is wanted of a CLIP that gives single patches no place in its text space.
         ShapeError: The text bank or some boxes have a wrong shape.
         MissingFileError: An image file does not exist.
     """
@@ -121,7 +121,7 @@ def score_pixel_methods(
             " 1 or more."
         )
     if "pooled_patches" in methods:
-        models.encoder.tower.check_can_project()
+        models.encoder.tower.check_projects_patches()
     bank_CE = as_text_bank(
         text_bank, text_dim=models.encoder.text_dim, device=models.encoder.device
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.backbones.extras import needs_extra
+from regionspot.core.extras import needs_extra
 from regionspot.core.geometry import FloatArray
 
 with needs_extra("extract"):

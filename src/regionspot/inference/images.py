@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.backbones.extras import needs_extra
 from regionspot.backbones.image_files import (
     ImageError,
     decode_image,
@@ -16,6 +15,7 @@ from regionspot.backbones.image_files import (
 )
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.core.errors import MissingFileError, ShapeError
+from regionspot.core.extras import needs_extra
 
 with needs_extra("extract"):
     from PIL import Image

@@ -296,3 +296,24 @@ def test_every_annotation_is_kept_inside_its_image_or_counted(
         assert (y1 >= 0).all()
         assert (y1 < y2).all()
         assert (y2 <= HEIGHT).all()
+
+
+@pytest.mark.parametrize(
+    ("dog", "cat", "wanted"),
+    [
+        (["dog", "hound"], ["cat"], (("cat",), ("dog", "hound"))),
+        (["hound", "dog", "hound", " "], None, (("cat",), ("dog", "hound"))),  # own name first
+        ([], [], (("cat",), ("dog",))),
+        ([1, "hound"], {"a": 1}, (("cat",), ("dog", "hound"))),  # what is no text is no name
+        (None, None, None),
+    ],
+)
+def test_synonyms_are_all_names_of_a_class_its_own_first(
+    read: Read, dog: object, cat: object, wanted: object
+) -> None:
+    categories = [
+        {"id": 9, "name": "dog", "synonyms": dog},
+        {"id": 3, "name": "cat", "synonyms": cat},
+    ]
+    data = read(content(annotation([1, 1, 5, 5]), categories=categories))
+    assert data.synonyms == wanted

@@ -10,7 +10,7 @@ from segment_anything.modeling import Sam
 
 from regionspot.backbones import (
     LoadedClip,
-    Localizer,
+    SamLocalizer,
     SamShape,
     WordTokenizer,
     build_sam,
@@ -49,8 +49,8 @@ def sam() -> Sam:
 
 
 @pytest.fixture
-def localizer(sam: Sam) -> Localizer:
-    return Localizer(sam, token_site="transformer", model_name="small")  # noqa: S106
+def localizer(sam: Sam) -> SamLocalizer:
+    return SamLocalizer(sam, token_site="transformer", model_name="small")  # noqa: S106
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,14 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
 
-from regionspot.backbones import LoadedClip, WordTokenizer, describe_clip, load_clip, state_sha256
+from regionspot.backbones import (
+    Encoder,
+    LoadedClip,
+    WordTokenizer,
+    describe_clip,
+    load_clip,
+    state_sha256,
+)
 from regionspot.core.errors import ConfigError, MissingFileError, WeightsError
 
 
@@ -63,8 +70,6 @@ def test_weights_of_another_input_size_are_refused_and_not_resized(tmp_path: Pat
 def test_unknown_models_and_weights_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no model 'ViT-X'"):
         load_clip("ViT-X", "random")
-    with pytest.raises(ConfigError, match=r"did you mean .*ViT-B-16-SigLIP2"):
-        load_clip("vit-b-16-siglip-2", "random")
     with pytest.raises(WeightsError, match="no weights 'openai' for CLIP tiny; give shipped"):
         load_clip("tiny", "openai")
     with pytest.raises(WeightsError, match="no pretrained tag 'opnai' for ViT-B-16; give one of"):
@@ -124,7 +129,18 @@ def _clip(**vision: object) -> CLIP:
     )
 
 
-def test_only_square_inputs_are_taken() -> None:
+@pytest.mark.parametrize("vision", [{"pool_type": "avg"}, {"attentional_pool": True}])
+def test_vits_that_pool_otherwise_still_have_a_class_token_but_project_no_patches(
+    vision: dict[str, object],
+) -> None:
+    tokenizer = WordTokenizer(["red"], context_length=8)
+    loaded = describe_clip(_clip(image_size=16, **vision), tokenizer=tokenizer, name="odd")
+    assert (loaded.first_token, loaded.num_tokens, loaded.width) == ("class token", 5, 16)
+    with pytest.raises(ConfigError, match="pooled_patches cannot be had"):
+        Encoder(loaded).project(torch.zeros(1, 5, 16))
+
+
+def test_an_input_that_is_not_square_is_refused() -> None:
     tokenizer = WordTokenizer(["red"], context_length=8)
     with pytest.raises(ConfigError, match="16 x 24 pixels; only square"):
         describe_clip(_clip(image_size=(16, 24)), tokenizer=tokenizer, name="odd")

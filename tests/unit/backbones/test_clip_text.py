@@ -47,8 +47,7 @@ def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
     class Listener(torch.nn.Module):
         logit_scale = torch.zeros(())
 
-        def encode_text(self, ids: torch.Tensor, *, normalize: bool) -> torch.Tensor:
-            assert not normalize  # the mean is of raw embeddings, also where CoCa's default differs
+        def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
             return torch.ones(len(ids), 4)
 
     def tokenizer(texts: list[str]) -> torch.Tensor:
@@ -63,3 +62,20 @@ def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
 def test_no_names_are_refused(loaded_clip: LoadedClip) -> None:
     with pytest.raises(VocabularyError, match="no class name to embed"):
         text_bank(loaded_clip.model, loaded_clip.tokenizer, [])
+
+
+def test_synonyms_are_averaged_before_normalising_if_asked_for(loaded_clip: LoadedClip) -> None:
+    model, tokenizer = loaded_clip.model, loaded_clip.tokenizer
+    names, synonyms = ["red_star", "egg"], [["red_star", "blue egg", "star"], ["egg"]]
+    bank = text_bank(model, tokenizer, names, "single-readable-synonyms", synonyms=synonyms)
+    texts = ["a photo of a red star.", "a photo of a blue egg.", "a photo of a star."]
+    with torch.no_grad():
+        wanted = model.encode_text(tokenizer(texts)).mean(dim=0)
+    torch.testing.assert_close(bank[0], wanted / wanted.norm())
+    plain = text_bank(model, tokenizer, names, "single-readable")
+    torch.testing.assert_close(bank[1], plain[1])
+    assert (bank[0] - plain[0]).abs().max() > 1e-2
+    # Names without synonyms are what they are; other sets do not look at synonyms.
+    for templates, others in (("single-readable-synonyms", None), ("single-readable", synonyms)):
+        found = text_bank(model, tokenizer, names, templates, synonyms=others)
+        torch.testing.assert_close(found, plain)

@@ -1,4 +1,4 @@
-"""Without the extra ``extract`` the package imports, and building a model says what to install."""
+"""Without the extras the package imports, and building a model says what to install."""
 
 import subprocess
 import sys
@@ -37,5 +37,33 @@ for call in calls:
 def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+SAM2_SCRIPT = """
+import sys
+import regionspot, regionspot.backbones, regionspot.inference, regionspot.extraction
+from regionspot.core.errors import MissingExtraError
+
+assert "transformers" not in sys.modules, "imported where nobody asked for SAM 2"
+sys.modules["transformers"] = None
+sys.modules["huggingface_hub"] = None
+for weights in ("random", "facebook/sam2.1-hiera-tiny"):
+    try:
+        regionspot.backbones.load_sam2("sam2.1_hiera_tiny", weights)
+    except MissingExtraError as error:
+        assert 'pip install "regionspot[transformers]"' in str(error), error
+    else:
+        raise SystemExit("a SAM 2 was built without its library")
+"""
+
+
+def test_sam2_alone_needs_transformers() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SAM2_SCRIPT],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -49,6 +49,17 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 def test_an_unknown_sam_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'vit_x'.*vit_b, vit_l, vit_h, tiny"):
         resolve(ModelsConfig(sam="vit_x"))
+    with pytest.raises(ConfigError, match=r"'mobile_sam'.*tiny, sam2_hiera_tiny.*models\.sam\)"):
+        resolve(ModelsConfig(sam="mobile_sam"))
+
+
+@pytest.mark.parametrize("version", ["sam2", "sam2.1"])
+@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+def test_sam2_gets_the_repository_that_meta_released_it_in(version: str, size: str) -> None:
+    name = size.replace("_", "-")
+    resolved = resolve(ModelsConfig(sam=f"{version}_hiera_{size}"))
+    assert resolved.sam_weights == f"facebook/{version}-hiera-{name}"
+    assert resolved.clip == "ViT-L-14-quickgelu"
 
 
 def test_a_clip_without_default_weights_asks_for_them() -> None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from regionspot.backbones import Localizer, MaskPrompt, position_tokens
+from regionspot.backbones import MaskPrompt, SamLocalizer, position_tokens
 from regionspot.backbones.mask_prompts import mask_extents, mask_logits
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import to_sam_frame
@@ -17,11 +17,13 @@ BOXES = np.array([[4, 3, 40, 30], [0, 0, 90, 45]], np.float32)
 
 
 @pytest.fixture
-def embedding(localizer: Localizer, photo: NDArray[np.uint8]) -> Tensor:
+def embedding(localizer: SamLocalizer, photo: NDArray[np.uint8]) -> Tensor:
     return localizer.embed(localizer.preprocess(photo)[None])
 
 
-def test_padding_is_zero_after_normalising(localizer: Localizer, photo: NDArray[np.uint8]) -> None:
+def test_padding_is_zero_after_normalising(
+    localizer: SamLocalizer, photo: NDArray[np.uint8]
+) -> None:
     pixels = localizer.preprocess(photo)
     assert pixels.shape == (3, 64, 64)
     assert pixels.dtype == torch.float32
@@ -32,7 +34,7 @@ def test_padding_is_zero_after_normalising(localizer: Localizer, photo: NDArray[
     )
 
 
-def test_images_embed_alike_in_any_batch(localizer: Localizer, photo: NDArray[np.uint8]) -> None:
+def test_images_embed_alike_in_any_batch(localizer: SamLocalizer, photo: NDArray[np.uint8]) -> None:
     one = localizer.preprocess(photo)
     other = localizer.preprocess(photo[::-1])
     together = localizer.embed(torch.stack([one, other]))
@@ -41,7 +43,7 @@ def test_images_embed_alike_in_any_batch(localizer: Localizer, photo: NDArray[np
 
 
 def test_tokens_are_those_of_the_boxes_in_sams_frame(
-    localizer: Localizer, embedding: Tensor
+    localizer: SamLocalizer, embedding: Tensor
 ) -> None:
     boxes_sam = torch.from_numpy(to_sam_frame(BOXES, SIZE_HW, 64))
     assert torch.equal(
@@ -51,7 +53,7 @@ def test_tokens_are_those_of_the_boxes_in_sams_frame(
 
 
 def test_no_regions_give_nothing_of_the_right_shape(
-    localizer: Localizer, embedding: Tensor
+    localizer: SamLocalizer, embedding: Tensor
 ) -> None:
     none = np.zeros((0, 4), np.float32)
     points, labels = np.zeros((0, 2, 2), np.float32), np.zeros((0, 2), np.int64)
@@ -64,7 +66,7 @@ def test_no_regions_give_nothing_of_the_right_shape(
 
 
 def test_a_pixel_of_overshoot_is_cut_and_more_is_refused(
-    localizer: Localizer, embedding: Tensor
+    localizer: SamLocalizer, embedding: Tensor
 ) -> None:
     rounded = np.array([[-0.5, 0, 90.9, 45]], np.float32)
     assert torch.equal(
@@ -75,7 +77,7 @@ def test_a_pixel_of_overshoot_is_cut_and_more_is_refused(
         localizer.tokens(embedding, np.array([[0, 0, 1, 1], [0, 0, 45, 90]], np.float32), SIZE_HW)
 
 
-def test_point_prompts_are_checked(localizer: Localizer, embedding: Tensor) -> None:
+def test_point_prompts_are_checked(localizer: SamLocalizer, embedding: Tensor) -> None:
     one = np.array([[1]])
     with pytest.raises(ShapeError, match=r"points have shape \(1, 2\).*wanted \(R, K, 2\)"):
         localizer.tokens_from_points(embedding, np.zeros((1, 2), np.float32), one, SIZE_HW)
@@ -87,7 +89,7 @@ def test_point_prompts_are_checked(localizer: Localizer, embedding: Tensor) -> N
 
 
 def test_the_corner_site_takes_a_single_point_but_not_two(sam: Sam, embedding: Tensor) -> None:
-    corners = Localizer(sam, token_site="prompt_encoder", model_name="small")  # noqa: S106
+    corners = SamLocalizer(sam, token_site="prompt_encoder", model_name="small")  # noqa: S106
     one, two = np.full((1, 1, 2), 9, np.float32), np.full((1, 2, 2), 9, np.float32)
     assert corners.tokens_from_points(embedding, one, np.ones((1, 1), int), SIZE_HW).shape == (
         1,
@@ -104,7 +106,7 @@ def _mask() -> NDArray[np.bool_]:
     return masks
 
 
-def test_a_mask_prompt_is_its_extent_by_default(localizer: Localizer, embedding: Tensor) -> None:
+def test_a_mask_prompt_is_its_extent_by_default(localizer: SamLocalizer, embedding: Tensor) -> None:
     assert mask_extents(_mask()).tolist() == [[4, 3, 40, 30]]
     assert torch.equal(
         localizer.tokens_from_masks(embedding, _mask()),
@@ -114,10 +116,16 @@ def test_a_mask_prompt_is_its_extent_by_default(localizer: Localizer, embedding:
 
 @pytest.mark.parametrize("prompt", ["mask", "box_and_mask"])
 def test_a_masks_shape_reaches_sam_if_asked_for(
-    localizer: Localizer, embedding: Tensor, prompt: MaskPrompt
+    localizer: SamLocalizer, embedding: Tensor, prompt: MaskPrompt
 ) -> None:
     sam = localizer.sam
-    logits = mask_logits(_mask(), frame_px=64, grid_hw=(32, 32), device=torch.device("cpu"))
+    logits = mask_logits(
+        _mask(),
+        resized_hw=(32, 64),
+        frame_px=64,
+        grid_hw=(32, 32),
+        device=torch.device("cpu"),
+    )
     boxes = torch.from_numpy(to_sam_frame(BOXES[:1], SIZE_HW, 64))
     heard: list[Tensor] = []
     hook = sam.mask_decoder.transformer.register_forward_hook(
@@ -130,7 +138,7 @@ def test_a_masks_shape_reaches_sam_if_asked_for(
         sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, False)  # noqa: FBT003
     hook.remove()
     ours = localizer.tokens_from_masks(embedding, _mask(), prompt=prompt)
-    assert torch.equal(ours, heard[0])
+    torch.testing.assert_close(ours, heard[0], rtol=0, atol=1e-5)
 
 
 def test_mask_logits_are_the_covered_share_of_each_cell() -> None:
@@ -138,21 +146,25 @@ def test_mask_logits_are_the_covered_share_of_each_cell() -> None:
     masks = np.zeros((1, 8, 16), np.bool_)
     masks[0, 0:4, 0:4] = True  # a whole cell
     masks[0, 4:8, 4:6] = True  # half a cell
-    logits = mask_logits(masks, frame_px=16, grid_hw=(4, 4), device=torch.device("cpu"))
+    logits = mask_logits(
+        masks, resized_hw=(8, 16), frame_px=16, grid_hw=(4, 4), device=torch.device("cpu")
+    )
     sure = float(np.log(0.999 / 0.001))
     wanted = torch.full((4, 4), -sure)
     wanted[0, 0], wanted[1, 1] = sure, 0.0
     torch.testing.assert_close(logits[0, 0], wanted)
 
 
-def test_mask_prompts_are_checked(localizer: Localizer, embedding: Tensor) -> None:
+def test_mask_prompts_are_checked(localizer: SamLocalizer, embedding: Tensor) -> None:
     with pytest.raises(ShapeError, match=r"wanted \(R, H, W\) bool"):
         localizer.tokens_from_masks(embedding, _mask()[0])
     with pytest.raises(ShapeError, match="mask 1 is empty"):
         localizer.tokens_from_masks(embedding, np.concatenate([_mask(), ~_mask() & _mask()]))
 
 
-def test_many_masks_do_not_depend_on_their_chunk(localizer: Localizer, embedding: Tensor) -> None:
+def test_many_masks_do_not_depend_on_their_chunk(
+    localizer: SamLocalizer, embedding: Tensor
+) -> None:
     many = np.repeat(BOXES, 10, axis=0)
     masks = localizer.masks(embedding, many, SIZE_HW)
     assert masks.shape == (20, *SIZE_HW)

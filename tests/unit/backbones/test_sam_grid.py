@@ -13,7 +13,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from regionspot.backbones import GridProposals, GridProposer, Localizer, load_sam
+from regionspot.backbones import GridProposals, GridProposer, SamLocalizer, load_sam
 from regionspot.core.errors import ConfigError, ShapeError
 
 ALL = GridProposer(points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
@@ -21,14 +21,14 @@ SIZE_HW = (45, 90)
 
 
 @pytest.fixture(scope="module")
-def localizer() -> Localizer:
+def localizer() -> SamLocalizer:
     """The shipped SAM: a random one gives the same mask at every point."""
     torch.set_num_threads(1)
-    return Localizer(load_sam("tiny", "shipped"), token_site="transformer", model_name="tiny")  # noqa: S106
+    return SamLocalizer(load_sam("tiny", "shipped"), token_site="transformer", model_name="tiny")  # noqa: S106
 
 
 @pytest.fixture(scope="module")
-def embedding(localizer: Localizer, photo: NDArray[np.uint8]) -> Tensor:
+def embedding(localizer: SamLocalizer, photo: NDArray[np.uint8]) -> Tensor:
     return localizer.embed(localizer.preprocess(photo)[None])
 
 
@@ -53,7 +53,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 
 def test_the_defaults_are_those_of_the_automatic_mask_generator(
-    localizer: Localizer,
+    localizer: SamLocalizer,
 ) -> None:
     theirs, ours = SamAutomaticMaskGenerator(localizer.sam), GridProposer()
     for name in (
@@ -73,7 +73,7 @@ def test_the_defaults_are_those_of_the_automatic_mask_generator(
     nms_thresh=st.floats(0, 1),
 )
 def test_proposals_lie_in_the_image_have_an_area_and_come_best_first(
-    localizer: Localizer,
+    localizer: SamLocalizer,
     embedding: Tensor,
     height: int,
     width: int,
@@ -107,7 +107,7 @@ def test_proposals_lie_in_the_image_have_an_area_and_come_best_first(
 
 @pytest.mark.parametrize("points_per_batch", [1, 7, 16, 1000])
 def test_the_size_of_a_batch_changes_nothing(
-    localizer: Localizer, embedding: Tensor, points_per_batch: int
+    localizer: SamLocalizer, embedding: Tensor, points_per_batch: int
 ) -> None:
     wanted = localizer.propose(embedding, SIZE_HW, ALL)
     grid = GridProposer(
@@ -123,7 +123,7 @@ def test_the_size_of_a_batch_changes_nothing(
 
 
 def test_no_more_than_the_best_regions_are_returned(
-    localizer: Localizer, embedding: Tensor
+    localizer: SamLocalizer, embedding: Tensor
 ) -> None:
     wanted = localizer.propose(embedding, SIZE_HW, ALL)
     num = len(wanted.box_scores)
@@ -145,7 +145,7 @@ def test_no_more_than_the_best_regions_are_returned(
     ids=["no IoU is high enough", "nothing is stable enough"],
 )
 def test_an_image_in_which_nothing_is_found_gives_no_rows(
-    localizer: Localizer, embedding: Tensor, grid: GridProposer
+    localizer: SamLocalizer, embedding: Tensor, grid: GridProposer
 ) -> None:
     found = localizer.propose(embedding, SIZE_HW, grid)
     assert (found.boxes_xyxy.shape, found.box_scores.shape) == ((0, 4), (0,))
@@ -154,7 +154,7 @@ def test_an_image_in_which_nothing_is_found_gives_no_rows(
     assert localizer.masks(embedding, found.boxes_xyxy, SIZE_HW).shape == (0, *SIZE_HW)
 
 
-def test_the_image_is_not_embedded_again(localizer: Localizer, embedding: Tensor) -> None:
+def test_the_image_is_not_embedded_again(localizer: SamLocalizer, embedding: Tensor) -> None:
     calls: list[str] = []
     hook = localizer.sam.image_encoder.register_forward_hook(lambda *_: calls.append("encoded"))
     localizer.propose(embedding, SIZE_HW, ALL)
@@ -163,7 +163,7 @@ def test_the_image_is_not_embedded_again(localizer: Localizer, embedding: Tensor
 
 
 def test_the_embedding_of_several_images_is_refused(
-    localizer: Localizer, embedding: Tensor
+    localizer: SamLocalizer, embedding: Tensor
 ) -> None:
     with pytest.raises(ShapeError, match=r"wanted \(1, 128, 16, 16\): one image at a time"):
         localizer.propose(embedding.expand(2, -1, -1, -1), SIZE_HW, ALL)

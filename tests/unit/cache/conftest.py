@@ -40,12 +40,12 @@ def fingerprint() -> Fingerprint:
         clip_mean=(0.48145466, 0.4578275, 0.40821073),
         clip_std=(0.26862954, 0.26130258, 0.27577711),
         clip_resize="squash, bilinear, antialias",
+        clip_first_token="class token",  # noqa: S106 - not that kind of token
         exif_policy="ignore",
         token_site="transformer",  # noqa: S106 (no password)
         token_dim=4,
         feature_dim=6,
         num_feature_tokens=5,
-        clip_first_token="class token",  # noqa: S106 - no password
         text_dim=3,
         dtype="float16",
         codec="npy",

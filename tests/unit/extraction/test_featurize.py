@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from open_clip.transform import image_transform
 from PIL import Image
 from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from regionspot.annotations import read_annotations
-from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models
+from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models, load_sam
 from regionspot.cache import CachedSample
 from regionspot.core.errors import WeightsError
 from regionspot.extraction.featurize import featurize
@@ -92,7 +93,7 @@ def tokens_of_sam_predictor(
     models: FrozenModels, folder: Path, number: int, site: TokenSite
 ) -> Tensor:
     """Let segment_anything predict masks of an image file's boxes, and listen where it reads."""
-    sam = models.localizer.sam
+    sam: Sam = models.localizer.module
     predictor = SamPredictor(sam)
     heard: dict[str, Tensor] = {}
     hooks = [
@@ -204,7 +205,8 @@ def featurize_counting(
             lambda _module, inputs: seen[module].append(len(inputs[0]))
         )
 
-    sam, clip = models.localizer.sam.image_encoder, models.encoder.clip.model.visual.conv1
+    whole_sam: Sam = models.localizer.module
+    sam, clip = whole_sam.image_encoder, models.encoder.clip.model.visual.conv1
     hooks = [listen(sam), listen(clip)]
     samples = featurize(models, images)
     for hook in hooks:
@@ -218,7 +220,7 @@ def test_images_without_regions_do_not_reach_sam(
     samples, seen_by_sam, seen_by_clip = featurize_counting(models, prepared)
     assert (seen_by_sam, seen_by_clip) == ([3], [4])
     tokens = samples[WITHOUT_REGIONS].position_tokens
-    assert tokens.shape == (0, models.localizer.sam.prompt_encoder.embed_dim)
+    assert tokens.shape == (0, load_sam("tiny", "shipped").prompt_encoder.embed_dim)
     assert tokens.dtype == np.float16
 
 
@@ -254,8 +256,9 @@ def test_numbers_that_do_not_fit_float16_name_the_weights_to_check(
     prepared: Sequence[PreparedImage], model: str, value: float
 ) -> None:
     models = load_models()  # our own, to be spoilt
+    sam: Sam = models.localizer.module
     spoilt = (
-        models.localizer.sam.mask_decoder.transformer.norm_final_attn.bias
+        sam.mask_decoder.transformer.norm_final_attn.bias
         if model == "SAM"
         else models.encoder.clip.model.visual.transformer.resblocks[-1].mlp.c_proj.bias
     )

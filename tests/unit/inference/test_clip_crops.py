@@ -56,7 +56,7 @@ def embedded(models: FrozenModels, pixels: Pixels) -> Tensor:
 
 
 def sam_mask(models: FrozenModels, pixels: Pixels, box: NDArray[np.float32]) -> NDArray[np.bool_]:
-    predictor = SamPredictor(models.localizer.sam)
+    predictor = SamPredictor(models.localizer.module)
     predictor.set_image(pixels)
     masks: NDArray[np.bool_] = predictor.predict(box=box, multimask_output=False)[0]
     return masks[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from segment_anything import SamAutomaticMaskGenerator
+from segment_anything.modeling import Sam
 
 from regionspot.backbones import FrozenModels, GridProposer
 from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
@@ -23,7 +24,7 @@ def test_what_sams_generator_finds_is_named_like_boxes_and_weighed_by_sams_own_s
     model: RegionSpot, models: FrozenModels, pixels: Pixels
 ) -> None:
     generator = SamAutomaticMaskGenerator(
-        models.localizer.sam,
+        models.localizer.module,
         points_per_side=6,
         pred_iou_thresh=0.4,
         stability_score_thresh=0.5,
@@ -53,7 +54,8 @@ def test_sam_looks_at_the_image_once(
     model: RegionSpot, models: FrozenModels, pixels: Pixels
 ) -> None:
     calls: list[str] = []
-    hook = models.localizer.sam.image_encoder.register_forward_hook(lambda *_: calls.append("one"))
+    sam: Sam = models.localizer.module
+    hook = sam.image_encoder.register_forward_hook(lambda *_: calls.append("one"))
     model.recognize_everything(pixels, grid=GRID)
     hook.remove()
     assert calls == ["one"]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import normalize, pil_to_tensor
@@ -49,7 +50,7 @@ def scores_by_class(regions: Regions) -> NDArray[np.float32]:
 
 
 def predictor_of(models: FrozenModels, pixels: Pixels) -> SamPredictor:
-    predictor = SamPredictor(models.localizer.sam)
+    predictor = SamPredictor(models.localizer.module)
     predictor.set_image(pixels)
     return predictor
 
@@ -233,7 +234,8 @@ def test_where_sam_sees_nothing_the_box_is_the_pixels_around_the_points(
     trained_head: TrainedHead, pixels: Pixels, points: list[Any], box: list[int]
 ) -> None:
     models = load_frozen_models(ModelsConfig(preset="toy"))
-    models.localizer.sam.mask_threshold = float("inf")
+    sam: Sam = models.localizer.module
+    sam.mask_threshold = float("inf")
     regions = RegionSpot(trained_head, models).recognize(pixels, points=points)
     assert regions.boxes_xyxy.tolist() == [box]
     assert regions.masks is not None

@@ -1,0 +1,108 @@
+"""SAM 2 as the localizer, composed from ``transformers``.
+
+Shape letters: B images, R regions, M masks a region, S SAM 2's width, H W a grid or an image.
+"""
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from regionspot.backbones.localizer import Localizer
+from regionspot.backbones.presets import TokenSite
+from regionspot.backbones.prompts import SamPrompts, site_width
+from regionspot.backbones.sam2_decoder import decode_masks, decode_tokens, fold_levels
+
+if TYPE_CHECKING:
+    from transformers import Sam2Model
+
+SAM2_RESIZE = "squash bilinear antialias uint8 (PIL), normalise (ImageNet)"
+"""How images become SAM 2's input."""
+
+_MEAN_RGB = (0.485, 0.456, 0.406)
+_STD_RGB = (0.229, 0.224, 0.225)
+_TOKEN_CHUNK = 64
+
+
+class Sam2Localizer(Localizer):
+    """The frozen SAM 2: pixels, tokens and masks are those of ``Sam2Processor`` and ``Sam2Model``.
+
+    Pixels are resized by PIL instead of torchvision, for the same bytes on every machine; the two
+    differ by at most one level. An embedding, (B, 4 S, H, W), holds the image embedding and the
+    two finer maps that masks are drawn with; see `fold_levels`.
+    """
+
+    resize_rule: ClassVar[str] = SAM2_RESIZE
+
+    def __init__(self, sam2: "Sam2Model", *, token_site: TokenSite, model_name: str) -> None:
+        """Wrap a SAM 2.
+
+        Args:
+            sam2: A frozen SAM 2 in eval mode, for instance from `load_sam2`.
+            token_site: Where position tokens are read.
+            model_name: Name of the SAM 2, for fingerprints.
+        """
+        super().__init__(token_site=token_site, model_name=model_name)
+        self.sam2 = sam2
+
+    @property
+    @override
+    def module(self) -> nn.Module:
+        return self.sam2
+
+    @property
+    @override
+    def image_size(self) -> int:
+        return int(self.sam2.prompt_encoder.input_image_size)
+
+    @property
+    @override
+    def mask_threshold(self) -> float:
+        return 0.0  # the default of Sam2Processor.post_process_masks
+
+    @property
+    @override
+    def mask_grid_hw(self) -> tuple[int, int]:
+        rows, columns = self.sam2.prompt_encoder.mask_input_size
+        return rows, columns
+
+    @property
+    @override
+    def token_dim(self) -> int:
+        return site_width(self.sam2.mask_decoder.hidden_size, self.token_site)
+
+    @override
+    def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        return self.image_size, self.image_size
+
+    @override
+    def normalise(self, resized: Tensor) -> Tensor:
+        mean, std = (
+            torch.tensor(rgb, device=self.device)[:, None, None] for rgb in (_MEAN_RGB, _STD_RGB)
+        )
+        return (resized.to(self.device).float() / 255 - mean) / std
+
+    @torch.no_grad()
+    @override
+    def embed(self, pixels_BCHW: Tensor) -> Tensor:
+        return fold_levels(self.sam2.get_image_embeddings(pixels_BCHW.to(self.device)))
+
+    @torch.no_grad()
+    @override
+    def decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
+        return decode_tokens(
+            self.sam2, image_embedding, prompts, site=self.token_site, chunk_size=_TOKEN_CHUNK
+        )
+
+    @torch.no_grad()
+    @override
+    def decode_masks(
+        self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
+    ) -> tuple[Tensor, Tensor]:
+        return decode_masks(self.sam2, image_embedding, prompts, several=several)
+
+    @override
+    def enlarge_masks(self, logits_NHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        return F.interpolate(logits_NHW[:, None], size_hw, mode="bilinear")[:, 0]
