@@ -1,6 +1,8 @@
 """Image towers of every make; the oracles are open_clip's and timm's own outputs."""
 
+import contextlib
 import json
+import math
 from pathlib import Path
 
 import huggingface_hub
@@ -8,7 +10,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from open_clip.timm_model import TimmModel
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from regionspot.annotations import ImageRecord
@@ -17,10 +21,12 @@ from regionspot.backbones import (
     FrozenModels,
     LoadedClip,
     SamLocalizer,
+    describe_clip,
     feature_map,
     load_clip,
     load_sam,
 )
+from regionspot.backbones.image_towers import image_tower
 from regionspot.backbones.tokenizer import LazyTokenizer
 from regionspot.core.errors import ConfigError, WeightsError
 from regionspot.extraction.featurize import featurize
@@ -50,6 +56,16 @@ TOWERS: dict[str, dict[str, object]] = {
             "timm_proj": None,
         },
     },
+    # As EVA-02: a class token, pooled by it.
+    "tiny-eva": {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 160,
+            "timm_model_name": "test_vit",
+            "timm_pool": "token",
+            "timm_proj": "linear",
+        },
+    },
     "tiny-average": {
         "embed_dim": 24,
         "vision_cfg": {
@@ -76,6 +92,7 @@ TOWERS: dict[str, dict[str, object]] = {
 FIRST = {
     "tiny-siglip": "pooled embedding",
     "tiny-pe": "class token",
+    "tiny-eva": "class token",
     "tiny-average": "pooled embedding",
     "tiny-convnext": "pooled embedding",
     "tiny-resnet": "pooled embedding",
@@ -101,6 +118,14 @@ def loaded(request: pytest.FixtureRequest) -> LoadedClip:
 def pixels_of(loaded: LoadedClip, count: int = 2) -> Tensor:
     torch.manual_seed(1)
     return torch.randn(count, 3, loaded.image_size, loaded.image_size)
+
+
+def shake_norms(module: nn.Module) -> None:
+    """Give norms and biases values, which fresh ones lack: a norm that is left out must show."""
+    torch.manual_seed(2)
+    for parameter in module.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
 
 
 @torch.no_grad()
@@ -156,9 +181,49 @@ def test_embeddings_are_open_clips(loaded: LoadedClip) -> None:
     assert theirs.shape == (2, loaded.text_dim)
 
 
-def test_patches_without_a_place_in_the_text_space_are_not_given_one(loaded: LoadedClip) -> None:
+@pytest.mark.parametrize("name", ["tiny-pe", "tiny-average", "tiny-convnext", "tiny-resnet"])
+def test_patches_without_a_place_in_the_text_space_are_not_given_one(name: str) -> None:
+    loaded = load_clip(name, "random")
     with pytest.raises(ConfigError, match="pooled_patches cannot be had"):
         Encoder(loaded).project(torch.zeros(1, loaded.num_tokens, loaded.width))
+
+
+@pytest.mark.parametrize("name", ["tiny-siglip", "tiny-eva"])
+@torch.no_grad()
+def test_the_first_token_projected_is_the_images_embedding(name: str) -> None:
+    loaded = load_clip(name, "random")
+    shake_norms(loaded.model)
+    pixels, encoder = pixels_of(loaded), Encoder(loaded)
+    projected = encoder.project(encoder.features(pixels))
+    torch.testing.assert_close(projected[:, 0], loaded.model.encode_image(pixels))
+
+
+def load_pe() -> LoadedClip:
+    """PE's own kind of trunk, which timm has in no small size: attention pools the class token too.
+
+    (The tiny ViT of timm that stands for it elsewhere leaves the class token out.)
+    """
+    torch.manual_seed(0)
+    clip = load_clip("tiny-pe", "random").model
+    clip.visual.trunk = Eva(
+        img_size=160, patch_size=16, embed_dim=64, depth=2, num_heads=2, num_classes=24,
+        global_pool="map", use_rot_pos_emb=True,
+    )  # fmt: skip
+    return describe_clip(clip, tokenizer=LazyTokenizer("tiny-pe"), name="tiny-pe")
+
+
+@pytest.mark.parametrize("name", ["tiny-siglip", "pe", "tiny-eva"])
+@torch.no_grad()
+def test_a_patch_projected_is_what_the_tower_gives_for_an_image_of_nothing_else(name: str) -> None:
+    loaded = load_pe() if name == "pe" else load_clip(name, "random")
+    shake_norms(loaded.model)
+    pixels, encoder = pixels_of(loaded), Encoder(loaded)
+    features = encoder.features(pixels)
+    torch.testing.assert_close(features[:, 1:], last_stage(loaded, pixels)[:, 1:])
+    visual = loaded.model.visual
+    everywhere = features[1, 7].expand(1, loaded.num_tokens, -1)
+    theirs = visual.head(visual.trunk.forward_head(visual.trunk.norm(everywhere)))
+    torch.testing.assert_close(encoder.project(features)[1, 7], theirs[0])
 
 
 def test_a_cache_can_be_made_with_any_tower(loaded: LoadedClip) -> None:
@@ -236,3 +301,30 @@ def test_released_architectures_at_full_size(
     assert feature_map(loaded.model, torch.randn(1, 3, side, side)).shape == shape
     assert (loaded.first_token, loaded.text_dim) == (first_token, text_dim)
     assert loaded.mean[0] == red_mean
+
+
+@pytest.mark.slow
+def test_of_all_towers_that_open_clip_takes_from_timm_only_fastvits_are_refused() -> None:
+    """Shapes only: on the device "meta" nothing is computed."""
+    refused = set()
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        if name.startswith("tiny-") or "timm_model_name" not in config["vision_cfg"]:
+            continue  # registered by these tests, or open_clip's own, of which there are two kinds
+        vision = CLIPVisionCfg(**{**config["vision_cfg"], "timm_model_pretrained": False})
+        with torch.device("meta"):
+            visual = _build_vision_tower(config["embed_dim"], vision).eval()
+            tower = image_tower(visual, name=name)
+            try:
+                features = tower.features(torch.zeros(2, 3, *tower.image_size_hw))
+            except ConfigError:
+                refused.add(name)
+                continue
+            with contextlib.suppress(ConfigError):
+                assert tower.project(features).shape[:2] == features.shape[:2]
+        assert len(features) == 2
+        assert math.isqrt(features.shape[1] - 1) ** 2 == features.shape[1] - 1
+    assert refused == {
+        *("MobileCLIP-S1", "MobileCLIP-S2"),
+        *("MobileCLIP2-S0", "MobileCLIP2-S2", "MobileCLIP2-S3", "MobileCLIP2-S4"),
+    }

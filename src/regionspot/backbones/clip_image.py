@@ -146,8 +146,8 @@ class Encoder:
     def project(self, features_BTD: Tensor) -> Tensor:
         """Carry every token of feature maps into the joint text space.
 
-        CLIP itself does this to the class token only; for it the result is CLIP's image embedding
-        before normalisation.
+        CLIP itself does this only to what it pools. Where that is the first token, its row is
+        CLIP's image embedding before normalisation. Other tokens are pooled as if alone.
 
         Args:
             features_BTD: Feature maps, (B, T, D).
@@ -156,6 +156,6 @@ class Encoder:
             (B, T, E), not normalised.
 
         Raises:
-            ConfigError: The image tower projects nothing but a pooled embedding.
+            ConfigError: The image tower cannot take single patches there.
         """
         return self.tower.project(features_BTD)

@@ -142,6 +142,34 @@ class TimmTower(ImageTower):
             )
         return torch.cat([pooled_BD[:, None], patches_BPD], dim=1)
 
+    @override
+    def check_projects_patches(self) -> None:
+        with needs_extra("extract"):
+            from timm.models.eva import Eva
+            from timm.models.vision_transformer import VisionTransformer
+        trunk = self._visual.trunk
+        if not isinstance(trunk, (Eva, VisionTransformer)):
+            super().check_projects_patches()
+        # Pooling that passes over prefix tokens finds nothing where one token is alone.
+        pools_all = trunk.attn_pool is not None and getattr(trunk, "pool_include_prefix", True)
+        if self._num_prefix_tokens and trunk.global_pool != "token" and not pools_all:
+            super().check_projects_patches()
+
+    @override
+    def project(self, features_BTD: Tensor) -> Tensor:
+        """Take each token through pooling and projection as if the image held nothing else."""
+        self.check_projects_patches()
+        trunk, head = self._visual.trunk, self._visual.head
+        is_pooled = self.first_token == "pooled embedding"  # noqa: S105 - not that kind of token
+        tokens_BND = features_BTD[:, 1:] if is_pooled else features_BTD
+        alone_M1D = trunk.norm(tokens_BND.flatten(0, 1)[:, None])
+        projected_ME: Tensor = head(trunk.forward_head(alone_M1D))
+        projected_BNE = projected_ME.unflatten(0, tokens_BND.shape[:2])
+        if not is_pooled:
+            return projected_BNE
+        first_BE = head(trunk.get_classifier()(features_BTD[:, 0]))
+        return torch.cat([first_BE[:, None], projected_BNE], dim=1)
+
 
 class AttentionPooledResNet(ImageTower):
     """OpenAI's ResNet: its last stage, and what its attention pool makes of it, not projected."""
@@ -200,7 +228,6 @@ def image_tower(visual: nn.Module, *, name: str = "") -> ImageTower:
 
 def _no_place_for_patches(tower: ImageTower) -> ConfigError:
     return ConfigError(
-        f"this CLIP's image tower ({type(tower).__name__}) pools its tokens before it projects"
-        " them, so single patches have no place in its text space: the method pooled_patches cannot"
-        " be had with it. Leave it out (--methods)."
+        f"this CLIP's image tower ({type(tower).__name__}) does not take single patches into its"
+        " text space: the method pooled_patches cannot be had with it. Leave it out (--methods)."
     )
