@@ -68,6 +68,25 @@ class LoadedClip:
     """What cosines are multiplied with: the exponential of the model's ``logit_scale``."""
 
 
+def check_clip_name(model: str) -> None:
+    """Check that there is a CLIP of a name, before anything is made of it.
+
+    Raises:
+        ConfigError: There is none; the message has those of similar names.
+        MissingExtraError: ``open_clip`` is not installed.
+    """
+    with needs_extra("extract"):
+        import open_clip
+    if model in ("tiny", *open_clip.list_models()):
+        return
+    near = difflib.get_close_matches(model, open_clip.list_models(), n=4, cutoff=0.5)
+    names = near or ["ViT-B-16-quickgelu", "ViT-L-14-quickgelu"]
+    raise ConfigError(
+        f"open_clip has no model {model!r}. Did you mean {' or '.join(names)}?"
+        " open_clip.list_models() lists them all (option models.clip)."
+    )
+
+
 def load_clip(model: str, weights: str) -> LoadedClip:
     """Build a CLIP and load its weights.
 
@@ -86,14 +105,12 @@ def load_clip(model: str, weights: str) -> LoadedClip:
         MissingFileError: The weights are a path that does not exist.
         MissingExtraError: ``open_clip`` is not installed.
     """
-    with needs_extra("extract"):
-        import open_clip
+    check_clip_name(model)
     if model == "tiny":
         return _load_tiny(weights)
-    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
-    if config is None:
-        raise _unknown_model(model)
-    quick = bool(config.get("quick_gelu", False))
+    import open_clip
+
+    quick = bool(open_clip.get_model_config(model).get("quick_gelu", False))
     if weights == RANDOM:
         with random_weights(f"CLIP {model}", option=_OPTION):
             clip = _build(model)
@@ -131,7 +148,7 @@ def describe_clip(
     mean, std = _normalisation(clip)
     freeze(clip)
     # One blank image tells what the tower's make does not say in one place.
-    blank_1CHW = torch.zeros(1, 3, height, width)
+    blank_1CHW = torch.zeros(1, 3, height, width).to(next(clip.visual.parameters()))
     with torch.no_grad():
         _, num_tokens, feature_dim = tower.features(blank_1CHW).shape
         text_dim = clip.encode_image(blank_1CHW).shape[-1]
@@ -208,12 +225,27 @@ def _build(model: str) -> "CLIP":
     logging.getLogger().setLevel(logging.ERROR)
     try:
         clip = open_clip.create_model(model, pretrained=None, pretrained_text=False)
+    except OSError as error:  # the text tower is one of transformers, described on the hub
+        hub_name = open_clip.get_model_config(model)["text_cfg"].get("hf_model_name")
+        raise WeightsError(
+            f"the text tower of CLIP {model} could not be built ({str(error)[:200]}). Where there"
+            f" is no network, download {hub_name} elsewhere (hf download {hub_name}) and copy the"
+            " folder ~/.cache/huggingface here, or set HF_HOME to where it lies."
+        ) from error
     finally:
         logging.getLogger().setLevel(root_level)
     tags = open_clip.list_pretrained_tags_by_model(model)
-    released = open_clip.get_pretrained_cfg(model, tags[0]) if tags else {}
-    if released.get("mean") and released.get("std"):
-        set_model_preprocess_cfg(clip, {name: released[name] for name in ("mean", "std")})
+    cards = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
+    released = [{key: card[key] for key in ("mean", "std")} for card in cards if card.get("mean")]
+    if released:
+        set_model_preprocess_cfg(clip, released[0])
+    if any(other != released[0] for other in released):
+        _logger.warning(
+            "released weights of %s are of two kinds; the input is normalised as for %s. Give a tag"
+            " in place of a file if the weights are not of that kind.",
+            model,
+            tags[0],
+        )
     return clip
 
 
@@ -265,15 +297,4 @@ def _warn_of_activation(model: str, path: Path, *, quick: bool) -> None:
         model,
         model,
         _QUICK,
-    )
-
-
-def _unknown_model(model: str) -> ConfigError:
-    import open_clip
-
-    near = difflib.get_close_matches(model, open_clip.list_models(), n=4, cutoff=0.5)
-    names = near or ["ViT-B-16-quickgelu", "ViT-L-14-quickgelu"]
-    return ConfigError(
-        f"open_clip has no model {model!r}. Did you mean {' or '.join(names)}?"
-        " open_clip.list_models() lists them all (option models.clip)."
     )

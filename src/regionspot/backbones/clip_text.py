@@ -92,10 +92,15 @@ def text_bank(
 
     Raises:
         ConfigError: There is no such template set.
-        VocabularyError: There is no name.
+        VocabularyError: There is no name, or the synonyms are not one entry a class.
     """
     if not names:
         raise VocabularyError("there is no class name to embed: give at least one.")
+    if synonyms is not None and len(synonyms) != len(names):
+        raise VocabularyError(
+            f"there are {len(names)} class names and the synonyms of {len(synonyms)} classes;"
+            " wanted those of each class, in the same order."
+        )
     sentences = template_texts(templates)
     names_of = [[name] for name in names]
     if templates.endswith(_SYNONYMS) and synonyms is not None:
@@ -115,7 +120,10 @@ def text_bank(
         texts = list(chain.from_iterable(texts_of))
         embedded = torch.cat(
             [
-                clip.encode_text(tokenizer(texts[first : first + batch_size]).to(device)).float()
+                # CoCa's would be normalised already, if not told otherwise.
+                clip.encode_text(
+                    tokenizer(texts[first : first + batch_size]).to(device), normalize=False
+                ).float()
                 for first in range(0, len(texts), batch_size)
             ]
         )

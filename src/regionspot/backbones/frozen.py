@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder
-from regionspot.backbones.clip_models import load_clip
+from regionspot.backbones.clip_models import check_clip_name, load_clip
 from regionspot.backbones.clip_text import text_bank
 from regionspot.backbones.device import resolve_device
 from regionspot.backbones.localizer import Localizer
@@ -118,6 +118,9 @@ def load_frozen_models(config: ModelsConfig, *, device: str = "cpu") -> FrozenMo
         MissingExtraError: ``open_clip`` or the package of the SAM is not installed.
     """
     target = resolve_device(device)
+    if config.clip is not None:
+        # A mistyped name has no default weights either; to be told that would not help.
+        check_clip_name(config.clip)
     models = resolve(config)
     localizer = load_localizer(models.sam, models.sam_weights, token_site=models.token_site)
     clip = load_clip(models.clip, models.clip_weights)

@@ -144,7 +144,7 @@ class TimmTower(ImageTower):
 
 
 class AttentionPooledResNet(ImageTower):
-    """OpenAI's ResNet: its last stage; the pooled embedding is the mean that its pool asks with."""
+    """OpenAI's ResNet: its last stage, and what its attention pool makes of it, not projected."""
 
     first_token = "pooled embedding"  # noqa: S105 - not that kind of token
 
@@ -159,16 +159,17 @@ class AttentionPooledResNet(ImageTower):
 
     @override
     def features(self, pixels_BCHW: Tensor) -> Tensor:
-        heard: list[Tensor] = []
-        hook = self._visual.attnpool.register_forward_pre_hook(
-            lambda _module, inputs: heard.append(inputs[0])
-        )
-        try:
-            self._visual(pixels_BCHW)
-        finally:
-            hook.remove()
-        patches_BPD = heard[0].flatten(2).transpose(1, 2)
-        return torch.cat([patches_BPD.mean(dim=1, keepdim=True), patches_BPD], dim=1)
+        output = self._visual.forward_intermediates(pixels_BCHW, indices=1, intermediates_only=True)
+        (last_BDHW,) = output["image_intermediates"]
+        # Pooling and projection are one module; with the identity in place of the projection it
+        # only pools.
+        pool = self._visual.attnpool
+        identity_DD = torch.eye(last_BDHW.shape[1]).to(last_BDHW)
+        no_bias_D = torch.zeros_like(identity_DD[0])
+        unprojected = {"c_proj.weight": identity_DD, "c_proj.bias": no_bias_D}
+        pooled_BD = torch.func.functional_call(pool, unprojected, (last_BDHW,))
+        patches_BPD = last_BDHW.flatten(2).transpose(1, 2)
+        return torch.cat([pooled_BD[:, None], patches_BPD], dim=1)
 
 
 def image_tower(visual: nn.Module, *, name: str = "") -> ImageTower:

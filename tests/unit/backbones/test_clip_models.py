@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
@@ -144,6 +145,32 @@ def test_an_input_that_is_not_square_is_refused() -> None:
     tokenizer = WordTokenizer(["red"], context_length=8)
     with pytest.raises(ConfigError, match="16 x 24 pixels; only square"):
         describe_clip(_clip(image_size=(16, 24)), tokenizer=tokenizer, name="odd")
+
+
+def test_a_model_in_memory_may_have_been_cast_already() -> None:
+    tokenizer = WordTokenizer(["red"], context_length=8)
+    loaded = describe_clip(_clip(image_size=16).double(), tokenizer=tokenizer, name="double")
+    assert (loaded.num_tokens, loaded.width, loaded.text_dim) == (5, 16, 8)
+
+
+@pytest.mark.slow
+def test_a_file_for_a_model_whose_weights_are_of_two_kinds_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loaded = load_clip("ViT-L-14", "random")  # laion2b_s32b_b82k has the mean 0.5
+    assert loaded.mean == open_clip.OPENAI_DATASET_MEAN
+    assert "normalised as for openai" in caplog.text
+
+
+def test_a_text_tower_from_the_hub_that_cannot_be_had_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As HF_HUB_OFFLINE=1 in the environment; without it the hub's client tries for a minute.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        WeightsError, match=r"(?s)text tower of CLIP roberta-ViT-B-32.*hf download roberta"
+    ):
+        load_clip("roberta-ViT-B-32", "random")
 
 
 def test_a_model_in_memory_is_described(loaded_clip: LoadedClip) -> None:

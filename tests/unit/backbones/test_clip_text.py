@@ -2,8 +2,17 @@
 
 import pytest
 import torch
+from open_clip.coca_model import CoCa, MultimodalCfg
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
-from regionspot.backbones import TEMPLATE_SETS, LoadedClip, template_texts, text_bank
+from regionspot.backbones import (
+    TEMPLATE_SETS,
+    LoadedClip,
+    WordTokenizer,
+    describe_clip,
+    template_texts,
+    text_bank,
+)
 from regionspot.core.errors import ConfigError, VocabularyError
 
 
@@ -47,7 +56,8 @@ def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
     class Listener(torch.nn.Module):
         logit_scale = torch.zeros(())
 
-        def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        def encode_text(self, ids: torch.Tensor, *, normalize: bool) -> torch.Tensor:
+            assert not normalize
             return torch.ones(len(ids), 4)
 
     def tokenizer(texts: list[str]) -> torch.Tensor:
@@ -62,6 +72,32 @@ def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
 def test_no_names_are_refused(loaded_clip: LoadedClip) -> None:
     with pytest.raises(VocabularyError, match="no class name to embed"):
         text_bank(loaded_clip.model, loaded_clip.tokenizer, [])
+    with pytest.raises(VocabularyError, match="2 class names and the synonyms of 1 classes"):
+        text_bank(
+            loaded_clip.model, loaded_clip.tokenizer, ["red", "egg"], "none", synonyms=[["red"]]
+        )
+
+
+def test_coca_normalises_texts_by_itself_and_its_banks_are_means_of_raw_ones_all_the_same() -> None:
+    words = WordTokenizer(["red", "star", "egg", "photo", "of", "a"], context_length=8)
+    shape = {"context_length": 8, "vocab_size": words.vocab_size, "width": 16, "heads": 2}
+    torch.manual_seed(0)
+    coca = CoCa(
+        embed_dim=24,
+        multimodal_cfg=MultimodalCfg(**shape, layers=1),
+        text_cfg=CLIPTextCfg(**shape, layers=1, embed_cls=True, output_tokens=True),
+        vision_cfg=CLIPVisionCfg(
+            layers=1, width=16, head_width=8, patch_size=8, image_size=16, output_tokens=True
+        ),
+    )
+    loaded = describe_clip(coca, tokenizer=words, name="coca")
+    assert (loaded.first_token, loaded.num_tokens) == ("class token", 5)
+    names = [["red star", "egg"]]
+    bank = text_bank(coca, words, ["red star"], "single-synonyms", synonyms=names)
+    with torch.no_grad():
+        raw, _ = coca.text(words(["a photo of a red star.", "a photo of a egg."]))
+    assert raw.norm(dim=-1).std() > 1e-3  # otherwise both means agree
+    torch.testing.assert_close(bank[0], raw.mean(dim=0) / raw.mean(dim=0).norm())
 
 
 def test_synonyms_are_averaged_before_normalising_if_asked_for(loaded_clip: LoadedClip) -> None:

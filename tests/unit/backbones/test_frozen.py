@@ -90,5 +90,9 @@ def test_the_toy_preset_loads_what_is_shipped_and_repeats_itself() -> None:
 def test_mistakes_are_found_before_anything_is_loaded() -> None:
     with pytest.raises(ConfigError, match="preset"):
         load_frozen_models(ModelsConfig(preset="huge"))
+    with pytest.raises(ConfigError, match=r"no model 'ViT-H14'. Did you mean .*ViT-H-14 "):
+        load_frozen_models(ModelsConfig(clip="ViT-H14"))  # which has no default weights either
+    with pytest.raises(ConfigError, match=r"'ViT-H-14' has no default weights"):
+        load_frozen_models(ModelsConfig(clip="ViT-H-14"))
     with pytest.raises(ConfigError, match="device"):
         load_frozen_models(ModelsConfig(preset="toy"), device="gpu")
