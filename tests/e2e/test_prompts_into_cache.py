@@ -17,7 +17,7 @@ from regionspot.backbones import ModelsConfig, load_sam
 from regionspot.backbones.mask_prompts import mask_logits
 from regionspot.cache import CachedSample, FeatureCache
 from regionspot.core.errors import ConfigError
-from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
+from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary, cache_features
 
 SIZE_HW = (90, 120)
 POLYGON = [20.0, 10.0, 80.0, 15.0, 60.0, 70.0, 25.0, 60.0]
@@ -75,6 +75,7 @@ def run(folder: Path, tmp_path: Path) -> Run:
             device="cpu",
         )
         summary = cache_features(config)
+        assert isinstance(summary, CacheSummary)
         cache = FeatureCache.open(tmp_path / "cache")
         assert cache.manifest.prompt == prompt
         assert summary.num_dropped_regions == cache.sample(0).num_dropped_regions

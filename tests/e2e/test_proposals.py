@@ -230,3 +230,27 @@ def test_another_minimum_is_another_cache(
 def test_proposals_come_from_one_place(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"--proposals\.path boxes\.json .*--proposals\.grid"):
         ProposalsConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--proposals.min_score", "0.5"), "wanted one of them: --proposals.path boxes.json"),
+        (("--proposals.grid.points_per_side", "0"), "points_per_side is 0; wanted at least 1"),
+        (("--proposals.path", "nowhere.json"), "Set --proposals.path to the proposals file."),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    options: tuple[str, str],
+    message: str,
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        make_cache(world, tmp_path / "cache", *options)
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1

@@ -95,6 +95,8 @@ class AnnotationReport:
         noun = PROPOSALS if self.entries == PROPOSALS else "annotations"
         kept = f"{self.num_regions:,} regions of {self.num_annotations:,} {noun}"
         lines = [f"{self.num_images:,} images, {kept}"]
+        if noun == PROPOSALS and not self.num_annotations:  # SAM has yet to find them
+            lines = [f"{self.num_images:,} images"]
         told = (
             (self.num_images_without_regions, "images have no region (kept)"),
             (self.num_images_without_size, "images have no annotated size (clipped when decoded)"),

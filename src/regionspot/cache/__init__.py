@@ -15,6 +15,7 @@ from regionspot.cache.layout import (
     manifest_path,
     quarantine_path,
     shard_path,
+    shards_path,
     sidecar_path,
     text_banks_path,
 )
@@ -27,7 +28,13 @@ from regionspot.cache.sizes import image_bytes
 from regionspot.cache.stats import CacheStats, collect_stats
 from regionspot.cache.text_banks import StoredBank, TextBankStore
 from regionspot.cache.verify import Problem, verify_cache
-from regionspot.cache.writer_lock import exclusive_writer
+from regionspot.cache.writer_lock import (
+    ShardLock,
+    exclusive_writer,
+    one_at_a_time,
+    sharing_writer,
+    try_lock_shard,
+)
 
 __all__ = [
     "ARRAY_MEMBERS",
@@ -43,6 +50,7 @@ __all__ = [
     "Problem",
     "QuarantinedImage",
     "ShardLayout",
+    "ShardLock",
     "ShardReader",
     "ShardSidecar",
     "StoredBank",
@@ -59,14 +67,18 @@ __all__ = [
     "image_bytes",
     "index_path",
     "manifest_path",
+    "one_at_a_time",
     "quarantine_path",
     "read_category_tree",
     "read_manifest",
     "read_sidecar",
     "shard_is_complete",
     "shard_path",
+    "shards_path",
+    "sharing_writer",
     "sidecar_path",
     "text_banks_path",
+    "try_lock_shard",
     "verify_cache",
     "write_category_tree",
     "write_manifest",

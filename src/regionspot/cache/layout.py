@@ -71,6 +71,11 @@ def shard_path(cache_dir: Path, shard_index: int) -> Path:
     return shards_path(cache_dir) / f"{shard_index:06d}.tar"
 
 
+def shard_lock_path(cache_dir: Path, shard_index: int) -> Path:
+    """Return where the lock of a shard lies while several processes share a cache's shards."""
+    return shards_path(cache_dir) / f"{shard_index:06d}.lock"
+
+
 def sidecar_path(cache_dir: Path, shard_index: int) -> Path:
     """Return where the sidecar of a shard lies; shards count from 0."""
     return shards_path(cache_dir) / f"{shard_index:06d}.json"

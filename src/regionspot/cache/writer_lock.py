@@ -1,4 +1,9 @@
-"""At most one process writes into a cache at a time."""
+"""Who may write into a cache: one process alone, or several that share its shards.
+
+Locks are ``flock``: they end with their process, however it ends. Folders are locked where it can
+be; a file is only needed for a single shard, and goes with the shard's completion. On a file system
+that cannot lock, a warning is logged and writers are unprotected.
+"""
 
 import fcntl
 import logging
@@ -7,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from regionspot.cache.layout import shard_lock_path, shards_path
 from regionspot.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -14,11 +20,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def exclusive_writer(cache_dir: Path) -> Iterator[None]:
-    """Keep other writers out of a cache while the block runs.
-
-    The folder itself is locked (``flock``), so no file is left behind, not even by a crash: the
-    lock ends with the process. On a file system that cannot lock, a warning is logged and the block
-    runs unprotected.
+    """Keep all other writers out of a cache while the block runs.
 
     Args:
         cache_dir: The cache's folder; it is created if need be.
@@ -26,22 +28,95 @@ def exclusive_writer(cache_dir: Path) -> Iterator[None]:
     Raises:
         ConfigError: Another process is writing there.
     """
+    with _locked_folder(cache_dir, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def sharing_writer(cache_dir: Path) -> Iterator[None]:
+    """Let only other sharing writers into a cache while the block runs.
+
+    They agree on shards by `try_lock_shard`, and take turns at what all share by `one_at_a_time`.
+
+    Args:
+        cache_dir: The cache's folder; it is created if need be.
+
+    Raises:
+        ConfigError: A process is writing there that does not share.
+    """
+    with _locked_folder(cache_dir, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def one_at_a_time(cache_dir: Path) -> Iterator[None]:
+    """Wait until no other sharing writer is in such a block, then run it."""
+    folder = shards_path(cache_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _try_flock(descriptor, fcntl.LOCK_EX, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class ShardLock:
+    """The right to write one shard, until it is given back or the process ends."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+
+    def release(self, *, is_complete: bool) -> None:
+        """Give the right back.
+
+        Args:
+            is_complete: Whether the shard is complete: then nobody needs the lock's file again.
+        """
+        if is_complete:
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def try_lock_shard(cache_dir: Path, shard_index: int) -> ShardLock | None:
+    """Take the right to write a shard; None if another process has it.
+
+    Who gets it has to look whether the shard was completed meanwhile.
+    """
+    path = shard_lock_path(cache_dir, shard_index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _try_flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return ShardLock(path, descriptor)
+
+
+@contextmanager
+def _locked_folder(cache_dir: Path, kind: int) -> Iterator[None]:
     cache_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(cache_dir, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _try_flock(descriptor, kind | fcntl.LOCK_NB, cache_dir)
         except BlockingIOError:
             raise ConfigError(
                 f"another process is writing to {cache_dir}; wanted to be the only one. Wait for"
-                " it, or give another output_dir."
+                " it, give all of them a --part, or give another output_dir."
             ) from None
-        except OSError as error:
-            logger.warning(
-                "%s cannot be locked (%s): make sure that no other process writes there",
-                cache_dir,
-                error,
-            )
         yield
     finally:
         os.close(descriptor)
+
+
+def _try_flock(descriptor: int, kind: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, kind)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        logger.warning(
+            "%s cannot be locked (%s): make sure that no other process writes there", path, error
+        )

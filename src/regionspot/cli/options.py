@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from regionspot.core.errors import RegionSpotError
+
 T = TypeVar("T")
 
 
@@ -27,6 +29,21 @@ def parse_options(
     parser = ArgumentParser(prog=prog, description=about)
     parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
     parser.add_class_arguments(config_class)
-    options = vars(parser.instantiate(parser.parse_args(list(words))))
+    parsed = parser.parse_args(list(words))
+    try:
+        options = vars(parser.instantiate(parsed))
+    except ValueError as error:
+        deliberate = _deliberate(error)
+        if deliberate is None:
+            raise
+        raise deliberate from None
     names = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
     return config_class(**{name: options[name] for name in names})
+
+
+def _deliberate(error: BaseException) -> RegionSpotError | None:
+    """Find the error of a nested class, which jsonargparse wraps where the class is optional."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RegionSpotError):
+        cause = cause.__cause__ or cause.__context__
+    return cause

@@ -14,6 +14,7 @@ from regionspot.backbones import GridProposer
 from regionspot.backbones.clip_text import TEMPLATE_SETS
 from regionspot.backbones.presets import ExifPolicy, ModelsConfig
 from regionspot.core.errors import ConfigError
+from regionspot.extraction.parts import AUTO, Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +149,11 @@ class CacheConfig:
     annotated. Fewer are left out, each with its reason in quarantine.jsonl."""
     limit: int | None = None
     """Take only the first so many images; by default all."""
+    part: str | None = None
+    """Make only a part of the shards, so that many processes or machines with one disk share the
+    work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or torchrun. The part
+    that ends last finishes the cache; parts that failed are given again, or the command without
+    --part does the rest."""
 
     def __post_init__(self) -> None:
         for name in ("images_per_shard", "batch_size", "limit"):
@@ -176,5 +182,7 @@ class CacheConfig:
                 f"--annotations.prompt is {self.annotations.prompt}, but proposals are boxes: leave"
                 " one of the two out."
             )
+        if self.part not in {None, AUTO}:
+            Part.parse(str(self.part), {})
         if not self.output_dir:
             raise ConfigError("--output_dir is empty; name the folder to write the cache to.")

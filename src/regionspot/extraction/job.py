@@ -1,7 +1,10 @@
 """A configuration with all that it names opened: annotations, models, and the plan they make."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
+
+import torch
 
 from regionspot.annotations import AnnotatedImages
 from regionspot.backbones import FrozenModels, load_frozen_models
@@ -10,6 +13,7 @@ from regionspot.core.errors import ConfigError
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError
 from regionspot.extraction.locate import RegionLocator
+from regionspot.extraction.parts import Part
 from regionspot.extraction.prepare import Preparation, ShardJob
 from regionspot.extraction.regions import describe_proposals, read_regions
 
@@ -37,7 +41,11 @@ class CacheJob:
         self.records = self.annotated.records[: config.limit]
         _check_synonyms(config, self.annotated)
         plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)
-        self.models = models or load_frozen_models(config.models, device=config.device)
+        self.part = None if config.part is None else Part.parse(config.part, os.environ)
+        device = config.device
+        if self.part is not None and device == "auto" and torch.cuda.is_available():
+            device = f"cuda:{self.part.local_index % torch.cuda.device_count()}"
+        self.models = models or load_frozen_models(config.models, device=device)
         self.locator = RegionLocator(
             localizer=self.models.localizer,
             prompt=config.annotations.prompt,

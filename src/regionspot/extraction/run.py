@@ -15,25 +15,29 @@ from pathlib import Path
 
 from regionspot.cache import (
     FeatureCache,
-    Manifest,
     Problem,
     TextBankStore,
     build_index,
     check_same_manifest,
     exclusive_writer,
     manifest_path,
+    one_at_a_time,
     read_manifest,
     shard_is_complete,
+    shards_path,
+    sharing_writer,
     text_banks_path,
     write_manifest,
 )
-from regionspot.core.errors import MissingFileError
+from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError
 from regionspot.extraction.job import CacheJob
+from regionspot.extraction.parts import Part
 from regionspot.extraction.regions import store_category_tree
 from regionspot.extraction.repair import take_away_damage
-from regionspot.extraction.summary import CacheSummary
+from regionspot.extraction.sharing import ShardClaims
+from regionspot.extraction.summary import CacheSummary, PartSummary
 from regionspot.extraction.writing import ShardsWriter
 
 _logger = logging.getLogger(__name__)
@@ -41,14 +45,14 @@ _logger = logging.getLogger(__name__)
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def cache_features(config: CacheConfig) -> CacheSummary:
+def cache_features(config: CacheConfig) -> CacheSummary | PartSummary:
     """Make a cache, or finish one that was begun.
 
     Args:
         config: What to cache, and where.
 
     Returns:
-        What lies there now.
+        What lies there now; of a part, how far it is if other parts are not done yet.
 
     Raises:
         MissingFileError: The annotation file, the folder of images or a weights file is missing.
@@ -79,8 +83,13 @@ def repair_cache(
 
     Raises:
         MissingFileError: The folder is no cache. Else as `cache_features`.
+        ConfigError: Only a part is to be made.
     """
     output_dir = Path(config.output_dir)
+    if config.part is not None:
+        raise ConfigError(
+            f"--part is {config.part}, but a cache is repaired as a whole: leave it out."
+        )
     if not manifest_path(output_dir).exists():
         raise MissingFileError(
             f"{output_dir} has no {manifest_path(output_dir).name}, so there is no cache to repair."
@@ -89,26 +98,66 @@ def repair_cache(
     job = CacheJob(config)
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
         problems = take_away_damage(output_dir, job.manifest, retry_quarantined=retry_quarantined)
-    return problems, run_job(job)
+    return problems, _run_whole(job)
 
 
-def run_job(job: CacheJob) -> CacheSummary:
+def run_job(job: CacheJob) -> CacheSummary | PartSummary:
     """Write what is missing of a cache; see `cache_features`."""
-    config, output_dir = job.config, job.output_dir
+    if job.part is not None:
+        return _run_part(job, job.part)
+    return _run_whole(job)
+
+
+def _run_whole(job: CacheJob) -> CacheSummary:
+    output_dir = job.output_dir
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
-        _begin(output_dir, job.manifest)
-        _store_text_banks(job)
-        if config.annotations.tree_path is not None:
-            store_category_tree(output_dir, config.annotations.tree_path, job.annotated)
-        num_shards = job.manifest.plan.num_shards
-        todo = [n for n in range(num_shards) if not shard_is_complete(output_dir, n)]
-        shard_jobs = job.shard_jobs(todo)
+        _begin(job)
         start = time.perf_counter()
-        ShardsWriter(job).write(shard_jobs)
+        done, todo = _done_and_todo(job)
+        num_written = ShardsWriter(job).write(job.shard_jobs(todo), done=done)
         seconds = time.perf_counter() - start
         build_index(output_dir)
-    num_new_images = sum(len(of_shard.records) for of_shard in shard_jobs)
-    return _summary(job, num_new_images=num_new_images, seconds=seconds)
+    return _summary(job, num_new_images=num_written, seconds=seconds)
+
+
+def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
+    """Write the part's missing shards, and finish the cache if no other part has anything left."""
+    output_dir = job.output_dir
+    with _told_disk_errors(output_dir), sharing_writer(output_dir):
+        _check_not_strange(output_dir)
+        with one_at_a_time(output_dir):
+            _begin(job)
+        start = time.perf_counter()
+        done, todo = _done_and_todo(job)
+        claims = ShardClaims(output_dir)
+        num_written = ShardsWriter(job).write(
+            claims.claimed(job.shard_jobs(filter(part.has, todo))),
+            done=done,
+            after_shard=claims.done,
+        )
+        seconds = time.perf_counter() - start
+        with one_at_a_time(output_dir):
+            done, todo = _done_and_todo(job)
+            if not todo:
+                build_index(output_dir)
+    if not todo:
+        return _summary(job, num_new_images=num_written, seconds=seconds)
+    return PartSummary(
+        part=str(part),
+        num_shards=len(done) + len(todo),
+        num_shards_done=len(done),
+        num_own_missing=sum(map(part.has, todo)),
+        num_new_images=num_written,
+        seconds=seconds,
+    )
+
+
+def _done_and_todo(job: CacheJob) -> tuple[list[int], list[int]]:
+    is_done = [
+        shard_is_complete(job.output_dir, shard) for shard in range(job.manifest.plan.num_shards)
+    ]
+    done = [shard for shard, complete in enumerate(is_done) if complete]
+    return done, [shard for shard, complete in enumerate(is_done) if not complete]
 
 
 def _summary(job: CacheJob, *, num_new_images: int, seconds: float) -> CacheSummary:
@@ -130,20 +179,34 @@ def _summary(job: CacheJob, *, num_new_images: int, seconds: float) -> CacheSumm
     )
 
 
-def _begin(output_dir: Path, manifest: Manifest) -> None:
-    """Write the manifest of a new cache, or check that of a begun one."""
+def _begin(job: CacheJob) -> None:
+    """Write what comes before the shards, or check that it is what a begun cache has."""
+    output_dir = job.output_dir
     if manifest_path(output_dir).exists():
-        check_same_manifest(read_manifest(output_dir), manifest)
+        check_same_manifest(read_manifest(output_dir), job.manifest)
+    else:
+        _check_not_strange(output_dir)
+        write_manifest(output_dir, job.manifest)
+    _store_text_banks(job)
+    if job.config.annotations.tree_path is not None:
+        store_category_tree(output_dir, job.config.annotations.tree_path, job.annotated)
+
+
+def _check_not_strange(output_dir: Path) -> None:
+    """Refuse a folder of something else, before anything is written to it."""
+    if manifest_path(output_dir).exists():
         return
-    # A crash may have left a manifest that was not renamed yet; it is written over.
-    leftover = f"{manifest_path(output_dir).name}.tmp"
-    strange = sorted(entry.name for entry in output_dir.iterdir() if entry.name != leftover)
+    # A crash may have left a manifest that was not renamed yet, or a folder for no shard yet.
+    leftovers = {f"{manifest_path(output_dir).name}.tmp"}
+    shards = shards_path(output_dir)
+    if shards.is_dir() and not any(shards.iterdir()):
+        leftovers.add(shards.name)
+    strange = sorted(entry.name for entry in output_dir.iterdir() if entry.name not in leftovers)
     if strange:
         raise DiskError(
             f"{output_dir} is no cache, and not empty either: it holds {', '.join(strange[:5])}."
             " Set --output_dir to a new folder."
         )
-    write_manifest(output_dir, manifest)
 
 
 def _store_text_banks(job: CacheJob) -> None:

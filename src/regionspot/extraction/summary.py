@@ -62,3 +62,34 @@ class CacheSummary:
         else:
             lines.append("already complete, nothing to do")
         return [*self.annotations.lines(), *lines]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartSummary:
+    """What a part of a run left behind, while other parts are not done yet."""
+
+    part: str
+    """Which part of how many: 2/8."""
+    num_shards: int
+    """Shards of the whole cache."""
+    num_shards_done: int
+    """Shards among them that are there now, whoever wrote them."""
+    num_own_missing: int
+    """Shards of this part that another process is still at."""
+    num_new_images: int
+    """Images that this run cached."""
+    seconds: float
+    """Duration of this run from the first image to the last."""
+
+    def lines(self) -> list[str]:
+        """Say it in English, one fact a line."""
+        rate = self.num_new_images / max(self.seconds, 1e-9)
+        speed = f"{self.num_new_images:,} images in {self.seconds:,.1f} s, {rate:,.1f} images/s"
+        there = f"{self.num_shards_done:,} of the cache's {self.num_shards:,} shards are there"
+        lines = [
+            f"part {self.part}: {speed}",
+            f"{there}; the part that ends last finishes the cache",
+        ]
+        if self.num_own_missing:
+            lines.append(f"another process is at {self.num_own_missing:,} shards of this part")
+        return lines

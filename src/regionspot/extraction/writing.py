@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 import torch
@@ -28,34 +28,49 @@ class ShardsWriter:
         self._plan = job.manifest.plan
         self._quarantined: list[QuarantinedImage] = []
 
-    def write(self, jobs: list[ShardJob]) -> None:
-        """Write the shards of the jobs, in order.
+    def write(
+        self,
+        shard_jobs: Iterable[ShardJob],
+        *,
+        done: Iterable[int],
+        after_shard: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """Write shards, in order.
+
+        Args:
+            shard_jobs: The shards; each is taken when its turn comes near.
+            done: Finished shards, whose unusable images count.
+            after_shard: Called with the number of each shard that was written.
+
+        Returns:
+            How many images the shards written have, unusable ones included.
 
         Raises:
             TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
             WeightsError: The models give numbers that are not finite.
         """
-        todo = {job.shard_index for job in jobs}
-        for done in set(range(self._plan.num_shards)) - todo:
-            self._quarantined += read_sidecar(self._job.output_dir, done).quarantined
+        num_done = num_written = 0
+        for shard in done:
+            self._quarantined += read_sidecar(self._job.output_dir, shard).quarantined
+            num_done += len(self._plan.images_of(shard))
         total = self._plan.num_images
-        num_done = total - sum(len(job.records) for job in jobs)
-        threads = torch.get_num_threads()
         with (
             tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
             prepared_batches(
-                jobs,
+                shard_jobs,
                 self._job.preparation,
                 batch_size=self._config.batch_size,
-                num_threads=threads,
+                num_threads=torch.get_num_threads(),
             ) as batches,
         ):
             for shard_index, of_shard in itertools.groupby(batches, lambda b: b.shard_index):
-                self._write_shard(shard_index, of_shard, bar)
+                num_written += self._write_shard(shard_index, of_shard, bar)
+                after_shard(shard_index)
+        return num_written
 
     def _write_shard(
         self, shard_index: int, batches: Iterable[PreparedBatch], bar: "tqdm[NoReturn]"
-    ) -> None:
+    ) -> int:
         quarantined: list[QuarantinedImage] = []
         sidecar = write_shard(
             self._job.output_dir,
@@ -73,6 +88,7 @@ class ShardsWriter:
             sidecar.num_images,
             len(quarantined),
         )
+        return sidecar.num_images + len(quarantined)
 
     def _samples(
         self,

@@ -1,0 +1,193 @@
+"""``--part``: processes that share nothing but a folder end with the bytes of one alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regionspot.cache import exclusive_writer, sharing_writer, try_lock_shard, verify_cache
+from regionspot.core.errors import ConfigError
+from regionspot.extraction.parts import Part
+
+NUM_IMAGES, NUM_SHARDS = 23, 8
+START = "from regionspot.cli.main import main; main()"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(NUM_IMAGES):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
+    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
+    return folder
+
+
+def words(world: Path, cache: Path, part: str | None = None) -> list[str]:
+    return [
+        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
+        *("--annotations.images_dir", str(world), "--output_dir", str(cache)),
+        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
+        *("--images_per_shard", "3", "--batch_size", "2"),
+        *(("--part", part) if part else ()),
+    ]
+
+
+def start(world: Path, cache: Path, part: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", START, "cache", *words(world, cache, part)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path) -> dict[str, bytes]:
+    """What one process writes that does it all, with the threads that the others have."""
+    process = start(world, world / "whole", "1/1")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return tree(world / "whole")
+
+
+def tree(cache: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(cache)): path.read_bytes()
+        for path in cache.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_parts_one_after_the_other_end_in_the_bytes_of_one_run(
+    world: Path, finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    cache, printed = tmp_path / "cache", []
+    for part in ("3/3", "1/3", "2/3"):
+        assert not (cache / "index.h5").exists()
+        process = start(world, cache, part)
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        printed.append(output)
+    assert "2 of the cache's 8 shards are there" in printed[0]
+    assert "5 of the cache's 8 shards are there" in printed[1]
+    assert "23 images, 23 regions, 8 shards" in printed[2]
+    assert verify_cache(cache) == []
+    assert tree(cache) == finished
+
+
+def test_processes_at_once_even_on_the_same_part_end_in_the_bytes_of_one(
+    world: Path, finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    processes = [start(world, cache, part) for part in ("1/2", "2/2", "1/2")]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert tree(cache) == finished
+
+
+def test_a_killed_part_is_done_by_the_next_command(
+    world: Path, finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    process = start(world, cache, "1/2")
+    deadline = time.monotonic() + 60
+    while not list(cache.glob("shards/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    for part in ("2/2", "1/2"):
+        again = start(world, cache, part)
+        _, errors = again.communicate()
+        assert again.returncode == 0, errors
+    assert tree(cache) == finished
+
+
+def test_who_does_it_alone_and_who_shares_exclude_each_other(tmp_path: Path) -> None:
+    with sharing_writer(tmp_path), sharing_writer(tmp_path):
+        alone = exclusive_writer(tmp_path)
+        with pytest.raises(ConfigError, match="another process is writing"):
+            alone.__enter__()
+    with exclusive_writer(tmp_path):
+        sharing = sharing_writer(tmp_path)
+        with pytest.raises(ConfigError, match="give all of them a --part"):
+            sharing.__enter__()
+
+
+def test_a_shard_has_one_writer(tmp_path: Path) -> None:
+    lock = try_lock_shard(tmp_path, 3)
+    assert lock is not None
+    assert try_lock_shard(tmp_path, 3) is None
+    other = try_lock_shard(tmp_path, 4)
+    assert other is not None
+    lock.release(is_complete=False)
+    again = try_lock_shard(tmp_path, 3)
+    assert again is not None
+    again.release(is_complete=True)
+    other.release(is_complete=True)
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "wanted"),
+    [
+        ("1/1", {}, (0, 1, 0)),
+        ("2/8", {"RANK": "5", "WORLD_SIZE": "9"}, (1, 8, 0)),
+        ("auto", {"RANK": "5", "WORLD_SIZE": "9", "LOCAL_RANK": "1"}, (5, 9, 1)),
+        ("auto", {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3"}, (3, 4, 3)),
+        (
+            "auto",
+            {
+                "SLURM_ARRAY_TASK_ID": "12",
+                "SLURM_ARRAY_TASK_COUNT": "8",
+                "SLURM_ARRAY_TASK_MIN": "10",
+                "SLURM_PROCID": "0",
+                "SLURM_NTASKS": "1",
+            },
+            (2, 8, 0),
+        ),
+    ],
+)
+def test_a_part_is_read_from_the_option_or_the_environment(
+    text: str, environ: Mapping[str, str], wanted: tuple[int, int, int]
+) -> None:
+    part = Part.parse(text, environ)
+    assert (part.index, part.count, part.local_index) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "message"),
+    [
+        ("0/8", {}, "wanted 2/8 for the second of eight parts, counted from 1"),
+        ("9/8", {}, "wanted 2/8"),
+        ("2", {}, "wanted 2/8"),
+        ("auto", {}, "give --part 1/8 and so on yourself"),
+        (
+            "auto",
+            {"SLURM_ARRAY_TASK_ID": "20", "SLURM_ARRAY_TASK_COUNT": "3"},
+            "wanted task numbers without gaps",
+        ),
+    ],
+)
+def test_no_part_at_all_is_refused(text: str, environ: Mapping[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Part.parse(text, environ)
+
+
+def test_every_shard_is_of_one_part() -> None:
+    parts = [Part(index=index, count=3) for index in range(3)]
+    assert [[part.index for part in parts if part.has(shard)] for shard in range(5)] == [
+        *([0], [1], [2], [0], [1]),
+    ]
