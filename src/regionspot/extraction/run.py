@@ -140,8 +140,8 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
             done, todo = _done_and_todo(job)
             if not todo:
                 build_index(output_dir)
-    if not todo:
-        return _summary(job, num_new_images=num_written, seconds=seconds)
+                # Still alone: a part that ends at the same moment is about to write the index, too.
+                return _summary(job, num_new_images=num_written, seconds=seconds)
     return PartSummary(
         part=str(part),
         num_shards=len(done) + len(todo),
