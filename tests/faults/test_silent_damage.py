@@ -1,0 +1,85 @@
+"""Damage to a shard, class by class: ours never passes it over; the stock reader mostly does."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from regionspot.cache import read_sidecar, shard_path, verify_cache
+
+MakeCache = Callable[..., Path]
+BLOCK = 512
+NUM_FLIPS = 25
+
+
+@pytest.fixture
+def cache(make_cache: MakeCache) -> Path:
+    return make_cache(num_images=3)
+
+
+def places_of(cache: Path) -> dict[str, list[range]]:
+    """Where each class of bytes lies in the first shard's tar."""
+    sidecar = read_sidecar(cache, 0)
+    places: dict[str, list[range]] = {"header": [], "payload": [], "padding": []}
+    for offset, length in zip(sidecar.offsets.ravel(), sidecar.lengths.ravel(), strict=True):
+        start, stop = int(offset), int(offset + length)
+        places["header"].append(range(start - BLOCK, start))
+        places["payload"].append(range(start, stop))
+        places["padding"].append(range(stop, -(-stop // BLOCK) * BLOCK))
+    return places
+
+
+def flips(spans: list[range], seed: int) -> Iterator[tuple[int, int]]:
+    rng = np.random.default_rng(seed)
+    positions = np.concatenate([np.asarray(span) for span in spans])
+    for position in rng.choice(positions, NUM_FLIPS, replace=False).tolist():
+        yield position, int(rng.integers(8))
+
+
+def read_by_webdataset(path: Path) -> bool:
+    """Say whether the stock reader gets through the shard without an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for sample in webdataset.WebDataset(str(path), shardshuffle=False).decode():
+                sample["feature_map.npy"].sum()
+        except Exception:  # noqa: BLE001 - whatever it raises, it did not pass the damage over
+            return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_no_flipped_bit_is_passed_over_though_the_stock_reader_does(cache: Path) -> None:
+    path, silent = shard_path(cache, 0), dict.fromkeys(places_of(cache), 0)
+    good = path.read_bytes()
+    for seed, (name, spans) in enumerate(places_of(cache).items()):
+        for position, bit in flips(spans, seed):
+            damaged = bytearray(good)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            (problem, *_) = verify_cache(cache)
+            assert problem.shard == 0, (name, position, bit)
+            silent[name] += read_by_webdataset(path)
+    path.write_bytes(good)
+    assert verify_cache(cache) == []
+    # The comparison: of the same damage the stock reader is silent about some of every class.
+    assert silent["padding"] == NUM_FLIPS
+    assert silent["payload"] > 0
+    assert silent["header"] > 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_no_cut_at_a_block_is_passed_over_though_the_stock_reader_does(cache: Path) -> None:
+    path, num_silent = shard_path(cache, 0), 0
+    good = path.read_bytes()
+    for length in range(0, len(good), BLOCK):
+        path.write_bytes(good[:length])
+        (problem, *_) = verify_cache(cache)
+        assert problem.shard == 0, length
+        num_silent += read_by_webdataset(path)
+    assert num_silent > 0
