@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from regionspot.cli import cache_gc, cache_plan, cache_repair, cache_stats, cache_verify
-from regionspot.cli.errors import run_cli
+from regionspot.cli.errors import run_cli, terminable
 from regionspot.cli.options import parse_options
 from regionspot.extraction.config import CacheConfig
 
@@ -48,4 +48,5 @@ def _cache(words: Sequence[str]) -> None:
     config = parse_config(words)
     from regionspot.extraction.run import cache_features  # here: --help needs no torch
 
-    print("\n".join(cache_features(config).lines()))
+    with terminable("finished shards are safe; give the same command again to go on"):
+        print("\n".join(cache_features(config).lines()))

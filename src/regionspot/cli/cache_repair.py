@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regionspot.cli.cache_verify import describe_problem
-from regionspot.cli.errors import run_cli
+from regionspot.cli.errors import run_cli, terminable
 from regionspot.cli.options import parse_options
 from regionspot.extraction.config import CacheConfig
 
@@ -31,7 +31,8 @@ def _repair(args: Sequence[str]) -> None:
     config = parse_options(RepairConfig, args, prog="regionspot cache repair", about=__doc__)
     from regionspot.extraction.run import repair_cache  # here: --help needs no torch
 
-    problems, summary = repair_cache(config, retry_quarantined=config.retry_quarantined)
+    with terminable("whole shards are safe; give the same command again to go on"):
+        problems, summary = repair_cache(config, retry_quarantined=config.retry_quarantined)
     lines = [describe_problem(summary.cache_dir, problem) for problem in problems]
     found = f"{len(problems)} problems found and mended" if problems else "nothing was damaged"
     print("\n".join([*lines, *summary.lines(), found]))
