@@ -211,6 +211,21 @@ def test_no_part_at_all_is_refused(text: str, environ: Mapping[str, str], messag
         Part.parse(text, environ)
 
 
+def test_locks_that_a_killed_process_left_go_when_the_cache_is_finished(
+    world: Path, finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    for name, content in finished.items():
+        if name != "index.h5":
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            (cache / name).write_bytes(content)
+    (cache / "shards" / "000003.lock").touch()  # its shard was complete, its process died
+    process = start(world, cache, "2/2")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert tree(cache) == finished
+
+
 def test_every_shard_is_of_one_part() -> None:
     parts = [Part(index=index, count=3) for index in range(3)]
     assert [[part.index for part in parts if part.has(shard)] for shard in range(5)] == [

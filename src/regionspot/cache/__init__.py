@@ -32,6 +32,7 @@ from regionspot.cache.writer_lock import (
     ShardLock,
     exclusive_writer,
     one_at_a_time,
+    remove_shard_locks,
     sharing_writer,
     try_lock_shard,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "read_category_tree",
     "read_manifest",
     "read_sidecar",
+    "remove_shard_locks",
     "shard_is_complete",
     "shard_path",
     "shards_path",

@@ -94,6 +94,15 @@ def try_lock_shard(cache_dir: Path, shard_index: int) -> ShardLock | None:
     return ShardLock(path, descriptor)
 
 
+def remove_shard_locks(cache_dir: Path) -> None:
+    """Remove the locks' files that killed processes left, once all shards are complete.
+
+    Whoever still holds one is about to give it back: a complete shard is not written again.
+    """
+    for path in shards_path(cache_dir).glob("*.lock"):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _locked_folder(cache_dir: Path, kind: int) -> Iterator[None]:
     cache_dir.mkdir(parents=True, exist_ok=True)

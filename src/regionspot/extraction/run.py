@@ -23,6 +23,7 @@ from regionspot.cache import (
     manifest_path,
     one_at_a_time,
     read_manifest,
+    remove_shard_locks,
     shard_is_complete,
     shards_path,
     sharing_writer,
@@ -116,6 +117,7 @@ def _run_whole(job: CacheJob) -> CacheSummary:
         done, todo = _done_and_todo(job)
         num_written = ShardsWriter(job).write(job.shard_jobs(todo), done=done)
         seconds = time.perf_counter() - start
+        remove_shard_locks(output_dir)
         build_index(output_dir)
     return _summary(job, num_new_images=num_written, seconds=seconds)
 
@@ -139,6 +141,7 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
         with one_at_a_time(output_dir):
             done, todo = _done_and_todo(job)
             if not todo:
+                remove_shard_locks(output_dir)
                 build_index(output_dir)
                 # Still alone: a part that ends at the same moment is about to write the index, too.
                 return _summary(job, num_new_images=num_written, seconds=seconds)
