@@ -22,8 +22,8 @@ SAM_RESIZE = "longest-side bilinear antialias uint8 (PIL), normalise, pad with z
 
 _TOKEN_CHUNK = 64
 _CPU_PIXELS = 1024**2
-"""What a CPU embeds at once, one image of the released models. Four of them leave its caches: a
-ViT-B took 33 s an image instead of 16 (2 cores; the quotient is in benchmarks/cache_job.py)."""
+"""What a CPU embeds at once, one image of the released models. Four of them leave its caches: in a
+single trial on 2 cores a ViT-B took 33 s an image instead of 16."""
 
 
 class SamLocalizer(Localizer):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from regionspot.cli import cache_gc, cache_plan, cache_repair, cache_stats, cache_verify
 from regionspot.cli.errors import run_cli, terminable
 from regionspot.cli.options import parse_options
-from regionspot.extraction.config import CacheConfig
+from regionspot.extraction import CacheConfig, cache_features
 
 _COMMANDS = {
     "plan": cache_plan.main,
@@ -46,7 +46,5 @@ def parse_config(words: Sequence[str]) -> CacheConfig:
 
 def _cache(words: Sequence[str]) -> None:
     config = parse_config(words)
-    from regionspot.extraction.run import cache_features  # here: --help needs no torch
-
     with terminable("finished shards are safe; give the same command again to go on"):
         print("\n".join(cache_features(config).lines()))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from regionspot.cli.errors import run_cli
 from regionspot.cli.options import parse_options
-from regionspot.extraction.config import CacheConfig
+from regionspot.extraction import CacheConfig
+from regionspot.extraction.estimate import estimate_cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,6 @@ def main(args: Sequence[str]) -> None:
 
 def _plan(args: Sequence[str]) -> None:
     config = parse_options(PlanConfig, args, prog="regionspot cache plan", about=__doc__)
-    from regionspot.extraction.estimate import estimate_cache  # here: --help needs no torch
-
     estimate = estimate_cache(config, num_probed=config.num_probed)
     print(estimate.to_json() if config.json else "\n".join(estimate.lines()))
     estimate.check_fits()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from regionspot.cli.cache_verify import describe_problem
 from regionspot.cli.errors import run_cli, terminable
 from regionspot.cli.options import parse_options
-from regionspot.extraction.config import CacheConfig
+from regionspot.extraction import CacheConfig, repair_cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,6 @@ def main(args: Sequence[str]) -> None:
 
 def _repair(args: Sequence[str]) -> None:
     config = parse_options(RepairConfig, args, prog="regionspot cache repair", about=__doc__)
-    from regionspot.extraction.run import repair_cache  # here: --help needs no torch
-
     with terminable("whole shards are safe; give the same command again to go on"):
         problems, summary = repair_cache(config, retry_quarantined=config.retry_quarantined)
     lines = [describe_problem(summary.cache_dir, problem) for problem in problems]
