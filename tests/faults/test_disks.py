@@ -29,7 +29,7 @@ class Disk:
         self.path = path
         path.mkdir()
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(path)],
+            ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(path)],  # noqa: S607 - PATH
             capture_output=True,
             text=True,
             check=False,
@@ -42,7 +42,7 @@ class Disk:
         subprocess.run(words, check=True)
 
     def unmount(self) -> None:
-        subprocess.run(["umount", str(self.path)], check=True)
+        subprocess.run(["umount", str(self.path)], check=True)  # noqa: S607 - PATH
 
 
 MakeDisk = Callable[[int], Disk]
