@@ -99,7 +99,9 @@ class ShardsWriter:
         for batch in batches:
             quarantined += batch.quarantined
             self._check_quarantine(batch.quarantined)
-            yield from featurize(self._job.models, batch.images, self._job.locator)
+            yield from featurize(
+                self._job.models, batch.images, self._job.locator, codec=self._config.codec
+            )
             bar.update(len(batch.images) + len(batch.quarantined))
 
     def _check_quarantine(self, images: Iterable[QuarantinedImage]) -> None:
