@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from regionspot.backbones import load_clip, load_sam
-from regionspot.cache import FeatureCache, verify_cache
+from regionspot.cache import FeatureCache, read_manifest, verify_cache, write_manifest
 from regionspot.cli.cache import main
 
 ROOT = Path(__file__).parents[2]
@@ -307,9 +307,27 @@ def test_every_image_has_the_numbers_of_its_own_file(finished: Path, world: Worl
             assert_same_halves(sample.position_tokens, heard["tokens"])
 
 
-def assert_same_halves(ours: NDArray[np.float16], theirs: Tensor) -> None:
+def assert_same_halves(ours: NDArray[Any], theirs: Tensor) -> None:
     """Equal in float16, give or take its last bit: batches of another size round differently."""
     np.testing.assert_allclose(ours, theirs.half().numpy(), rtol=2**-10, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("codec", "error", "map_bytes"), [("bfloat16", 4e-3, 256), ("int8", 2e-2, 164)]
+)
+def test_other_codecs_store_the_same_maps_less_exactly(
+    codec: str, error: float, map_bytes: int, world: World, finished: Path, tmp_path: Path
+) -> None:
+    main(world.words(tmp_path / codec, {"codec": codec}))
+    assert verify_cache(tmp_path / codec) == []
+    with FeatureCache.open(finished) as exact, FeatureCache.open(tmp_path / codec) as other:
+        assert len(exact) == len(other) == NUM_IMAGES
+        for number in range(NUM_IMAGES):
+            ours, theirs = other.sample(number), exact.sample(number)
+            assert ours.feature_map.nbytes == map_bytes * len(theirs.feature_map)
+            wanted = theirs.features().float()
+            assert float((ours.features() - wanted).norm() / wanted.norm()) < error
+            np.testing.assert_array_equal(ours.position_tokens, theirs.position_tokens)
 
 
 @torch.no_grad()
@@ -537,6 +555,22 @@ def test_a_cache_made_otherwise_is_refused_naming_what_differs_and_not_touched(
     assert "--output_dir <another folder>" in advice
     assert tree(copied) == tree(finished)
     assert times(copied) == before
+
+
+@pytest.mark.parametrize("name", ["sam_resize", "clip_resize", "clip_mean", "clip_activation"])
+def test_a_cache_of_a_version_that_prepared_images_otherwise_is_refused_naming_it(
+    world: World, copied: Path, run: Run, name: str
+) -> None:
+    manifest = read_manifest(copied)
+    other = (0.1, 0.2, 0.3) if name == "clip_mean" else "another way"
+    changes: dict[str, Any] = {name: other}
+    fingerprint = replace(manifest.fingerprint, **changes)
+    write_manifest(copied, replace(manifest, fingerprint=fingerprint))
+    outcome = run(world.words(copied))
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()[1:-1]
+    now = getattr(manifest.fingerprint, name)
+    assert line == f"  fingerprint.{name}: found {other!r}, wanted {now!r}"
 
 
 def test_an_unfinished_cache_made_otherwise_is_refused_as_well(

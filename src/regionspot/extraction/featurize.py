@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels
-from regionspot.cache import CachedSample
+from regionspot.cache import (
+    CachedSample,
+    FeatureCodec,
+    all_finite,
+    encode_features,
+    stored_array,
+)
 from regionspot.core.errors import WeightsError
 from regionspot.extraction.locate import LocatedRegions, RegionLocator
 from regionspot.extraction.prepare import PreparedImage
@@ -16,7 +22,11 @@ from regionspot.extraction.prepare import PreparedImage
 
 @torch.inference_mode()
 def featurize(
-    models: FrozenModels, images: Sequence[PreparedImage], locator: RegionLocator | None = None
+    models: FrozenModels,
+    images: Sequence[PreparedImage],
+    locator: RegionLocator | None = None,
+    *,
+    codec: FeatureCodec = "float16",
 ) -> list[CachedSample]:
     """Compute one sample an image, in order; no image gives no sample.
 
@@ -25,6 +35,7 @@ def featurize(
         images: What goes through both models at once.
         locator: What turns regions into tokens, with the localizer of ``models``; by default from
             the records' boxes.
+        codec: How feature maps are stored.
 
     Raises:
         WeightsError: A model's output is not finite, or too large for float16.
@@ -43,7 +54,7 @@ def featurize(
             labels=regions.labels,
             box_scores=regions.box_scores,
             position_tokens=_to_float16(regions.tokens, image, "SAM"),
-            feature_map=_to_float16(map_TD, image, "CLIP"),
+            feature_map=_stored(map_TD, image, codec),
             num_clipped_regions=image.num_clipped,
             num_dropped_regions=image.num_dropped + regions.num_dropped,
         )
@@ -62,11 +73,23 @@ def _locate(images: Sequence[PreparedImage], locator: RegionLocator) -> list[Loc
 
 
 def _to_float16(values: Tensor, image: PreparedImage, model: str) -> NDArray[np.float16]:
-    halves = values.to(torch.float16).cpu().numpy()
+    halves: NDArray[np.float16] = values.to(torch.float16).cpu().numpy()
     if not np.isfinite(halves).all():
-        raise WeightsError(
-            f"{model}'s output for image {image.record.key} ({image.record.file_name}) is not"
-            " finite in float16: its weights are damaged or belong to another model. Check"
-            f" --models.{model.lower()}_weights."
-        )
+        raise _not_finite(image, model, "float16")
     return halves
+
+
+def _stored(map_TD: Tensor, image: PreparedImage, codec: FeatureCodec) -> NDArray[np.generic]:
+    stored = stored_array(encode_features(map_TD, codec))
+    if not all_finite(stored):
+        raise _not_finite(image, "CLIP", codec)
+    return stored
+
+
+def _not_finite(image: PreparedImage, model: str, stored_as: str) -> WeightsError:
+    too_large = "" if model == "SAM" else " If they are only too large, give --codec bfloat16."
+    return WeightsError(
+        f"{model}'s output for image {image.record.key} ({image.record.file_name}) is not"
+        f" finite in {stored_as}: its weights are damaged or belong to another model. Check"
+        f" --models.{model.lower()}_weights.{too_large}"
+    )

@@ -102,5 +102,7 @@ class ShardsWriter:
     ) -> Iterator[CachedSample]:
         for batch in batches:
             quarantined += batch.quarantined
-            yield from featurize(self._job.models, batch.images, self._job.locator)
+            yield from featurize(
+                self._job.models, batch.images, self._job.locator, codec=self._config.codec
+            )
             bar.update(len(batch.images) + len(batch.quarantined))
