@@ -19,7 +19,13 @@ from regionspot.cache.layout import (
     sidecar_path,
     text_banks_path,
 )
-from regionspot.cache.manifest import Manifest, check_same_manifest, read_manifest, write_manifest
+from regionspot.cache.manifest import (
+    Manifest,
+    check_same_manifest,
+    manifest_differences,
+    read_manifest,
+    write_manifest,
+)
 from regionspot.cache.plan import Plan
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
@@ -67,6 +73,7 @@ __all__ = [
     "find_garbage",
     "image_bytes",
     "index_path",
+    "manifest_differences",
     "manifest_path",
     "one_at_a_time",
     "quarantine_path",

@@ -1,7 +1,7 @@
 """The manifest: what a cache holds, what made it, and how it is cut into shards."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ class Manifest:
     """Identity of the proposals that the regions are; None if they are the annotated ones."""
     prompt: str = "box"
     """What of a region SAM was shown."""
+    reused: str | None = None
+    """`CacheIndex.contents_sha256` of the cache that feature maps and tokens were taken from where
+    it had them; None if all were computed."""
     plan: Plan
     """Which image is in which shard."""
     vocabulary: Vocabulary
@@ -115,7 +118,7 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
     Raises:
         CacheMismatchError: The manifests differ; the message names each field.
     """
-    if differences := list(_differences(found, wanted)):
+    if differences := manifest_differences(found, wanted):
         listed = "\n  ".join(differences)
         raise CacheMismatchError(
             f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n"
@@ -123,6 +126,20 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
             "Set these options as they were found to go on with it, or write to another"
             f" output_dir: {CACHE_COMMAND} --output_dir <another folder>"
         )
+
+
+def manifest_differences(
+    found: Manifest, wanted: Manifest, *, but: Collection[str] = ()
+) -> list[str]:
+    """Return ``field: found X, wanted Y`` for each field unequal in the wanted one.
+
+    Args:
+        found: The manifest of what is there.
+        wanted: The manifest of what is needed.
+        but: Fields that may differ.
+    """
+    allowed = {name: getattr(wanted, name) for name in but}
+    return list(_differences(replace(found, **allowed), wanted))
 
 
 def _differences(found: Manifest, wanted: Manifest) -> Iterator[str]:
@@ -158,6 +175,7 @@ def _sealed(manifest: Manifest) -> tuple[str, str]:
             "annotation_format": manifest.annotation_format,
             "proposals": manifest.proposals,
             "prompt": manifest.prompt,
+            "reused": manifest.reused,
             "plan": asdict(manifest.plan),
             "vocabulary": list(manifest.vocabulary.names),
             "category_ids": list(manifest.category_ids),
@@ -174,6 +192,7 @@ def _from_json(values: dict[str, Any]) -> Manifest:
         annotation_format=values["annotation_format"],
         proposals=values["proposals"],
         prompt=values["prompt"],
+        reused=values["reused"],
         plan=Plan(**values["plan"]),
         vocabulary=Vocabulary.from_names(values["vocabulary"]),
         category_ids=tuple(values["category_ids"]),

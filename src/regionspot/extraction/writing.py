@@ -13,6 +13,7 @@ from regionspot.extraction.errors import TooManyQuarantinedError
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import PreparedBatch, ShardJob, prepared_batches
+from regionspot.extraction.same_images import check_same_images
 
 _logger = logging.getLogger(__name__)
 
@@ -27,6 +28,10 @@ class ShardsWriter:
         self._config = job.config
         self._plan = job.manifest.plan
         self._quarantined: list[QuarantinedImage] = []
+        self.num_reused_maps = 0
+        """Feature maps that were taken over from another cache."""
+        self.num_reused_tokens = 0
+        """Position tokens that were."""
 
     def write(
         self,
@@ -48,6 +53,7 @@ class ShardsWriter:
         Raises:
             TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
             WeightsError: The models give numbers that are not finite.
+            CacheMismatchError: The cache to reuse is of other images.
         """
         num_done = num_written = 0
         for shard in done:
@@ -71,6 +77,8 @@ class ShardsWriter:
     def _write_shard(
         self, shard_index: int, batches: Iterable[PreparedBatch], bar: "tqdm[NoReturn]"
     ) -> int:
+        if self._job.old_cache is not None:
+            check_same_images(self._job, self._job.old_cache, shard_index)
         quarantined: list[QuarantinedImage] = []
         sidecar = write_shard(
             self._job.output_dir,
@@ -100,6 +108,9 @@ class ShardsWriter:
             quarantined += batch.quarantined
             self._check_quarantine(batch.quarantined)
             yield from featurize(self._job.models, batch.images, self._job.locator)
+            reused = [image.reused for image in batch.images if image.reused is not None]
+            self.num_reused_maps += len(reused)
+            self.num_reused_tokens += sum(one.num_tokens for one in reused)
             bar.update(len(batch.images) + len(batch.quarantined))
 
     def _check_quarantine(self, images: Iterable[QuarantinedImage]) -> None:
