@@ -26,6 +26,7 @@ from regionspot.cache.manifest import (
     read_manifest,
     write_manifest,
 )
+from regionspot.cache.merge import CacheMerge
 from regionspot.cache.plan import Plan
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
@@ -48,6 +49,7 @@ __all__ = [
     "MEMBERS",
     "SCHEMA_VERSION",
     "CacheIndex",
+    "CacheMerge",
     "CacheStats",
     "CachedSample",
     "FeatureCache",

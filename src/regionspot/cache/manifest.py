@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from regionspot.cache.fingerprint import Fingerprint
-from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION, manifest_path
+from regionspot.cache.layout import (
+    CACHE_COMMAND,
+    MERGE_COMMAND,
+    MERGED,
+    SCHEMA_VERSION,
+    manifest_path,
+)
 from regionspot.cache.plan import Plan
 from regionspot.cache.sealed import check_schema_version, open_sealed_json, seal_json
 from regionspot.core.atomic import write_text_atomic
@@ -120,11 +126,18 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
     """
     if differences := manifest_differences(found, wanted):
         listed = "\n  ".join(differences)
-        raise CacheMismatchError(
-            f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n"
-            f"  {listed}\n"
+        advice = (
             "Set these options as they were found to go on with it, or write to another"
             f" output_dir: {CACHE_COMMAND} --output_dir <another folder>"
+        )
+        if found.annotation_format == MERGED:
+            advice = (
+                "It was merged from other caches. Give these again to go on with it, with --repair"
+                f" to mend it, or set another output_dir: {MERGE_COMMAND}"
+            )
+        raise CacheMismatchError(
+            f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n"
+            f"  {listed}\n{advice}"
         )
 
 

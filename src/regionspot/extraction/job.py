@@ -71,7 +71,7 @@ class CacheJob:
         self.old_cache: OldCache | None = None
         if config.reuse is not None:
             self.old_cache = OldCache.open(
-                Path(config.reuse),
+                config.reuse,
                 wanted=self.manifest,
                 finds_regions=self.locator.grid is not None,
             )

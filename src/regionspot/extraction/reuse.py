@@ -77,11 +77,11 @@ class OldCache:
         self._sorted_keys = cache.index.keys[self._order]
 
     @classmethod
-    def open(cls, folder: Path, *, wanted: Manifest, finds_regions: bool) -> Self:
+    def open(cls, location: str | Path, *, wanted: Manifest, finds_regions: bool) -> Self:
         """Open a cache to reuse.
 
         Args:
-            folder: The old cache.
+            location: The old cache.
             wanted: The manifest of the new one.
             finds_regions: Whether regions of the new one are what SAM finds on a grid.
 
@@ -90,12 +90,12 @@ class OldCache:
             CacheMismatchError: The cache was made by other models or settings; each is named.
             CacheCorruptError: It is not finished, or a file is damaged.
         """
-        cache = FeatureCache.open(folder)
+        cache = FeatureCache.open(location)
         differences = manifest_differences(cache.manifest, wanted, but=_MAY_DIFFER)
         if differences:
             listed = "\n  ".join(differences)
             raise CacheMismatchError(
-                f"--reuse is {folder}, which was made by other models or settings than wanted:\n"
+                f"--reuse is {location}, which was made by other models or settings than wanted:\n"
                 f"  {listed}\n"
                 "Set these options as they were found, or leave --reuse out to compute everything."
             )

@@ -127,7 +127,7 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
     """Write the part's missing shards, and finish the cache if no other part has anything left."""
     output_dir = job.output_dir
     with _told_disk_errors(output_dir), sharing_writer(output_dir):
-        _check_not_strange(output_dir)
+        check_not_strange(output_dir)
         with one_at_a_time(output_dir):
             _begin(job)
         start = time.perf_counter()
@@ -196,15 +196,19 @@ def _begin(job: CacheJob) -> None:
     if manifest_path(output_dir).exists():
         check_same_manifest(read_manifest(output_dir), job.manifest)
     else:
-        _check_not_strange(output_dir)
+        check_not_strange(output_dir)
         write_manifest(output_dir, job.manifest)
     _store_text_banks(job)
     if job.config.annotations.tree_path is not None:
         store_category_tree(output_dir, job.config.annotations.tree_path, job.annotated)
 
 
-def _check_not_strange(output_dir: Path) -> None:
-    """Refuse a folder of something else, before anything is written to it."""
+def check_not_strange(output_dir: Path) -> None:
+    """Refuse a folder of something else, before anything is written to it.
+
+    Raises:
+        DiskError: The folder holds files, but no cache.
+    """
     if manifest_path(output_dir).exists():
         return
     # A crash may have left a manifest that was not renamed yet, or a folder for no shard yet.
