@@ -5,15 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from regionspot.cache import (
     CachedSample,
+    FeatureCodec,
     Fingerprint,
     Manifest,
     Plan,
     TextBankStore,
     build_index,
+    encode_features,
+    stored_array,
     text_banks_path,
     write_manifest,
     write_shard,
@@ -48,18 +52,22 @@ def tiny_fingerprint(clip_model: str) -> Fingerprint:
         feature_dim=FEATURE_DIM,
         num_feature_tokens=NUM_FEATURE_TOKENS,
         text_dim=TEXT_DIM,
-        dtype="float16",
-        codec="npy",
     )
 
 
 def random_sample(
-    number: int, rng: np.random.Generator, *, num_regions: int, class_tokens: np.ndarray
+    number: int,
+    rng: np.random.Generator,
+    *,
+    num_regions: int,
+    class_tokens: np.ndarray,
+    codec: FeatureCodec,
 ) -> CachedSample:
     """One image: tokens tell the class, up to noise, so that there is something to learn."""
     labels = rng.integers(0, len(class_tokens), num_regions)
     corners = rng.uniform(0, 30, (num_regions, 2))
     noise = rng.normal(0, 0.1, (num_regions, TOKEN_DIM))
+    features = torch.from_numpy(rng.normal(0, 1, (NUM_FEATURE_TOKENS, FEATURE_DIM)))
     return CachedSample(
         key=f"image{number:03d}",
         image_id=100 + number,
@@ -68,7 +76,7 @@ def random_sample(
         labels=labels.astype(np.int64),
         box_scores=np.ones(num_regions, np.float32),
         position_tokens=(class_tokens[labels] + noise).astype(np.float16),
-        feature_map=rng.normal(0, 1, (NUM_FEATURE_TOKENS, FEATURE_DIM)).astype(np.float16),
+        feature_map=stored_array(encode_features(features, codec)),
     )
 
 
@@ -85,6 +93,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         seed: int = 0,
         clip_model: str = "tiny",
         templates: tuple[str, ...] = ("ensemble81",),
+        codec: FeatureCodec = "float16",
     ) -> Path:
         rng = np.random.default_rng(seed)
         folder = tmp_path / name
@@ -98,6 +107,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
                 fingerprint=tiny_fingerprint(clip_model),
                 annotation_sha256="2" * 64,
                 annotation_format="lvis",
+                codec=codec,
                 plan=plan,
                 vocabulary=vocabulary,
                 category_ids=tuple(range(1, len(names) + 1)),
@@ -111,6 +121,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
                     rng,
                     num_regions=0 if number in empty else 1 + number % 4,
                     class_tokens=class_tokens,
+                    codec=codec,
                 )
                 for number in plan.images_of(shard)
             ]

@@ -309,9 +309,27 @@ def test_every_image_has_the_numbers_of_its_own_file(finished: Path, world: Worl
             assert_same_halves(sample.position_tokens, heard["tokens"])
 
 
-def assert_same_halves(ours: NDArray[np.float16], theirs: Tensor) -> None:
+def assert_same_halves(ours: NDArray[Any], theirs: Tensor) -> None:
     """Equal in float16, give or take its last bit: batches of another size round differently."""
     np.testing.assert_allclose(ours, theirs.half().numpy(), rtol=2**-10, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("codec", "error", "map_bytes"), [("bfloat16", 4e-3, 256), ("int8", 2e-2, 164)]
+)
+def test_other_codecs_store_the_same_maps_less_exactly(
+    codec: str, error: float, map_bytes: int, world: World, finished: Path, tmp_path: Path
+) -> None:
+    main(world.words(tmp_path / codec, {"codec": codec}))
+    assert verify_cache(tmp_path / codec) == []
+    with FeatureCache.open(finished) as exact, FeatureCache.open(tmp_path / codec) as other:
+        assert len(exact) == len(other) == NUM_IMAGES
+        for number in range(NUM_IMAGES):
+            ours, theirs = other.sample(number), exact.sample(number)
+            assert ours.feature_map.nbytes == map_bytes * len(theirs.feature_map)
+            wanted = theirs.features().float()
+            assert float((ours.features() - wanted).norm() / wanted.norm()) < error
+            np.testing.assert_array_equal(ours.position_tokens, theirs.position_tokens)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import nn
 from regionspot.backbones import FrozenModels, GridProposer, ModelsConfig, load_frozen_models
 from regionspot.cache import FeatureCache, verify_cache
 from regionspot.cli.main import main
-from regionspot.core.errors import CacheMismatchError, ConfigError
+from regionspot.core.errors import CacheCorruptError, CacheMismatchError, ConfigError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary
 from regionspot.extraction.config import ProposalsConfig
 from regionspot.extraction.job import CacheJob
@@ -267,7 +267,7 @@ def test_new_images_among_known_ones_go_the_whole_way(
             ours_is, wanted = one.sample(number), other.sample(number)
             # Batches of another size round differently in the last bit.
             np.testing.assert_allclose(
-                ours_is.feature_map, wanted.feature_map, rtol=2**-10, atol=2e-5
+                ours_is.features(), wanted.features(), rtol=2**-10, atol=2e-5
             )
             np.testing.assert_allclose(
                 ours_is.position_tokens, wanted.position_tokens, rtol=2**-10, atol=2e-5
@@ -371,6 +371,29 @@ def test_a_cache_of_other_settings_is_refused_naming_the_field(
         CacheJob(config)
     assert "\n  fingerprint.token_site: found 'transformer', wanted 'mlp'\n" in str(error.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_maps_that_are_stored_otherwise_are_refused_and_int8_is_copied_as_it_is(
+    world: Path, old: Path, make: Make
+) -> None:
+    with pytest.raises(CacheMismatchError, match="\n  codec: found 'float16', wanted 'int8'\n"):
+        make(world / "old.json", "refused", reuse=str(old), codec="int8")
+    first, _, _ = make(world / "old.json", "first", codec="int8")
+    new, seen, _ = make(world / "old.json", reuse=str(first), codec="int8")
+    assert (seen.sam, seen.clip) == ([], [1, 1, 1])
+    assert tars(new) == tars(first)
+
+
+def test_a_damaged_image_is_not_taken_over(
+    world: Path, old: Path, make: Make, tmp_path: Path
+) -> None:
+    damaged = Path(shutil.copytree(old, tmp_path / "damaged"))
+    tar = damaged / "shards" / "000001.tar"
+    content = bytearray(tar.read_bytes())
+    content[2000] ^= 1  # the feature map of the shard's first image
+    tar.write_bytes(content)
+    with pytest.raises(CacheCorruptError, match=f"{tar} is damaged: .* regionspot cache repair"):
+        make(world / "old.json", reuse=str(damaged))
 
 
 def test_a_cache_cannot_reuse_itself(world: Path, tmp_path: Path) -> None:

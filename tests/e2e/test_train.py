@@ -65,11 +65,24 @@ def write_config(folder: Path, train: list[Path], *, max_steps: int = 20) -> Pat
     return path
 
 
+def test_training_mixes_caches_of_all_codecs(tmp_path: Path, make_cache: MakeCache) -> None:
+    caches = [make_cache(codec, codec=codec) for codec in ("float16", "bfloat16", "int8")]
+    main(["fit", "--config", str(write_config(tmp_path, caches))])
+    trained = load_trained_head(tmp_path / "run" / "head")
+    # The same numbers three times, stored in three ways.
+    exact, *others = [logits(trained, cache) for cache in caches]
+    for other in others:
+        assert not other.equal(exact)
+        torch.testing.assert_close(other, exact, atol=0.3, rtol=0)  # logits are up to 10 here
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(exact.roll(1, dims=0), exact, atol=0.3, rtol=0)
+
+
 def logits(trained: TrainedHead, cache_dir: Path) -> torch.Tensor:
     batch = next(iter(CachedRegions([cache_dir], batch_size=12).train_dataloader()))
     bank = torch.from_numpy(FeatureCache.open(cache_dir).text_bank("ensemble81").copy())
     with torch.no_grad():
-        embeddings = trained.head(batch.position_tokens, batch.feature_map, batch.region_mask)
+        embeddings = trained.head(batch.position_tokens, batch.features(), batch.region_mask)
         return trained.classifier(embeddings, bank)
 
 

@@ -67,8 +67,6 @@ class FrozenModels:
             feature_dim=clip.width,
             num_feature_tokens=clip.num_tokens,
             text_dim=clip.text_dim,
-            dtype="float16",
-            codec="npy",
         )
 
     def text_bank(

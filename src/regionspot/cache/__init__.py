@@ -3,6 +3,16 @@
 from regionspot.cache.category_tree import read_category_tree, write_category_tree
 from regionspot.cache.codec import decode_array, encode_array
 from regionspot.cache.feature_cache import FeatureCache
+from regionspot.cache.feature_codec import (
+    FeatureCodec,
+    all_finite,
+    check_codec,
+    decode_features,
+    encode_features,
+    stored_array,
+    stored_dtype,
+    stored_tensor,
+)
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
 from regionspot.cache.garbage import find_garbage
 from regionspot.cache.index import CacheIndex, build_index
@@ -21,6 +31,7 @@ from regionspot.cache.layout import (
 )
 from regionspot.cache.manifest import (
     Manifest,
+    MeasuredError,
     check_same_manifest,
     manifest_differences,
     read_manifest,
@@ -53,8 +64,10 @@ __all__ = [
     "CacheStats",
     "CachedSample",
     "FeatureCache",
+    "FeatureCodec",
     "Fingerprint",
     "Manifest",
+    "MeasuredError",
     "Plan",
     "Problem",
     "QuarantinedImage",
@@ -64,13 +77,17 @@ __all__ = [
     "ShardSidecar",
     "StoredBank",
     "TextBankStore",
+    "all_finite",
     "build_index",
     "category_tree_path",
+    "check_codec",
     "check_same_fingerprint",
     "check_same_manifest",
     "collect_stats",
     "decode_array",
+    "decode_features",
     "encode_array",
+    "encode_features",
     "exclusive_writer",
     "find_garbage",
     "image_bytes",
@@ -88,6 +105,9 @@ __all__ = [
     "shards_path",
     "sharing_writer",
     "sidecar_path",
+    "stored_array",
+    "stored_dtype",
+    "stored_tensor",
     "text_banks_path",
     "try_lock_shard",
     "verify_cache",

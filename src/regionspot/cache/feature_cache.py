@@ -14,14 +14,17 @@ from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
 from regionspot.cache.index import CacheIndex, check_all_shards_present
 from regionspot.cache.layout import (
     CACHE_COMMAND,
+    REPAIR_COMMAND,
     index_path,
     manifest_path,
     shard_path,
+    sidecar_path,
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest, read_manifest
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, check_tar_bytes
+from regionspot.cache.sidecar import read_sealed_sidecar
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import CacheCorruptError, MissingFileError
 
@@ -41,13 +44,18 @@ class FeatureCache:
         self._manifest = manifest
         self._index = index
         self._reader = lru_cache(maxsize=MAX_OPEN_SHARDS)(self._open_shard)
+        # One byte each, set once this process has compared it with its checksum. Two threads may
+        # do so at once, which does no harm.
+        self._image_is_checked = bytearray(len(index))
+        self._shard_is_checked = bytearray(index.num_shards)
 
     @classmethod
     def open(cls, path: str | Path, *, fingerprint: Fingerprint | None = None) -> Self:
         """Open a finished cache.
 
-        Sizes of all shards are checked here, the seals of the manifest and the index too; the
-        contents of the shards are not read (`verify_cache` does that).
+        Sizes of all shards are checked here, the seals of the manifest and the index too. Contents
+        are checked image by image when they are read first (`sample`), all at once by
+        `verify_cache`.
 
         Args:
             path: The cache's folder.
@@ -94,18 +102,24 @@ class FeatureCache:
     def sample(self, index: int) -> CachedSample:
         """Return an image with its regions; its arrays are read-only views into a memory map.
 
+        All bytes of an image are compared with their checksum when it is read for the first time.
+
         Args:
             index: Position in the cache, counted from 0.
 
         Raises:
             CacheCorruptError: The shard holds another image there than the index says, or is
-                damaged.
+                damaged; or its sidecar is.
             IndexError: The cache has no such image.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
         shard = int(self._index.shards[index])
-        sample = self._reader(shard).sample(index - int(self._index.shard_starts[shard]))
+        reader, place = self._reader(shard), index - int(self._index.shard_starts[shard])
+        if not self._image_is_checked[index]:
+            reader.check_image(place)
+            self._image_is_checked[index] = True
+        sample = reader.sample(place)
         wanted = self._index.key(index)
         if sample.key != wanted:
             raise CacheCorruptError(
@@ -172,7 +186,26 @@ class FeatureCache:
         return type(self).open, (self._path,)
 
     def _open_shard(self, shard: int) -> ShardReader:
+        if not self._shard_is_checked[shard]:
+            _check_sidecar(self._path, shard, self._index)
+            self._shard_is_checked[shard] = True
         return ShardReader(shard_path(self._path, shard), self._index.layout(shard))
+
+
+def _check_sidecar(folder: Path, shard: int, index: CacheIndex) -> None:
+    """Training reads no sidecar, but a damaged one says that the disk cannot be trusted."""
+    try:
+        _, seal = read_sealed_sidecar(folder, shard)
+    except MissingFileError as error:
+        raise CacheCorruptError(
+            f"{sidecar_path(folder, shard)} is missing, so its shard was taken away. Make it again:"
+            f" {REPAIR_COMMAND}"
+        ) from error
+    if seal != index.sidecar_sha256[shard].decode("ascii"):
+        raise CacheCorruptError(
+            f"{sidecar_path(folder, shard)} is not the one that {index_path(folder).name} was built"
+            f" from. Finish the cache again, which rebuilds the index: {CACHE_COMMAND}"
+        )
 
 
 def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:

@@ -13,7 +13,8 @@ class Fingerprint:
     """Identity of the frozen models and of everything done to an image before them.
 
     Two caches can be mixed, and a head can be used on a cache, only when their fingerprints are
-    equal.
+    equal. In which precision numbers were computed and stored is not part of it: that changes them
+    by less than a head notices (`Manifest.precision`, `Manifest.codec`).
 
     Raises:
         ConfigError: A text is empty, a number is below 1, or a triple is not three floats.
@@ -55,10 +56,6 @@ class Fingerprint:
     """Tokens of the feature map with the class token, T."""
     text_dim: int
     """Width of the encoder's text embeddings, E."""
-    dtype: str
-    """Type in which tokens and feature maps are stored; version 1 knows ``float16``."""
-    codec: str
-    """How arrays are stored; version 1 knows ``npy``."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

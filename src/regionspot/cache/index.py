@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.cache.feature_codec import StoredForm
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     index_path,
@@ -33,9 +34,10 @@ _NUMBERS = (
     "num_clipped_regions",
     "num_dropped_regions",
     "num_feature_tokens",
-    "feature_dim",
+    "feature_map_width",
     "token_dim",
 )
+_TEXTS = ("manifest_sha256", "feature_map_dtype")
 _DATASETS = (
     "keys",
     "image_ids",
@@ -44,6 +46,7 @@ _DATASETS = (
     "shards",
     "json_offsets",
     "data_offsets",
+    "image_checksums",
     "label_counts",
     "tar_bytes",
     "sidecar_sha256",
@@ -59,6 +62,8 @@ class CacheIndex:
 
     manifest_sha256: str
     """Seal of the manifest that the cache was written under."""
+    feature_map_dtype: str
+    """NumPy's name of the type of stored feature maps."""
     num_quarantined: int
     """Images of the plan that the cache does not hold."""
     num_clipped_regions: int
@@ -67,8 +72,8 @@ class CacheIndex:
     """Regions that were dropped then."""
     num_feature_tokens: int
     """Tokens of every feature map, T."""
-    feature_dim: int
-    """Width of every feature map, D."""
+    feature_map_width: int
+    """Numbers in a row of every stored feature map: D, or W for int8."""
     token_dim: int
     """Width of every position token, S."""
     keys: NDArray[np.bytes_]
@@ -85,6 +90,8 @@ class CacheIndex:
     """Where the ``json`` member of each image starts in its tar, (N,)."""
     data_offsets: NDArray[np.int64]
     """Where the data of the arrays of each image starts, (N, 5), columns as `ARRAY_MEMBERS`."""
+    image_checksums: NDArray[np.uint64]
+    """XXH3-64 over all bytes of each image in its tar, (N,)."""
     label_counts: NDArray[np.int64]
     """Regions of each class of the vocabulary, (C,)."""
     tar_bytes: NDArray[np.int64]
@@ -121,12 +128,15 @@ class CacheIndex:
         images = slice(self.shard_starts[shard_index], self.shard_starts[shard_index + 1])
         return ShardLayout(
             tar_bytes=int(self.tar_bytes[shard_index]),
-            num_feature_tokens=self.num_feature_tokens,
-            feature_dim=self.feature_dim,
+            feature_map_form=StoredForm(
+                dtype=self.feature_map_dtype,
+                shape=(self.num_feature_tokens, self.feature_map_width),
+            ),
             token_dim=self.token_dim,
             json_offsets=self.json_offsets[images],
             data_offsets=self.data_offsets[images],
             num_regions=self.num_regions[images],
+            image_checksums=self.image_checksums[images],
         )
 
     @classmethod
@@ -143,8 +153,8 @@ class CacheIndex:
             try:
                 values: dict[str, Any] = {name: int(h5.attrs[name]) for name in _NUMBERS}
                 values |= {name: h5[name][()] for name in _DATASETS}
-                manifest_sha256 = h5.attrs["manifest_sha256"].decode("ascii")
-                return cls(manifest_sha256=manifest_sha256, **values)
+                values |= {name: h5.attrs[name].decode("ascii") for name in _TEXTS}
+                return cls(**values)
             except (KeyError, TypeError, ValueError) as error:
                 raise CacheCorruptError(f"{path} is no index: {error}. {_COMMAND}") from error
 
@@ -260,6 +270,7 @@ class _Collected:
             "shards": np.full(sidecar.num_images, sidecar.shard, np.int32),
             "json_offsets": layout.json_offsets,
             "data_offsets": layout.data_offsets,
+            "image_checksums": layout.image_checksums,
             "tar_bytes": np.array([sidecar.tar_bytes], np.int64),
             "sidecar_sha256": np.array([seal], dtype=np.bytes_),
         }
@@ -276,21 +287,23 @@ class _Collected:
 
     def index(self) -> CacheIndex:
         self._columns["label_counts"] = [self._label_counts]
-        fingerprint = self._manifest.fingerprint
+        form = self._manifest.feature_map_form
         return CacheIndex(
             manifest_sha256=self._manifest.sha256,
+            feature_map_dtype=form.dtype,
             num_quarantined=len(self.quarantine),
             num_clipped_regions=self._num_clipped,
             num_dropped_regions=self._num_dropped,
-            num_feature_tokens=fingerprint.num_feature_tokens,
-            feature_dim=fingerprint.feature_dim,
-            token_dim=fingerprint.token_dim,
+            num_feature_tokens=form.shape[0],
+            feature_map_width=form.shape[1],
+            token_dim=self._manifest.fingerprint.token_dim,
             **{name: np.concatenate(parts) for name, parts in self._columns.items()},
         )
 
 
 def _fill(h5: h5py.File, index: CacheIndex) -> None:
-    h5.attrs["manifest_sha256"] = np.bytes_(index.manifest_sha256)
+    for name in _TEXTS:
+        h5.attrs[name] = np.bytes_(getattr(index, name))
     for name in _NUMBERS:
         h5.attrs[name] = getattr(index, name)
     for name in _DATASETS:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Version of the format that docs/cache_format.md describes; any other one is refused."""
 
 ARRAY_MEMBERS: Final = (

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from regionspot.cache.feature_codec import FeatureCodec, StoredForm, check_codec
 from regionspot.cache.fingerprint import Fingerprint
 from regionspot.cache.layout import (
     CACHE_COMMAND,
@@ -25,7 +26,20 @@ from regionspot.core.errors import (
 )
 from regionspot.core.vocabulary import Vocabulary
 
-_KNOWN_DTYPE, _KNOWN_CODEC = "float16", "npy"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredError:
+    """How far stored numbers are from those of float32 models, on a few images.
+
+    Each is the root mean square of the differences over that of the numbers.
+    """
+
+    feature_map: float | None
+    """Relative error of feature maps; None if no image could be measured."""
+    position_tokens: float | None
+    """Relative error of position tokens; None if no region could be."""
+    num_images: int
+    """Images that it was measured on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +47,9 @@ class Manifest:
     """Everything that all shards of a cache have in common; it is written before the first of them.
 
     Raises:
-        ConfigError: The data set's category ids do not match the vocabulary one to one.
+        ConfigError: The data set's category ids do not match the vocabulary one to one, or the
+            codec cannot store feature maps as wide as these.
+        CacheMismatchError: There is no such codec.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -50,6 +66,12 @@ class Manifest:
     """Identity of the proposals that the regions are; None if they are the annotated ones."""
     prompt: str = "box"
     """What of a region SAM was shown."""
+    codec: FeatureCodec = "float16"
+    """How feature maps are stored."""
+    precision: str = "float32"
+    """In which precision the frozen models ran."""
+    measured_error: MeasuredError | None = None
+    """What codec and precision cost; None where both are the default."""
     reused: str | None = None
     """`CacheIndex.contents_sha256` of the cache that feature maps and tokens were taken from where
     it had them; None if all were computed."""
@@ -66,6 +88,16 @@ class Manifest:
                 f"a manifest has {len(self.category_ids)} category ids for {len(self.vocabulary)}"
                 " class names; wanted one for each."
             )
+        check_codec(self.codec, feature_dim=self.fingerprint.feature_dim)
+
+    @property
+    def feature_map_form(self) -> StoredForm:
+        """How feature maps lie in the shards."""
+        return StoredForm.of(
+            self.codec,
+            num_tokens=self.fingerprint.num_feature_tokens,
+            feature_dim=self.fingerprint.feature_dim,
+        )
 
     @property
     def sha256(self) -> str:
@@ -108,18 +140,13 @@ def read_manifest(cache_dir: Path) -> Manifest:
         if isinstance(error, CacheMismatchError):
             raise
         raise CacheCorruptError(f"{path} lacks or garbles a part of a manifest: {error}") from error
-    found = manifest.fingerprint
-    if (found.dtype, found.codec) != (_KNOWN_DTYPE, _KNOWN_CODEC):
-        raise CacheMismatchError(
-            f"{path}: arrays are stored as {found.dtype} by the codec {found.codec}; this"
-            f" RegionSpot reads {_KNOWN_DTYPE} by {_KNOWN_CODEC}. Use the RegionSpot that wrote"
-            f" it, or cache again: {CACHE_COMMAND}"
-        )
     return manifest
 
 
 def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
     """Refuse to go on with a cache that was begun with other models, settings or annotations.
+
+    The measured error may differ: it is a result, not a setting.
 
     Raises:
         CacheMismatchError: The manifests differ; the message names each field.
@@ -158,7 +185,7 @@ def manifest_differences(
 def _differences(found: Manifest, wanted: Manifest) -> Iterator[str]:
     for field in fields(Manifest):
         ours, theirs = getattr(found, field.name), getattr(wanted, field.name)
-        if ours == theirs:
+        if ours == theirs or field.name == "measured_error":
             continue
         if isinstance(ours, Fingerprint):
             yield from (f"fingerprint.{line}" for line in ours.differences(theirs))
@@ -180,6 +207,7 @@ def _first_difference(found: tuple[object, ...], wanted: tuple[object, ...]) -> 
 
 
 def _sealed(manifest: Manifest) -> tuple[str, str]:
+    error = manifest.measured_error
     return seal_json(
         {
             "name": manifest.name,
@@ -188,6 +216,9 @@ def _sealed(manifest: Manifest) -> tuple[str, str]:
             "annotation_format": manifest.annotation_format,
             "proposals": manifest.proposals,
             "prompt": manifest.prompt,
+            "codec": manifest.codec,
+            "precision": manifest.precision,
+            "measured_error": None if error is None else asdict(error),
             "reused": manifest.reused,
             "plan": asdict(manifest.plan),
             "vocabulary": list(manifest.vocabulary.names),
@@ -198,6 +229,7 @@ def _sealed(manifest: Manifest) -> tuple[str, str]:
 
 
 def _from_json(values: dict[str, Any]) -> Manifest:
+    error = values["measured_error"]
     return Manifest(
         name=values["name"],
         fingerprint=Fingerprint.from_dict(values["fingerprint"]),
@@ -205,6 +237,9 @@ def _from_json(values: dict[str, Any]) -> Manifest:
         annotation_format=values["annotation_format"],
         proposals=values["proposals"],
         prompt=values["prompt"],
+        codec=values["codec"],
+        precision=values["precision"],
+        measured_error=None if error is None else MeasuredError(**error),
         reused=values["reused"],
         plan=Plan(**values["plan"]),
         vocabulary=Vocabulary.from_names(values["vocabulary"]),

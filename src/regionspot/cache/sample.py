@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from regionspot.cache.feature_codec import STORED_DTYPES, decode_features, stored_tensor
 from regionspot.cache.layout import MAX_KEY_LENGTH, is_key
 from regionspot.core.errors import AnnotationError, ShapeError
 
@@ -38,8 +40,9 @@ class CachedSample:
     """A detector's confidence in each box, (R,), 0..1; 1 for annotated boxes."""
     position_tokens: NDArray[np.float16]
     """The localizer's token of each region, (R, S)."""
-    feature_map: NDArray[np.float16]
-    """The encoder's tokens of the image, (T, D), class token first."""
+    feature_map: NDArray[np.generic]
+    """The encoder's tokens of the image, class token first, as they are stored: float16 (T, D), or
+    another form that `feature_codec` tells of; `features` decodes it."""
     num_clipped_regions: int = 0
     """Regions among them whose box was clipped when the image's size became known."""
     num_dropped_regions: int = 0
@@ -61,12 +64,21 @@ class CachedSample:
         self._check("box_scores", self.box_scores, np.float32, (num_regions,))
         self._check("boxes_xyxy", self.boxes_xyxy, np.float32, (num_regions, 4))
         self._check("position_tokens", self.position_tokens, np.float16, (num_regions, None))
-        self._check("feature_map", self.feature_map, np.float16, (None, None))
+        if self.feature_map.dtype not in STORED_DTYPES or self.feature_map.ndim != 2:
+            raise ShapeError(
+                f"image {self.key}: feature_map is {self.feature_map.dtype}"
+                f" {self.feature_map.shape}; wanted float16 (any, any), or what encode_features"
+                " gives."
+            )
 
     @property
     def num_regions(self) -> int:
         """Number of regions, R."""
         return len(self.labels)
+
+    def features(self) -> Tensor:
+        """Return the feature map decoded, (T, D) float16, bfloat16 or float32; a copy."""
+        return decode_features(stored_tensor(self.feature_map))
 
     @property
     def arrays(self) -> tuple[NDArray[np.generic], ...]:

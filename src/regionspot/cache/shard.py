@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from regionspot.cache.codec import HEADER_BYTES, encode_array, npy_header
@@ -74,13 +75,12 @@ def write_shard(
         tar = TarWriter(file)
         for sample in samples:
             check_sample(sample, manifest)
+            tar.begin_image()
             contents.add(sample, _add_sample(tar, sample))
         tar_sha256 = tar.finish()
         contents.quarantined.extend(quarantined)
         contents.check(num_planned, f"shard {shard_index} of {cache_dir}")
-    sidecar = contents.sidecar(
-        manifest, shard_index, tar_bytes=tar.num_bytes, tar_sha256=tar_sha256
-    )
+    sidecar = contents.sidecar(manifest, shard_index, tar=tar, tar_sha256=tar_sha256)
     write_sidecar(cache_dir, sidecar)
     return sidecar
 
@@ -154,6 +154,22 @@ class ShardReader:
     ) -> None:
         self.close()
 
+    def check_image(self, index: int) -> None:
+        """Compare all bytes of an image with their checksum.
+
+        Args:
+            index: Position in the shard, counted from 0.
+
+        Raises:
+            CacheCorruptError: They are not the ones that were written.
+        """
+        span = self._layout.image_span(index)
+        found = xxhash.xxh3_64_intdigest(self._open_map()[span])
+        if found != int(self._layout.image_checksums[index]):
+            raise self._damaged(
+                f"bytes {span.start} to {span.stop} (image {index}) are not what was written"
+            )
+
     def sample(self, index: int) -> CachedSample:
         """Return an image of the shard; its arrays are read-only views into the memory map.
 
@@ -161,13 +177,11 @@ class ShardReader:
             index: Position in the shard, counted from 0.
 
         Raises:
-            CacheCorruptError: The bytes at the expected places are not what they should be.
+            CacheCorruptError: No such arrays lie at the expected places.
             IndexError: The shard has no such image.
             ValueError: The reader was closed.
         """
-        mapped = self._mapped
-        if mapped is None:
-            raise ValueError(f"the reader of {self._path} was closed.")
+        mapped = self._open_map()
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
         layout = self._layout
@@ -199,6 +213,11 @@ class ShardReader:
         """Let go of the memory map; it stays mapped as long as an array of a sample is in use."""
         self._mapped = None
 
+    def _open_map(self) -> memoryview:
+        if self._mapped is None:
+            raise ValueError(f"the reader of {self._path} was closed.")
+        return self._mapped
+
     def _array(
         self, mapped: memoryview, offset: int, dtype: str, shape: tuple[int, ...]
     ) -> NDArray[Any]:
@@ -218,7 +237,7 @@ class ShardReader:
 
     def _check_offsets(self) -> None:
         layout = self._layout
-        fixed = layout.num_feature_tokens * layout.feature_dim * 2
+        fixed = layout.feature_map_form.num_bytes
         row_bytes = np.array([0, layout.token_dim * 2, 16, 8, 4])
         ends = layout.data_offsets + np.array([fixed, 0, 0, 0, 0])
         ends = ends + layout.num_regions[:, None] * row_bytes
@@ -241,7 +260,8 @@ def check_tar_bytes(found: int, wanted: int, path: Path) -> None:
     if found != wanted:
         raise CacheCorruptError(
             f"{path} has {found} bytes; wanted {wanted}: it was cut short or changed after it was"
-            " written. Copy it again from where it came, or make it again: {REPAIR_COMMAND}"
+            " written. Copy it again from where it came, or make it again:"
+            f" {REPAIR_COMMAND}"
         )
 
 
@@ -269,7 +289,7 @@ def _add_sample(tar: TarWriter, sample: CachedSample) -> list[WrittenMember]:
 
 def _forms(layout: ShardLayout, num_regions: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return (
-        ("<f2", (layout.num_feature_tokens, layout.feature_dim)),
+        (layout.feature_map_form.dtype, layout.feature_map_form.shape),
         ("<f2", (num_regions, layout.token_dim)),
         ("<f4", (num_regions, 4)),
         ("<i8", (num_regions,)),

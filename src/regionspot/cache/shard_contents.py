@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from regionspot.cache.feature_codec import StoredForm, all_finite
 from regionspot.cache.layout import ARRAY_MEMBERS, MEMBERS
 from regionspot.cache.manifest import Manifest
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.sidecar import QuarantinedImage, ShardSidecar
-from regionspot.cache.tar import WrittenMember
+from regionspot.cache.tar import TarWriter, WrittenMember
 from regionspot.core.errors import AnnotationError, ShapeError
 
 
@@ -55,19 +56,18 @@ class ShardContents:
             )
 
     def sidecar(
-        self, manifest: Manifest, shard_index: int, *, tar_bytes: int, tar_sha256: str
+        self, manifest: Manifest, shard_index: int, *, tar: TarWriter, tar_sha256: str
     ) -> ShardSidecar:
         """Return the sidecar of the finished tar."""
         rows = np.array(self._rows, np.int64).reshape(-1, 4)
         members = np.array(self._members, np.int64).reshape(-1, len(MEMBERS), 3)
-        fingerprint = manifest.fingerprint
         return ShardSidecar(
             shard=shard_index,
             manifest_sha256=manifest.sha256,
-            tar_bytes=tar_bytes,
+            tar_bytes=tar.num_bytes,
             tar_sha256=tar_sha256,
-            feature_map_shape=(fingerprint.num_feature_tokens, fingerprint.feature_dim),
-            token_dim=fingerprint.token_dim,
+            feature_map_form=manifest.feature_map_form,
+            token_dim=manifest.fingerprint.token_dim,
             keys=tuple(self._keys),
             image_ids=rows[:, 0],
             sizes_hw=rows[:, 1:3],
@@ -75,6 +75,7 @@ class ShardContents:
             offsets=members[..., 0],
             lengths=members[..., 1],
             checksums=members[..., 2],
+            image_checksums=np.array(tar.image_checksums, np.uint64),
             label_counts=tuple(sorted(self._label_counts.items())),
             num_clipped_regions=self._num_clipped,
             num_dropped_regions=self._num_dropped,
@@ -89,13 +90,13 @@ def check_sample(sample: CachedSample, manifest: Manifest) -> None:
         ShapeError: A width differs, a label is not in the vocabulary (or a proposal has one), a
             score is not in 0..1, or a value is not finite.
     """
-    wanted = manifest.fingerprint
-    found = (*sample.feature_map.shape, sample.position_tokens.shape[1])
-    if found != (wanted.num_feature_tokens, wanted.feature_dim, wanted.token_dim):
+    form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
+    found = StoredForm(dtype=sample.feature_map.dtype.str, shape=sample.feature_map.shape)
+    if found != form or sample.position_tokens.shape[1] != token_dim:
         raise ShapeError(
-            f"image {sample.key}: feature map {sample.feature_map.shape}, position tokens"
-            f" {sample.position_tokens.shape}; the manifest promises ({wanted.num_feature_tokens},"
-            f" {wanted.feature_dim}) and (R, {wanted.token_dim})."
+            f"image {sample.key}: feature map {found.dtype} {found.shape}, position tokens"
+            f" {sample.position_tokens.shape}; the manifest promises {form.dtype} {form.shape} and"
+            f" (R, {token_dim})."
         )
     low, high = (0, len(manifest.vocabulary) - 1) if manifest.proposals is None else (-1, -1)
     if sample.num_regions and not low <= sample.labels.min() <= sample.labels.max() <= high:
@@ -109,7 +110,8 @@ def check_sample(sample: CachedSample, manifest: Manifest) -> None:
             f"image {sample.key}: box_scores are {sample.box_scores.tolist()}; wanted 0 to 1."
         )
     for name, array in zip(ARRAY_MEMBERS, sample.arrays, strict=True):
-        if not np.isfinite(array).all():
+        is_map = array is sample.feature_map
+        if not (all_finite(array) if is_map else np.isfinite(array).all()):
             raise ShapeError(
                 f"image {sample.key}: {name} holds values that are not finite. A number above"
                 " 65504 does not fit into float16; look at the image, and at the dtype in which"

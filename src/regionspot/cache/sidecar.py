@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache.codec import HEADER_BYTES
+from regionspot.cache.feature_codec import StoredForm
 from regionspot.cache.layout import CACHE_COMMAND, MEMBERS, sidecar_path
 from regionspot.cache.sealed import open_sealed_json, seal_json
+from regionspot.cache.tar import BLOCK_BYTES
 from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import CacheCorruptError
 
@@ -44,10 +46,8 @@ class ShardLayout:
 
     tar_bytes: int
     """Size of the tar."""
-    num_feature_tokens: int
-    """Tokens of every feature map, T."""
-    feature_dim: int
-    """Width of every feature map, D."""
+    feature_map_form: StoredForm
+    """How every feature map is stored."""
     token_dim: int
     """Width of every position token, S."""
     json_offsets: NDArray[np.int64]
@@ -56,6 +56,14 @@ class ShardLayout:
     """Where the data of each image's arrays starts in the tar, (N, 5), multiples of 64."""
     num_regions: NDArray[np.int32] | NDArray[np.int64]
     """Regions of each image, (N,)."""
+    image_checksums: NDArray[np.uint64]
+    """XXH3-64 of all bytes of each image, (N,), headers and padding included."""
+
+    def image_span(self, index: int) -> slice:
+        """Return all bytes of an image in the tar: up to the next image, or to the tar's end."""
+        is_last = index + 1 == len(self.json_offsets)
+        stop = self.tar_bytes if is_last else int(self.json_offsets[index + 1]) - BLOCK_BYTES
+        return slice(int(self.json_offsets[index]) - BLOCK_BYTES, stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,8 +81,8 @@ class ShardSidecar:
     """Size of the tar."""
     tar_sha256: str
     """SHA-256 of the whole tar."""
-    feature_map_shape: tuple[int, int]
-    """Shape of every feature map, (T, D)."""
+    feature_map_form: StoredForm
+    """How every feature map is stored."""
     token_dim: int
     """Width of every position token, S."""
     keys: tuple[str, ...]
@@ -91,6 +99,9 @@ class ShardSidecar:
     """Number of bytes of each member, (N, 6)."""
     checksums: NDArray[np.int64]
     """CRC-32 over the bytes of each member, (N, 6)."""
+    image_checksums: NDArray[np.uint64]
+    """XXH3-64 over all bytes of each image, (N,), from its first tar header to that of the next
+    image; those of the last image reach to the end of the tar."""
     label_counts: tuple[tuple[int, int], ...]
     """Pairs (label, number of regions) of the labels that occur, by label; without -1."""
     num_clipped_regions: int
@@ -110,12 +121,12 @@ class ShardSidecar:
         """What `ShardReader` needs."""
         return ShardLayout(
             tar_bytes=self.tar_bytes,
-            num_feature_tokens=self.feature_map_shape[0],
-            feature_dim=self.feature_map_shape[1],
+            feature_map_form=self.feature_map_form,
             token_dim=self.token_dim,
             json_offsets=self.offsets[:, 0],
             data_offsets=self.offsets[:, 1:] + HEADER_BYTES,
             num_regions=self.num_regions,
+            image_checksums=self.image_checksums,
         )
 
 
@@ -129,7 +140,8 @@ def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
             "tar_sha256": sidecar.tar_sha256,
             "num_images": sidecar.num_images,
             "num_regions": int(sidecar.num_regions.sum()),
-            "feature_map_shape": list(sidecar.feature_map_shape),
+            "feature_map_dtype": sidecar.feature_map_form.dtype,
+            "feature_map_shape": sidecar.feature_map_form.shape,
             "token_dim": sidecar.token_dim,
             "checksum": CHECKSUM,
             "members": MEMBERS,
@@ -140,6 +152,8 @@ def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
             "offsets": sidecar.offsets.tolist(),
             "lengths": sidecar.lengths.tolist(),
             "checksums": sidecar.checksums.tolist(),
+            # In hex, as 64 bits are more than JSON's numbers hold in some languages.
+            "image_checksums": [f"{number:016x}" for number in sidecar.image_checksums.tolist()],
             "label_counts": sidecar.label_counts,
             "num_clipped_regions": sidecar.num_clipped_regions,
             "num_dropped_regions": sidecar.num_dropped_regions,
@@ -185,13 +199,13 @@ def _from_json(values: dict[str, Any]) -> ShardSidecar:
     if tuple(values["members"]) != MEMBERS or values["checksum"] != CHECKSUM:
         raise ValueError(f"members {values['members']} with {values['checksum']} checksums")
     num_images = len(values["keys"])
-    num_tokens, feature_dim = values["feature_map_shape"]
+    num_tokens, width = values["feature_map_shape"]
     return ShardSidecar(
         shard=values["shard"],
         manifest_sha256=values["manifest_sha256"],
         tar_bytes=values["tar_bytes"],
         tar_sha256=values["tar_sha256"],
-        feature_map_shape=(num_tokens, feature_dim),
+        feature_map_form=StoredForm(dtype=values["feature_map_dtype"], shape=(num_tokens, width)),
         token_dim=values["token_dim"],
         keys=tuple(values["keys"]),
         image_ids=_integers(values["image_ids"], (num_images,)),
@@ -200,6 +214,9 @@ def _from_json(values: dict[str, Any]) -> ShardSidecar:
         offsets=_integers(values["offsets"], (num_images, len(MEMBERS))),
         lengths=_integers(values["lengths"], (num_images, len(MEMBERS))),
         checksums=_integers(values["checksums"], (num_images, len(MEMBERS))),
+        image_checksums=np.array(
+            [int(digits, 16) for digits in values["image_checksums"]], np.uint64
+        ).reshape(num_images),
         label_counts=tuple((label, count) for label, count in values["label_counts"]),
         num_clipped_regions=values["num_clipped_regions"],
         num_dropped_regions=values["num_dropped_regions"],

@@ -6,6 +6,8 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
+import xxhash
+
 BLOCK_BYTES: Final = 512
 """Headers are one block; members are padded with zeros to whole blocks."""
 
@@ -52,8 +54,18 @@ class TarWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._digest = hashlib.sha256()
+        self._images: list[xxhash.xxh3_64] = []
         self.num_bytes = 0
         """Bytes written so far."""
+
+    @property
+    def image_checksums(self) -> list[int]:
+        """XXH3-64 of all bytes of each image, up to the next image or to the end of the tar."""
+        return [image.intdigest() for image in self._images]
+
+    def begin_image(self) -> None:
+        """Count what is added from now on to the next image."""
+        self._images.append(xxhash.xxh3_64())
 
     def add(self, name: str, data: bytes) -> WrittenMember:
         """Append a member."""
@@ -71,4 +83,6 @@ class TarWriter:
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._digest.update(data)
+        if self._images:
+            self._images[-1].update(data)
         self.num_bytes += len(data)

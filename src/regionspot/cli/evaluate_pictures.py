@@ -190,7 +190,7 @@ def _attention_of(head: TrainedHead, sample: CachedSample) -> NDArray[np.float32
     """Return the attention of all regions of an image to all tokens, (R, T)."""
     device = next(head.head.parameters()).device
     tokens = torch.from_numpy(np.array(sample.position_tokens, np.float32)).to(device)
-    features = torch.from_numpy(np.array(sample.feature_map, np.float32)).to(device)
+    features = sample.features().to(device)
     maps: NDArray[np.float32] = (
         head.head.attention_maps(tokens[None], features[None])[0].cpu().numpy()
     )

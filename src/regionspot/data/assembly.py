@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from regionspot.cache import CachedSample
+from regionspot.cache import CachedSample, Manifest, stored_dtype
 from regionspot.data.batch import RegionBatch
 from regionspot.data.buffers import BufferPool
 from regionspot.data.order import BatchPlan, choose_regions
@@ -14,6 +14,10 @@ from regionspot.data.order import BatchPlan, choose_regions
 
 class SampleSource(Protocol):
     """What assembly needs of a `FeatureCache`."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """How feature maps are stored, and how wide position tokens are."""
 
     def sample(self, index: int) -> CachedSample:
         """Return the sample at a position."""
@@ -24,8 +28,6 @@ class Assembler:
 
     Args:
         caches: The sources, in the order of their numbers.
-        feature_shape: Tokens and width of every feature map, (T, D).
-        token_dim: Width of position tokens (S).
         max_regions: Regions used of an image at most; None for all.
         seed: Starts the choice of regions where there are more.
         pin_memory: Whether feature maps go to page-locked memory.
@@ -35,18 +37,15 @@ class Assembler:
         self,
         caches: Sequence[SampleSource],
         *,
-        feature_shape: tuple[int, int],
-        token_dim: int,
         max_regions: int | None = None,
         seed: int = 0,
         pin_memory: bool = False,
     ) -> None:
         self._caches = caches
-        self._feature_shape = feature_shape
-        self._token_dim = token_dim
+        self._manifests = [cache.manifest for cache in caches]
         self._max_regions = max_regions
         self._seed = seed
-        self._pool = BufferPool(torch.float16, pin_memory=pin_memory)
+        self._pool = BufferPool(pin_memory=pin_memory)
 
     def assemble(self, plan: BatchPlan, *, epoch: int) -> RegionBatch:
         """Return the batch of a plan.
@@ -70,9 +69,11 @@ class Assembler:
         ]
         batch_size = len(samples)
         num_regions = max((len(regions) for regions in chosen), default=0)
-        feature_map = self._pool.take((batch_size, *self._feature_shape))
-        feature_rows = feature_map.numpy()
-        tokens = np.zeros((batch_size, num_regions, self._token_dim), np.float16)
+        manifest = self._manifests[plan.source]
+        form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
+        feature_map = self._pool.take((batch_size, *form.shape), stored_dtype(manifest.codec))
+        feature_rows = feature_map.view(torch.uint8).numpy().view(form.dtype)
+        tokens = np.zeros((batch_size, num_regions, token_dim), np.float16)
         mask = np.zeros((batch_size, num_regions), np.bool_)
         labels = np.full((batch_size, num_regions), -1, np.int64)
         boxes = np.zeros((batch_size, num_regions, 4), np.float32)

@@ -11,6 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from regionspot.cache import decode_features
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RegionBatch:
@@ -27,7 +29,8 @@ class RegionBatch:
     position_tokens: Tensor
     """Position tokens, (B, R, S) float16; zeros in the padding."""
     feature_map: Tensor
-    """Feature maps, class token first, (B, T, D) float16."""
+    """Feature maps, class token first, as they are stored: (B, T, D) float16, or another form that
+    `features` decodes."""
     region_mask: Tensor
     """True for a real region, (B, R) bool."""
     labels: Tensor
@@ -46,6 +49,10 @@ class RegionBatch:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.keys)
+
+    def features(self) -> Tensor:
+        """Return the feature maps decoded, where the batch is: (B, T, D) in a float dtype."""
+        return decode_features(self.feature_map)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with all tensors on ``device``.

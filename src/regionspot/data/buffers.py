@@ -21,30 +21,28 @@ class BufferPool:
     memory not used again, and the pool grows.
 
     Args:
-        dtype: Element type of the tensors.
         pin_memory: Whether to use page-locked memory, from which a GPU copies faster.
     """
 
-    def __init__(self, dtype: torch.dtype, *, pin_memory: bool = False) -> None:
-        self._dtype = dtype
+    def __init__(self, *, pin_memory: bool = False) -> None:
         self._pin_memory = pin_memory
         self._free: deque[Tensor] = deque()  # appending and popping are atomic: no lock
         self.num_allocated = 0
 
-    def take(self, shape: tuple[int, ...]) -> Tensor:
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor of ``shape`` with whatever content."""
-        num_elements = math.prod(shape)
-        storage = self._free_storage(num_elements)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        storage = self._free_storage(num_bytes)
         # torch keeps the array alive until the memory of the tensor and of all its views is let
         # go; that is the moment to take the storage back.
-        array: NDArray[np.generic] = storage.numpy()[:num_elements]
+        array: NDArray[np.uint8] = storage.numpy()[:num_bytes]
         weakref.finalize(array, self._free.append, storage).atexit = False
-        return torch.from_numpy(array).view(shape)
+        return torch.from_numpy(array).view(dtype).view(shape)
 
-    def _free_storage(self, num_elements: int) -> Tensor:
+    def _free_storage(self, num_bytes: int) -> Tensor:
         while self._free:
             storage = self._free.popleft()
-            if storage.numel() >= num_elements:
+            if storage.numel() >= num_bytes:
                 return storage  # smaller ones are dropped: batches only ever grow to a maximum
         self.num_allocated += 1
-        return torch.empty(num_elements, dtype=self._dtype, pin_memory=self._pin_memory)
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pin_memory)

@@ -162,8 +162,6 @@ class CachedRegions(pl.LightningDataModule):
             )
         assembler = Assembler(
             caches,
-            feature_shape=(self.spec.num_feature_tokens, self.spec.feature_dim),
-            token_dim=self.spec.token_dim,
             max_regions=max_regions,
             seed=self._seed,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",

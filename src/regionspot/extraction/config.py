@@ -13,6 +13,7 @@ from regionspot.annotations import (
 from regionspot.backbones import GridProposer
 from regionspot.backbones.clip_text import TEMPLATE_SETS
 from regionspot.backbones.presets import ExifPolicy, ModelsConfig
+from regionspot.cache import FeatureCodec
 from regionspot.core.errors import ConfigError
 from regionspot.extraction.parts import AUTO, Part
 
@@ -138,6 +139,10 @@ class CacheConfig:
     batch_size: int = 8
     """Images that go through SAM and CLIP at once: the larger, the more memory. The stored numbers
     may differ between batch sizes in their last bit."""
+    codec: FeatureCodec = "float16"
+    """How feature maps are stored: float16; bfloat16, for encoders whose numbers do not fit into
+    float16; or int8, half the size, for an error of about 1 % that the manifest states (each token
+    keeps its 8 largest channels as float16)."""
     device: str = "auto"
     """Where the models run: auto (CUDA where there is any, else the CPU), cpu, cuda or cuda:N."""
     exif_policy: ExifPolicy = "ignore"

@@ -129,7 +129,7 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
     num_regions = job.records.num_regions()
     if job.locator.grid is not None:
         num_regions = np.full(len(num_regions), round(probe.regions_per_image), np.int64)
-    sizes = image_bytes(job.manifest.fingerprint, num_regions) + _BYTES_BESIDE
+    sizes = image_bytes(job.manifest, num_regions) + _BYTES_BESIDE
     is_missing = np.ones(len(sizes), np.bool_)
     for images in map(plan.images_of, done):
         is_missing[images.start : images.stop] = False

@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot.backbones import Encoder, FrozenModels
-from regionspot.cache import CachedSample
+from regionspot.cache import (
+    CachedSample,
+    FeatureCodec,
+    all_finite,
+    encode_features,
+    stored_array,
+)
 from regionspot.core.errors import WeightsError
 from regionspot.extraction.locate import LocatedRegions, RegionLocator
 from regionspot.extraction.prepare import PreparedImage
@@ -16,7 +22,11 @@ from regionspot.extraction.prepare import PreparedImage
 
 @torch.inference_mode()
 def featurize(
-    models: FrozenModels, images: Sequence[PreparedImage], locator: RegionLocator | None = None
+    models: FrozenModels,
+    images: Sequence[PreparedImage],
+    locator: RegionLocator | None = None,
+    *,
+    codec: FeatureCodec = "float16",
 ) -> list[CachedSample]:
     """Compute one sample an image, in order; no image gives no sample.
 
@@ -25,6 +35,7 @@ def featurize(
         images: What goes through both models at once.
         locator: What turns regions into tokens, with the localizer of ``models``; by default from
             the records' boxes.
+        codec: How feature maps are stored.
 
     Raises:
         WeightsError: A model's output is not finite, or too large for float16.
@@ -46,19 +57,22 @@ def featurize(
             num_dropped_regions=image.num_dropped + regions.num_dropped,
         )
         for image, regions, feature_map in zip(
-            images, _locate(images, locator), _feature_maps(images, models.encoder), strict=True
+            images,
+            _locate(images, locator),
+            _feature_maps(images, models.encoder, codec),
+            strict=True,
         )
     ]
 
 
 def _feature_maps(
-    images: Sequence[PreparedImage], encoder: Encoder
-) -> Iterator[NDArray[np.float16]]:
+    images: Sequence[PreparedImage], encoder: Encoder, codec: FeatureCodec
+) -> Iterator[NDArray[np.generic]]:
     frames = [i.clip_pixels for i in images if i.clip_pixels is not None]
     maps = iter(encoder.features(encoder.normalise(torch.stack(frames))) if frames else ())
     for image in images:
         if image.reused is None:
-            yield _to_float16(next(maps), image, "CLIP")
+            yield _stored(next(maps), image, codec)
         else:
             yield image.reused.sample.feature_map
 
@@ -78,11 +92,23 @@ def _locate(images: Sequence[PreparedImage], locator: RegionLocator) -> list[Loc
 
 
 def _to_float16(values: Tensor, image: PreparedImage, model: str) -> NDArray[np.float16]:
-    halves = values.to(torch.float16).cpu().numpy()
+    halves: NDArray[np.float16] = values.to(torch.float16).cpu().numpy()
     if not np.isfinite(halves).all():
-        raise WeightsError(
-            f"{model}'s output for image {image.record.key} ({image.record.file_name}) is not"
-            " finite in float16: its weights are damaged or belong to another model. Check"
-            f" --models.{model.lower()}_weights."
-        )
+        raise _not_finite(image, model, "float16")
     return halves
+
+
+def _stored(map_TD: Tensor, image: PreparedImage, codec: FeatureCodec) -> NDArray[np.generic]:
+    stored = stored_array(encode_features(map_TD, codec))
+    if not all_finite(stored):
+        raise _not_finite(image, "CLIP", codec)
+    return stored
+
+
+def _not_finite(image: PreparedImage, model: str, stored_as: str) -> WeightsError:
+    too_large = "" if model == "SAM" else " If they are only too large, give --codec bfloat16."
+    return WeightsError(
+        f"{model}'s output for image {image.record.key} ({image.record.file_name}) is not"
+        f" finite in {stored_as}: its weights are damaged or belong to another model. Check"
+        f" --models.{model.lower()}_weights.{too_large}"
+    )

@@ -64,6 +64,7 @@ class CacheJob:
             annotation_format=self.annotated.format,
             proposals=describe_proposals(config, self.annotated),
             prompt=config.annotations.prompt,
+            codec=config.codec,
             plan=plan,
             vocabulary=self.annotated.vocabulary,
             category_ids=self.annotated.category_ids,

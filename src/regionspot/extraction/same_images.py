@@ -87,7 +87,7 @@ def _check_same(
     old_hw, new_hw = reused.sample.size_hw, prepared.record.size_hw
     found = f"was {old_hw[1]} x {old_hw[0]} pixels there and is {new_hw[1]} x {new_hw[0]} now"
     if old_hw == new_hw:
-        distance = feature_distance(feature_map_TD, reused.sample.feature_map)
+        distance = feature_distance(feature_map_TD, reused.sample.features().float().numpy())
         if distance <= MAX_DISTANCE:
             return
         found = (

@@ -107,7 +107,9 @@ class ShardsWriter:
         for batch in batches:
             quarantined += batch.quarantined
             self._check_quarantine(batch.quarantined)
-            yield from featurize(self._job.models, batch.images, self._job.locator)
+            yield from featurize(
+                self._job.models, batch.images, self._job.locator, codec=self._config.codec
+            )
             reused = [image.reused for image in batch.images if image.reused is not None]
             self.num_reused_maps += len(reused)
             self.num_reused_tokens += sum(one.num_tokens for one in reused)

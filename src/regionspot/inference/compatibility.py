@@ -6,7 +6,6 @@ compares fingerprints first.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from regionspot.cache import Fingerprint
@@ -18,8 +17,6 @@ def check_same_models(
 ) -> None:
     """Check that features come from the frozen models a head was trained on.
 
-    How the features were stored (dtype, codec) does not matter here, only what was computed.
-
     Args:
         head_fingerprint: The fingerprint in the head's card.
         found: The fingerprint of the features or models at hand.
@@ -29,8 +26,7 @@ def check_same_models(
         CacheMismatchError: A field differs; all that differ are named.
     """
     wanted = Fingerprint.from_dict(dict(head_fingerprint))
-    stored = replace(found, dtype=wanted.dtype, codec=wanted.codec)
-    differences = stored.differences(wanted)
+    differences = found.differences(wanted)
     if differences:
         raise CacheMismatchError(
             f"{where} comes from other frozen models than the head was trained on: "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from regionspot.cache import CachedSample, FeatureCache
+from regionspot.cache import CachedSample, FeatureCache, decode_features, stored_tensor
 from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.inference.class_scores import TextBank, as_text_bank, class_probabilities
@@ -112,7 +112,8 @@ def _score_batches(
 
 
 def _feature_maps(samples: Sequence[CachedSample], device: torch.device) -> Tensor:
-    return _to_device(np.stack([sample.feature_map for sample in samples]), device)
+    stored = stored_tensor(np.stack([sample.feature_map for sample in samples]))
+    return decode_features(stored.to(device))
 
 
 def _to_device(

@@ -135,7 +135,7 @@ class RegionSpotModule(pl.LightningModule):
     @override
     def forward(self, batch: RegionBatch, text_bank: Tensor) -> Tensor:
         """Return logits of a batch's regions over a text bank (C, E): (B, R, C) float32."""
-        embeddings = self.head(batch.position_tokens, batch.feature_map, batch.region_mask)
+        embeddings = self.head(batch.position_tokens, batch.features(), batch.region_mask)
         return self.classifier(embeddings, text_bank)
 
     @override

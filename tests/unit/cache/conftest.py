@@ -47,8 +47,6 @@ def fingerprint() -> Fingerprint:
         feature_dim=6,
         num_feature_tokens=5,
         text_dim=3,
-        dtype="float16",
-        codec="npy",
     )
 
 

@@ -9,11 +9,13 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from regionspot.cache import (
     CachedSample,
+    CacheIndex,
     FeatureCache,
     Fingerprint,
     Manifest,
@@ -118,9 +120,9 @@ import os, signal, sys
 from pathlib import Path
 from regionspot.cache import FeatureCache, write_shard
 folder = Path(sys.argv[1])
-cache = FeatureCache.open(folder)
+sample = FeatureCache.open(folder).sample(3)
 def samples():
-    yield cache.sample(3)
+    yield sample
     os.kill(os.getpid(), signal.SIGKILL)
 write_shard(folder, 1, samples())
 """
@@ -209,7 +211,7 @@ def test_flipped_bits_in_manifest_and_index_are_refused_at_once(cache_dir: Path)
     FeatureCache.open(cache_dir)
 
 
-def test_a_sample_with_another_key_than_the_index_says_is_refused(
+def test_a_shard_that_the_index_was_not_built_from_is_refused(
     cache_dir: Path, make_sample: Callable[[int], CachedSample]
 ) -> None:
     # image 0 in place of image 6: both have no region, so that every size agrees
@@ -218,9 +220,52 @@ def test_a_sample_with_another_key_than_the_index_says_is_refused(
     assert shard_path(cache_dir, 2).stat().st_size == 7168
     index_path(cache_dir).write_bytes(old_index)
     cache = FeatureCache.open(cache_dir)
-    with pytest.raises(
-        CacheCorruptError, match="holds the image 'img_0' where index.h5 says 'img_6'"
-    ):
+    with pytest.raises(CacheCorruptError, match="000002.json is not the one that index.h5 was"):
         cache.sample(5)
     with pytest.raises(CacheCorruptError, match="two images"):
         build_index(cache_dir)
+
+
+def test_a_sample_with_another_key_than_the_index_says_is_refused(cache_dir: Path) -> None:
+    index = CacheIndex.read(cache_dir)
+    keys = index.keys.copy()
+    keys[[0, 5]] = keys[[5, 0]]
+    with h5py.File(index_path(cache_dir), "r+") as h5:
+        h5["keys"][...] = keys
+    data = index_path(cache_dir).read_bytes()
+    seal = sha256(data[512:]).hexdigest().encode()
+    old = data[:512].split(b"\n")[1]
+    index_path(cache_dir).write_bytes(data[:512].replace(old, seal) + data[512:])
+    with pytest.raises(
+        CacheCorruptError, match="holds the image 'img_6' where index.h5 says 'img_0'"
+    ):
+        FeatureCache.open(cache_dir).sample(5)
+
+
+def test_every_flipped_bit_of_an_image_is_refused_when_it_is_read_first(cache_dir: Path) -> None:
+    path = shard_path(cache_dir, 2)  # one image, from the first byte to the end of the tar
+    good = path.read_bytes()
+    for position in range(0, len(good), 7):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CacheCorruptError, match=r"000002\.tar is damaged.*cache repair"):
+            FeatureCache.open(cache_dir).sample(5)
+    path.write_bytes(good)
+    cache = FeatureCache.open(cache_dir)
+    assert cache.sample(5).key == "img_6"
+
+
+def test_a_damaged_or_missing_sidecar_is_refused_when_its_shard_is_read_first(
+    cache_dir: Path,
+) -> None:
+    path = sidecar_path(cache_dir, 1)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("643", "644"), encoding="utf-8")
+    cache = FeatureCache.open(cache_dir)
+    assert cache.sample(0).key == "img_0"
+    with pytest.raises(CacheCorruptError, match=r"000001\.json"):
+        cache.sample(3)
+    path.unlink()
+    with pytest.raises(CacheCorruptError, match=r"000001\.json is missing.*cache repair"):
+        cache.sample(3)

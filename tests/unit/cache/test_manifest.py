@@ -8,6 +8,7 @@ import pytest
 from regionspot.cache import (
     Fingerprint,
     Manifest,
+    MeasuredError,
     Plan,
     check_same_fingerprint,
     check_same_manifest,
@@ -39,7 +40,7 @@ def test_the_file_is_plain_json_that_ends_with_the_hash_of_what_precedes_it(
     values = json.loads(text)
     body, _, _ = text.rpartition(',\n"sha256"')
     assert values["sha256"] == sha256(body.encode("utf-8")).hexdigest() == manifest.sha256
-    assert values["schema_version"] == 2
+    assert values["schema_version"] == 3
     assert values["fingerprint"]["clip_mean"] == [0.48145466, 0.4578275, 0.40821073]
     assert values["vocabulary"] == ["lemon", "caf\u00e9", "tennis ball"]
     assert values["plan"]["num_shards"] == 3
@@ -56,10 +57,10 @@ def test_an_edited_manifest_is_refused(tmp_path: Path, manifest: Manifest) -> No
 def test_another_schema_version_is_refused_by_name(tmp_path: Path, manifest: Manifest) -> None:
     write_manifest(tmp_path, manifest)
     path = manifest_path(tmp_path)
-    text = path.read_text(encoding="utf-8").replace('"schema_version": 2', '"schema_version": 1')
+    text = path.read_text(encoding="utf-8").replace('"schema_version": 3', '"schema_version": 1')
     path.write_text(text, encoding="utf-8")
     with pytest.raises(
-        CacheMismatchError, match="schema version 1; this RegionSpot reads version 2"
+        CacheMismatchError, match="schema version 1; this RegionSpot reads version 3"
     ):
         read_manifest(tmp_path)
     with pytest.raises(CacheMismatchError, match="schema version 1"):
@@ -77,14 +78,33 @@ def test_a_folder_without_manifest_is_no_cache(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize(("field", "value"), [("dtype", "int8"), ("codec", "zstd")])
-def test_storage_of_later_versions_is_refused(
-    field: str, value: str, tmp_path: Path, manifest: Manifest
-) -> None:
-    changed = Fingerprint.from_dict(manifest.fingerprint.to_dict() | {field: value})
-    write_manifest(tmp_path, replace(manifest, fingerprint=changed))
-    with pytest.raises(CacheMismatchError, match=value):
+def test_a_codec_of_later_versions_is_refused(tmp_path: Path, manifest: Manifest) -> None:
+    write_manifest(tmp_path, manifest)
+    values = json.loads(manifest_path(tmp_path).read_text(encoding="utf-8"))
+    del values["schema_version"], values["sha256"]
+    text, _ = seal_json(values | {"codec": "zstd"})
+    manifest_path(tmp_path).write_text(text, encoding="utf-8")
+    with pytest.raises(CacheMismatchError, match="stored as 'zstd'; this RegionSpot knows float16"):
         read_manifest(tmp_path)
+
+
+def test_int8_is_refused_for_widths_that_it_cannot_store(manifest: Manifest) -> None:
+    with pytest.raises(ConfigError, match="6 wide; int8 wants a multiple of 4 above 8"):
+        replace(manifest, codec="int8")
+
+
+def test_the_measured_error_is_kept_and_no_reason_to_refuse(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    error = MeasuredError(feature_map=0.008, position_tokens=0.0003, num_images=4)
+    measured = replace(manifest, codec="bfloat16", measured_error=error)
+    write_manifest(tmp_path, measured)
+    assert read_manifest(tmp_path) == measured
+    stated = json.loads(manifest_path(tmp_path).read_text(encoding="utf-8"))["measured_error"]
+    assert stated == {"feature_map": 0.008, "position_tokens": 0.0003, "num_images": 4}
+    check_same_manifest(measured, replace(measured, measured_error=None))
+    with pytest.raises(CacheMismatchError, match="codec: found 'bfloat16', wanted 'float16'"):
+        check_same_manifest(measured, manifest)
 
 
 def test_differing_manifests_are_refused_naming_each_field(manifest: Manifest) -> None:

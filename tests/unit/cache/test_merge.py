@@ -286,6 +286,26 @@ def test_a_damaged_source_is_refused_before_anything_is_written(
         CacheMerge(sources, images_per_shard=4)
 
 
+@pytest.mark.parametrize("position", [700, 2000])  # of a json member, of a feature map
+def test_a_flipped_bit_of_a_source_stops_with_its_name_and_what_to_type(
+    sources: list[Path], tmp_path: Path, position: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = sources[1] / "shards" / "000001.tar"
+    before = tar.read_bytes()
+    flip(tar, position)
+    with pytest.raises(SystemExit) as exit_info:
+        main(words(tmp_path / "merged", sources))
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tar} is damaged: ")
+    assert "regionspot cache repair" in message
+    written = [path.name for path in (tmp_path / "merged" / "shards").glob("*.json")]
+    assert sorted(written) == ["000000.json"]
+    tar.write_bytes(before)
+    main(words(tmp_path / "merged", sources))
+    assert verify_cache(tmp_path / "merged") == []
+
+
 # --- What is refused -------------------------------------------------------------------------
 
 
@@ -316,6 +336,9 @@ def test_other_models_and_prompts_are_refused_naming_the_fields(
     assert "fingerprint.sam_model: found 'vit_h', wanted 'vit_b'" in str(error.value)
     assert "prompt: found 'mask', wanted 'box'" in str(error.value)
     assert "--data.train" not in str(error.value)
+    stored = source("three", [7], precision="bfloat16")
+    with pytest.raises(CacheMismatchError, match="precision: found 'bfloat16', wanted 'float32'"):
+        CacheMerge([one, stored], images_per_shard=4)
 
 
 def test_trees_that_differ_are_refused(sources: list[Path]) -> None:

@@ -6,9 +6,9 @@ from regionspot.data.buffers import BufferPool
 
 
 def test_memory_is_used_again_once_nobody_looks_at_it() -> None:
-    pool = BufferPool(torch.float16)
+    pool = BufferPool()
     for _ in range(5):
-        tensor = pool.take((4, 3))
+        tensor = pool.take((4, 3), torch.float32)
         assert tensor.shape == (4, 3)
         assert tensor.is_contiguous()
         del tensor
@@ -16,21 +16,21 @@ def test_memory_is_used_again_once_nobody_looks_at_it() -> None:
 
 
 def test_a_kept_tensor_keeps_its_content() -> None:
-    pool = BufferPool(torch.float16)
-    kept = pool.take((2, 3)).fill_(1.0)
-    pool.take((2, 3)).fill_(2.0)
+    pool = BufferPool()
+    kept = pool.take((2, 3), torch.float32).fill_(1.0)
+    pool.take((2, 3), torch.float32).fill_(2.0)
     assert (kept == 1.0).all()
     assert pool.num_allocated == 2
 
 
 def test_a_view_or_autograd_keeps_the_memory_as_well() -> None:
-    pool = BufferPool(torch.float32)
-    row = pool.take((2, 3)).fill_(1.0)[1]
+    pool = BufferPool()
+    row = pool.take((2, 3), torch.float32).fill_(1.0)[1]
     weight = torch.ones(3, requires_grad=True)
-    product = (pool.take((3,)).fill_(5.0) * weight).sum()
+    product = (pool.take((3,), torch.float32).fill_(5.0) * weight).sum()
     gc.collect()
-    pool.take((6,)).fill_(7.0)
-    pool.take((3,)).fill_(7.0)
+    pool.take((6,), torch.float32).fill_(7.0)
+    pool.take((3,), torch.float32).fill_(7.0)
     assert (row == 1.0).all()
     product.backward()
     assert weight.grad is not None
@@ -38,14 +38,14 @@ def test_a_view_or_autograd_keeps_the_memory_as_well() -> None:
 
 
 def test_a_smaller_tensor_fits_into_a_larger_memory() -> None:
-    pool = BufferPool(torch.float16)
+    pool = BufferPool()
     for shape in [(4, 3), (2, 3), (1, 3), (4, 3), (0, 3)]:
-        assert pool.take(shape).shape == shape
+        assert pool.take(shape, torch.float32).shape == shape
     assert pool.num_allocated == 1
 
 
 def test_a_memory_that_is_too_small_is_replaced() -> None:
-    pool = BufferPool(torch.float16)
+    pool = BufferPool()
     for size in [1, 10, 5, 10]:
-        pool.take((size,))
+        pool.take((size,), torch.float32)
     assert pool.num_allocated == 2

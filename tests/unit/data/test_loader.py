@@ -18,14 +18,7 @@ MakeCache = Callable[..., Path]
 def assembler(
     caches: list[FeatureCache], *, max_regions: int | None = None, seed: int = 0
 ) -> Assembler:
-    fingerprint = caches[0].manifest.fingerprint
-    return Assembler(
-        caches,
-        feature_shape=(fingerprint.num_feature_tokens, fingerprint.feature_dim),
-        token_dim=fingerprint.token_dim,
-        max_regions=max_regions,
-        seed=seed,
-    )
+    return Assembler(caches, max_regions=max_regions, seed=seed)
 
 
 def sequential(cache: FeatureCache, batch_size: int) -> CacheLoader:

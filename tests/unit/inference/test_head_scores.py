@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from regionspot.cache import FeatureCache
+from regionspot.cache import FeatureCache, FeatureCodec
 from regionspot.core.errors import CacheMismatchError, ConfigError, ShapeError
 from regionspot.inference import score_cached
 from regionspot.model import FusionHead, HeadCard, RegionClassifier, TrainedHead
@@ -42,6 +42,23 @@ def cached_head(cache: FeatureCache) -> TrainedHead:
         )
     card = HeadCard(head=head.spec, scale=SCALE, bias=BIAS, fingerprint=fingerprint.to_dict())
     return TrainedHead(head=head, classifier=RegionClassifier(SCALE, BIAS), card=card)
+
+
+@pytest.mark.parametrize(("codec", "tolerance"), [("bfloat16", 0.01), ("int8", 0.02)])
+def test_how_features_are_stored_is_no_reason_to_refuse_and_hardly_changes_a_score(
+    codec: FeatureCodec,
+    tolerance: float,
+    cache: FeatureCache,
+    cached_head: TrainedHead,
+    make_cache: Callable[..., Path],
+) -> None:
+    other = FeatureCache.open(make_cache(codec, empty=EMPTY, codec=codec))
+    bank = bank_of(cache)
+    pairs = zip(
+        score_cached(cached_head, cache, bank), score_cached(cached_head, other, bank), strict=True
+    )
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=tolerance)
 
 
 def bank_of(cache: FeatureCache) -> NDArray[np.float32]:

@@ -60,15 +60,6 @@ def test_a_head_of_other_frozen_models_is_refused_and_says_what_differs(
         RegionSpot.from_pretrained(tmp_path, device="cpu")
 
 
-def test_how_features_were_stored_is_no_reason_to_refuse(
-    trained_head: TrainedHead, tmp_path: Path
-) -> None:
-    card = trained_head.card
-    changed = replace(card, fingerprint={**card.fingerprint, "dtype": "int8", "codec": "other"})
-    save_trained_head(tmp_path, replace(trained_head, card=changed))
-    assert RegionSpot.from_pretrained(tmp_path, device="cpu").vocabulary.names == card.vocabulary
-
-
 def test_other_weights_than_in_training_are_refused(run_dir: Path) -> None:
     with pytest.raises(CacheMismatchError, match="clip_weights_sha256"):
         RegionSpot.from_pretrained(run_dir, device="cpu", clip_weights="random")
