@@ -33,9 +33,11 @@ from regionspot.cache.manifest import (
     Manifest,
     MeasuredError,
     check_same_manifest,
+    manifest_differences,
     read_manifest,
     write_manifest,
 )
+from regionspot.cache.merge import CacheMerge
 from regionspot.cache.plan import Plan
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
@@ -58,6 +60,7 @@ __all__ = [
     "MEMBERS",
     "SCHEMA_VERSION",
     "CacheIndex",
+    "CacheMerge",
     "CacheStats",
     "CachedSample",
     "FeatureCache",
@@ -89,6 +92,7 @@ __all__ = [
     "find_garbage",
     "image_bytes",
     "index_path",
+    "manifest_differences",
     "manifest_path",
     "one_at_a_time",
     "quarantine_path",

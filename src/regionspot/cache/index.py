@@ -26,7 +26,7 @@ from regionspot.cache.sealed import open_sealed_hdf5, write_sealed_hdf5
 from regionspot.cache.sidecar import ShardLayout, ShardSidecar, read_sealed_sidecar
 from regionspot.core.atomic import write_bytes_atomic
 from regionspot.core.errors import CacheCorruptError
-from regionspot.core.hashing import canonical_json
+from regionspot.core.hashing import canonical_json, sha256_bytes
 
 _COMMAND = f"Rebuild it: {CACHE_COMMAND}"
 _NUMBERS = (
@@ -112,6 +112,12 @@ class CacheIndex:
     def num_shards(self) -> int:
         """Number of shards, K."""
         return len(self.tar_bytes)
+
+    @property
+    def contents_sha256(self) -> str:
+        """Identity of all that the cache holds: SHA-256 of the seals of manifest and sidecars."""
+        seals = [self.manifest_sha256, *(seal.decode("ascii") for seal in self.sidecar_sha256)]
+        return sha256_bytes("\n".join(seals).encode("ascii"))
 
     def key(self, index: int) -> str:
         """Return the key of the image at a position."""

@@ -25,6 +25,12 @@ CACHE_COMMAND: Final = "python cache_features.py --config <your config>"
 REPAIR_COMMAND: Final = "regionspot cache repair --config <your config>"
 """What to type to make damaged parts of a cache again."""
 
+MERGED: Final = "merged"
+"""What the manifest of a merged cache says in place of the format of its annotations."""
+
+MERGE_COMMAND: Final = "regionspot cache merge --output_dir <its folder> <the same caches>"
+"""What to type to go on with a merged cache, or with --repair to mend it."""
+
 MAX_KEY_LENGTH: Final = 80
 """A plain tar header holds 100 characters, of which ``.position_tokens.npy`` takes 20."""
 

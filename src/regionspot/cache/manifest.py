@@ -1,13 +1,19 @@
 """The manifest: what a cache holds, what made it, and how it is cut into shards."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from regionspot.cache.feature_codec import FeatureCodec, StoredForm, check_codec
 from regionspot.cache.fingerprint import Fingerprint
-from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION, manifest_path
+from regionspot.cache.layout import (
+    CACHE_COMMAND,
+    MERGE_COMMAND,
+    MERGED,
+    SCHEMA_VERSION,
+    manifest_path,
+)
 from regionspot.cache.plan import Plan
 from regionspot.cache.sealed import check_schema_version, open_sealed_json, seal_json
 from regionspot.core.atomic import write_text_atomic
@@ -66,6 +72,9 @@ class Manifest:
     """In which precision the frozen models ran."""
     measured_error: MeasuredError | None = None
     """What codec and precision cost; None where both are the default."""
+    reused: str | None = None
+    """`CacheIndex.contents_sha256` of the cache that feature maps and tokens were taken from where
+    it had them; None if all were computed."""
     plan: Plan
     """Which image is in which shard."""
     vocabulary: Vocabulary
@@ -142,14 +151,35 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
     Raises:
         CacheMismatchError: The manifests differ; the message names each field.
     """
-    if differences := list(_differences(found, wanted)):
+    if differences := manifest_differences(found, wanted):
         listed = "\n  ".join(differences)
-        raise CacheMismatchError(
-            f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n"
-            f"  {listed}\n"
+        advice = (
             "Set these options as they were found to go on with it, or write to another"
             f" output_dir: {CACHE_COMMAND} --output_dir <another folder>"
         )
+        if found.annotation_format == MERGED:
+            advice = (
+                "It was merged from other caches. Give these again to go on with it, with --repair"
+                f" to mend it, or set another output_dir: {MERGE_COMMAND}"
+            )
+        raise CacheMismatchError(
+            f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n"
+            f"  {listed}\n{advice}"
+        )
+
+
+def manifest_differences(
+    found: Manifest, wanted: Manifest, *, but: Collection[str] = ()
+) -> list[str]:
+    """Return ``field: found X, wanted Y`` for each field unequal in the wanted one.
+
+    Args:
+        found: The manifest of what is there.
+        wanted: The manifest of what is needed.
+        but: Fields that may differ.
+    """
+    allowed = {name: getattr(wanted, name) for name in but}
+    return list(_differences(replace(found, **allowed), wanted))
 
 
 def _differences(found: Manifest, wanted: Manifest) -> Iterator[str]:
@@ -189,6 +219,7 @@ def _sealed(manifest: Manifest) -> tuple[str, str]:
             "codec": manifest.codec,
             "precision": manifest.precision,
             "measured_error": None if error is None else asdict(error),
+            "reused": manifest.reused,
             "plan": asdict(manifest.plan),
             "vocabulary": list(manifest.vocabulary.names),
             "category_ids": list(manifest.category_ids),
@@ -209,6 +240,7 @@ def _from_json(values: dict[str, Any]) -> Manifest:
         codec=values["codec"],
         precision=values["precision"],
         measured_error=None if error is None else MeasuredError(**error),
+        reused=values["reused"],
         plan=Plan(**values["plan"]),
         vocabulary=Vocabulary.from_names(values["vocabulary"]),
         category_ids=tuple(values["category_ids"]),

@@ -3,14 +3,22 @@
 ``python cache_features.py --config configs/cache/objects365_bl.yaml``, or the same as ``regionspot
 cache``. It may be stopped at any moment: the same command goes on where it was. ``regionspot cache
 plan`` with the same options says beforehand what it will take, ``verify <cache>`` names all damage,
-``repair`` with the same options mends it, ``stats <cache>`` and ``gc <cache>`` count and clean.
+``repair`` with the same options mends it, ``stats <cache>`` and ``gc <cache>`` count and clean,
+``merge <caches>`` makes one of several.
 """
 
 import logging
 import sys
 from collections.abc import Sequence
 
-from regionspot.cli import cache_gc, cache_plan, cache_repair, cache_stats, cache_verify
+from regionspot.cli import (
+    cache_gc,
+    cache_merge,
+    cache_plan,
+    cache_repair,
+    cache_stats,
+    cache_verify,
+)
 from regionspot.cli.errors import run_cli, terminable
 from regionspot.cli.options import parse_options
 from regionspot.extraction import CacheConfig, cache_features
@@ -21,6 +29,7 @@ _COMMANDS = {
     "repair": cache_repair.main,
     "stats": cache_stats.main,
     "gc": cache_gc.main,
+    "merge": cache_merge.main,
 }
 
 

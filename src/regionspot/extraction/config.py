@@ -157,6 +157,11 @@ class CacheConfig:
     is gone, most likely. These are not left out yet, and the same command goes on with them."""
     limit: int | None = None
     """Take only the first so many images; by default all."""
+    reuse: str | None = None
+    """Folder of a finished cache of the same models and settings. Of images that it holds, too (the
+    same key, image id and size), feature maps are taken from there, and position tokens where all
+    boxes are known there: new images and new boxes cost only what is new. The first such image of
+    each shard goes through CLIP anyway, and is refused if it looks like another image."""
     part: str | None = None
     """Make only a part of the shards, so that many processes or machines with one disk share the
     work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or torchrun. The part
@@ -194,3 +199,8 @@ class CacheConfig:
             Part.parse(str(self.part), {})
         if not self.output_dir:
             raise ConfigError("--output_dir is empty; name the folder to write the cache to.")
+        if self.reuse is not None and Path(self.reuse).resolve() == Path(self.output_dir).resolve():
+            raise ConfigError(
+                f"--reuse and --output_dir are both {self.output_dir}; wanted two folders, as a"
+                " finished cache is never changed. Set --output_dir to a new one."
+            )

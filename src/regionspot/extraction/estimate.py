@@ -36,6 +36,8 @@ class CacheEstimate:
     """Images of the data set, unusable ones included."""
     num_regions: int | None
     """Their regions; None where SAM has yet to find them."""
+    num_reused_images: int
+    """Images whose feature map the cache that is reused has."""
     num_shards: int
     """Shards."""
     num_shards_done: int
@@ -89,8 +91,10 @@ class CacheEstimate:
             human_bytes, (self.total_bytes, self.missing_bytes, self.free_bytes)
         )
         measured = f"{rate:,.2f} images/s, measured on {self.probed_images:,} images"
+        reused = [f"{self.num_reused_images:,} feature maps of them are taken over"]
         return [
             f"{self.num_images:,} images, {regions}, {shards}",
+            *(reused if self.num_reused_images else []),
             f"{human_bytes(self.bytes_per_image)} an image, {total} in all",
             f"{missing} yet to write, {free} free on the disk",
             f"about {human_duration(self.seconds)} on {self.device} ({measured})",
@@ -133,6 +137,7 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
         output_dir=str(output_dir),
         num_images=plan.num_images,
         num_regions=None if job.locator.grid is not None else int(num_regions.sum()),
+        num_reused_images=0 if job.old_cache is None else job.old_cache.num_held(job.records),
         num_shards=plan.num_shards,
         num_shards_done=len(done),
         bytes_per_image=float(sizes.mean()),

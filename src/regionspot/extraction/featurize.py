@@ -1,13 +1,13 @@
 """Runs the frozen models on prepared images: position tokens and feature maps, ready to store."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot.backbones import FrozenModels
+from regionspot.backbones import Encoder, FrozenModels
 from regionspot.cache import (
     CachedSample,
     FeatureCodec,
@@ -42,9 +42,7 @@ def featurize(
     """
     if not images:
         return []
-    encoder, locator = models.encoder, locator or RegionLocator(localizer=models.localizer)
-    pixels_BCHW = encoder.normalise(torch.stack([image.clip_pixels for image in images]))
-    maps_BTD = encoder.features(pixels_BCHW)
+    locator = locator or RegionLocator(localizer=models.localizer)
     return [
         CachedSample(
             key=image.record.key,
@@ -54,12 +52,29 @@ def featurize(
             labels=regions.labels,
             box_scores=regions.box_scores,
             position_tokens=_to_float16(regions.tokens, image, "SAM"),
-            feature_map=_stored(map_TD, image, codec),
+            feature_map=feature_map,
             num_clipped_regions=image.num_clipped,
             num_dropped_regions=image.num_dropped + regions.num_dropped,
         )
-        for image, regions, map_TD in zip(images, _locate(images, locator), maps_BTD, strict=True)
+        for image, regions, feature_map in zip(
+            images,
+            _locate(images, locator),
+            _feature_maps(images, models.encoder, codec),
+            strict=True,
+        )
     ]
+
+
+def _feature_maps(
+    images: Sequence[PreparedImage], encoder: Encoder, codec: FeatureCodec
+) -> Iterator[NDArray[np.generic]]:
+    frames = [i.clip_pixels for i in images if i.clip_pixels is not None]
+    maps = iter(encoder.features(encoder.normalise(torch.stack(frames))) if frames else ())
+    for image in images:
+        if image.reused is None:
+            yield _stored(next(maps), image, codec)
+        else:
+            yield image.reused.sample.feature_map
 
 
 def _locate(images: Sequence[PreparedImage], locator: RegionLocator) -> list[LocatedRegions]:
@@ -67,7 +82,11 @@ def _locate(images: Sequence[PreparedImage], locator: RegionLocator) -> list[Loc
     frames = [localizer.normalise(i.sam_pixels) for i in images if i.sam_pixels is not None]
     embeddings = iter(localizer.embed(torch.stack(frames)) if frames else ())
     return [
-        locator.locate(image.record, None if image.sam_pixels is None else next(embeddings)[None])
+        image.reused.regions
+        if image.reused is not None and image.reused.regions is not None
+        else locator.locate(
+            image.record, None if image.sam_pixels is None else next(embeddings)[None]
+        )
         for image in images
     ]
 

@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from regionspot.annotations import AnnotatedImages
 from regionspot.backbones import FrozenModels, load_frozen_models
@@ -16,6 +19,7 @@ from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.parts import Part
 from regionspot.extraction.prepare import Preparation, ShardJob
 from regionspot.extraction.regions import describe_proposals, read_regions
+from regionspot.extraction.reuse import OldCache
 
 
 class CacheJob:
@@ -31,6 +35,8 @@ class CacheJob:
         ConfigError: Synonyms are asked for that the annotations do not list.
         DiskError: A file lies where the cache's folder should be.
         WeightsError: Weights do not fit their model.
+        CacheMismatchError: The cache to reuse was made by other models or settings.
+        CacheCorruptError: The cache to reuse is not finished, or damaged.
     """
 
     def __init__(self, config: CacheConfig, *, models: FrozenModels | None = None) -> None:
@@ -63,6 +69,14 @@ class CacheJob:
             vocabulary=self.annotated.vocabulary,
             category_ids=self.annotated.category_ids,
         )
+        self.old_cache: OldCache | None = None
+        if config.reuse is not None:
+            self.old_cache = OldCache.open(
+                config.reuse,
+                wanted=self.manifest,
+                finds_regions=self.locator.grid is not None,
+            )
+            self.manifest = replace(self.manifest, reused=self.old_cache.contents_sha256)
 
     @property
     def preparation(self) -> Preparation:
@@ -72,7 +86,20 @@ class CacheJob:
             exif_policy=self.config.exif_policy,
             locator=self.locator,
             encoder=self.models.encoder,
+            old_cache=self.old_cache,
         )
+
+    def text_bank(self, templates: str) -> NDArray[np.float32]:
+        """Return the embeddings of the class names, (C, E), taken over or computed."""
+        vocabulary = self.manifest.vocabulary
+        if self.old_cache is not None:
+            bank = self.old_cache.text_bank(vocabulary, templates)
+            if bank is not None:
+                return bank
+        bank_CE = self.models.text_bank(
+            vocabulary, templates=templates, synonyms=self.annotated.synonyms
+        )
+        return bank_CE.float().cpu().numpy()
 
     def shard_jobs(self, shards: Iterable[int]) -> list[ShardJob]:
         """Return the images of shards."""

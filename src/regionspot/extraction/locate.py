@@ -58,12 +58,12 @@ class RegionLocator:
             image_embedding: SAM's embedding of it, (1, S, H, W); None if it did not look.
         """
         if image_embedding is None:
-            return _located(record, torch.zeros(0, self.localizer.token_dim))
+            return located(record, torch.zeros(0, self.localizer.token_dim))
         if self.grid is not None:
             return self._propose(record, image_embedding, self.grid)
         if record.prompts is None:
             tokens = self.localizer.tokens(image_embedding, record.boxes_xyxy, record.size_hw)
-            return _located(record, tokens)
+            return located(record, tokens)
         tokens_of = dict(self._prompted(record, record.prompts, image_embedding))
         kept = sorted(tokens_of)
         return LocatedRegions(
@@ -126,7 +126,8 @@ class RegionLocator:
             yield from zip(alike, tokens_RS, strict=True)
 
 
-def _located(record: ImageRecord, tokens: Tensor) -> LocatedRegions:
+def located(record: ImageRecord, tokens: Tensor) -> LocatedRegions:
+    """Return the regions of a record, each with its token; tokens (R, S)."""
     scores = record.box_scores
     return LocatedRegions(
         boxes_xyxy=record.boxes_xyxy,

@@ -16,12 +16,14 @@ from pathlib import Path
 from torch import Tensor
 
 from regionspot.annotations import ImageRecord
+from regionspot.annotations.record import ResolvedRecord
 from regionspot.backbones import Encoder
 from regionspot.backbones.image_files import ImageError, decode_image
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.cache import QuarantinedImage
 from regionspot.core.errors import ShapeError
 from regionspot.extraction.locate import RegionLocator
+from regionspot.extraction.reuse import OldCache, Reused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,10 @@ class PreparedImage:
     """The image and its regions, fitted to the decoded image."""
     sam_pixels: Tensor | None
     """For SAM, (3, h, w) uint8; None for an image that SAM need not see."""
-    clip_pixels: Tensor
-    """For CLIP, (3, H, W) uint8."""
+    clip_pixels: Tensor | None
+    """For CLIP, (3, H, W) uint8; None if its feature map is taken over."""
+    reused: Reused | None = None
+    """What is taken over from another cache."""
     num_clipped: int = 0
     """Regions whose box was clipped to the decoded image."""
     num_dropped: int = 0
@@ -78,9 +82,17 @@ class Preparation:
     """Resizes for SAM."""
     encoder: Encoder
     """Resizes for CLIP."""
+    old_cache: OldCache | None = None
+    """What need not be computed again."""
 
     def prepare(self, record: ImageRecord) -> PreparedImage | QuarantinedImage:
-        """Read, decode and resize one image, or say why it cannot be used."""
+        """Read, decode and resize one image, or say why it cannot be used.
+
+        An image of which everything is taken over is not read.
+        """
+        reused = None if self.old_cache is None else self.old_cache.find(record)
+        if reused is not None and reused.regions is not None:
+            return _prepared(reused.resolved, sam_pixels=None, clip_pixels=None, reused=reused)
         try:
             pixels = decode_image(
                 _read(self.images_dir / record.file_name),
@@ -88,18 +100,36 @@ class Preparation:
                 exif_policy=self.exif_policy,
             )
             resolved = record.resolved((pixels.shape[0], pixels.shape[1]))
+            if reused is not None and reused.resolved.record.size_hw != resolved.record.size_hw:
+                reused = None  # the file was changed since, and no annotated size tells
             wants_sam = self.locator.wants_pixels(resolved.record)
-            return PreparedImage(
-                record=resolved.record,
+            return _prepared(
+                resolved,
                 sam_pixels=self.locator.localizer.resize(pixels) if wants_sam else None,
-                clip_pixels=self.encoder.resize(pixels),
-                num_clipped=resolved.num_clipped,
-                num_dropped=resolved.num_dropped,
+                clip_pixels=self.encoder.resize(pixels) if reused is None else None,
+                reused=reused,
             )
         except ShapeError as error:
             return _quarantined(record, f"cannot be resized: {error}")
         except ImageError as error:
             return _quarantined(record, str(error))
+
+
+def _prepared(
+    resolved: ResolvedRecord,
+    *,
+    sam_pixels: Tensor | None,
+    clip_pixels: Tensor | None,
+    reused: Reused | None,
+) -> PreparedImage:
+    return PreparedImage(
+        record=resolved.record,
+        sam_pixels=sam_pixels,
+        clip_pixels=clip_pixels,
+        reused=reused,
+        num_clipped=resolved.num_clipped,
+        num_dropped=resolved.num_dropped,
+    )
 
 
 def _quarantined(record: ImageRecord, reason: str) -> QuarantinedImage:

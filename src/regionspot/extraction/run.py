@@ -116,24 +116,26 @@ def _run_whole(job: CacheJob) -> CacheSummary:
         _begin(job)
         start = time.perf_counter()
         done, todo = _done_and_todo(job)
-        num_written = ShardsWriter(job).write(job.shard_jobs(todo), done=done)
+        writer = ShardsWriter(job)
+        num_written = writer.write(job.shard_jobs(todo), done=done)
         seconds = time.perf_counter() - start
         remove_shard_locks(output_dir)
         build_index(output_dir)
-    return _summary(job, num_new_images=num_written, seconds=seconds)
+    return _summary(job, writer, num_new_images=num_written, seconds=seconds)
 
 
 def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
     """Write the part's missing shards, and finish the cache if no other part has anything left."""
     output_dir = job.output_dir
     with _told_disk_errors(output_dir), sharing_writer(output_dir):
-        _check_not_strange(output_dir)
+        check_not_strange(output_dir)
         with one_at_a_time(output_dir):
             _begin(job)
         start = time.perf_counter()
         done, todo = _done_and_todo(job)
+        writer = ShardsWriter(job)
         with ShardClaims(output_dir) as claims:
-            num_written = ShardsWriter(job).write(
+            num_written = writer.write(
                 claims.claimed(job.shard_jobs(filter(part.has, todo))),
                 done=done,
                 after_shard=claims.done,
@@ -145,12 +147,14 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
                 remove_shard_locks(output_dir)
                 build_index(output_dir)
                 # Still alone: a part that ends at the same moment is about to write the index, too.
-                return _summary(job, num_new_images=num_written, seconds=seconds)
+                return _summary(job, writer, num_new_images=num_written, seconds=seconds)
     return PartSummary(
         part=str(part),
         num_shards=len(done) + len(todo),
         num_shards_done=len(done),
         num_own_missing=sum(map(part.has, todo)),
+        num_reused_maps=writer.num_reused_maps,
+        num_reused_tokens=writer.num_reused_tokens,
         num_new_images=num_written,
         seconds=seconds,
     )
@@ -164,7 +168,9 @@ def _done_and_todo(job: CacheJob) -> tuple[list[int], list[int]]:
     return done, [shard for shard, complete in enumerate(is_done) if not complete]
 
 
-def _summary(job: CacheJob, *, num_new_images: int, seconds: float) -> CacheSummary:
+def _summary(
+    job: CacheJob, writer: ShardsWriter, *, num_new_images: int, seconds: float
+) -> CacheSummary:
     files = [path for path in job.output_dir.rglob("*") if path.is_file()]
     with FeatureCache.open(job.output_dir) as cache:
         index = cache.index
@@ -179,6 +185,8 @@ def _summary(job: CacheJob, *, num_new_images: int, seconds: float) -> CacheSumm
         num_shards=index.num_shards,
         num_bytes=sum(file.stat().st_size for file in files),
         num_new_images=num_new_images,
+        num_reused_maps=writer.num_reused_maps,
+        num_reused_tokens=writer.num_reused_tokens,
         seconds=seconds,
     )
 
@@ -189,15 +197,19 @@ def _begin(job: CacheJob) -> None:
     if manifest_path(output_dir).exists():
         check_same_manifest(read_manifest(output_dir), job.manifest)
     else:
-        _check_not_strange(output_dir)
+        check_not_strange(output_dir)
         write_manifest(output_dir, job.manifest)
     _store_text_banks(job)
     if job.config.annotations.tree_path is not None:
         store_category_tree(output_dir, job.config.annotations.tree_path, job.annotated)
 
 
-def _check_not_strange(output_dir: Path) -> None:
-    """Refuse a folder of something else, before anything is written to it."""
+def check_not_strange(output_dir: Path) -> None:
+    """Refuse a folder of something else, before anything is written to it.
+
+    Raises:
+        DiskError: The folder holds files, but no cache.
+    """
     if manifest_path(output_dir).exists():
         return
     # A crash may have left a manifest that was not renamed yet, or a folder for no shard yet.
@@ -218,10 +230,7 @@ def _store_text_banks(job: CacheJob) -> None:
     vocabulary, clip_sha256 = job.manifest.vocabulary, job.models.clip_sha256
     for name in job.config.templates:
         if store.get(vocabulary, templates=name, clip_sha256=clip_sha256) is None:
-            bank_CE = job.models.text_bank(
-                vocabulary, templates=name, synonyms=job.annotated.synonyms
-            )
-            bank = bank_CE.float().cpu().numpy()
+            bank = job.text_bank(name)
             store.put(vocabulary, bank, templates=name, clip_sha256=clip_sha256)
             _logger.info("embedded %d class names with the templates %s", len(vocabulary), name)
 

@@ -32,6 +32,10 @@ class CacheSummary:
     """Bytes of all files of the cache."""
     num_new_images: int
     """Images that this run cached; 0 if there was nothing to do."""
+    num_reused_maps: int = 0
+    """Feature maps that this run took over from another cache."""
+    num_reused_tokens: int = 0
+    """Position tokens that it took over."""
     seconds: float
     """Duration of this run from the first image to the last."""
 
@@ -59,6 +63,7 @@ class CacheSummary:
             lines.append(
                 f"{self.num_new_images:,} images in {self.seconds:,.1f} s, {rate:,.1f} images/s"
             )
+            lines += _reused_lines(self.num_reused_maps, self.num_reused_tokens)
         else:
             lines.append("already complete, nothing to do")
         return [*self.annotations.lines(), *lines]
@@ -78,6 +83,10 @@ class PartSummary:
     """Shards of this part that another process is still at."""
     num_new_images: int
     """Images that this run cached."""
+    num_reused_maps: int = 0
+    """Feature maps that this run took over from another cache."""
+    num_reused_tokens: int = 0
+    """Position tokens that it took over."""
     seconds: float
     """Duration of this run from the first image to the last."""
 
@@ -90,6 +99,13 @@ class PartSummary:
             f"part {self.part}: {speed}",
             f"{there}; the part that ends last finishes the cache",
         ]
+        lines += _reused_lines(self.num_reused_maps, self.num_reused_tokens)
         if self.num_own_missing:
             lines.append(f"another process is at {self.num_own_missing:,} shards of this part")
         return lines
+
+
+def _reused_lines(num_maps: int, num_tokens: int) -> list[str]:
+    if not num_maps:
+        return []
+    return [f"taken over: {num_maps:,} feature maps, {num_tokens:,} position tokens"]

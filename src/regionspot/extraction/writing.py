@@ -16,6 +16,7 @@ from regionspot.extraction.prepare import (
     grouped_by_shard,
     prepared_batches,
 )
+from regionspot.extraction.same_images import check_same_images
 from regionspot.extraction.unusable import UnusableImages
 
 _logger = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ class ShardsWriter:
         self._job = job
         self._config = job.config
         self._plan = job.manifest.plan
+        self.num_reused_maps = 0
+        """Feature maps that were taken over from another cache."""
+        self.num_reused_tokens = 0
+        """Position tokens that were."""
 
     def write(
         self,
@@ -50,6 +55,7 @@ class ShardsWriter:
             TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``, or
                 ``max_quarantined_in_a_row`` follow each other.
             WeightsError: The models give numbers that are not finite.
+            CacheMismatchError: The cache to reuse is of other images.
         """
         num_done = num_written = 0
         already: list[QuarantinedImage] = []
@@ -75,6 +81,8 @@ class ShardsWriter:
     def _write_shard(
         self, shard_index: int, batches: Iterable[PreparedBatch], bar: "tqdm[NoReturn]"
     ) -> int:
+        if self._job.old_cache is not None:
+            check_same_images(self._job, self._job.old_cache, shard_index)
         quarantined: list[QuarantinedImage] = []
         sidecar = write_shard(
             self._job.output_dir,
@@ -105,4 +113,7 @@ class ShardsWriter:
             yield from featurize(
                 self._job.models, batch.images, self._job.locator, codec=self._config.codec
             )
+            reused = [image.reused for image in batch.images if image.reused is not None]
+            self.num_reused_maps += len(reused)
+            self.num_reused_tokens += sum(one.num_tokens for one in reused)
             bar.update(len(batch.images) + len(batch.quarantined))

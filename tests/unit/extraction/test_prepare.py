@@ -120,6 +120,7 @@ def test_pixels_are_resized_as_segment_anything_and_pillow_do(
     for_sam = ResizeLongestSide(models.localizer.image_size).apply_image(np.asarray(image))
     for_clip = squashed(image, models)
     assert prepared.sam_pixels is not None
+    assert prepared.clip_pixels is not None
     assert prepared.sam_pixels.dtype == prepared.clip_pixels.dtype == torch.uint8
     np.testing.assert_array_equal(prepared.sam_pixels.permute(1, 2, 0), for_sam)
     np.testing.assert_array_equal(prepared.clip_pixels.permute(1, 2, 0), for_clip)
@@ -133,6 +134,7 @@ def test_an_image_without_regions_is_prepared_for_clip_only(
     assert len(prepared.record.labels) == 0
     assert prepared.sam_pixels is None
     side = models.encoder.image_size
+    assert prepared.clip_pixels is not None
     assert prepared.clip_pixels.shape == (3, side, side)
 
 
@@ -146,6 +148,7 @@ def test_a_photo_is_turned_when_its_exif_orientation_is_to_be_applied(
     (annotated_upright,) = records_of(tmp_path, [(50, 30)])
     prepared = preparation(tmp_path, models, exif_policy="apply").prepare(annotated_upright)
     assert isinstance(prepared, PreparedImage)
+    assert prepared.clip_pixels is not None
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "0.png"))
     np.testing.assert_array_equal(prepared.clip_pixels.permute(1, 2, 0), squashed(upright, models))
     refused = preparation(tmp_path, models).prepare(annotated_upright)

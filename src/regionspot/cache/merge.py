@@ -1,0 +1,259 @@
+"""One cache of the images of several: shards are cut anew, the bytes of each image stay.
+
+No model runs and no image is decoded. Every source is finished, so the new cache follows from them
+alone: the same sources in the same order give the same bytes, however often merging was stopped.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
+from pathlib import Path
+
+import numpy as np
+
+from regionspot.cache.category_tree import Descendants, write_category_tree
+from regionspot.cache.feature_cache import FeatureCache
+from regionspot.cache.index import CacheIndex, build_index
+from regionspot.cache.layout import (
+    CACHE_COMMAND,
+    MERGED,
+    category_tree_path,
+    index_path,
+    manifest_path,
+    quarantine_path,
+    sidecar_path,
+    text_banks_path,
+)
+from regionspot.cache.manifest import (
+    Manifest,
+    check_same_manifest,
+    manifest_differences,
+    read_manifest,
+    write_manifest,
+)
+from regionspot.cache.plan import Plan
+from regionspot.cache.sample import CachedSample
+from regionspot.cache.shard import shard_is_complete, write_shard
+from regionspot.cache.sidecar import QuarantinedImage, read_sealed_sidecar
+from regionspot.cache.text_banks import TextBankStore
+from regionspot.cache.verify import Problem, verify_cache
+from regionspot.core.errors import (
+    AnnotationError,
+    CacheCorruptError,
+    CacheMismatchError,
+    ConfigError,
+)
+from regionspot.core.hashing import sha256_bytes
+
+_logger = logging.getLogger(__name__)
+
+_MAY_DIFFER = ("name", "annotation_sha256", "annotation_format", "reused", "plan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """The images of one shard of a source: those that it holds, then those that it left out."""
+
+    cache: FeatureCache
+    first: int
+    """Position of its first image in the source."""
+    keys: tuple[str, ...]
+    """Keys of all of them."""
+    quarantined: tuple[QuarantinedImage, ...]
+
+    def image(self, number: int) -> CachedSample | QuarantinedImage:
+        num_held = len(self.keys) - len(self.quarantined)
+        if number < num_held:
+            return self.cache.sample(self.first + number)
+        return self.quarantined[number - num_held]
+
+
+class CacheMerge:
+    """Finished caches that become one; making it checks that they can.
+
+    Args:
+        sources: Their folders. Images stand in this order.
+        images_per_shard: Images in one shard of the new cache.
+        name: Name of the new cache, for people; by default those of the sources.
+
+    Raises:
+        MissingFileError: A folder is no cache.
+        CacheMismatchError: Models, settings or classes differ; each field is named.
+        CacheCorruptError: A source is not finished, or damaged.
+        AnnotationError: Two sources have an image of the same key.
+        ConfigError: There is no source, or ``images_per_shard`` is below 1.
+    """
+
+    def __init__(
+        self, sources: Sequence[str | Path], *, images_per_shard: int, name: str | None = None
+    ) -> None:
+        if not sources:
+            raise ConfigError("no cache to merge was named; give the folders of one or more.")
+        self._caches = [FeatureCache.open(source) for source in sources]
+        first, *others = self._caches
+        for other in others:
+            _check_can_be_mixed(first, other)
+        self._tree = _common_tree(self._caches)
+        self._blocks = list(chain.from_iterable(map(_blocks_of, self._caches)))
+        _check_keys(self._blocks)
+        self._ends = list(accumulate(len(block.keys) for block in self._blocks))
+        names = dict.fromkeys(cache.manifest.name for cache in self._caches)
+        contents = [cache.index.contents_sha256 for cache in self._caches]
+        self.manifest: Manifest = replace(
+            first.manifest,
+            name=name or " + ".join(names),
+            annotation_sha256=sha256_bytes("\n".join(contents).encode("ascii")),
+            annotation_format=MERGED,
+            reused=None,
+            plan=Plan.from_keys(
+                [key for block in self._blocks for key in block.keys],
+                images_per_shard=images_per_shard,
+            ),
+        )
+
+    @property
+    def num_repeated_ids(self) -> int:
+        """Images whose image id an earlier one has, too: formats without ids count images."""
+        ids = np.concatenate([cache.index.image_ids for cache in self._caches])
+        return len(ids) - len(np.unique(ids))
+
+    def take_away_damage(self, output_dir: Path) -> list[Problem]:
+        """Remove what is damaged in a merged cache, so that `write` makes it again.
+
+        Args:
+            output_dir: The cache's folder, which nobody else writes to.
+
+        Returns:
+            What was found.
+
+        Raises:
+            MissingFileError: The folder is no cache.
+            CacheMismatchError: It was not merged from these sources.
+        """
+        is_damaged = False
+        try:
+            check_same_manifest(read_manifest(output_dir), self.manifest)
+        except CacheCorruptError:
+            is_damaged = True
+        problems = verify_cache(output_dir)
+        if is_damaged:
+            write_manifest(output_dir, self.manifest)
+        for problem in problems:
+            if problem.shard is None:
+                # About one of the small files, which are soon made again.
+                for path in (index_path, quarantine_path, text_banks_path, category_tree_path):
+                    path(output_dir).unlink(missing_ok=True)
+            else:
+                sidecar_path(output_dir, problem.shard).unlink(missing_ok=True)
+        return problems
+
+    def write(self, output_dir: Path) -> tuple[CacheIndex, int]:
+        """Write what is missing of the merged cache.
+
+        Every byte of a source is compared with its checksum when it is read.
+
+        Args:
+            output_dir: The cache's folder, which nobody else writes to.
+
+        Returns:
+            The index of the merged cache, and how many shards were written.
+
+        Raises:
+            CacheMismatchError: The folder holds another cache.
+            CacheCorruptError: A source is damaged.
+        """
+        if manifest_path(output_dir).exists():
+            check_same_manifest(read_manifest(output_dir), self.manifest)
+        else:
+            write_manifest(output_dir, self.manifest)
+        self._store_text_banks(output_dir)
+        if self._tree is not None:
+            write_category_tree(output_dir, self._tree)
+        num_shards, num_written = self.manifest.plan.num_shards, 0
+        for shard in range(num_shards):
+            if not shard_is_complete(output_dir, shard):
+                quarantined: list[QuarantinedImage] = []
+                write_shard(output_dir, shard, self._samples(shard, quarantined), quarantined)
+                num_written += 1
+                _logger.info("shard %d of %d", shard + 1, num_shards)
+        return build_index(output_dir), num_written
+
+    def _samples(self, shard: int, quarantined: list[QuarantinedImage]) -> Iterator[CachedSample]:
+        for place in self.manifest.plan.images_of(shard):
+            number = int(np.searchsorted(self._ends, place, side="right"))
+            block = self._blocks[number]
+            image = block.image(place - self._ends[number] + len(block.keys))
+            if isinstance(image, QuarantinedImage):
+                quarantined.append(image)
+            else:
+                yield image
+
+    def _store_text_banks(self, output_dir: Path) -> None:
+        """Keep the text banks of all sources; where two have the same one, that of the first."""
+        store = TextBankStore(text_banks_path(output_dir))
+        clip_sha256 = self.manifest.fingerprint.clip_weights_sha256
+        for cache in self._caches:
+            own = TextBankStore(text_banks_path(cache.path))
+            for bank in own.banks(clip_sha256=clip_sha256):
+                key = {"templates": bank.templates, "clip_sha256": clip_sha256}
+                if store.get(bank.vocabulary, **key) is None:
+                    store.put(bank.vocabulary, bank.bank, **key)
+
+
+def _check_can_be_mixed(first: FeatureCache, other: FeatureCache) -> None:
+    differences = manifest_differences(other.manifest, first.manifest, but=_MAY_DIFFER)
+    if not differences:
+        return
+    listed = "\n  ".join(differences)
+    advice = "Only caches of the same models, settings and classes can become one."
+    if all(line.startswith(("vocabulary", "category_ids")) for line in differences):
+        advice = (
+            "Labels count other classes. Train on both as they are, which mixes them:"
+            f" --data.train '[{first.path}, {other.path}]'"
+        )
+    raise CacheMismatchError(
+        f"{other.path} was made otherwise than {first.path}:\n  {listed}\n{advice}"
+    )
+
+
+def _common_tree(caches: Sequence[FeatureCache]) -> Descendants | None:
+    """Return the category tree of those that have one; the classes are the same anyway."""
+    trees = [(cache.path, tree) for cache in caches if (tree := cache.category_tree()) is not None]
+    for path, tree in trees:
+        if tree != trees[0][1]:
+            raise CacheMismatchError(
+                f"{path} has another category tree than {trees[0][0]}; wanted the same, as there"
+                " can be one only. Make one of them again with the tree of the other"
+                " (--annotations.tree_path)."
+            )
+    return trees[0][1] if trees else None
+
+
+def _blocks_of(cache: FeatureCache) -> Iterator[_Block]:
+    for shard in range(cache.index.num_shards):
+        sidecar, seal = read_sealed_sidecar(cache.path, shard)
+        if seal != cache.index.sidecar_sha256[shard].decode("ascii"):
+            raise CacheCorruptError(
+                f"{sidecar_path(cache.path, shard)} is not the one that the index was built from."
+                f" Run the command that makes the cache again to rebuild it: {CACHE_COMMAND}"
+            )
+        yield _Block(
+            cache=cache,
+            first=int(cache.index.shard_starts[shard]),
+            keys=(*sidecar.keys, *(image.key for image in sidecar.quarantined)),
+            quarantined=sidecar.quarantined,
+        )
+
+
+def _check_keys(blocks: Sequence[_Block]) -> None:
+    known: dict[str, Path] = {}
+    for block in blocks:
+        for key in block.keys:
+            if key in known:
+                raise AnnotationError(
+                    f"{known[key]} and {block.cache.path} both have an image with the key {key!r};"
+                    " wanted each image once. Leave one of the caches out, or make one of them"
+                    " without the images of the other."
+                )
+            known[key] = block.cache.path

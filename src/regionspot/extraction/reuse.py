@@ -1,0 +1,196 @@
+"""What a finished cache holds already: feature maps and position tokens that need not be computed.
+
+New images and new boxes are one thing here. A new cache is made from its own annotations; of each
+image that the old cache holds, too, the feature map is taken over, and the position tokens as well
+if the old cache has all of its boxes. N images, R regions, S token width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from regionspot.annotations import ImageRecord
+from regionspot.annotations.record import ResolvedRecord
+from regionspot.annotations.records import RecordTable
+from regionspot.cache import (
+    CachedSample,
+    FeatureCache,
+    Manifest,
+    TextBankStore,
+    manifest_differences,
+    text_banks_path,
+)
+from regionspot.core.errors import CacheMismatchError
+from regionspot.core.vocabulary import Vocabulary
+from regionspot.extraction.locate import LocatedRegions, located
+
+_MAY_DIFFER = (
+    "name",
+    "annotation_sha256",
+    "annotation_format",
+    "proposals",
+    "prompt",
+    "reused",
+    "plan",
+    "vocabulary",
+    "category_ids",
+)
+"""Fields of a manifest that neither a feature map nor the token of a box depends on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reused:
+    """What is taken over of one image."""
+
+    resolved: ResolvedRecord
+    """The image as now annotated, its boxes in pixels of the cached size."""
+    sample: CachedSample
+    """The image as the old cache holds it."""
+    regions: LocatedRegions | None
+    """Its regions with their tokens; None if SAM has to look at the image."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of position tokens that are taken over."""
+        return 0 if self.regions is None else len(self.regions.labels)
+
+
+class OldCache:
+    """A finished cache to take feature maps and position tokens from; make one with `open`.
+
+    Images may be looked for from several threads.
+    """
+
+    def __init__(self, cache: FeatureCache, wanted: Manifest, *, finds_regions: bool) -> None:
+        self._cache = cache
+        old = cache.manifest
+        self._finds_regions = finds_regions
+        # A grid of the same settings finds the same regions again.
+        self._has_found_them = finds_regions and old.proposals == wanted.proposals
+        # What else SAM was shown of a region is not stored, so nobody can tell whether it changed.
+        self._has_tokens_of_boxes = old.prompt == wanted.prompt == "box"
+        self._order = np.argsort(cache.index.keys, kind="stable")
+        self._sorted_keys = cache.index.keys[self._order]
+
+    @classmethod
+    def open(cls, location: str | Path, *, wanted: Manifest, finds_regions: bool) -> Self:
+        """Open a cache to reuse.
+
+        Args:
+            location: The old cache.
+            wanted: The manifest of the new one.
+            finds_regions: Whether regions of the new one are what SAM finds on a grid.
+
+        Raises:
+            MissingFileError: The folder is no cache.
+            CacheMismatchError: The cache was made by other models or settings; each is named.
+            CacheCorruptError: It is not finished, or a file is damaged.
+        """
+        cache = FeatureCache.open(location)
+        differences = manifest_differences(cache.manifest, wanted, but=_MAY_DIFFER)
+        if differences:
+            listed = "\n  ".join(differences)
+            raise CacheMismatchError(
+                f"--reuse is {location}, which was made by other models or settings than wanted:\n"
+                f"  {listed}\n"
+                "Set these options as they were found, or leave --reuse out to compute everything."
+            )
+        return cls(cache, wanted, finds_regions=finds_regions)
+
+    @property
+    def path(self) -> Path:
+        """The old cache's folder."""
+        return self._cache.path
+
+    @property
+    def contents_sha256(self) -> str:
+        """Identity of all that it holds."""
+        return self._cache.index.contents_sha256
+
+    def find(self, record: ImageRecord) -> Reused | None:
+        """Return what can be taken over of an image; None if the old cache does not hold it.
+
+        An image is the same if its key, its id and, where the annotations tell, its size are.
+
+        Raises:
+            CacheCorruptError: The old cache is damaged there.
+        """
+        size_hw = record.annotated_size_hw
+        place = int(
+            self._places(
+                np.array([record.key.encode("ascii")]),
+                np.array([record.image_id]),
+                None if size_hw is None else np.array([size_hw]),
+            )[0]
+        )
+        if place < 0:
+            return None
+        sample = self._cache.sample(place)
+        resolved = record.resolved(sample.size_hw)
+        return Reused(
+            resolved=resolved, sample=sample, regions=self._regions(resolved.record, sample)
+        )
+
+    def num_held(self, records: RecordTable) -> int:
+        """Count the images that the old cache holds."""
+        rows = np.asarray(records.rows)
+        images = records.images
+        places = self._places(
+            np.array([key.encode("ascii") for key in records.keys()]),  # noqa: SIM118 - a method
+            images.ids[rows],
+            None if images.sizes_hw is None else images.sizes_hw[rows],
+        )
+        return int((places >= 0).sum())
+
+    def text_bank(self, vocabulary: Vocabulary, templates: str) -> NDArray[np.float32] | None:
+        """Return its text bank, (C, E), of the same names and templates; None if it has none."""
+        if templates.endswith("-synonyms"):
+            return None  # a bank does not tell of which synonyms it is the mean
+        store = TextBankStore(text_banks_path(self.path))
+        clip_sha256 = self._cache.manifest.fingerprint.clip_weights_sha256
+        return store.get(vocabulary, templates=templates, clip_sha256=clip_sha256)
+
+    def _places(
+        self,
+        keys: NDArray[np.bytes_],
+        image_ids: NDArray[np.int64],
+        sizes_hw: NDArray[np.int64] | None,
+    ) -> NDArray[np.int64]:
+        """Return where images stand in the old cache, (N,); -1 for those that it does not hold."""
+        index = self._cache.index
+        if not len(index):
+            return np.full(len(keys), -1)
+        # In the type of the index: to compare with longer keys, NumPy would copy the index.
+        found = np.searchsorted(self._sorted_keys, keys.astype(self._sorted_keys.dtype))
+        found = np.minimum(found, len(index) - 1)
+        places = self._order[found]
+        is_held = (self._sorted_keys[found] == keys) & (index.image_ids[places] == image_ids)
+        if sizes_hw is not None:
+            is_held &= (index.sizes_hw[places] == sizes_hw).all(axis=1)
+        return np.where(is_held, places, -1)
+
+    def _regions(self, record: ImageRecord, sample: CachedSample) -> LocatedRegions | None:
+        if self._has_found_them:
+            return LocatedRegions(
+                boxes_xyxy=sample.boxes_xyxy,
+                labels=sample.labels,
+                box_scores=sample.box_scores,
+                tokens=_owned(sample.position_tokens),
+            )
+        if self._finds_regions or (len(record.labels) and not self._has_tokens_of_boxes):
+            return None
+        # A token is that of its box alone: neither label nor score nor the other boxes matter.
+        row_of = {box.tobytes(): row for row, box in enumerate(sample.boxes_xyxy)}
+        rows = [row_of.get(box.tobytes()) for box in record.boxes_xyxy]
+        if None in rows:
+            return None
+        return located(record, _owned(sample.position_tokens[np.array(rows, np.intp)]))
+
+
+def _owned(tokens_RS: NDArray[np.float16]) -> torch.Tensor:
+    # The cache's arrays are read-only views, which torch does not take.
+    return torch.from_numpy(np.array(tokens_RS))
