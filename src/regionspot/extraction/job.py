@@ -45,7 +45,9 @@ class CacheJob:
         device = config.device
         if self.part is not None and device == "auto" and torch.cuda.is_available():
             device = f"cuda:{self.part.local_index % torch.cuda.device_count()}"
-        self.models = models or load_frozen_models(config.models, device=device)
+        self.models = models or load_frozen_models(
+            config.models, device=device, batch_size=config.batch_size
+        )
         self.locator = RegionLocator(
             localizer=self.models.localizer,
             prompt=config.annotations.prompt,

@@ -60,6 +60,8 @@ class PreparedBatch:
     """Those that could be used, in order."""
     quarantined: Sequence[QuarantinedImage]
     """Those that could not."""
+    ends_shard: bool
+    """Whether it is the last of its shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,7 @@ def prepared_batches(
 class _PendingBatch:
     shard_index: int
     images: Sequence["Future[PreparedImage | QuarantinedImage]"]
+    ends_shard: bool
 
     def wait(self) -> PreparedBatch:
         results = [image.result() for image in self.images]
@@ -141,6 +144,7 @@ class _PendingBatch:
             shard_index=self.shard_index,
             images=[result for result in results if isinstance(result, PreparedImage)],
             quarantined=[result for result in results if isinstance(result, QuarantinedImage)],
+            ends_shard=self.ends_shard,
         )
 
 
@@ -156,6 +160,7 @@ def _submitted(
             yield _PendingBatch(
                 shard_index=job.shard_index,
                 images=[pool.submit(preparation.prepare, record) for record in records],
+                ends_shard=start + batch_size >= len(job.records),
             )
 
 

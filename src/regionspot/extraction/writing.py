@@ -1,6 +1,5 @@
 """Writes shards: prepared images go through the models, and what cannot be used is counted."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
@@ -10,9 +9,10 @@ from tqdm import tqdm
 
 from regionspot.cache import CachedSample, QuarantinedImage, read_sidecar, write_shard
 from regionspot.extraction.errors import TooManyQuarantinedError
-from regionspot.extraction.featurize import featurize
+from regionspot.extraction.featurize import launch
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import PreparedBatch, ShardJob, prepared_batches
+from regionspot.extraction.writer_thread import ShardBatch, WriterThread
 
 _logger = logging.getLogger(__name__)
 
@@ -35,12 +35,13 @@ class ShardsWriter:
         done: Iterable[int],
         after_shard: Callable[[int], None] = lambda _: None,
     ) -> int:
-        """Write shards, in order.
+        """Write shards, in order: models run here, and the writer in its own thread.
 
         Args:
             shard_jobs: The shards; each is taken when its turn comes near.
             done: Finished shards, whose unusable images count.
-            after_shard: Called with the number of each shard that was written.
+            after_shard: Called with the number of each shard that was written, in the writer's
+                thread.
 
         Returns:
             How many images the shards written have, unusable ones included.
@@ -49,11 +50,16 @@ class ShardsWriter:
             TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
             WeightsError: The models give numbers that are not finite.
         """
-        num_done = num_written = 0
+        num_done, written = 0, list[int]()
         for shard in done:
             self._quarantined += read_sidecar(self._job.output_dir, shard).quarantined
             num_done += len(self._plan.images_of(shard))
         total = self._plan.num_images
+
+        def write_one(shard_index: int, of_shard: Iterable[ShardBatch]) -> None:
+            written.append(self._write_shard(shard_index, of_shard, bar))
+            after_shard(shard_index)
+
         with (
             tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
             prepared_batches(
@@ -62,21 +68,29 @@ class ShardsWriter:
                 batch_size=self._config.batch_size,
                 num_threads=torch.get_num_threads(),
             ) as batches,
+            WriterThread(write_one) as writer,
         ):
-            for shard_index, of_shard in itertools.groupby(batches, lambda b: b.shard_index):
-                num_written += self._write_shard(shard_index, of_shard, bar)
-                after_shard(shard_index)
-        return num_written
+            for batch in batches:
+                self._check_quarantine(batch.quarantined)
+                writer.put(self._launched(batch))
+                bar.update(len(batch.images) + len(batch.quarantined))
+        return sum(written)
+
+    def _launched(self, batch: PreparedBatch) -> ShardBatch:
+        job, images = self._job, batch.images
+        return ShardBatch(
+            shard_index=batch.shard_index,
+            launched=launch(job.models, images, job.locator) if images else None,
+            quarantined=batch.quarantined,
+            ends_shard=batch.ends_shard,
+        )
 
     def _write_shard(
-        self, shard_index: int, batches: Iterable[PreparedBatch], bar: "tqdm[NoReturn]"
+        self, shard_index: int, batches: Iterable[ShardBatch], bar: "tqdm[NoReturn]"
     ) -> int:
         quarantined: list[QuarantinedImage] = []
         sidecar = write_shard(
-            self._job.output_dir,
-            shard_index,
-            self._samples(batches, quarantined, bar),
-            quarantined,
+            self._job.output_dir, shard_index, _samples(batches, quarantined), quarantined
         )
         # A log file has no bar.
         level = logging.INFO if bar.disable else logging.DEBUG
@@ -89,18 +103,6 @@ class ShardsWriter:
             len(quarantined),
         )
         return sidecar.num_images + len(quarantined)
-
-    def _samples(
-        self,
-        batches: Iterable[PreparedBatch],
-        quarantined: list[QuarantinedImage],
-        bar: "tqdm[NoReturn]",
-    ) -> Iterator[CachedSample]:
-        for batch in batches:
-            quarantined += batch.quarantined
-            self._check_quarantine(batch.quarantined)
-            yield from featurize(self._job.models, batch.images, self._job.locator)
-            bar.update(len(batch.images) + len(batch.quarantined))
 
     def _check_quarantine(self, images: Iterable[QuarantinedImage]) -> None:
         for image in images:
@@ -121,3 +123,12 @@ class ShardsWriter:
                 " of finished shards are tried again by `regionspot cache repair"
                 " --retry_quarantined true` with the same options.)"
             )
+
+
+def _samples(
+    batches: Iterable[ShardBatch], quarantined: list[QuarantinedImage]
+) -> Iterator[CachedSample]:
+    for batch in batches:
+        quarantined += batch.quarantined
+        if batch.launched is not None:
+            yield from batch.launched.wait()
