@@ -2,6 +2,7 @@
 
 from regionspot.extraction.config import AnnotationsConfig, CacheConfig
 from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
+from regionspot.extraction.precision_error import PrecisionError, measure_error
 from regionspot.extraction.run import cache_features, repair_cache
 from regionspot.extraction.summary import CacheSummary
 
@@ -10,7 +11,9 @@ __all__ = [
     "CacheConfig",
     "CacheSummary",
     "DiskError",
+    "PrecisionError",
     "TooManyQuarantinedError",
     "cache_features",
+    "measure_error",
     "repair_cache",
 ]
