@@ -1,7 +1,9 @@
 """What does the whole caching job cost, against the bare models, and against the plain loop?
 
     python benchmarks/cache_job.py
-    python benchmarks/cache_job.py --num_images 64 --batch_size 8 --device cuda
+    python benchmarks/cache_job.py --num_images 256 --batch_size 8 --device cuda
+        --precision bfloat16 --compile_encoders true    # the same line
+    python benchmarks/cache_job.py --preset toy --num_images 24   # in a minute, to try the script
 
 Full size (BL: SAM ViT-B, CLIP ViT-L/14; random weights: they change no speed), on made-up JPEG
 photos of 640 x 480 with 8 boxes each. In turn, several times, in one process, models loaded before:
@@ -11,10 +13,14 @@ photos of 640 x 480 with 8 boxes each. In turn, several times, in one process, m
   than, as long as these models are to see these images;
 - regionspot: `cache_features` from files to verified shards;
 - the plain loop: what one would write with ``SamPredictor`` and ``open_clip``: for each image PIL,
-  ``set_image``, ``predict_torch`` on all boxes, the class and patch tokens, ``np.savez``.
+  ``set_image``, ``predict_torch`` on all boxes, the class and patch tokens, ``np.savez``; in the
+  same precision, under autocast, but never compiled.
 
 Prints medians of seconds an image, and ratios of each round: bare to regionspot (1 is the limit),
-and the plain loop to regionspot.
+and the plain loop to regionspot. Then, for each way, images a second, the share of the device's
+matrix peak, and hours for 3 million images on one such device. The peak is that of a large matrix
+product in the same precision, measured in the same run; the work of an image is that of the two
+image encoders and of the tokens of its boxes, as torch's FlopCounterMode counts it.
 """
 
 import logging
@@ -31,13 +37,16 @@ from jsonargparse import auto_cli
 from PIL import Image
 from segment_anything import SamPredictor
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from regionspot.backbones import FrozenModels, ModelsConfig, SamLocalizer, load_frozen_models
+from regionspot.backbones.presets import Precision
 from regionspot.extraction import AnnotationsConfig, CacheConfig
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.run import run_job
 
 SIZE_WH = (640, 480)
+NUM_IMAGES_OF_A_LARGE_SET = 3_000_000
 BOXES = [[20.0 * i, 10.0 * i, 200.0 + 40 * i, 150.0 + 40 * i] for i in range(8)]
 
 
@@ -75,7 +84,7 @@ def bare(setting: Setting) -> None:
         side = localizer.image_size
         localizer.embed(torch.zeros(count, 3, side, side, device=localizer.device))
         side = encoder.image_size
-        encoder.clip.model.visual(torch.zeros(count, 3, side, side, device=encoder.device))
+        encoder.features(torch.zeros(count, 3, side, side, device=encoder.device))
 
 
 def regionspot(setting: Setting) -> None:
@@ -101,7 +110,9 @@ def plain_loop(setting: Setting) -> None:
     hook = localizer.sam.mask_decoder.transformer.register_forward_hook(
         lambda _module, _inputs, output: heard.append(output[0][:, 1])
     )
-    with tempfile.TemporaryDirectory() as folder:
+    autocast = clip.execution.autocast(localizer.device)
+    reference = clip.reference()
+    with tempfile.TemporaryDirectory() as folder, autocast:
         for path in setting.paths:
             pixels = np.asarray(Image.open(path).convert("RGB"))
             predictor.set_image(pixels)
@@ -109,7 +120,7 @@ def plain_loop(setting: Setting) -> None:
                 torch.tensor(BOXES, device=localizer.device), pixels.shape[:2]
             )
             predictor.predict_torch(None, None, boxes=boxes, multimask_output=False)
-            features = clip.features(clip.preprocess(pixels)[None])[0]
+            features = reference.features(reference.preprocess(pixels)[None])[0]
             np.savez(
                 Path(folder) / path.stem,
                 tokens=heard.pop().half().cpu().numpy(),
@@ -125,8 +136,77 @@ WAYS: dict[str, Callable[[Setting], None]] = {
 }
 
 
+@torch.no_grad()
+def flops_per_image(models: FrozenModels) -> int:
+    """Count the multiplications and additions that the models need for an image and its boxes."""
+    localizer, encoder = models.localizer.reference(), models.encoder.reference()
+    with FlopCounterMode(display=False) as counter:
+        side = localizer.image_size
+        embedding = localizer.embed(torch.zeros(1, 3, side, side))
+        localizer.tokens(embedding, np.array(BOXES, np.float32), SIZE_WH[::-1])
+        encoder.features(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
+    return counter.get_total_flops()
+
+
+def peak_flops_per_second(device: torch.device, precision: Precision) -> float:
+    """Measure how fast the device multiplies large matrices: the best of ten."""
+    side = 8192 if device.type == "cuda" else 2048
+    dtype: torch.dtype = getattr(torch, precision)
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best_s = float("inf")
+    for _ in range(10):
+        synchronize(device)
+        start = time.perf_counter()
+        torch.mm(left, right)
+        synchronize(device)
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2 * side**3 / best_s
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(setting: Setting, repeats: int) -> dict[str, list[float]]:
+    """Time the ways in turn, in seconds an image; a first round warms up and does not count."""
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    for number in range(repeats + 1):
+        for name, way in WAYS.items():
+            start = time.perf_counter()
+            way(setting)
+            synchronize(setting.models.encoder.device)
+            if number > 0:
+                times[name].append((time.perf_counter() - start) / len(setting.paths))
+    return times
+
+
+def report(times: dict[str, list[float]], *, flops: int, peak: float) -> None:
+    """Print what was measured."""
+    print(f"{flops / 1e9:,.1f} GFLOP an image; peak of torch.mm {peak / 1e12:,.2f} TFLOP/s")
+    for name, seconds in times.items():
+        median_s = statistics.median(seconds)
+        hours = median_s * NUM_IMAGES_OF_A_LARGE_SET / 3600
+        print(
+            f"{name:<12} {median_s:8.3f} s an image, {1 / median_s:9.2f} images/s,"
+            f" {flops / median_s / peak:6.1%} of the peak, {hours:9,.1f} h for 3 million images"
+        )
+    for name in ("bare", "plain loop"):
+        ratios = [a / b for a, b in zip(times[name], times["regionspot"], strict=True)]
+        by_round = " ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"{name} / regionspot: {statistics.median(ratios):.2f} (by round: {by_round})")
+
+
 def benchmark(
-    num_images: int = 3, batch_size: int = 3, repeats: int = 3, device: str = "cpu"
+    *,
+    num_images: int = 3,
+    batch_size: int = 3,
+    repeats: int = 3,
+    device: str = "cpu",
+    preset: str = "bl",
+    precision: Precision = "float32",
+    compile_encoders: bool = False,
 ) -> None:
     """Compare the three ways.
 
@@ -135,9 +215,18 @@ def benchmark(
         batch_size: Images that go through the models at once.
         repeats: How often each way is timed, in turn.
         device: Where the models run.
+        preset: Which SAM and CLIP: bb, bl, bl336 or toy.
+        precision: What they compute in: float32, bfloat16 or float16.
+        compile_encoders: Whether their image encoders are compiled.
     """
     logging.disable(logging.WARNING)
-    models = ModelsConfig(preset="bl", sam_weights="random", clip_weights="random")
+    models = ModelsConfig(
+        preset=preset,
+        sam_weights="random",
+        clip_weights="random",
+        precision=precision,
+        compile=compile_encoders,
+    )
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photos(Path(folder), num_images)
         config = CacheConfig(
@@ -150,23 +239,18 @@ def benchmark(
             batch_size=batch_size,
             device=device,
         )
-        frozen = load_frozen_models(models, device=device)
+        frozen = load_frozen_models(models, device=device, batch_size=batch_size)
         setting = Setting(folder=Path(folder), paths=paths, models=frozen, config=config)
-        times: dict[str, list[float]] = {name: [] for name in WAYS}
-        for _ in range(repeats):
-            for name, way in WAYS.items():
-                start = time.perf_counter()
-                way(setting)
-                if device != "cpu":
-                    torch.cuda.synchronize()
-                times[name].append((time.perf_counter() - start) / num_images)
-    print(f"{num_images} images, {len(BOXES)} boxes each, {device}, {repeats} rounds")
-    for name, seconds in times.items():
-        print(f"{name:<12} {statistics.median(seconds):8.3f} s an image")
-    ours = times["regionspot"]
-    for name in ("bare", "plain loop"):
-        ratios = [a / b for a, b in zip(times[name], ours, strict=True)]
-        print(f"{name} / regionspot: {statistics.median(ratios):.2f} (by round: {ratios})")
+        flops = flops_per_image(frozen)
+        peak = peak_flops_per_second(frozen.encoder.device, precision)
+        times = measure(setting, repeats)
+    name = torch.cuda.get_device_name() if frozen.encoder.device.type == "cuda" else "CPU"
+    compiled = ", compiled" if compile_encoders else ""
+    print(
+        f"{preset} in {precision}{compiled} on {name}: {num_images} images, {len(BOXES)} boxes"
+        f" each, {repeats} rounds"
+    )
+    report(times, flops=flops, peak=peak)
 
 
 if __name__ == "__main__":

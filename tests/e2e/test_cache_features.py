@@ -320,6 +320,9 @@ def test_other_codecs_store_the_same_maps_less_exactly(
 ) -> None:
     main(world.words(tmp_path / codec, {"codec": codec}))
     assert verify_cache(tmp_path / codec) == []
+    stated = json.loads((tmp_path / codec / "manifest.json").read_text())["measured_error"]
+    assert error / 8 < stated["feature_map"] < error
+    assert stated["num_images"] == 4
     with FeatureCache.open(finished) as exact, FeatureCache.open(tmp_path / codec) as other:
         assert len(exact) == len(other) == NUM_IMAGES
         for number in range(NUM_IMAGES):
@@ -408,7 +411,8 @@ def test_the_script_itself_leaves_the_same_bytes_and_logs_its_way(
     assert tree(tmp_path / "cache") == tree(finished)
     logged = done.stderr.splitlines()
     assert re.fullmatch(
-        r"SAM tiny \(weights [0-9a-f]{12}\) and CLIP tiny \(weights [0-9a-f]{12}\) on cpu",
+        r"SAM tiny \(weights [0-9a-f]{12}\) and CLIP tiny \(weights [0-9a-f]{12}\)"
+        r" on cpu in float32",
         logged[0],
     )
     assert logged[1:] == [
@@ -433,6 +437,7 @@ def test_a_damaged_image_stops_a_run_that_ends_in_the_same_bytes_once_it_is_mend
     outcome = run(damaged.words(output_dir, {"max_quarantined_share": "0"}))
     assert outcome.code == 2
     assert file_name(number) in outcome.err
+    # The damaged image is in the second shard's first batch, so of that shard nothing was begun.
     assert sorted(times(output_dir / "shards")) == ["000000.json", "000000.tar"]
     first_shard = times(output_dir / "shards")["000000.tar"]
     damaged.image_path(number).write_bytes(data)
@@ -917,7 +922,7 @@ def documented_fields(path: Path, class_name: str) -> list[tuple[str, str]]:
     [
         ("extraction/config.py", "CacheConfig", "--", 8),
         ("extraction/config.py", "AnnotationsConfig", "--annotations.", 5),
-        ("backbones/presets.py", "ModelsConfig", "--models.", 6),
+        ("backbones/presets.py", "ModelsConfig", "--models.", 8),
     ],
 )
 def test_help_explains_every_option_in_the_words_of_the_source(

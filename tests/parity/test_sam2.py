@@ -40,6 +40,7 @@ from regionspot.backbones import (
     load_frozen_models,
     load_sam2,
 )
+from regionspot.backbones.execution import Execution
 from regionspot.backbones.mask_prompts import mask_logits
 from regionspot.backbones.sam2_models import build_sam2
 from regionspot.core.errors import ShapeError
@@ -282,6 +283,33 @@ def test_a_batch_is_split_by_image(sam2: Sam2Model, processor: Sam2Processor) ->
         np.testing.assert_array_equal(
             localizer.masks(one, BOXES, SIZE_HW), localizer.masks(theirs, BOXES, SIZE_HW)
         )
+
+
+SITES: tuple[TokenSite, TokenSite] = ("transformer", "prompt_encoder")
+
+
+def test_bfloat16_is_close_to_float32_in_which_prompts_are_embedded_still(
+    sam2: Sam2Model, processor: Sam2Processor
+) -> None:
+    pixels, boxes = _pixels(processor, _image(SIZE_HW)), np.array([[4.0, 3, 40, 30]], np.float32)
+    wanted = _localizer(sam2)
+    found, corners = (
+        Sam2Localizer(
+            small_sam2(SIDE),
+            token_site=site,
+            model_name="small",
+            execution=Execution(precision="bfloat16"),
+        )
+        for site in SITES
+    )
+    embedded = found.embed(pixels)
+    tokens = found.tokens(embedded, boxes, SIZE_HW)
+    theirs = wanted.tokens(wanted.embed(pixels), boxes, SIZE_HW)
+    for ours, exact in ((embedded, wanted.embed(pixels)), (tokens, theirs)):
+        assert ours.dtype == torch.float32
+        assert 0 < (ours - exact).norm() / exact.norm() < 2e-2
+    exact_corners = _localizer(sam2, "prompt_encoder").tokens(embedded, boxes, SIZE_HW)
+    assert torch.equal(corners.tokens(embedded, boxes, SIZE_HW), exact_corners)
 
 
 # --- Masks ------------------------------------------------------------------------------------

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from regionspot.backbones.clip_models import LoadedClip, Rgb, describe_clip, load_clip
+from regionspot.backbones.device import to_device
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
 from regionspot.backbones.image_towers import ImageTower, image_tower
 from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 
@@ -44,9 +47,18 @@ def feature_map(clip: "CLIP", pixels_BCHW: Tensor) -> Tensor:
 class Encoder:
     """The frozen CLIP's image side, with its preprocessing."""
 
-    def __init__(self, loaded: LoadedClip) -> None:
-        """Wrap a CLIP, for instance from `load_clip`."""
+    def __init__(self, loaded: LoadedClip, *, execution: Execution = FLOAT32) -> None:
+        """Wrap a CLIP.
+
+        Args:
+            loaded: A CLIP, for instance from `load_clip`.
+            execution: How the forward passes of its image tower are run.
+        """
         self.clip = loaded
+        self.execution = execution
+        self._encode = execution.compiled(self.tower.features)
+        if execution.precision != "float32":
+            keep_norms_in_float32(loaded.model.visual)
 
     @property
     def tower(self) -> ImageTower:
@@ -110,9 +122,9 @@ class Encoder:
 
     def normalise(self, resized: Tensor) -> Tensor:
         """Normalise the output of `resize`, (..., 3, H, W) uint8, on CLIP's device."""
-        levels = resized.to(self.device).float()
-        mean = torch.tensor(self.mean, device=levels.device)[:, None, None]
-        std = torch.tensor(self.std, device=levels.device)[:, None, None]
+        levels = to_device(resized, self.device).float()
+        mean = to_device(torch.tensor(self.mean), levels.device)[:, None, None]
+        std = to_device(torch.tensor(self.std), levels.device)[:, None, None]
         return (levels / 255 - mean) / std
 
     def preprocess(self, image: ImageArray) -> Tensor:
@@ -131,16 +143,21 @@ class Encoder:
 
     @torch.no_grad()
     def features(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the feature maps, (B, T, D), of preprocessed images; see `feature_map`."""
-        return feature_map(self.clip.model, pixels_BCHW.to(self.device))
+        """Return the feature maps, (B, T, D) float32, of preprocessed images; see `feature_map`."""
+        pixels_BCHW = pixels_BCHW.to(self.device)
+        with self.execution.autocast(self.device):
+            return self.execution.encode_in_batches(self._encode, pixels_BCHW).float()
 
     @torch.no_grad()
     def embed_images(self, pixels_BCHW: Tensor) -> Tensor:
         """Return CLIP's ordinary image embeddings, (B, E), unit norm, of preprocessed images."""
-        embedding: Tensor = self.clip.model.encode_image(
-            pixels_BCHW.to(self.device), normalize=True
-        )
-        return embedding
+        with self.execution.autocast(self.device):
+            embedding: Tensor = self.clip.model.encode_image(pixels_BCHW.to(self.device))
+        return F.normalize(embedding.float(), dim=-1)
+
+    def reference(self) -> "Encoder":
+        """Return an encoder of the same CLIP that runs in float32, not compiled."""
+        return Encoder(self.clip)
 
     @torch.no_grad()
     def project(self, features_BTD: Tensor) -> Tensor:

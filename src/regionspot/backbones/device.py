@@ -1,6 +1,13 @@
-"""Where the frozen models run: a name from the command line to a torch device."""
+"""Where the frozen models run: a device by its name, and the copies there and back.
+
+Neither kind of copy waits for a CUDA device, so that its next work is queued while it is still at
+the last. On a CPU both do nothing.
+"""
+
+from typing import Self
 
 import torch
+from torch import Tensor
 
 from regionspot.core.errors import ConfigError
 
@@ -31,3 +38,35 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"device {name!r} was asked for, but there is none: give auto or cpu.")
     return device
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; what follows on the device comes after the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # From page-locked memory only: other copies wait until the device has done all else.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+class HostCopies:
+    """Tensors on their way from a device to the memory of the CPU."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], done: torch.cuda.Event | None) -> None:
+        self._tensors = tensors
+        self._done = done
+
+    @classmethod
+    def start(cls, *tensors: Tensor) -> Self:
+        """Queue the copies of tensors that are on one device, after the work that makes them."""
+        device = tensors[0].device
+        if device.type != "cuda":
+            return cls(tuple(tensor.cpu() for tensor in tensors), None)
+        # To page-locked memory, which torch takes here by itself.
+        copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
+        return cls(copies, torch.cuda.current_stream(device).record_event())
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """Return the copies once they are there; may be called from any thread."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._tensors

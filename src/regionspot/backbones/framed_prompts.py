@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from regionspot.backbones.device import to_device
 from regionspot.backbones.mask_prompts import mask_extents, mask_logits
 from regionspot.backbones.prompts import SamPrompts, check_boxes_sam
 from regionspot.core.errors import ShapeError
@@ -64,7 +65,7 @@ def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
         )
     boxes_sam = torch.from_numpy(resize_boxes_xyxy(inside, frame.size_hw, frame.resized_hw))
     checked = check_boxes_sam(boxes_sam, frame_px=frame.side_px)
-    return SamPrompts(boxes_xyxy_sam=checked.to(frame.device))
+    return SamPrompts(boxes_xyxy_sam=to_device(checked, frame.device))
 
 
 def point_prompts(
@@ -97,8 +98,8 @@ def point_prompts(
         )
     points_sam = resize_points_xy(points, frame.size_hw, frame.resized_hw)
     return SamPrompts(
-        points_xy_sam=torch.from_numpy(points_sam).to(frame.device),
-        point_labels=torch.from_numpy(labels.astype(np.int64)).to(frame.device),
+        points_xy_sam=to_device(torch.from_numpy(points_sam), frame.device),
+        point_labels=to_device(torch.from_numpy(labels.astype(np.int64)), frame.device),
     )
 
 

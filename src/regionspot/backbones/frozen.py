@@ -10,8 +10,15 @@ from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder
 from regionspot.backbones.clip_models import check_clip_name, load_clip
 from regionspot.backbones.clip_text import text_bank
 from regionspot.backbones.device import resolve_device
+from regionspot.backbones.execution import FLOAT32, Execution, check_compiles
 from regionspot.backbones.localizer import Localizer
-from regionspot.backbones.presets import SAM2_DEFAULT_WEIGHTS, ModelsConfig, TokenSite, resolve
+from regionspot.backbones.presets import (
+    SAM2_DEFAULT_WEIGHTS,
+    ModelsConfig,
+    Precision,
+    TokenSite,
+    resolve,
+)
 from regionspot.backbones.sam import SamLocalizer
 from regionspot.backbones.sam2 import Sam2Localizer
 from regionspot.backbones.sam2_models import load_sam2
@@ -40,6 +47,11 @@ class FrozenModels:
         # Both are taken here, before anybody can cast the weights to another dtype.
         object.__setattr__(self, "sam_sha256", state_sha256(self.localizer.module))
         object.__setattr__(self, "clip_sha256", state_sha256(self.encoder.clip.model))
+
+    @property
+    def precision(self) -> Precision:
+        """What both compute matrix products and convolutions in; `load_frozen_models` sets it."""
+        return self.encoder.execution.precision
 
     def fingerprint(self, *, exif_policy: str = "ignore") -> Fingerprint:
         """Return all that decides the numbers which these models give for an image.
@@ -81,13 +93,20 @@ class FrozenModels:
         return text_bank(clip.model, clip.tokenizer, vocabulary.names, templates, synonyms=synonyms)
 
 
-def load_localizer(model: str, weights: str, *, token_site: TokenSite = "transformer") -> Localizer:  # noqa: S107 - no password
+def load_localizer(
+    model: str,
+    weights: str,
+    *,
+    token_site: TokenSite = "transformer",  # noqa: S107 - no password
+    execution: Execution = FLOAT32,
+) -> Localizer:
     """Load a frozen SAM of either generation.
 
     Args:
         model: Name of the architecture; see `load_sam` and `load_sam2`.
         weights: Which weights; see there.
         token_site: Where position tokens are read.
+        execution: How its forward passes are run.
 
     Raises:
         ConfigError: There is no such model.
@@ -97,20 +116,24 @@ def load_localizer(model: str, weights: str, *, token_site: TokenSite = "transfo
     """
     if model in SAM2_DEFAULT_WEIGHTS:
         sam2 = load_sam2(model, weights)
-        return Sam2Localizer(sam2, token_site=token_site, model_name=model)
-    return SamLocalizer(load_sam(model, weights), token_site=token_site, model_name=model)
+        return Sam2Localizer(sam2, token_site=token_site, model_name=model, execution=execution)
+    sam = load_sam(model, weights)
+    return SamLocalizer(sam, token_site=token_site, model_name=model, execution=execution)
 
 
-def load_frozen_models(config: ModelsConfig, *, device: str = "cpu") -> FrozenModels:
+def load_frozen_models(
+    config: ModelsConfig, *, device: str = "cpu", batch_size: int = 8
+) -> FrozenModels:
     """Load SAM and CLIP as a configuration says.
 
     Args:
-        config: Which models and weights.
+        config: Which models and weights, and how they are run.
         device: Where they run: "auto", "cpu", "cuda", "cuda:N".
+        batch_size: What image encoders are compiled for, if they are.
 
     Raises:
         ConfigError: The configuration names something that does not exist, or this machine lacks
-            the device.
+            the device, or a compiler that is asked for.
         WeightsError: Weights are unknown, cannot be had, or do not fit their model.
         MissingFileError: A weights file that was named does not exist.
         MissingExtraError: ``open_clip`` or the package of the SAM is not installed.
@@ -120,16 +143,25 @@ def load_frozen_models(config: ModelsConfig, *, device: str = "cpu") -> FrozenMo
         # A mistyped name has no default weights either; to be told that would not help.
         check_clip_name(config.clip)
     models = resolve(config)
-    localizer = load_localizer(models.sam, models.sam_weights, token_site=models.token_site)
+    if config.compile:
+        check_compiles(target)
+    execution = Execution(
+        precision=config.precision, compiled_batch_size=batch_size if config.compile else None
+    )
+    localizer = load_localizer(
+        models.sam, models.sam_weights, token_site=models.token_site, execution=execution
+    )
     clip = load_clip(models.clip, models.clip_weights)
-    frozen = FrozenModels(localizer=localizer, encoder=Encoder(clip))
+    frozen = FrozenModels(localizer=localizer, encoder=Encoder(clip, execution=execution))
     _logger.info(
-        "SAM %s (weights %s) and CLIP %s (weights %s) on %s",
+        "SAM %s (weights %s) and CLIP %s (weights %s) on %s in %s%s",
         models.sam,
         frozen.sam_sha256[:12],
         models.clip,
         frozen.clip_sha256[:12],
         target,
+        config.precision,
+        ", compiled" if config.compile else "",
     )
     frozen.localizer.to(target)
     frozen.encoder.to(target)

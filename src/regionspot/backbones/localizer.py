@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from regionspot.backbones.execution import FLOAT32, Execution
 from regionspot.backbones.framed_prompts import (
     Frame,
     MaskPrompt,
@@ -42,15 +43,19 @@ class Localizer(ABC):
     resize_rule: ClassVar[str]
     """How images become the model's input; part of a cache's fingerprint."""
 
-    def __init__(self, *, token_site: TokenSite, model_name: str) -> None:
+    def __init__(
+        self, *, token_site: TokenSite, model_name: str, execution: Execution = FLOAT32
+    ) -> None:
         """Keep what every localizer has.
 
         Args:
             token_site: Where position tokens are read.
             model_name: Name of the SAM, for fingerprints.
+            execution: How the forward passes are run.
         """
         self.token_site = token_site
         self.model_name = model_name
+        self.execution = execution
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +95,44 @@ class Localizer(ABC):
             ShapeError: See `resize`.
         """
         return self.normalise(self.resize(image))
+
+    @torch.no_grad()
+    def embed(self, pixels_BCHW: Tensor) -> Tensor:
+        """Embed preprocessed images, (B, 3, S, S) with S = `image_size`, to (B, C, H, W) float32.
+
+        B is 1 or more.
+        """
+        with self.execution.autocast(self.device):
+            return self._embed(pixels_BCHW.to(self.device)).float()
+
+    @torch.no_grad()
+    def decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
+        """Return the position tokens of prompts in the model's frame, (R, `token_dim`) float32.
+
+        Raises:
+            ShapeError: The embedding is not one image's, or the token site is "prompt_encoder" and
+                the prompts are not two embeddings wide.
+        """
+        with self.execution.autocast(self.device):
+            return self._decode_tokens(image_embedding, prompts).float()
+
+    @torch.no_grad()
+    def decode_masks(
+        self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return mask logits on the model's grid, (R, M, h, w), and its rating of each, (R, M).
+
+        Args:
+            image_embedding: One image's embedding, as `embed` gives it.
+            prompts: The regions, in the model's frame, which are decoded all at once.
+            several: Whether to return several answers (a part, a thing, a group) or a single one.
+
+        Raises:
+            ShapeError: The embedding is not one image's.
+        """
+        with self.execution.autocast(self.device):
+            logits_RMHW, ratings_RM = self._decode_masks(image_embedding, prompts, several=several)
+        return logits_RMHW.float(), ratings_RM.float()
 
     @torch.no_grad()
     def tokens(
@@ -234,32 +277,22 @@ class Localizer(ABC):
         """
 
     @abstractmethod
-    def embed(self, pixels_BCHW: Tensor) -> Tensor:
-        """Embed preprocessed images, (B, 3, S, S) with S = `image_size`, to (B, C, H, W)."""
+    def reference(self) -> Self:
+        """Return a localizer of the same model that runs in float32, not compiled."""
 
     @abstractmethod
-    def decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
-        """Return the position tokens of prompts in the model's frame, (R, `token_dim`).
-
-        Raises:
-            ShapeError: The embedding is not one image's, or the token site is "prompt_encoder" and
-                the prompts are not two embeddings wide.
-        """
+    def _embed(self, pixels_BCHW: Tensor) -> Tensor:
+        """See `embed`."""
 
     @abstractmethod
-    def decode_masks(
+    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
+        """See `decode_tokens`."""
+
+    @abstractmethod
+    def _decode_masks(
         self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return mask logits on the model's grid, (R, M, h, w), and its rating of each, (R, M).
-
-        Args:
-            image_embedding: One image's embedding, as `embed` gives it.
-            prompts: The regions, in the model's frame, which are decoded all at once.
-            several: Whether to return several answers (a part, a thing, a group) or a single one.
-
-        Raises:
-            ShapeError: The embedding is not one image's.
-        """
+        """See `decode_masks`."""
 
     @abstractmethod
     def enlarge_masks(self, logits_NHW: Tensor, size_hw: tuple[int, int]) -> Tensor:

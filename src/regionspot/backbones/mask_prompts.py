@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from regionspot.backbones.device import to_device
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import FloatArray
 
@@ -66,7 +67,7 @@ def mask_logits(
     if len(masks) == 0:
         return torch.zeros(0, 1, *grid_hw, device=device)
     height, width = resized_hw
-    masks_R1HW = torch.from_numpy(masks).to(device).float()[:, None]
+    masks_R1HW = to_device(torch.from_numpy(masks), device).float()[:, None]
     resized = F.interpolate(masks_R1HW, (height, width), mode="bilinear", antialias=True)
     padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))
     return torch.logit(F.adaptive_avg_pool2d(padded, grid_hw), eps=_MARGIN)

@@ -11,6 +11,9 @@ from regionspot.core.errors import ConfigError
 TokenSite = Literal["prompt_encoder", "transformer", "mlp"]
 """Where in SAM the position token is read; the paper's choice is "transformer" (Table 5)."""
 
+Precision = Literal["float32", "bfloat16", "float16"]
+"""What the frozen models compute matrix products and convolutions in."""
+
 ExifPolicy = Literal["ignore", "apply"]
 """Whether the orientation that a camera wrote into a file turns the image."""
 
@@ -55,6 +58,13 @@ class ModelsConfig:
     """Where in SAM the position token is read: prompt_encoder (the two embedded corners),
     transformer (the mask token after the decoder's transformer) or mlp (that token after its
     hypernetwork)."""
+    precision: Precision = "float32"
+    """What SAM and CLIP compute matrix products and convolutions in: float32, or for speed bfloat16
+    or float16 (autocast; float16 is the closer one, but large numbers overflow in it). Outputs stay
+    float32, and so do norms, softmax and the embedding of class names."""
+    compile: bool = False
+    """Compile the image encoders with torch.compile, which takes minutes once and then saves time
+    on a GPU. On a CPU it needs a C++ compiler."""
 
 
 PRESETS: dict[str, tuple[str, str]] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from regionspot.backbones.execution import without_autocast
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.two_way import attend_two_way
 from regionspot.core.errors import ShapeError
@@ -184,7 +185,7 @@ def decode_masks(
     sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
     decoded: tuple[Tensor, Tensor] = sam.mask_decoder(
         image_embeddings=image_embedding,
-        image_pe=sam.prompt_encoder.get_dense_pe(),
+        image_pe=_position_code(sam),
         sparse_prompt_embeddings=sparse_RKS,
         dense_prompt_embeddings=dense_RSHW,
         multimask_output=several,
@@ -200,9 +201,8 @@ def _decode(sam: "Sam", image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
     queries_RTS = torch.cat([learned_TS.expand(len(sparse_RKS), -1, -1), sparse_RKS], dim=1)
     if prompts.mask_logits is None:
         dense_RSHW = dense_RSHW[:1]  # then it says that there is no mask, to every region the same
-    position_1SHW = sam.prompt_encoder.get_dense_pe()
     return attend_two_way(
-        decoder.transformer, image_embedding + dense_RSHW, position_1SHW, queries_RTS
+        decoder.transformer, image_embedding + dense_RSHW, _position_code(sam), queries_RTS
     )
 
 
@@ -210,10 +210,17 @@ def _embed_prompts(sam: "Sam", prompts: SamPrompts) -> tuple[Tensor, Tensor]:
     points = None
     if prompts.points_xy_sam is not None:
         points = (prompts.points_xy_sam, prompts.point_labels)
-    embedded: tuple[Tensor, Tensor] = sam.prompt_encoder(
-        points=points, boxes=prompts.boxes_xyxy_sam, masks=prompts.mask_logits
-    )
+    with without_autocast(sam.device):  # in bfloat16 a box would be off by pixels
+        embedded: tuple[Tensor, Tensor] = sam.prompt_encoder(
+            points=points, boxes=prompts.boxes_xyxy_sam, masks=prompts.mask_logits
+        )
     return embedded
+
+
+def _position_code(sam: "Sam") -> Tensor:
+    with without_autocast(sam.device):
+        position_1SHW: Tensor = sam.prompt_encoder.get_dense_pe()
+    return position_1SHW
 
 
 def _check_embedding(sam: "Sam", image_embedding: Tensor) -> None:

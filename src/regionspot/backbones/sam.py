@@ -5,10 +5,11 @@ Shape letters: B images, R regions, M masks a region, S SAM's width, H W a grid 
 
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from regionspot.backbones.device import to_device
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.prompts import SamPrompts, decode_masks, decode_tokens, token_dim
@@ -31,16 +32,29 @@ class SamLocalizer(Localizer):
 
     resize_rule: ClassVar[str] = SAM_RESIZE
 
-    def __init__(self, sam: "Sam", *, token_site: TokenSite, model_name: str) -> None:
+    def __init__(
+        self,
+        sam: "Sam",
+        *,
+        token_site: TokenSite,
+        model_name: str,
+        execution: Execution = FLOAT32,
+    ) -> None:
         """Wrap a SAM.
 
         Args:
             sam: A frozen SAM in eval mode, for instance from `load_sam`.
             token_site: Where position tokens are read.
             model_name: Name of the SAM, for fingerprints.
+            execution: How its forward passes are run.
         """
-        super().__init__(token_site=token_site, model_name=model_name)
+        from segment_anything.modeling.common import LayerNorm2d
+
+        super().__init__(token_site=token_site, model_name=model_name, execution=execution)
         self.sam = sam
+        self._encode = execution.compiled(sam.image_encoder)
+        if execution.precision != "float32":
+            keep_norms_in_float32(sam, LayerNorm2d)
 
     @property
     @override
@@ -75,29 +89,28 @@ class SamLocalizer(Localizer):
 
     @override
     def normalise(self, resized: Tensor) -> Tensor:
-        pixels: Tensor = self.sam.preprocess(resized.to(self.device))
+        pixels: Tensor = self.sam.preprocess(to_device(resized, self.device))
         return pixels
 
-    @torch.no_grad()
     @override
-    def embed(self, pixels_BCHW: Tensor) -> Tensor:
-        at_once = len(pixels_BCHW)
+    def reference(self) -> "SamLocalizer":
+        return SamLocalizer(self.sam, token_site=self.token_site, model_name=self.model_name)
+
+    @override
+    def _embed(self, pixels_BCHW: Tensor) -> Tensor:
+        at_once = None
         if self.device.type == "cpu":
             at_once = max(1, _CPU_PIXELS // self.image_size**2)
-        pixels_BCHW = pixels_BCHW.to(self.device)
-        embeddings = [self.sam.image_encoder(pixels) for pixels in pixels_BCHW.split(at_once)]
-        return torch.cat(embeddings)
+        return self.execution.encode_in_batches(self._encode, pixels_BCHW, at_once=at_once)
 
-    @torch.no_grad()
     @override
-    def decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
+    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
         return decode_tokens(
             self.sam, image_embedding, prompts, site=self.token_site, chunk_size=_TOKEN_CHUNK
         )
 
-    @torch.no_grad()
     @override
-    def decode_masks(
+    def _decode_masks(
         self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
     ) -> tuple[Tensor, Tensor]:
         return decode_masks(self.sam, image_embedding, prompts, several=several)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from regionspot.backbones.device import to_device
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.prompts import SamPrompts, site_width
@@ -36,16 +38,27 @@ class Sam2Localizer(Localizer):
 
     resize_rule: ClassVar[str] = SAM2_RESIZE
 
-    def __init__(self, sam2: "Sam2Model", *, token_site: TokenSite, model_name: str) -> None:
+    def __init__(
+        self,
+        sam2: "Sam2Model",
+        *,
+        token_site: TokenSite,
+        model_name: str,
+        execution: Execution = FLOAT32,
+    ) -> None:
         """Wrap a SAM 2.
 
         Args:
             sam2: A frozen SAM 2 in eval mode, for instance from `load_sam2`.
             token_site: Where position tokens are read.
             model_name: Name of the SAM 2, for fingerprints.
+            execution: How its forward passes are run.
         """
-        super().__init__(token_site=token_site, model_name=model_name)
+        super().__init__(token_site=token_site, model_name=model_name, execution=execution)
         self.sam2 = sam2
+        self._encode = execution.compiled(self._encode_images)
+        if execution.precision != "float32":
+            keep_norms_in_float32(sam2)
 
     @property
     @override
@@ -80,25 +93,27 @@ class Sam2Localizer(Localizer):
     @override
     def normalise(self, resized: Tensor) -> Tensor:
         mean, std = (
-            torch.tensor(rgb, device=self.device)[:, None, None] for rgb in (_MEAN_RGB, _STD_RGB)
+            to_device(torch.tensor(rgb), self.device)[:, None, None]
+            for rgb in (_MEAN_RGB, _STD_RGB)
         )
-        return (resized.to(self.device).float() / 255 - mean) / std
+        return (to_device(resized, self.device).float() / 255 - mean) / std
 
-    @torch.no_grad()
     @override
-    def embed(self, pixels_BCHW: Tensor) -> Tensor:
-        return fold_levels(self.sam2.get_image_embeddings(pixels_BCHW.to(self.device)))
+    def reference(self) -> "Sam2Localizer":
+        return Sam2Localizer(self.sam2, token_site=self.token_site, model_name=self.model_name)
 
-    @torch.no_grad()
     @override
-    def decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
+    def _embed(self, pixels_BCHW: Tensor) -> Tensor:
+        return self.execution.encode_in_batches(self._encode, pixels_BCHW)
+
+    @override
+    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
         return decode_tokens(
             self.sam2, image_embedding, prompts, site=self.token_site, chunk_size=_TOKEN_CHUNK
         )
 
-    @torch.no_grad()
     @override
-    def decode_masks(
+    def _decode_masks(
         self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
     ) -> tuple[Tensor, Tensor]:
         return decode_masks(self.sam2, image_embedding, prompts, several=several)
@@ -106,3 +121,6 @@ class Sam2Localizer(Localizer):
     @override
     def enlarge_masks(self, logits_NHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
         return F.interpolate(logits_NHW[:, None], size_hw, mode="bilinear")[:, 0]
+
+    def _encode_images(self, pixels_BCHW: Tensor) -> Tensor:
+        return fold_levels(self.sam2.get_image_embeddings(pixels_BCHW))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regionspot.backbones.execution import without_autocast
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.prompts import SamPrompts, corner_tokens, site_width
 from regionspot.core.errors import ShapeError
@@ -102,7 +103,7 @@ def decode_masks(
     num_regions = len(sparse_R1KS)
     logits_R1MHW, ious_R1M, _, _ = sam2.mask_decoder(
         image_embeddings=embedding_1SHW.expand(num_regions, -1, -1, -1),
-        image_positional_embeddings=sam2.get_image_wide_positional_embeddings(),
+        image_positional_embeddings=_position_code(sam2),
         sparse_prompt_embeddings=sparse_R1KS,
         dense_prompt_embeddings=dense_RSHW,
         multimask_output=several,
@@ -122,7 +123,7 @@ def _decode(sam2: "Sam2Model", image_embedding: Tensor, prompts: SamPrompts) -> 
     decoded_R1TS, _ = decoder.transformer(
         point_embeddings=torch.cat([learned_R1TS, sparse_R1KS], dim=2),
         image_embeddings=image_embedding + dense_RSHW,
-        image_positional_embeddings=sam2.get_image_wide_positional_embeddings(),
+        image_positional_embeddings=_position_code(sam2),
         attention_similarity=None,
     )
     return decoded_R1TS[:, 0]
@@ -145,13 +146,19 @@ def _embed_prompts(sam2: "Sam2Model", prompts: SamPrompts) -> tuple[Tensor, Tens
         num_regions, device = len(prompts.mask_logits), prompts.mask_logits.device
         points = torch.zeros(num_regions, 1, 2, device=device)
         labels = torch.full((num_regions, 1), -1, device=device)
-    embedded: tuple[Tensor, Tensor] = sam2.prompt_encoder(
-        input_points=None if points is None else points[:, None],
-        input_labels=None if labels is None else labels[:, None],
-        input_boxes=None if boxes is None else boxes[:, None],
-        input_masks=prompts.mask_logits,
-    )
+    with without_autocast(sam2.device):  # in bfloat16 a box would be off by pixels
+        embedded: tuple[Tensor, Tensor] = sam2.prompt_encoder(
+            input_points=None if points is None else points[:, None],
+            input_labels=None if labels is None else labels[:, None],
+            input_boxes=None if boxes is None else boxes[:, None],
+            input_masks=prompts.mask_logits,
+        )
     return embedded
+
+
+def _position_code(sam2: "Sam2Model") -> Tensor:
+    with without_autocast(sam2.device):
+        return sam2.get_image_wide_positional_embeddings()
 
 
 def _unfold(sam2: "Sam2Model", folded: Tensor) -> tuple[Tensor, Tensor, Tensor]:

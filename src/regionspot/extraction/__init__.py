@@ -3,6 +3,7 @@
 from regionspot.extraction.config import AnnotationsConfig, CacheConfig
 from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
 from regionspot.extraction.run import cache_features, repair_cache
+from regionspot.extraction.stored_error import measure_error
 from regionspot.extraction.summary import CacheSummary
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "DiskError",
     "TooManyQuarantinedError",
     "cache_features",
+    "measure_error",
     "repair_cache",
 ]

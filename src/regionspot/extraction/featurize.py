@@ -1,13 +1,16 @@
 """Runs the frozen models on prepared images: position tokens and feature maps, ready to store."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot.backbones import Encoder, FrozenModels
+from regionspot.backbones import FrozenModels
+from regionspot.backbones.device import HostCopies
+from regionspot.backbones.presets import Precision
 from regionspot.cache import (
     CachedSample,
     FeatureCodec,
@@ -20,7 +23,6 @@ from regionspot.extraction.locate import LocatedRegions, RegionLocator
 from regionspot.extraction.prepare import PreparedImage
 
 
-@torch.inference_mode()
 def featurize(
     models: FrozenModels,
     images: Sequence[PreparedImage],
@@ -40,41 +42,119 @@ def featurize(
     Raises:
         WeightsError: A model's output is not finite, or too large for float16.
     """
-    if not images:
-        return []
-    locator = locator or RegionLocator(localizer=models.localizer)
-    return [
-        CachedSample(
-            key=image.record.key,
-            image_id=image.record.image_id,
-            size_hw=image.record.size_hw,
-            boxes_xyxy=regions.boxes_xyxy,
-            labels=regions.labels,
-            box_scores=regions.box_scores,
-            position_tokens=_to_float16(regions.tokens, image, "SAM"),
-            feature_map=feature_map,
-            num_clipped_regions=image.num_clipped,
-            num_dropped_regions=image.num_dropped + regions.num_dropped,
-        )
-        for image, regions, feature_map in zip(
-            images,
-            _locate(images, locator),
-            _feature_maps(images, models.encoder, codec),
-            strict=True,
-        )
+    return launch(models, images, locator, codec=codec).wait() if images else []
+
+
+@torch.inference_mode()
+def launch(
+    models: FrozenModels,
+    images: Sequence[PreparedImage],
+    locator: RegionLocator | None = None,
+    *,
+    codec: FeatureCodec = "float16",
+) -> "LaunchedBatch":
+    """Begin to featurize at least one image; arguments as in `featurize`.
+
+    On a CUDA device the work is only queued, the copies back among it, so that the next batch can
+    be queued behind it at once. On a CPU it is done when this returns.
+    """
+    encoder, locator = models.encoder, locator or RegionLocator(localizer=models.localizer)
+    maps, tokens = torch.zeros(0, device=encoder.device), torch.zeros(0, device=encoder.device)
+    frames = [image.clip_pixels for image in images if image.clip_pixels is not None]
+    if frames:
+        maps = encode_features(encoder.features(encoder.normalise(torch.stack(frames))), codec)
+    regions = _locate(images, locator)
+    computed = [
+        of_image.tokens
+        for image, of_image in zip(images, regions, strict=True)
+        if not image.has_reused_tokens
     ]
+    if computed:
+        tokens = torch.cat(computed).to(torch.float16)
+    return LaunchedBatch(
+        images=images,
+        regions=regions,
+        maps_and_tokens=HostCopies.start(maps, tokens),
+        precision=models.precision,
+        codec=codec,
+    )
 
 
-def _feature_maps(
-    images: Sequence[PreparedImage], encoder: Encoder, codec: FeatureCodec
-) -> Iterator[NDArray[np.generic]]:
-    frames = [i.clip_pixels for i in images if i.clip_pixels is not None]
-    maps = iter(encoder.features(encoder.normalise(torch.stack(frames))) if frames else ())
-    for image in images:
-        if image.reused is None:
-            yield _stored(next(maps), image, codec)
-        else:
-            yield image.reused.sample.feature_map
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedBatch:
+    """Images whose numbers are being computed."""
+
+    images: Sequence[PreparedImage]
+    """The images."""
+    regions: Sequence[LocatedRegions]
+    """Their regions."""
+    maps_and_tokens: HostCopies
+    """Feature maps as they are stored, and position tokens, (sum of R, S) float16; without those
+    that are taken over from another cache."""
+    precision: Precision
+    """What was computed in."""
+    codec: FeatureCodec
+    """How feature maps are stored."""
+
+    def wait(self) -> list[CachedSample]:
+        """Return the samples, in order, once they are there; may be called from any thread.
+
+        Raises:
+            WeightsError: See `featurize`.
+        """
+        maps, tokens_RS = self.maps_and_tokens.wait()
+        return [
+            CachedSample(
+                key=image.record.key,
+                image_id=image.record.image_id,
+                size_hw=image.record.size_hw,
+                boxes_xyxy=regions.boxes_xyxy,
+                labels=regions.labels,
+                box_scores=regions.box_scores,
+                position_tokens=tokens,
+                feature_map=feature_map,
+                num_clipped_regions=image.num_clipped,
+                num_dropped_regions=image.num_dropped + regions.num_dropped,
+            )
+            for image, regions, tokens, feature_map in zip(
+                self.images, self.regions, self._tokens(tokens_RS), self._maps(maps), strict=True
+            )
+        ]
+
+    def _tokens(self, computed_RS: Tensor) -> Iterator[NDArray[np.float16]]:
+        start = 0
+        for image, regions in zip(self.images, self.regions, strict=True):
+            if image.has_reused_tokens:
+                yield regions.tokens.numpy()
+                continue
+            stop = start + len(regions.tokens)
+            tokens: NDArray[np.float16] = computed_RS[start:stop].numpy()
+            start = stop
+            if not np.isfinite(tokens).all():
+                raise self._not_finite(image, "SAM", "float16")
+            yield tokens
+
+    def _maps(self, computed: Tensor) -> Iterator[NDArray[np.generic]]:
+        maps = iter(stored_array(computed))
+        for image in self.images:
+            if image.reused is not None:
+                yield image.reused.sample.feature_map
+                continue
+            feature_map = next(maps)
+            if not all_finite(feature_map):
+                raise self._not_finite(image, "CLIP", self.codec)
+            yield feature_map
+
+    def _not_finite(self, image: PreparedImage, model: str, stored_as: str) -> WeightsError:
+        advice = f"Check --models.{model.lower()}_weights."
+        if self.precision == "float16":
+            advice = "Set --models.precision to bfloat16 or float32; else c" + advice[1:]
+        elif model == "CLIP" and stored_as == "float16":
+            advice += " If its numbers are only too large, give --codec bfloat16."
+        return WeightsError(
+            f"{model}'s output for image {image.record.key} ({image.record.file_name}) is not"
+            f" finite in {stored_as}: its weights are damaged or belong to another model. {advice}"
+        )
 
 
 def _locate(images: Sequence[PreparedImage], locator: RegionLocator) -> list[LocatedRegions]:
@@ -89,26 +169,3 @@ def _locate(images: Sequence[PreparedImage], locator: RegionLocator) -> list[Loc
         )
         for image in images
     ]
-
-
-def _to_float16(values: Tensor, image: PreparedImage, model: str) -> NDArray[np.float16]:
-    halves: NDArray[np.float16] = values.to(torch.float16).cpu().numpy()
-    if not np.isfinite(halves).all():
-        raise _not_finite(image, model, "float16")
-    return halves
-
-
-def _stored(map_TD: Tensor, image: PreparedImage, codec: FeatureCodec) -> NDArray[np.generic]:
-    stored = stored_array(encode_features(map_TD, codec))
-    if not all_finite(stored):
-        raise _not_finite(image, "CLIP", codec)
-    return stored
-
-
-def _not_finite(image: PreparedImage, model: str, stored_as: str) -> WeightsError:
-    too_large = "" if model == "SAM" else " If they are only too large, give --codec bfloat16."
-    return WeightsError(
-        f"{model}'s output for image {image.record.key} ({image.record.file_name}) is not"
-        f" finite in {stored_as}: its weights are damaged or belong to another model. Check"
-        f" --models.{model.lower()}_weights.{too_large}"
-    )

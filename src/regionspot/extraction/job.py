@@ -51,7 +51,9 @@ class CacheJob:
         device = config.device
         if self.part is not None and device == "auto" and torch.cuda.is_available():
             device = f"cuda:{self.part.local_index % torch.cuda.device_count()}"
-        self.models = models or load_frozen_models(config.models, device=device)
+        self.models = models or load_frozen_models(
+            config.models, device=device, batch_size=config.batch_size
+        )
         self.locator = RegionLocator(
             localizer=self.models.localizer,
             prompt=config.annotations.prompt,
@@ -65,6 +67,7 @@ class CacheJob:
             proposals=describe_proposals(config, self.annotated),
             prompt=config.annotations.prompt,
             codec=config.codec,
+            precision=self.models.precision,
             plan=plan,
             vocabulary=self.annotated.vocabulary,
             category_ids=self.annotated.category_ids,

@@ -58,7 +58,7 @@ class RegionLocator:
             image_embedding: SAM's embedding of it, (1, S, H, W); None if it did not look.
         """
         if image_embedding is None:
-            return located(record, torch.zeros(0, self.localizer.token_dim))
+            return located(record, self._no_tokens())
         if self.grid is not None:
             return self._propose(record, image_embedding, self.grid)
         if record.prompts is None:
@@ -72,9 +72,12 @@ class RegionLocator:
             box_scores=np.ones(len(kept), np.float32),
             tokens=torch.stack([tokens_of[region] for region in kept])
             if kept
-            else torch.zeros(0, self.localizer.token_dim),
+            else self._no_tokens(),
             num_dropped=len(record.labels) - len(kept),
         )
+
+    def _no_tokens(self) -> Tensor:
+        return torch.zeros(0, self.localizer.token_dim, device=self.localizer.device)
 
     def _propose(
         self, record: ImageRecord, image_embedding: Tensor, grid: GridProposer

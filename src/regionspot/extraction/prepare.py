@@ -53,6 +53,11 @@ class PreparedImage:
     num_dropped: int = 0
     """Regions that turned out to lie outside it, or to be equal once clipped."""
 
+    @property
+    def has_reused_tokens(self) -> bool:
+        """Whether its position tokens are taken over, too."""
+        return self.reused is not None and self.reused.regions is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedBatch:
@@ -162,25 +167,6 @@ def prepared_batches(
             yield _in_order(_submitted(jobs, pool, preparation, batch_size), num_ahead)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def grouped_by_shard(
-    batches: Iterator[PreparedBatch],
-) -> Iterator[tuple[int, Iterator[PreparedBatch]]]:
-    """Yield each shard's number and its batches, which are to be taken before the next shard.
-
-    Unlike `itertools.groupby` it does not look at the next shard's first batch to know that a shard
-    is over: what is wrong with that one must not keep the former shard from being finished.
-    """
-    for first in batches:
-        yield first.shard_index, _of_shard(first, batches)
-
-
-def _of_shard(batch: PreparedBatch, others: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
-    yield batch
-    while not batch.ends_shard:
-        batch = next(others)
-        yield batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,21 +19,20 @@ from regionspot.cache import (
     write_manifest,
 )
 from regionspot.core.errors import CacheCorruptError
+from regionspot.extraction.job import CacheJob
+from regionspot.extraction.stored_error import measured_manifest
 
 _logger = logging.getLogger(__name__)
 
 
-def take_away_damage(
-    cache_dir: Path, wanted: Manifest, *, retry_quarantined: bool
-) -> list[Problem]:
+def take_away_damage(job: CacheJob, *, retry_quarantined: bool) -> list[Problem]:
     """Remove what is damaged; whole parts stay as they are.
 
     A damaged manifest is replaced by the wanted one, which has the same bytes if it is of the same
     data set, models and settings; shards of another one then count as damaged.
 
     Args:
-        cache_dir: The cache's folder, which nobody else writes to.
-        wanted: The manifest that the cache should have.
+        job: What made the cache. Nobody else may be writing to its folder.
         retry_quarantined: Also remove shards with quarantined images, whose files may have been
             mended.
 
@@ -44,12 +43,13 @@ def take_away_damage(
         MissingFileError: The folder is no cache.
         CacheMismatchError: It is a cache of other images, models or settings than wanted.
     """
+    cache_dir, wanted = job.output_dir, job.manifest
     try:
         check_same_manifest(read_manifest(cache_dir), wanted)
         problems = verify_cache(cache_dir)
     except CacheCorruptError:
         problems = verify_cache(cache_dir)
-        write_manifest(cache_dir, wanted)
+        write_manifest(cache_dir, measured_manifest(job))
     damaged = {problem.shard for problem in problems if problem.shard is not None}
     for shard in range(wanted.plan.num_shards):
         whole = shard not in damaged and shard_is_complete(cache_dir, shard)

@@ -38,6 +38,7 @@ from regionspot.extraction.parts import Part
 from regionspot.extraction.regions import store_category_tree
 from regionspot.extraction.repair import take_away_damage
 from regionspot.extraction.sharing import ShardClaims
+from regionspot.extraction.stored_error import measured_manifest
 from regionspot.extraction.summary import CacheSummary, PartSummary
 from regionspot.extraction.writing import ShardsWriter
 
@@ -99,7 +100,7 @@ def repair_cache(
         )
     job = CacheJob(config)
     with _told_disk_errors(output_dir), exclusive_writer(output_dir):
-        problems = take_away_damage(output_dir, job.manifest, retry_quarantined=retry_quarantined)
+        problems = take_away_damage(job, retry_quarantined=retry_quarantined)
     return problems, _run_whole(job)
 
 
@@ -198,7 +199,7 @@ def _begin(job: CacheJob) -> None:
         check_same_manifest(read_manifest(output_dir), job.manifest)
     else:
         check_not_strange(output_dir)
-        write_manifest(output_dir, job.manifest)
+        write_manifest(output_dir, measured_manifest(job))
     _store_text_banks(job)
     if job.config.annotations.tree_path is not None:
         store_category_tree(output_dir, job.config.annotations.tree_path, job.annotated)

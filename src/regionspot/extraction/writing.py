@@ -8,16 +8,16 @@ import torch
 from tqdm import tqdm
 
 from regionspot.cache import CachedSample, QuarantinedImage, read_sidecar, write_shard
-from regionspot.extraction.featurize import featurize
+from regionspot.extraction.featurize import launch
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import (
     PreparedBatch,
     ShardJob,
-    grouped_by_shard,
     prepared_batches,
 )
 from regionspot.extraction.same_images import check_same_images
 from regionspot.extraction.unusable import UnusableImages
+from regionspot.extraction.writer_thread import ShardBatch, WriterThread
 
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class ShardsWriter:
         self._job = job
         self._config = job.config
         self._plan = job.manifest.plan
+        self._compared: set[int] = set()  # shards of which an image was compared with the old cache
         self.num_reused_maps = 0
         """Feature maps that were taken over from another cache."""
         self.num_reused_tokens = 0
@@ -41,12 +42,13 @@ class ShardsWriter:
         done: Iterable[int],
         after_shard: Callable[[int], None] = lambda _: None,
     ) -> int:
-        """Write shards, in order.
+        """Write shards, in order: models run here, and the writer in its own thread.
 
         Args:
             shard_jobs: The shards; each is taken when its turn comes near.
             done: Finished shards, whose unusable images count.
-            after_shard: Called with the number of each shard that was written.
+            after_shard: Called with the number of each shard that was written, in the writer's
+                thread.
 
         Returns:
             How many images the shards written have, unusable ones included.
@@ -57,13 +59,18 @@ class ShardsWriter:
             WeightsError: The models give numbers that are not finite.
             CacheMismatchError: The cache to reuse is of other images.
         """
-        num_done = num_written = 0
+        num_done, written = 0, list[int]()
         already: list[QuarantinedImage] = []
         for shard in done:
             already += read_sidecar(self._job.output_dir, shard).quarantined
             num_done += len(self._plan.images_of(shard))
         total = self._plan.num_images
         unusable = UnusableImages(self._config, total, already)
+
+        def write_one(shard_index: int, of_shard: Iterable[ShardBatch]) -> None:
+            written.append(self._write_shard(shard_index, of_shard, bar))
+            after_shard(shard_index)
+
         with (
             tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
             prepared_batches(
@@ -72,23 +79,37 @@ class ShardsWriter:
                 batch_size=self._config.batch_size,
                 num_threads=torch.get_num_threads(),
             ) as batches,
+            WriterThread(write_one) as writer,
         ):
-            for shard_index, of_shard in grouped_by_shard(unusable.checked(batches)):
-                num_written += self._write_shard(shard_index, of_shard, bar)
-                after_shard(shard_index)
-        return num_written
+            for batch in unusable.checked(batches):
+                writer.put(self._launched(batch))
+                bar.update(len(batch.images) + len(batch.quarantined))
+        return sum(written)
+
+    def _launched(self, batch: PreparedBatch) -> ShardBatch:
+        job, images = self._job, batch.images
+        if job.old_cache is not None and batch.shard_index not in self._compared:
+            self._compared.add(batch.shard_index)
+            check_same_images(job, job.old_cache, batch.shard_index)
+        reused = [image.reused for image in images if image.reused is not None]
+        self.num_reused_maps += len(reused)
+        self.num_reused_tokens += sum(one.num_tokens for one in reused)
+        launched = None
+        if images:
+            launched = launch(job.models, images, job.locator, codec=job.config.codec)
+        return ShardBatch(
+            shard_index=batch.shard_index,
+            launched=launched,
+            quarantined=batch.quarantined,
+            ends_shard=batch.ends_shard,
+        )
 
     def _write_shard(
-        self, shard_index: int, batches: Iterable[PreparedBatch], bar: "tqdm[NoReturn]"
+        self, shard_index: int, batches: Iterable[ShardBatch], bar: "tqdm[NoReturn]"
     ) -> int:
-        if self._job.old_cache is not None:
-            check_same_images(self._job, self._job.old_cache, shard_index)
         quarantined: list[QuarantinedImage] = []
         sidecar = write_shard(
-            self._job.output_dir,
-            shard_index,
-            self._samples(batches, quarantined, bar),
-            quarantined,
+            self._job.output_dir, shard_index, _samples(batches, quarantined), quarantined
         )
         # A log file has no bar.
         level = logging.INFO if bar.disable else logging.DEBUG
@@ -102,18 +123,11 @@ class ShardsWriter:
         )
         return sidecar.num_images + len(quarantined)
 
-    def _samples(
-        self,
-        batches: Iterable[PreparedBatch],
-        quarantined: list[QuarantinedImage],
-        bar: "tqdm[NoReturn]",
-    ) -> Iterator[CachedSample]:
-        for batch in batches:
-            quarantined += batch.quarantined
-            yield from featurize(
-                self._job.models, batch.images, self._job.locator, codec=self._config.codec
-            )
-            reused = [image.reused for image in batch.images if image.reused is not None]
-            self.num_reused_maps += len(reused)
-            self.num_reused_tokens += sum(one.num_tokens for one in reused)
-            bar.update(len(batch.images) + len(batch.quarantined))
+
+def _samples(
+    batches: Iterable[ShardBatch], quarantined: list[QuarantinedImage]
+) -> Iterator[CachedSample]:
+    for batch in batches:
+        quarantined += batch.quarantined
+        if batch.launched is not None:
+            yield from batch.launched.wait()

@@ -1,6 +1,7 @@
 """Presets: what a configuration leaves open is filled in, and what cannot be is asked for."""
 
 from dataclasses import asdict, astuple
+from typing import Any
 
 import jsonargparse
 import pytest
@@ -36,7 +37,12 @@ def test_another_sam_gets_its_own_weights_and_not_the_presets() -> None:
 
 
 def test_what_is_given_is_kept() -> None:
-    given = {"sam": "vit_l", "sam_weights": "a.pth", "clip": "ViT-B-32", "clip_weights": "b.pt"}
+    given: dict[str, Any] = {
+        "sam": "vit_l",
+        "sam_weights": "a.pth",
+        "clip": "ViT-B-32",
+        "clip_weights": "b.pt",
+    }
     config = ModelsConfig(**given, token_site="mlp")  # noqa: S106 - no password
     assert asdict(resolve(config)) == {**given, "token_site": "mlp"}
 

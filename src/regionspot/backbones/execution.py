@@ -1,0 +1,118 @@
+"""How the forward passes of a frozen model are run: in which precision, and compiled or not.
+
+Every localizer and encoder asks its `Execution` for the autocast block around its forward passes,
+and gives out float32, whatever is computed inside.
+
+Under autocast matrix products and convolutions are done in 16 bits. What would lose more by it than
+it gains is kept in float32: norms and with them the residual stream (`keep_norms_in_float32`),
+softmax (torch computes it in float32 by itself), and the positions of prompts, which are sines of
+large numbers (`without_autocast`).
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from regionspot.backbones.presets import Precision
+from regionspot.core.errors import ConfigError
+
+Encode = Callable[[Tensor], Tensor]
+"""An image encoder's forward pass: (B, 3, H, W) to (B, ...)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How the forward passes of a frozen model are run."""
+
+    precision: Precision = "float32"
+    """What matrix products and convolutions are computed in."""
+    compiled_batch_size: int | None = None
+    """Images that a compiled image encoder takes at once; None for one that is not compiled."""
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the block that forward passes on a device are run in."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(device.type, dtype=getattr(torch, self.precision))
+
+    def compiled(self, encode: Encode) -> Encode:
+        """Return an image encoder as it is to be called; it is compiled on its first batch.
+
+        It is compiled for one batch size (see `encode_in_batches`): for every other one it would be
+        compiled again, or differently, so that bytes depended on which batch comes first.
+        """
+        if self.compiled_batch_size is None:
+            return encode
+        compiled: Encode = torch.compile(encode, dynamic=False)
+        return compiled
+
+    def encode_in_batches(
+        self, encode: Encode, pixels_BCHW: Tensor, *, at_once: int | None = None
+    ) -> Tensor:
+        """Run an image encoder from `compiled` over a batch.
+
+        Args:
+            encode: The encoder.
+            pixels_BCHW: Preprocessed images.
+            at_once: Images that it is given at once at most, where that is faster.
+
+        Returns:
+            What it makes of them, in order. A compiled encoder is given batches filled up to their
+            full size; what it makes of the filling is dropped.
+        """
+        sizes = [size for size in (at_once, self.compiled_batch_size) if size is not None]
+        size = min(sizes, default=max(1, len(pixels_BCHW)))
+        batches = list(pixels_BCHW.split(size))
+        if self.compiled_batch_size is not None and (missing := size - len(batches[-1])):
+            filling = batches[-1].new_zeros(missing, *pixels_BCHW.shape[1:])
+            batches[-1] = torch.cat([batches[-1], filling])
+        return torch.cat([encode(batch) for batch in batches])[: len(pixels_BCHW)]
+
+
+FLOAT32 = Execution()
+"""The reference: every operation in float32, nothing compiled."""
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a block in which float32 stays float32, also inside of an autocast block."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def keep_norms_in_float32(model: nn.Module, *kinds: type[nn.Module]) -> None:
+    """Let the norms of a model take and give float32, also inside of an autocast block.
+
+    A norm that gives 16 bits back, as open_clip's do, would round the residual stream to them after
+    every block. Without autocast nothing changes.
+
+    Args:
+        model: The model, whose norms get a hook each.
+        kinds: Norms beside `nn.LayerNorm` and what derives from it.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.LayerNorm, *kinds)):
+            module.register_forward_pre_hook(_first_in_float32)
+
+
+def check_compiles(device: torch.device) -> None:
+    """Compile a sum, before anything depends on it.
+
+    Raises:
+        ConfigError: ``torch.compile`` does not work here, most likely for want of a compiler.
+    """
+    try:
+        torch.compile(lambda x: x + x)(torch.ones(1, device=device))
+    except Exception as error:
+        wanted = "Triton, which belongs to torch" if device.type == "cuda" else "a C++ compiler"
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"models.compile is true, but torch.compile does not work on {device} here ({reason})."
+            f" It needs {wanted} (on a CPU: apt-get install g++, or set the variable CXX); or leave"
+            " models.compile away."
+        ) from error
+
+
+def _first_in_float32(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].float(), *inputs[1:])
