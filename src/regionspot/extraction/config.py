@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from regionspot.annotations import (
     AnnotationFormat,
@@ -15,7 +16,10 @@ from regionspot.backbones.clip_text import TEMPLATE_SETS
 from regionspot.backbones.presets import ExifPolicy, ModelsConfig
 from regionspot.cache import FeatureCodec
 from regionspot.core.errors import ConfigError
+from regionspot.extraction.cluster_options import RayConfig
 from regionspot.extraction.parts import AUTO, Part
+
+Executor = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +171,12 @@ class CacheConfig:
     work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or torchrun. The part
     that ends last finishes the cache; parts that failed are given again, or the command without
     --part does the rest."""
+    executor: Executor = "local"
+    """Who makes the shards: local, this process; or ray, the machines of a running Ray cluster, all
+    of which see the folders named here under the same names. Dead workers and lost machines are
+    replaced by what remains."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """The Ray cluster, for --executor ray."""
 
     def __post_init__(self) -> None:
         for name in ("images_per_shard", "batch_size", "limit", "max_quarantined_in_a_row"):
@@ -197,10 +207,30 @@ class CacheConfig:
             )
         if self.part not in {None, AUTO}:
             Part.parse(str(self.part), {})
+        self._check_executor()
         if not self.output_dir:
             raise ConfigError("--output_dir is empty; name the folder to write the cache to.")
         if self.reuse is not None and Path(self.reuse).resolve() == Path(self.output_dir).resolve():
             raise ConfigError(
                 f"--reuse and --output_dir are both {self.output_dir}; wanted two folders, as a"
                 " finished cache is never changed. Set --output_dir to a new one."
+            )
+
+    def _check_executor(self) -> None:
+        if self.executor == "local":
+            return
+        if "://" in self.output_dir:
+            raise ConfigError(
+                f"--executor is ray and --output_dir {self.output_dir}; wanted a folder on a disk"
+                " that all machines of the cluster share: its locks keep two workers off one shard."
+            )
+        if self.part is not None:
+            raise ConfigError(
+                f"--executor is ray and --part is {self.part}: the cluster shares the work among"
+                " its machines by itself. Leave one of the two out."
+            )
+        if self.device.startswith("cuda:"):
+            raise ConfigError(
+                f"--device is {self.device}, but Ray chooses each worker's GPU. Give cuda, or leave"
+                " it out."
             )

@@ -28,6 +28,7 @@ class CacheJob:
     Args:
         config: What to cache, and where.
         models: The frozen models that the configuration names, if they are loaded already.
+        annotated: The annotations that it names, if they are read already.
 
     Raises:
         MissingFileError: The annotation file, the folder of images or a weights file is missing.
@@ -39,11 +40,17 @@ class CacheJob:
         CacheCorruptError: The cache to reuse is not finished, or damaged.
     """
 
-    def __init__(self, config: CacheConfig, *, models: FrozenModels | None = None) -> None:
+    def __init__(
+        self,
+        config: CacheConfig,
+        *,
+        models: FrozenModels | None = None,
+        annotated: AnnotatedImages | None = None,
+    ) -> None:
         self.config = config
         self.output_dir = Path(config.output_dir)
         _check_can_be_folder(self.output_dir)
-        self.annotated = read_regions(config)
+        self.annotated = annotated or read_regions(config)
         self.records = self.annotated.records[: config.limit]
         _check_synonyms(config, self.annotated)
         plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)

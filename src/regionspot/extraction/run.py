@@ -6,12 +6,11 @@ started, so that a run after a crash ends in the same bytes. (Another machine, a
 torch or another number of threads may change the last bit of a number that the models compute.)
 """
 
-import errno
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from regionspot.cache import (
     FeatureCache,
@@ -31,8 +30,9 @@ from regionspot.cache import (
     write_manifest,
 )
 from regionspot.core.errors import ConfigError, MissingFileError
+from regionspot.core.extras import needs_extra
 from regionspot.extraction.config import CacheConfig
-from regionspot.extraction.errors import DiskError
+from regionspot.extraction.errors import DiskError, told_disk_errors
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.parts import Part
 from regionspot.extraction.regions import store_category_tree
@@ -43,8 +43,6 @@ from regionspot.extraction.summary import CacheSummary, PartSummary
 from regionspot.extraction.writing import ShardsWriter
 
 _logger = logging.getLogger(__name__)
-
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def cache_features(config: CacheConfig) -> CacheSummary | PartSummary:
@@ -65,7 +63,11 @@ def cache_features(config: CacheConfig) -> CacheSummary | PartSummary:
         DiskError: The folder cannot be written to, or its disk is full.
         ConfigError: Another process writes there, or an option cannot work.
         WeightsError: Weights do not fit their model, or give numbers that are not finite.
+        ClusterError: Workers of the Ray cluster die again and again.
+        MissingExtraError: The cluster's package is not installed.
     """
+    if config.executor == "ray":
+        return _run_on_cluster(config)
     return run_job(CacheJob(config))
 
 
@@ -86,12 +88,17 @@ def repair_cache(
 
     Raises:
         MissingFileError: The folder is no cache. Else as `cache_features`.
-        ConfigError: Only a part is to be made.
+        ConfigError: Only a part is to be made, or a cluster is to do it.
     """
     output_dir = Path(config.output_dir)
     if config.part is not None:
         raise ConfigError(
             f"--part is {config.part}, but a cache is repaired as a whole: leave it out."
+        )
+    if config.executor != "local":
+        raise ConfigError(
+            f"--executor is {config.executor}, but a cache is repaired in one process: leave it"
+            " out."
         )
     if not manifest_path(output_dir).exists():
         raise MissingFileError(
@@ -99,7 +106,7 @@ def repair_cache(
             " Set --output_dir to the cache's folder."
         )
     job = CacheJob(config)
-    with _told_disk_errors(output_dir), exclusive_writer(output_dir):
+    with told_disk_errors(output_dir), exclusive_writer(output_dir):
         problems = take_away_damage(job, retry_quarantined=retry_quarantined)
     return problems, _run_whole(job)
 
@@ -113,7 +120,7 @@ def run_job(job: CacheJob) -> CacheSummary | PartSummary:
 
 def _run_whole(job: CacheJob) -> CacheSummary:
     output_dir = job.output_dir
-    with _told_disk_errors(output_dir), exclusive_writer(output_dir):
+    with told_disk_errors(output_dir), exclusive_writer(output_dir):
         _begin(job)
         start = time.perf_counter()
         done, todo = _done_and_todo(job)
@@ -128,7 +135,7 @@ def _run_whole(job: CacheJob) -> CacheSummary:
 def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
     """Write the part's missing shards, and finish the cache if no other part has anything left."""
     output_dir = job.output_dir
-    with _told_disk_errors(output_dir), sharing_writer(output_dir):
+    with told_disk_errors(output_dir), sharing_writer(output_dir):
         check_not_strange(output_dir)
         with one_at_a_time(output_dir):
             _begin(job)
@@ -161,6 +168,32 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
     )
 
 
+def _run_on_cluster(config: CacheConfig) -> CacheSummary:
+    """Let the machines of a Ray cluster write the missing shards, and finish the cache."""
+    with needs_extra("ray"):
+        from regionspot.extraction.cluster import connected_cluster, worker_source
+        from regionspot.extraction.dispatch import ShardDispatcher
+    output_dir = Path(config.output_dir)
+    with connected_cluster(config.ray, device=config.device) as shape:
+        # What the workers have need not be here: the text banks are made with what is.
+        device = "cpu" if config.device == "cpu" else "auto"
+        job = CacheJob(replace(config, device=device))
+        with told_disk_errors(output_dir), sharing_writer(output_dir):
+            check_not_strange(output_dir)
+            with one_at_a_time(output_dir):
+                _begin(job)
+            start = time.perf_counter()
+            done, todo = _done_and_todo(job)
+            with worker_source(config, job.annotated, shape) as source:
+                dispatcher = ShardDispatcher(job, source)
+                num_written = dispatcher.write(todo, done=done)
+            seconds = time.perf_counter() - start
+            with one_at_a_time(output_dir):
+                remove_shard_locks(output_dir)
+                build_index(output_dir)
+                return _summary(job, dispatcher, num_new_images=num_written, seconds=seconds)
+
+
 def _done_and_todo(job: CacheJob) -> tuple[list[int], list[int]]:
     is_done = [
         shard_is_complete(job.output_dir, shard) for shard in range(job.manifest.plan.num_shards)
@@ -169,8 +202,13 @@ def _done_and_todo(job: CacheJob) -> tuple[list[int], list[int]]:
     return done, [shard for shard, complete in enumerate(is_done) if not complete]
 
 
+class _CountsReused(Protocol):
+    num_reused_maps: int
+    num_reused_tokens: int
+
+
 def _summary(
-    job: CacheJob, writer: ShardsWriter, *, num_new_images: int, seconds: float
+    job: CacheJob, writer: _CountsReused, *, num_new_images: int, seconds: float
 ) -> CacheSummary:
     files = [path for path in job.output_dir.rglob("*") if path.is_file()]
     with FeatureCache.open(job.output_dir) as cache:
@@ -234,17 +272,3 @@ def _store_text_banks(job: CacheJob) -> None:
             bank = job.text_bank(name)
             store.put(vocabulary, bank, templates=name, clip_sha256=clip_sha256)
             _logger.info("embedded %d class names with the templates %s", len(vocabulary), name)
-
-
-@contextmanager
-def _told_disk_errors(output_dir: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into a message."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise DiskError(
-            f"cannot write to {output_dir}: {error.strerror}. Finished shards are safe: make room,"
-            " or allow writing there, and give the same command again; or set another --output_dir."
-        ) from error

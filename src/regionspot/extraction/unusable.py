@@ -62,6 +62,16 @@ class UnusableImages:
                 waiting.clear()
         yield from waiting
 
+    def add(self, images: Iterable[QuarantinedImage]) -> None:
+        """Count those of a shard that another process has finished.
+
+        Raises:
+            TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
+        """
+        for image in images:
+            self._leave_out(image)
+        self._check_share()
+
     def _count(self, batch: PreparedBatch) -> None:
         unusable = iter(batch.quarantined)
         for is_usable in batch.is_usable:
@@ -69,11 +79,17 @@ class UnusableImages:
                 self._row.clear()
                 continue
             image = next(unusable)
-            _logger.warning("left out: %s %s", image.file_name, image.reason)
-            self._all.append(image)
+            self._leave_out(image)
             self._row.append(image)
             if len(self._row) == self._config.max_quarantined_in_a_row:
                 raise self._too_many_in_a_row()
+        self._check_share()
+
+    def _leave_out(self, image: QuarantinedImage) -> None:
+        _logger.warning("left out: %s %s", image.file_name, image.reason)
+        self._all.append(image)
+
+    def _check_share(self) -> None:
         # Not compared as numbers of images: 0.58 * 50 is a little less than 29.
         if len(self._all) / self._num_images > self._config.max_quarantined_share:
             raise self._too_large_a_share()
