@@ -8,11 +8,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from regionspot.backbones import load_clip, load_sam
-from regionspot.cache import FeatureCache, verify_cache
+from regionspot.cache import FeatureCache, read_manifest, verify_cache, write_manifest
 from regionspot.cli.cache import main
-from regionspot.core.errors import CacheCorruptError
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "regionspot"
@@ -422,99 +420,7 @@ def test_the_script_itself_leaves_the_same_bytes_and_logs_its_way(
     assert done.stdout.startswith("11 images, 17 regions of 17 annotations\n")
 
 
-# --- Stopped on the way ----------------------------------------------------------------------
-
-KILLER = """
-import json, os, signal, sys, traceback
-import open_clip, segment_anything, torch
-import regionspot.extraction.run
-from regionspot.cli.cache import main
-
-
-def kill_this_process_before(event, endings, number):
-    # An audit hook runs right before the system call: nothing is left to timing.
-    seen = 0
-
-    def hook(name, args):
-        nonlocal seen
-        if name == event and str(args[0]).endswith(tuple(endings)):
-            seen += 1
-            if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-
-
-def run(words, moment):
-    try:
-        torch.set_num_threads(1)
-        kill_this_process_before(*moment)
-        main(words)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
-codes = []
-for words, moment in json.loads(sys.argv[1]):
-    if (process := os.fork()) == 0:
-        run(words, moment)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-print(json.dumps(codes))
-"""
-
-RENAMES = (1, 2, 2, 2, 3, 2, 3, 2, 3, 2)
-"""Before which rename the runs are killed, one after the other, in one folder. Files come in the
-order manifest, text banks, tar and sidecar of each shard, quarantine, index. So the first run
-leaves no file, the second the manifest, the third the text banks, too, the fourth a tar without a
-sidecar, the fifth a whole shard, and so on to the tenth, which leaves all but the index."""
-
-IMAGE_READS = (1, 6, NUM_IMAGES)
-"""Before which reading of an image file runs are killed, each in its own folder."""
-
-
-@pytest.fixture(scope="module")
-def killed(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What runs left behind that were ended by SIGKILL, each a process of its own."""
-    folder = tmp_path_factory.mktemp("killed")
-    moments: list[tuple[str, str, Sequence[str], int]]
-    moments = [("renames", "os.rename", (".tmp",), number) for number in RENAMES]
-    moments += [(f"reads_{number}", "open", SUFFIXES, number) for number in IMAGE_READS]
-    jobs = [(world.words(folder / name), moment) for name, *moment in moments]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, json.dumps(jobs)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    codes = json.loads(done.stdout.splitlines()[-1])
-    assert codes == [-signal.SIGKILL] * len(jobs), done.stderr
-    return folder
-
-
-def test_a_run_killed_before_each_of_its_files_ends_in_the_same_bytes(
-    world: World, finished: Path, killed: Path
-) -> None:
-    folder = killed / "renames"
-    assert tree(folder).keys() ^ tree(finished).keys() == {"index.h5", "index.h5.tmp"}
-    with pytest.raises(CacheCorruptError, match=r"is not finished.*index\.h5 is missing"):
-        FeatureCache.open(folder)
-    main(world.words(folder))
-    assert tree(folder) == tree(finished)
-
-
-@pytest.mark.parametrize("number", IMAGE_READS)
-def test_a_run_killed_amid_its_images_ends_in_the_same_bytes(
-    world: World, finished: Path, killed: Path, number: int
-) -> None:
-    folder = killed / f"reads_{number}"
-    with pytest.raises(CacheCorruptError, match=r"is not finished: \d of its 3 shards are missing"):
-        FeatureCache.open(folder)
-    main(world.words(folder))
-    assert tree(folder) == tree(finished)
+# --- Stopped on the way (killed: tests/faults/test_stopped_runs.py) ----------------------------
 
 
 def test_a_damaged_image_stops_a_run_that_ends_in_the_same_bytes_once_it_is_mended(
@@ -527,7 +433,7 @@ def test_a_damaged_image_stops_a_run_that_ends_in_the_same_bytes_once_it_is_mend
     outcome = run(damaged.words(output_dir, {"max_quarantined_share": "0"}))
     assert outcome.code == 2
     assert file_name(number) in outcome.err
-    assert sorted(times(output_dir / "shards")) == ["000000.json", "000000.tar", "000001.tar.tmp"]
+    assert sorted(times(output_dir / "shards")) == ["000000.json", "000000.tar"]
     first_shard = times(output_dir / "shards")["000000.tar"]
     damaged.image_path(number).write_bytes(data)
     assert run(damaged.words(output_dir, {"max_quarantined_share": "0"})).code == 0
@@ -649,6 +555,22 @@ def test_a_cache_made_otherwise_is_refused_naming_what_differs_and_not_touched(
     assert "--output_dir <another folder>" in advice
     assert tree(copied) == tree(finished)
     assert times(copied) == before
+
+
+@pytest.mark.parametrize("name", ["sam_resize", "clip_resize", "clip_mean", "clip_activation"])
+def test_a_cache_of_a_version_that_prepared_images_otherwise_is_refused_naming_it(
+    world: World, copied: Path, run: Run, name: str
+) -> None:
+    manifest = read_manifest(copied)
+    other = (0.1, 0.2, 0.3) if name == "clip_mean" else "another way"
+    changes: dict[str, Any] = {name: other}
+    fingerprint = replace(manifest.fingerprint, **changes)
+    write_manifest(copied, replace(manifest, fingerprint=fingerprint))
+    outcome = run(world.words(copied))
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()[1:-1]
+    now = getattr(manifest.fingerprint, name)
+    assert line == f"  fingerprint.{name}: found {other!r}, wanted {now!r}"
 
 
 def test_an_unfinished_cache_made_otherwise_is_refused_as_well(

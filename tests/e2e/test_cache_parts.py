@@ -115,31 +115,6 @@ def test_a_killed_part_is_done_by_the_next_command(
     assert tree(cache) == finished
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "message"),
-    [
-        (signal.SIGTERM, 143, "terminated: finished shards are safe; give the same command again"),
-        (signal.SIGINT, 130, "interrupted"),
-    ],
-)
-def test_a_stopped_run_says_so_and_leaves_only_whole_shards(
-    number: int, code: int, message: str, world: Path, finished: dict[str, bytes], tmp_path: Path
-) -> None:
-    cache = tmp_path / "cache"
-    process = start(world, cache, "1/1")
-    deadline = time.monotonic() + 60
-    while not list(cache.glob("shards/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate()
-    assert process.returncode == code, errors
-    assert errors.splitlines()[-1].startswith(message)
-    assert "Traceback" not in errors
-    for name, content in tree(cache).items():
-        if name.endswith((".tar", ".json", ".h5")):
-            assert finished[name] == content, name
-
-
 def test_who_does_it_alone_and_who_shares_exclude_each_other(tmp_path: Path) -> None:
     with sharing_writer(tmp_path), sharing_writer(tmp_path):
         alone = exclusive_writer(tmp_path)

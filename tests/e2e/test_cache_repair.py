@@ -88,6 +88,29 @@ def test_repair_ends_in_the_bytes_before_the_damage(
     assert verify_cache(damaged) == []
 
 
+def test_repair_tells_a_script_what_it_mended(
+    finished: Path, damaged: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(damaged / "shards" / "000001.tar", 3000)
+    main(["cache", "repair", "--json", "true", *words(world, damaged)])
+    told = json.loads(capsys.readouterr().out)
+    (mended,) = told.pop("mended")
+    assert (mended["shard"], mended["member"], mended["offset"]) == (1, "feature_map.npy", 1536)
+    num_bytes = sum(len(content) for content in bytes_of(finished).values())
+    assert told.pop("seconds") > 0
+    assert told == {
+        "cache_dir": str(damaged),
+        "num_images": 7,
+        "num_regions": 7,
+        "num_shards": 3,
+        "num_bytes": num_bytes,
+        "num_clipped_regions": 0,
+        "num_dropped_regions": 0,
+        "num_quarantined": 0,
+        "num_new_images": 3,
+    }
+
+
 def test_whole_shards_are_not_written_again(damaged: Path, world: Path) -> None:
     flip(damaged / "shards" / "000001.tar", 3000)
     before = {path.name: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
@@ -176,6 +199,13 @@ def test_garbage_is_listed_and_only_removed_when_asked(
     assert printed[:-1] == [str(path) for path in strangers]
     assert printed[-1] == f"{damaged}: 5 files, 25 B to remove with --delete"
     assert all(path.is_file() for path in strangers)
+    main(["cache", "gc", str(damaged), "--json"])
+    assert json.loads(capsys.readouterr().out) == {
+        "cache_dir": str(damaged),
+        "files": [str(path) for path in strangers],
+        "num_bytes": 25,
+        "is_removed": False,
+    }
     main(["cache", "gc", str(damaged), "--delete"])
     assert capsys.readouterr().out.splitlines()[-1] == f"{damaged}: 5 files, 25 B removed"
     assert bytes_of(damaged) == bytes_of(finished)

@@ -16,7 +16,7 @@ from torch import Tensor
 from regionspot.backbones import ModelsConfig, load_sam
 from regionspot.backbones.mask_prompts import mask_logits
 from regionspot.cache import CachedSample, FeatureCache
-from regionspot.core.errors import ConfigError
+from regionspot.core.errors import CacheMismatchError, ConfigError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary, cache_features
 
 SIZE_HW = (90, 120)
@@ -190,3 +190,9 @@ def _extent_xywh(mask: NDArray[np.bool_]) -> list[int]:
     ys, xs = np.nonzero(mask)
     x, y = int(xs.min()), int(ys.min())
     return [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y]
+
+
+def test_a_cache_of_another_prompt_is_refused_naming_it(run: Run) -> None:
+    run("points")
+    with pytest.raises(CacheMismatchError, match="\n  prompt: found 'points', wanted 'mask'\n"):
+        run("mask")

@@ -1,4 +1,4 @@
-"""Damage to a shard, class by class: ours never passes it over; the stock reader mostly does."""
+"""Damage, class by class: verify and training refuse it all; the stock reader mostly does not."""
 
 import gc
 import warnings
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import webdataset
 
-from regionspot.cache import read_sidecar, shard_path, verify_cache
+from regionspot.cache import FeatureCache, read_sidecar, shard_path, verify_cache
+from regionspot.core.errors import CacheCorruptError, CacheMismatchError
 
 MakeCache = Callable[..., Path]
 BLOCK = 512
@@ -89,3 +90,58 @@ def test_no_cut_at_a_block_is_passed_over_though_the_stock_reader_does(cache: Pa
         assert problem.shard == 0, length
         num_silent += read_by_webdataset(path)
     assert num_silent > 0
+
+
+def refused_by_training(cache: Path) -> bool:
+    """Say whether a damaged cache is refused at the latest when its images are read."""
+    try:
+        with FeatureCache.open(cache) as opened:
+            for index in range(len(opened)):
+                opened.sample(index)
+    except (CacheCorruptError, CacheMismatchError):
+        return True
+    return False
+
+
+SEALED = {
+    "sidecar": "shards/000000.json",
+    "index": "index.h5",
+    "manifest": "manifest.json",
+}
+
+
+@pytest.mark.parametrize("name", ["header", "payload", "padding"])
+def test_training_refuses_every_flipped_bit_of_a_shard(name: str, cache: Path) -> None:
+    path, spans = shard_path(cache, 0), places_of(cache)[name]
+    good = path.read_bytes()
+    for position, bit in flips(spans, list(places_of(cache)).index(name)):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << bit
+        path.write_bytes(damaged)
+        assert refused_by_training(cache), (position, bit)
+    path.write_bytes(good)
+    assert not refused_by_training(cache)
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_every_flipped_bit_of_what_describes_the_shards_is_refused_and_reported(
+    name: str, cache: Path
+) -> None:
+    path = cache / SEALED[name]
+    good = path.read_bytes()
+    for position, bit in flips([range(len(good))], 7):
+        damaged = bytearray(good)
+        damaged[position] ^= 1 << bit
+        path.write_bytes(damaged)
+        assert refused_by_training(cache), (position, bit)
+        assert verify_cache(cache), (position, bit)
+    path.write_bytes(good)
+    assert not refused_by_training(cache)
+
+
+def test_training_refuses_every_cut_at_a_block(cache: Path) -> None:
+    path = shard_path(cache, 0)
+    good = path.read_bytes()
+    for length in range(0, len(good), BLOCK):
+        path.write_bytes(good[:length])
+        assert refused_by_training(cache), length

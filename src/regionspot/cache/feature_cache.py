@@ -1,9 +1,10 @@
 """A finished cache, opened for reading."""
 
+import resource
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,8 @@ from regionspot.cache.sidecar import read_sealed_sidecar
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import CacheCorruptError, MissingFileError
 
-MAX_OPEN_SHARDS = 256
-"""Shards kept mapped at a time; each takes a file descriptor, and a process often has 1024."""
+_DESCRIPTORS_LEFT = 512
+"""What is left to the rest of the process; each mapped shard takes a file descriptor."""
 
 
 class FeatureCache:
@@ -43,7 +44,7 @@ class FeatureCache:
         self._path = path
         self._manifest = manifest
         self._index = index
-        self._reader = lru_cache(maxsize=MAX_OPEN_SHARDS)(self._open_shard)
+        self._reader = lru_cache(maxsize=_max_open_shards(index.num_shards))(self._open_shard)
         # One byte each, set once this process has compared it with its checksum. Two threads may
         # do so at once, which does no harm.
         self._image_is_checked = bytearray(len(index))
@@ -112,22 +113,40 @@ class FeatureCache:
                 damaged; or its sidecar is.
             IndexError: The cache has no such image.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
-        shard = int(self._index.shards[index])
-        reader, place = self._reader(shard), index - int(self._index.shard_starts[shard])
-        if not self._image_is_checked[index]:
-            reader.check_image(place)
-            self._image_is_checked[index] = True
+        reader, place = self._checked(index)
         sample = reader.sample(place)
         wanted = self._index.key(index)
         if sample.key != wanted:
+            shard = int(self._index.shards[index])
             raise CacheCorruptError(
                 f"{shard_path(self._path, shard)} holds the image {sample.key!r} where"
                 f" {index_path(self._path).name} says {wanted!r}. Finish the cache again, which"
                 f" rebuilds the index: {CACHE_COMMAND}"
             )
         return sample
+
+    def arrays(self, index: int) -> tuple[NDArray[Any], ...]:
+        """Return the arrays of an image alone, in the order of `ARRAY_MEMBERS`, for a loader.
+
+        They are those of `sample`, in a tenth of the time: keys, ids and sizes are in `index`, and
+        that these bytes are the image's was checked when it was read for the first time.
+
+        Args:
+            index: Position in the cache, counted from 0.
+
+        Raises:
+            CacheCorruptError: The image, or the sidecar of its shard, is damaged.
+            IndexError: The cache has no such image.
+        """
+        reader, place = self._checked(index)
+        return reader.arrays(place)
+
+    def read_ahead(self, index: int) -> None:
+        """Ask the system to read an image from disk soon; returns at once."""
+        if self._image_is_checked[index]:
+            return  # it was read before, and is in memory as likely as not
+        shard = int(self._index.shards[index])
+        self._reader(shard).read_ahead(index - int(self._index.shard_starts[shard]))
 
     def text_bank(self, templates: str) -> NDArray[np.float32]:
         """Return the unit-norm embeddings, (C, E), of the vocabulary by the cache's CLIP.
@@ -185,11 +204,36 @@ class FeatureCache:
     def __reduce__(self) -> tuple[object, tuple[Path]]:
         return type(self).open, (self._path,)
 
+    def _checked(self, index: int) -> tuple[ShardReader, int]:
+        """Return the reader of an image that is whole, and the image's place in the shard."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
+        shard = int(self._index.shards[index])
+        reader, place = self._reader(shard), index - int(self._index.shard_starts[shard])
+        if not self._image_is_checked[index]:
+            reader.check_image(place)
+            self._image_is_checked[index] = True
+        return reader, place
+
     def _open_shard(self, shard: int) -> ShardReader:
         if not self._shard_is_checked[shard]:
             _check_sidecar(self._path, shard, self._index)
             self._shard_is_checked[shard] = True
         return ShardReader(shard_path(self._path, shard), self._index.layout(shard))
+
+
+def _max_open_shards(num_shards: int) -> int:
+    """Return how many shards to keep mapped; more files may be open from now on, if need be.
+
+    In random order each image is in another shard, and to map one anew costs as much as to copy an
+    image.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + num_shards
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(min(num_shards, allowed - _DESCRIPTORS_LEFT), 64)
 
 
 def _check_sidecar(folder: Path, shard: int, index: CacheIndex) -> None:

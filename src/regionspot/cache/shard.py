@@ -129,11 +129,13 @@ class ShardReader:
         self._layout = layout
         self._check_offsets()
         # Arrays are made on a memoryview, since one made on the map itself would not keep it open.
+        self._map: mmap.mmap | None = None
         self._mapped: memoryview | None = None
         try:
             with path.open("rb") as file:
                 check_tar_bytes(os.fstat(file.fileno()).st_size, layout.tar_bytes, path)
-                self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._mapped = memoryview(self._map)
         except FileNotFoundError:
             raise CacheCorruptError(
                 f"{path} is missing, though its shard was finished. Restore it, or make it"
@@ -185,12 +187,8 @@ class ShardReader:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
         layout = self._layout
-        num_regions = int(layout.num_regions[index])
-        offsets = layout.data_offsets[index].tolist()
-        feature_map, position_tokens, boxes_xyxy, labels, box_scores = (
-            self._array(mapped, offset, dtype, shape)
-            for offset, (dtype, shape) in zip(offsets, _forms(layout, num_regions), strict=True)
-        )
+        self._check_headers(mapped, index)
+        feature_map, position_tokens, boxes_xyxy, labels, box_scores = self.arrays(index)
         meta = self._meta(mapped, int(layout.json_offsets[index]))
         try:
             sample = CachedSample(
@@ -209,21 +207,53 @@ class ShardReader:
             raise self._damaged(f"image {index} is described by {meta} ({error!r})") from error
         return sample
 
+    def arrays(self, index: int) -> tuple[NDArray[Any], ...]:
+        """Return the arrays of an image, in the order of `ARRAY_MEMBERS`, without looking at them.
+
+        This is what a loader needs of an image that was checked (`check_image`): read-only views,
+        made in microseconds.
+
+        Args:
+            index: Position in the shard, counted from 0.
+
+        Raises:
+            IndexError: The shard has no such image.
+            ValueError: The reader was closed.
+        """
+        mapped, layout = self._open_map(), self._layout
+        feature_map, tokens, boxes, labels, box_scores = layout.data_offsets[index].tolist()
+        num_regions, form = int(layout.num_regions[index]), layout.feature_map_form
+        # Written out, as this runs for every image of every step.
+        return (
+            np.ndarray(form.shape, form.dtype, mapped, feature_map),
+            np.ndarray((num_regions, layout.token_dim), "<f2", mapped, tokens),
+            np.ndarray((num_regions, 4), "<f4", mapped, boxes),
+            np.ndarray((num_regions,), "<i8", mapped, labels),
+            np.ndarray((num_regions,), "<f4", mapped, box_scores),
+        )
+
+    def read_ahead(self, index: int) -> None:
+        """Ask the system to read an image from disk soon; returns at once."""
+        if self._map is not None:
+            span = self._layout.image_span(index)
+            start = span.start - span.start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, span.stop - start)
+
     def close(self) -> None:
         """Let go of the memory map; it stays mapped as long as an array of a sample is in use."""
-        self._mapped = None
+        self._map = self._mapped = None
 
     def _open_map(self) -> memoryview:
         if self._mapped is None:
             raise ValueError(f"the reader of {self._path} was closed.")
         return self._mapped
 
-    def _array(
-        self, mapped: memoryview, offset: int, dtype: str, shape: tuple[int, ...]
-    ) -> NDArray[Any]:
-        if mapped[offset - HEADER_BYTES : offset] != npy_header(dtype, shape):
-            raise self._damaged(f"no {dtype} array of shape {shape} lies at byte {offset}")
-        return np.ndarray(shape, dtype, buffer=mapped, offset=offset)
+    def _check_headers(self, mapped: memoryview, index: int) -> None:
+        layout = self._layout
+        forms = _forms(layout, int(layout.num_regions[index]))
+        for offset, (dtype, shape) in zip(layout.data_offsets[index].tolist(), forms, strict=True):
+            if mapped[offset - HEADER_BYTES : offset] != npy_header(dtype, shape):
+                raise self._damaged(f"no {dtype} array of shape {shape} lies at byte {offset}")
 
     def _meta(self, mapped: memoryview, offset: int) -> dict[str, Any]:
         text = bytes(mapped[offset : offset + BLOCK_BYTES]).rstrip(b"\0")

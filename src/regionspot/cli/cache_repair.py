@@ -2,24 +2,29 @@
 
 Takes the options that made the cache (``--config`` and what was added). Reads every byte first, so
 it takes as long as ``regionspot cache verify``; whole shards stay as they are, and the cache ends
-with the bytes that it had before the damage.
+with the bytes that it had before the damage. Exits with 0 if the cache is whole then, whether or
+not it was before, and with 2 if it cannot be repaired. With ``--json`` one JSON object.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from regionspot.cache import Problem
 from regionspot.cli.cache_verify import describe_problem
 from regionspot.cli.errors import run_cli, terminable
 from regionspot.cli.options import parse_options
-from regionspot.extraction import CacheConfig, repair_cache
+from regionspot.extraction import CacheConfig, CacheSummary, repair_cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairConfig(CacheConfig):
-    """The options of the cache, and one more."""
+    """The options of the cache, and two more."""
 
     retry_quarantined: bool = False
     """Make shards with quarantined images again, too: their files may have been mended."""
+    json: bool = False
+    """Write JSON for machines."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -31,6 +36,17 @@ def _repair(args: Sequence[str]) -> None:
     config = parse_options(RepairConfig, args, prog="regionspot cache repair", about=__doc__)
     with terminable("whole shards are safe; give the same command again to go on"):
         problems, summary = repair_cache(config, retry_quarantined=config.retry_quarantined)
+    print(_as_json(problems, summary) if config.json else _as_text(problems, summary))
+
+
+def _as_json(problems: Sequence[Problem], summary: CacheSummary) -> str:
+    numbers = asdict(summary)
+    del numbers["annotations"]
+    found = {"cache_dir": str(summary.cache_dir), "mended": list(map(asdict, problems))}
+    return json.dumps({**numbers, **found}, indent=1, ensure_ascii=False)
+
+
+def _as_text(problems: Sequence[Problem], summary: CacheSummary) -> str:
     lines = [describe_problem(summary.cache_dir, problem) for problem in problems]
     found = f"{len(problems)} problems found and mended" if problems else "nothing was damaged"
-    print("\n".join([*lines, *summary.lines(), found]))
+    return "\n".join([*lines, *summary.lines(), found])

@@ -1,6 +1,7 @@
 """``regionspot cache stats``: what is in finished caches, in numbers.
 
-A table for people, or with ``--json`` one JSON object a cache, one below the other.
+Tables for people, or with ``--json`` one JSON object a cache, one below the other. Exits with 2 if
+a cache cannot be read (then the others are described nevertheless), else with 0.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from regionspot.cache import CacheStats, collect_stats
 from regionspot.cli.errors import run_cli
+from regionspot.cli.several_caches import examine_each, table
 from regionspot.core.units import human_bytes
 
 
@@ -24,12 +26,26 @@ def main(args: Sequence[str]) -> None:
 
 
 def _print_stats(folders: Sequence[Path], *, as_json: bool) -> None:
-    for folder in folders:
-        stats = collect_stats(folder)
-        print(stats.to_json() if as_json else _table(stats))
+    all_stats, has_failed = examine_each(folders, collect_stats)
+    if as_json:
+        print("\n".join(stats.to_json() for stats in all_stats))
+    elif len(folders) > 1 and all_stats:
+        header = ("cache", "images", "left out", "regions", "classes", "shards", "size", "models")
+        print(table(header, list(map(_row, all_stats))))
+    else:
+        print("\n".join(map(_facts, all_stats)))
+    if has_failed:
+        raise SystemExit(2)
 
 
-def _table(stats: CacheStats) -> str:
+def _row(stats: CacheStats) -> tuple[str, ...]:
+    images = (stats.num_images, stats.num_quarantined)
+    numbers = (*images, stats.num_regions, stats.num_classes, stats.num_shards)
+    models = f"SAM {stats.sam_model}, CLIP {stats.clip_model}"
+    return stats.cache_dir, *(f"{n:,}" for n in numbers), human_bytes(stats.total_bytes), models
+
+
+def _facts(stats: CacheStats) -> str:
     spread = stats.regions_per_image
     reasons = "; ".join(f"{why} ({count:,})" for why, count in stats.quarantine_reasons.items())
     classes = ", ".join(f"{n} ({count:,})" for n, count in stats.most_frequent_classes.items())

@@ -1,35 +1,79 @@
 """``regionspot cache verify``: read every byte of caches and name all damage.
 
-Exits with 0 if all is as it was written, and with 1 if anything is not.
+Exits with 0 if all is as it was written, with 1 if anything is not, and with 2 if a cache cannot be
+read at all (then the others are verified nevertheless). With ``--json`` one JSON object a cache.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from regionspot.cache import Problem, shard_path, verify_cache
 from regionspot.cli.errors import run_cli
+from regionspot.cli.several_caches import examine_each, table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What was found in a cache; the fields are the keys of ``regionspot cache verify --json``."""
+
+    cache_dir: str
+    """Folder of the cache."""
+    is_whole: bool
+    """Whether all is as it was written."""
+    problems: list[Problem]
+    """What is not; keys as the fields of `Problem`."""
+
+    def to_json(self) -> str:
+        """Return the fields as a JSON object."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+    @property
+    def damaged_shards(self) -> set[int]:
+        """Shards that ``repair`` would make again."""
+        return {problem.shard for problem in self.problems if problem.shard is not None}
 
 
 def main(args: Sequence[str]) -> None:
     """Verify caches; see ``regionspot cache verify --help``."""
     parser = ArgumentParser(prog="regionspot cache verify", description=__doc__)
     parser.add_argument("caches", nargs="+", type=str, help="Folders of feature caches.")
+    parser.add_argument("--json", action="store_true", help="Write JSON for machines.")
     options = parser.parse_args(list(args))
-    run_cli(lambda: _verify([Path(folder) for folder in options.caches]))
+    folders = [Path(folder) for folder in options.caches]
+    run_cli(lambda: _verify(folders, as_json=options.json))
 
 
-def _verify(caches: Sequence[Path]) -> None:
-    num_problems = 0
-    for cache_dir in caches:
-        problems = list(verify_cache(cache_dir))
-        num_problems += len(problems)
+def _verify(folders: Sequence[Path], *, as_json: bool) -> None:
+    def examine(cache_dir: Path) -> VerifyReport:
+        problems = verify_cache(cache_dir)
+        report = VerifyReport(
+            cache_dir=str(cache_dir), is_whole=not problems, problems=list(problems)
+        )
+        if as_json:
+            print(report.to_json())
+            return report
         for problem in problems:
             print(describe_problem(cache_dir, problem))
-        print(f"{cache_dir}: {f'{len(problems)} problems' if problems else 'whole'}")
-    if num_problems:
+        if len(folders) == 1:
+            print(f"{cache_dir}: {f'{len(problems)} problems' if problems else 'whole'}")
+        return report
+
+    reports, has_failed = examine_each(folders, examine)
+    if len(folders) > 1 and reports and not as_json:
+        print(table(("cache", "problems", "damaged shards", "verdict"), list(map(_row, reports))))
+    if has_failed:
+        raise SystemExit(2)
+    if not all(report.is_whole for report in reports):
         raise SystemExit(1)
+
+
+def _row(report: VerifyReport) -> tuple[str, ...]:
+    counts = (f"{len(report.problems):,}", f"{len(report.damaged_shards):,}")
+    return report.cache_dir, *counts, "whole" if report.is_whole else "damaged"
 
 
 def describe_problem(cache_dir: Path, problem: Problem) -> str:

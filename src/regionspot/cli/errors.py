@@ -1,5 +1,6 @@
-"""Turns deliberate errors into one message and exit code 2, and signals into one and 128 + n."""
+"""Turns errors for a person into one message and exit code 2, and signals into one and 128 + n."""
 
+import errno
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -8,18 +9,35 @@ from types import FrameType
 
 from regionspot.core.errors import RegionSpotError
 
+_ALLOW = "Allow it to this user, or give another path; then give the same command again."
+_MAKE_ROOM = "Make room, or give another path; then give the same command again."
+_ADVICE = {
+    errno.EACCES: _ALLOW,
+    errno.EPERM: _ALLOW,
+    errno.EROFS: _ALLOW,
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+}
+"""What to do when the system refuses to read or write."""
+
 
 def run_cli(command: Callable[[], None]) -> None:
     """Run a command; print a `RegionSpotError` as a message without traceback and exit with 2.
 
-    Ctrl-C exits with 130, and SIGTERM inside `terminable` with 143, as shells do. Every other
-    exception is a bug of ours and keeps its
+    So are full disks and missing permissions told. Ctrl-C exits with 130, and SIGTERM inside
+    `terminable` with 143, as shells do. Every other exception is a bug of ours and keeps its
     traceback.
     """
     try:
         command()
     except RegionSpotError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        where = error.filename or "a file that was being written"
+        print(f"error: {where}: {error.strerror}. {_ADVICE[error.errno]}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

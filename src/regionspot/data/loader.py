@@ -4,15 +4,21 @@ Worker processes would only slow it down: a batch is a few copies out of a memor
 it from process to process costs more than making it (benchmarks, "reading a cache").
 """
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 from regionspot.core.errors import ConfigError
 from regionspot.data.assembly import Assembler
 from regionspot.data.batch import RegionBatch
-from regionspot.data.order import Order, share_of_rank
+from regionspot.data.order import BatchPlan, Order, share_of_rank
 from regionspot.data.prefetch import prefetched
+
+_BATCHES_READ_AHEAD = 4
+"""Batches that the system is asked to read from disk before they are copied: a disk gives its full
+rate only to many requests at once."""
 
 
 class CacheLoader:
@@ -83,7 +89,12 @@ class CacheLoader:
         self._restored = True
 
     def _make(self, epoch: int, first_batch: int) -> Iterator[RegionBatch]:
-        for number, plan in enumerate(self._order.plan(epoch)):
-            if number >= first_batch:
-                share = share_of_rank(plan, rank=self._rank, world_size=self._world_size)
-                yield self._assembler.assemble(share, epoch=epoch)
+        announced: deque[BatchPlan] = deque()
+        for plan in islice(self._order.plan(epoch), first_batch, None):
+            share = share_of_rank(plan, rank=self._rank, world_size=self._world_size)
+            self._assembler.read_ahead(share)
+            announced.append(share)
+            if len(announced) > _BATCHES_READ_AHEAD:
+                yield self._assembler.assemble(announced.popleft(), epoch=epoch)
+        for share in announced:
+            yield self._assembler.assemble(share, epoch=epoch)

@@ -152,6 +152,9 @@ class CacheConfig:
     max_quarantined_share: float = 0.01
     """Stop when more than this share of all images is missing, damaged or of another size than
     annotated. Fewer are left out, each with its reason in quarantine.jsonl."""
+    max_quarantined_in_a_row: int = 100
+    """Stop, too, when so many images that follow each other are like that: the folder of the images
+    is gone, most likely. These are not left out yet, and the same command goes on with them."""
     limit: int | None = None
     """Take only the first so many images; by default all."""
     reuse: str | None = None
@@ -166,7 +169,7 @@ class CacheConfig:
     --part does the rest."""
 
     def __post_init__(self) -> None:
-        for name in ("images_per_shard", "batch_size", "limit"):
+        for name in ("images_per_shard", "batch_size", "limit", "max_quarantined_in_a_row"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} is {value}; wanted 1 or more.")

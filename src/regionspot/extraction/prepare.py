@@ -63,7 +63,11 @@ class PreparedBatch:
     images: Sequence[PreparedImage]
     """Those that could be used, in order."""
     quarantined: Sequence[QuarantinedImage]
-    """Those that could not."""
+    """Those that could not, in order."""
+    is_usable: Sequence[bool]
+    """Of each image, in the order of the plan, whether it is among the former or the latter."""
+    ends_shard: bool
+    """Whether it is the shard's last batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +164,30 @@ def prepared_batches(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def grouped_by_shard(
+    batches: Iterator[PreparedBatch],
+) -> Iterator[tuple[int, Iterator[PreparedBatch]]]:
+    """Yield each shard's number and its batches, which are to be taken before the next shard.
+
+    Unlike `itertools.groupby` it does not look at the next shard's first batch to know that a shard
+    is over: what is wrong with that one must not keep the former shard from being finished.
+    """
+    for first in batches:
+        yield first.shard_index, _of_shard(first, batches)
+
+
+def _of_shard(batch: PreparedBatch, others: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
+    yield batch
+    while not batch.ends_shard:
+        batch = next(others)
+        yield batch
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PendingBatch:
     shard_index: int
     images: Sequence["Future[PreparedImage | QuarantinedImage]"]
+    ends_shard: bool
 
     def wait(self) -> PreparedBatch:
         results = [image.result() for image in self.images]
@@ -171,6 +195,8 @@ class _PendingBatch:
             shard_index=self.shard_index,
             images=[result for result in results if isinstance(result, PreparedImage)],
             quarantined=[result for result in results if isinstance(result, QuarantinedImage)],
+            is_usable=[isinstance(result, PreparedImage) for result in results],
+            ends_shard=self.ends_shard,
         )
 
 
@@ -186,6 +212,7 @@ def _submitted(
             yield _PendingBatch(
                 shard_index=job.shard_index,
                 images=[pool.submit(preparation.prepare, record) for record in records],
+                ends_shard=start + batch_size >= len(job.records),
             )
 
 

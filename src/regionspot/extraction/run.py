@@ -59,7 +59,8 @@ def cache_features(config: CacheConfig) -> CacheSummary | PartSummary:
         MissingFileError: The annotation file, the folder of images or a weights file is missing.
         AnnotationError: The annotations are in another format, or hold nothing to cache.
         CacheMismatchError: The folder holds a cache of other images, models or settings.
-        TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
+        TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``, or
+            ``max_quarantined_in_a_row`` follow each other.
         DiskError: The folder cannot be written to, or its disk is full.
         ConfigError: Another process writes there, or an option cannot work.
         WeightsError: Weights do not fit their model, or give numbers that are not finite.
@@ -132,13 +133,13 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
             _begin(job)
         start = time.perf_counter()
         done, todo = _done_and_todo(job)
-        claims = ShardClaims(output_dir)
         writer = ShardsWriter(job)
-        num_written = writer.write(
-            claims.claimed(job.shard_jobs(filter(part.has, todo))),
-            done=done,
-            after_shard=claims.done,
-        )
+        with ShardClaims(output_dir) as claims:
+            num_written = writer.write(
+                claims.claimed(job.shard_jobs(filter(part.has, todo))),
+                done=done,
+                after_shard=claims.done,
+            )
         seconds = time.perf_counter() - start
         with one_at_a_time(output_dir):
             done, todo = _done_and_todo(job)

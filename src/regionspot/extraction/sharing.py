@@ -2,17 +2,28 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 from regionspot.cache import ShardLock, shard_is_complete, try_lock_shard
 from regionspot.extraction.prepare import ShardJob
 
 
 class ShardClaims:
-    """The shards that this process may write, claimed one after the other."""
+    """The shards that this process may write, claimed one after the other.
+
+    At the end of the block those that were not written are given back.
+    """
 
     def __init__(self, cache_dir: Path) -> None:
         self._cache_dir = cache_dir
         self._locks: dict[int, ShardLock] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._locks:
+            self._locks.popitem()[1].release(is_complete=False)
 
     def claimed(self, jobs: Iterable[ShardJob]) -> Iterator[ShardJob]:
         """Yield the jobs that nobody else is at or has done meanwhile."""

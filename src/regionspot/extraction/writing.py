@@ -1,6 +1,5 @@
-"""Writes shards: prepared images go through the models, and what cannot be used is counted."""
+"""Writes shards: prepared images go through the models and into tars."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
@@ -9,25 +8,27 @@ import torch
 from tqdm import tqdm
 
 from regionspot.cache import CachedSample, QuarantinedImage, read_sidecar, write_shard
-from regionspot.extraction.errors import TooManyQuarantinedError
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
-from regionspot.extraction.prepare import PreparedBatch, ShardJob, prepared_batches
+from regionspot.extraction.prepare import (
+    PreparedBatch,
+    ShardJob,
+    grouped_by_shard,
+    prepared_batches,
+)
 from regionspot.extraction.same_images import check_same_images
+from regionspot.extraction.unusable import UnusableImages
 
 _logger = logging.getLogger(__name__)
 
-_NUM_EXAMPLES = 3
-
 
 class ShardsWriter:
-    """Writes the missing shards of a plan and counts what cannot be used."""
+    """Writes the missing shards of a plan."""
 
     def __init__(self, job: CacheJob) -> None:
         self._job = job
         self._config = job.config
         self._plan = job.manifest.plan
-        self._quarantined: list[QuarantinedImage] = []
         self.num_reused_maps = 0
         """Feature maps that were taken over from another cache."""
         self.num_reused_tokens = 0
@@ -51,15 +52,18 @@ class ShardsWriter:
             How many images the shards written have, unusable ones included.
 
         Raises:
-            TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
+            TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``, or
+                ``max_quarantined_in_a_row`` follow each other.
             WeightsError: The models give numbers that are not finite.
             CacheMismatchError: The cache to reuse is of other images.
         """
         num_done = num_written = 0
+        already: list[QuarantinedImage] = []
         for shard in done:
-            self._quarantined += read_sidecar(self._job.output_dir, shard).quarantined
+            already += read_sidecar(self._job.output_dir, shard).quarantined
             num_done += len(self._plan.images_of(shard))
         total = self._plan.num_images
+        unusable = UnusableImages(self._config, total, already)
         with (
             tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
             prepared_batches(
@@ -69,7 +73,7 @@ class ShardsWriter:
                 num_threads=torch.get_num_threads(),
             ) as batches,
         ):
-            for shard_index, of_shard in itertools.groupby(batches, lambda b: b.shard_index):
+            for shard_index, of_shard in grouped_by_shard(unusable.checked(batches)):
                 num_written += self._write_shard(shard_index, of_shard, bar)
                 after_shard(shard_index)
         return num_written
@@ -106,7 +110,6 @@ class ShardsWriter:
     ) -> Iterator[CachedSample]:
         for batch in batches:
             quarantined += batch.quarantined
-            self._check_quarantine(batch.quarantined)
             yield from featurize(
                 self._job.models, batch.images, self._job.locator, codec=self._config.codec
             )
@@ -114,23 +117,3 @@ class ShardsWriter:
             self.num_reused_maps += len(reused)
             self.num_reused_tokens += sum(one.num_tokens for one in reused)
             bar.update(len(batch.images) + len(batch.quarantined))
-
-    def _check_quarantine(self, images: Iterable[QuarantinedImage]) -> None:
-        for image in images:
-            self._quarantined.append(image)
-            _logger.warning("left out: %s %s", image.file_name, image.reason)
-        share = self._config.max_quarantined_share
-        # Not compared as numbers of images: 0.58 * 50 is a little less than 29.
-        if len(self._quarantined) / self._plan.num_images > share:
-            examples = "\n  ".join(
-                f"{image.file_name} {image.reason}" for image in self._quarantined[:_NUM_EXAMPLES]
-            )
-            raise TooManyQuarantinedError(
-                f"{len(self._quarantined)} of {self._plan.num_images} images cannot be used, more"
-                f" than the allowed share of {share:g}. The first of them, in"
-                f" {self._config.annotations.images_dir}:\n  {examples}\n"
-                "Mend them, or check --annotations.images_dir; to leave so many out, raise"
-                " --max_quarantined_share (1 allows all); then give the same command again. (Images"
-                " of finished shards are tried again by `regionspot cache repair"
-                " --retry_quarantined true` with the same options.)"
-            )

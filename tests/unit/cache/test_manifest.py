@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -132,6 +132,17 @@ def test_differing_manifests_are_refused_naming_each_field(manifest: Manifest) -
         assert line in message
     assert "annotation_sha256" not in message
     assert "images_per_shard: " not in message
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Fingerprint)])
+def test_every_field_of_a_fingerprint_is_a_reason_to_refuse(name: str, manifest: Manifest) -> None:
+    found = getattr(manifest.fingerprint, name)
+    other = {int: 4096, tuple: (0.1, 0.2, 0.3)}.get(type(found), "another")
+    changed = Fingerprint.from_dict(manifest.fingerprint.to_dict() | {name: other})
+    with pytest.raises(CacheMismatchError) as caught:
+        check_same_manifest(manifest, replace(manifest, fingerprint=changed))
+    (line,) = str(caught.value).splitlines()[1:-1]
+    assert line == f"  fingerprint.{name}: found {found!r}, wanted {other!r}"
 
 
 def test_a_longer_vocabulary_is_named_by_its_length(manifest: Manifest) -> None:

@@ -1,0 +1,343 @@
+"""Runs that are killed, stopped or not allowed something: the same command ends in the same bytes.
+
+The oracle is the tree that an undisturbed run leaves, hashed file by file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regionspot.cache import FeatureCache
+from regionspot.core.errors import CacheCorruptError
+
+NUM_IMAGES, IMAGES_PER_SHARD = 4, 2
+FILES = (
+    *("manifest.json", "text_banks.h5", "000000.tar", "000000.json"),
+    *("000001.tar", "000001.json", "quarantine.jsonl", "index.h5"),
+)
+STEPS = tuple(
+    step
+    for name in FILES
+    for step in (
+        *(f"open {name}.tmp", f"fsync {name}.tmp"),
+        *(f"rename {name}.tmp", f"fsync folder {name}"),
+    )
+)
+"""All that an undisturbed run does to its files, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a run."""
+
+    code: int
+    seconds: float
+    steps: Sequence[str]
+    out: str
+    err: str
+
+
+class Server:
+    """Runs the command in forks of one process; see forking_server.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forking_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        before: str | None = None,
+        after_s: float | None = None,
+        number: signal.Signals = signal.SIGKILL,
+        is_bound: bool = False,
+    ) -> Outcome:
+        assert self._process.stdin
+        assert self._process.stdout
+        job = {
+            "words": words,
+            "folder": str(self._folder),
+            "is_bound": is_bound,
+            "before": before,
+            "after_s": after_s,
+            "signal": int(number),
+        }
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        out, err = ((self._folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
+        return Outcome(**answer, out=out, err=err)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(NUM_IMAGES):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
+    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
+    return folder
+
+
+def words(world: Path, cache: Path, *command: str) -> list[str]:
+    return [
+        *("cache", *command, "--output_dir", str(cache)),
+        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
+        *("--annotations.images_dir", str(world), "--models.preset", "toy"),
+        *("--templates", "[none]", "--device", "cpu", "--max_quarantined_share", "0.5"),
+        *("--images_per_shard", str(IMAGES_PER_SHARD), "--batch_size", "2"),
+    ]
+
+
+def tree(cache: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in cache.rglob("*")
+        if path.is_file()
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What an undisturbed run leaves, and how long it takes."""
+
+    cache: Path
+    tree: dict[str, str]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def finished(server: Server, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    cache = tmp_path_factory.mktemp("finished") / "cache"
+    first = server.run(words(world, cache), before="nothing")
+    assert first.code == 0, first.err
+    assert [step for step in first.steps if not step.startswith("read ")] == list(STEPS)
+    second = server.run(words(world, cache.with_name("again")))
+    assert tree(cache.with_name("again")) == tree(cache)
+    return Finished(cache=cache, tree=tree(cache), seconds=second.seconds)
+
+
+def check_absent_or_whole(cache: Path, finished: Finished) -> None:
+    """Whatever has its final name has its final bytes, and a reader is not taken in by the rest."""
+    for name, sha256 in tree(cache).items():
+        assert name.endswith((".tmp", ".lock")) or sha256 == finished.tree[name], name
+    if not (cache / "index.h5").exists() and (cache / "manifest.json").exists():
+        with pytest.raises(CacheCorruptError, match="is not finished"):
+            FeatureCache.open(cache)
+
+
+# --- SIGKILL ---------------------------------------------------------------------------------
+
+
+def test_a_run_killed_at_every_step_of_every_file_ends_in_the_same_bytes(
+    server: Server, world: Path, finished: Finished, tmp_path: Path
+) -> None:
+    """One folder: each run finds what the former left, and comes one step further."""
+    for step in STEPS:
+        killed = server.run(words(world, tmp_path), before=step)
+        assert (killed.code, killed.steps[-1]) == (-signal.SIGKILL, step), killed.err
+        check_absent_or_whole(tmp_path, finished)
+    last = server.run(words(world, tmp_path))
+    assert last.code == 0, last.err
+    assert tree(tmp_path) == finished.tree
+
+
+@pytest.mark.parametrize("number", [0, NUM_IMAGES - 1])
+def test_a_run_killed_amid_its_images_ends_in_the_same_bytes(
+    number: int, server: Server, world: Path, finished: Finished, tmp_path: Path
+) -> None:
+    killed = server.run(words(world, tmp_path), before=f"read {number}.png")
+    assert killed.code == -signal.SIGKILL, killed.err
+    check_absent_or_whole(tmp_path, finished)
+    assert server.run(words(world, tmp_path)).code == 0
+    assert tree(tmp_path) == finished.tree
+
+
+def moments(number: int, duration_s: float) -> list[float]:
+    """One random moment in each of equal parts of a duration."""
+    rng = np.random.default_rng(number)
+    return ((np.arange(number) + rng.random(number)) / number * duration_s).tolist()
+
+
+@pytest.mark.parametrize("number", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_runs_killed_at_random_moments_end_in_the_same_bytes(
+    number: int, server: Server, world: Path, finished: Finished, tmp_path: Path
+) -> None:
+    num_killed = 0
+    for place, moment in enumerate(moments(number, finished.seconds)):
+        cache = tmp_path / str(place)
+        killed = server.run(words(world, cache), after_s=moment)
+        assert killed.code in {0, -signal.SIGKILL}, killed.err
+        num_killed += killed.code != 0
+        check_absent_or_whole(cache, finished)
+        again = server.run(words(world, cache))
+        assert again.code == 0, again.err
+        assert tree(cache) == finished.tree, moment
+    assert num_killed > number / 2  # the others came too late: the machine was slower at first
+
+
+@pytest.mark.parametrize("step", ["rename 000001.tar.tmp", "open index.h5.tmp"])
+def test_a_killed_repair_is_gone_on_with(
+    step: str, server: Server, world: Path, finished: Finished, tmp_path: Path
+) -> None:
+    cache = Path(shutil.copytree(finished.cache, tmp_path / "cache"))
+    tar = cache / "shards" / "000001.tar"
+    tar.write_bytes(tar.read_bytes()[:-1000])
+    killed = server.run(words(world, cache, "repair"), before=step)
+    assert killed.code == -signal.SIGKILL, killed.err
+    again = server.run(words(world, cache, "repair"))
+    assert again.code == 0, again.err
+    assert tree(cache) == finished.tree
+
+
+# --- Signals that a run answers ----------------------------------------------------------------
+
+MESSAGES = {
+    signal.SIGINT: ("interrupted", "interrupted"),
+    signal.SIGTERM: (
+        "terminated: finished shards are safe; give the same command again to go on",
+        "terminated: whole shards are safe; give the same command again to go on",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "codes"),
+    [
+        # Ended by SIGTERM before it could answer is what shells report as 143, too.
+        (signal.SIGTERM, {143, -signal.SIGTERM}),
+        (signal.SIGINT, {130}),
+    ],
+)
+@pytest.mark.parametrize("command", [(), ("repair",)], ids=["cache", "repair"])
+def test_a_stopped_run_says_so_leaves_whole_files_and_is_gone_on_with(
+    number: signal.Signals,
+    codes: set[int],
+    command: tuple[str, ...],
+    server: Server,
+    world: Path,
+    finished: Finished,
+    tmp_path: Path,
+) -> None:
+    # Not at the very start: Python itself answers a signal before the command can.
+    for place, moment in enumerate(moments(3, finished.seconds)[1:]):
+        cache = tmp_path / str(place)
+        if command:
+            shutil.copytree(finished.cache, cache)
+            (cache / "shards" / "000000.tar").unlink()
+        stopped = server.run(words(world, cache, *command), after_s=moment, number=number)
+        assert stopped.code in {0, *codes}, stopped.err
+        assert "Traceback" not in stopped.err
+        if stopped.code > 0:
+            assert stopped.err.splitlines()[-1] == MESSAGES[number][len(command)]
+        check_absent_or_whole(cache, finished)
+        again = server.run(words(world, cache, *command))
+        assert again.code == 0, again.err
+        assert tree(cache) == finished.tree
+
+
+# --- What a run is not allowed -------------------------------------------------------------------
+
+ALLOW = "Allow it to this user, or give another path; then give the same command again."
+CANNOT_WRITE = (
+    "cannot write to {cache}: Permission denied. Finished shards are safe: make room, or allow"
+    " writing there, and give the same command again; or set another --output_dir."
+)
+
+
+@pytest.fixture
+def own_world(world: Path, tmp_path: Path) -> Path:
+    """A copy of the world to do as one likes with."""
+    return Path(shutil.copytree(world, tmp_path / "world"))
+
+
+def test_an_annotation_file_that_may_not_be_read_is_told(
+    server: Server, own_world: Path, finished: Finished, tmp_path: Path
+) -> None:
+    annotations, cache = own_world / "own.csv", tmp_path / "cache"
+    annotations.chmod(0)
+    refused = server.run(words(own_world, cache), is_bound=True)
+    assert refused.code == 2, refused.err
+    assert refused.err == f"error: {annotations}: Permission denied. {ALLOW}\n"
+    assert not cache.exists()
+    annotations.chmod(0o644)
+    assert server.run(words(own_world, cache), is_bound=True).code == 0
+    assert tree(cache) == finished.tree
+
+
+def test_an_image_that_may_not_be_read_is_left_out_until_it_may(
+    server: Server, own_world: Path, finished: Finished, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    (own_world / "2.png").chmod(0)
+    run = server.run(words(own_world, cache), is_bound=True)
+    assert run.code == 0, run.err
+    (line,) = (cache / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["reason"] == "cannot be read: Permission denied"
+    (own_world / "2.png").chmod(0o644)
+    retried = words(own_world, cache, "repair", "--retry_quarantined", "true")
+    assert server.run(retried, is_bound=True).code == 0
+    assert tree(cache) == finished.tree
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "message"),
+    [
+        ("closed", 0o555, CANNOT_WRITE),
+        ("closed/cache", 0o555, CANNOT_WRITE),
+        ("closed/cache", 0o600, f"{{cache}}: Permission denied. {ALLOW}"),
+    ],
+)
+def test_a_folder_that_may_not_be_written_to_is_told(
+    place: str,
+    mode: int,
+    message: str,
+    server: Server,
+    world: Path,
+    finished: Finished,
+    tmp_path: Path,
+) -> None:
+    cache, closed = tmp_path / place, tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(mode)
+    refused = server.run(words(world, cache), is_bound=True)
+    assert refused.code == 2, refused.err
+    assert refused.err.splitlines()[-1] == f"error: {message.format(cache=cache)}"
+    assert tree(closed) == {}
+    closed.chmod(0o755)
+    assert server.run(words(world, cache), is_bound=True).code == 0
+    assert tree(cache) == finished.tree
