@@ -108,6 +108,8 @@ def test_repair_tells_a_script_what_it_mended(
         "num_dropped_regions": 0,
         "num_quarantined": 0,
         "num_new_images": 3,
+        "num_reused_maps": 0,
+        "num_reused_tokens": 0,
     }
 
 

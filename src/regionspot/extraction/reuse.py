@@ -20,6 +20,7 @@ from regionspot.cache import (
     CachedSample,
     FeatureCache,
     Manifest,
+    MeasuredError,
     TextBankStore,
     manifest_differences,
     text_banks_path,
@@ -105,6 +106,11 @@ class OldCache:
     def path(self) -> Path:
         """The old cache's folder."""
         return self._cache.path
+
+    @property
+    def measured_error(self) -> MeasuredError | None:
+        """What its codec and precision cost."""
+        return self._cache.manifest.measured_error
 
     @property
     def contents_sha256(self) -> str:

@@ -42,6 +42,9 @@ def measured_manifest(job: CacheJob) -> Manifest:
     manifest = job.manifest
     if (manifest.codec, manifest.precision) == ("float16", "float32"):
         return manifest
+    if job.old_cache is not None:
+        # It has the same codec and precision, and nearly all numbers are its.
+        return replace(manifest, measured_error=job.old_cache.measured_error)
     error = measure_error(job.models, _some_images(job), job.locator, codec=manifest.codec)
     _logger.info(
         "feature maps stored as %s, computed in %s: relative error %s (position tokens: %s)",
@@ -54,7 +57,7 @@ def measured_manifest(job: CacheJob) -> Manifest:
 
 
 def _some_images(job: CacheJob) -> list[PreparedImage]:
-    preparation = replace(job.preparation, old_cache=None)
+    preparation = job.preparation
     # More than are needed, as some may be unusable.
     places = np.linspace(0, len(job.records) - 1, 8 * NUM_MEASURED).round().astype(int)
     images: list[PreparedImage] = []
