@@ -4,6 +4,7 @@ from regionspot.model.classifier import RegionClassifier, classification_logits
 from regionspot.model.fusion_head import FusionHead, HeadSpec, PositionCode
 from regionspot.model.head_card import HeadCard, JsonValue
 from regionspot.model.loss import Normalization, sigmoid_focal_loss
+from regionspot.model.region_loss import region_focal_loss
 from regionspot.model.released import load_released_head, save_released_head
 from regionspot.model.trained_head import (
     CHECKPOINT_CARD_KEY,
@@ -29,6 +30,7 @@ __all__ = [
     "load_released_head",
     "load_strictly",
     "load_trained_head",
+    "region_focal_loss",
     "save_released_head",
     "save_trained_head",
     "sigmoid_focal_loss",

@@ -1,6 +1,6 @@
 """Multi-head attention, the one replaceable arithmetic core of the fusion head.
 
-Shapes: `B` images, `Q` queries, `K` keys, `D` width, `N` heads.
+Shapes: `B` images, `Q` queries, `K` keys, `D` width, `N` heads, `d` width of a head.
 """
 
 import math
@@ -11,12 +11,38 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 
+def absorbing_is_cheaper(num_queries: int, num_keys: int, width: int, num_heads: int) -> bool:
+    """Say which form of attention multiplies less, from the shapes alone.
+
+    Multiply-adds of an image, less the projections of queries and outputs that both forms need:
+
+    - projected: ``2 K D^2`` for keys and values, ``2 Q K D`` for scores and what they gather;
+    - absorbed: ``2 Q D^2`` for taking the two weights to the queries' side, ``2 N Q K D`` for
+      scores and what they gather, as every head now looks at the whole width.
+
+    The backward pass over a frozen source moves the balance by about a tenth, which is left out:
+    near the balance either form will do.
+
+    Args:
+        num_queries: Queries (Q).
+        num_keys: Keys (K).
+        width: Width of both (D).
+        num_heads: Heads (N).
+
+    Returns:
+        True for the absorbed form: for BL's 257 keys, up to 93 regions; in self-attention never.
+    """
+    projected = num_keys * width + num_queries * num_keys
+    absorbed = num_queries * width + num_heads * num_queries * num_keys
+    return absorbed < projected
+
+
 class Attention(nn.Module):
     """Multi-head attention whose parameters are those of `torch.nn.MultiheadAttention`.
 
     The packed layout (``in_proj_weight``, ``in_proj_bias``, ``out_proj``) is kept so that weights
-    trained with torch's own decoder load one to one. The arithmetic sits in `forward` alone: a
-    faster form (for example keys and values absorbed into the queries) replaces only that.
+    trained with torch's own decoder load one to one. There are two forms of one result, and
+    `absorbing_is_cheaper` chooses.
 
     Args:
         width: Width of queries, keys and values; a multiple of ``num_heads``.
@@ -49,38 +75,79 @@ class Attention(nn.Module):
         Returns:
             The gathered values after the output projection, (B, Q, D).
         """
-        width = queries_BQD.shape[-1]
-        keys_values = F.linear(source_BKD, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        keys_BKD, values_BKD = keys_values.chunk(2, dim=-1)
-        gathered_BNQd = F.scaled_dot_product_attention(
-            self._queries(queries_BQD),
-            self._split_heads(keys_BKD),
-            self._split_heads(values_BKD),
-            attn_mask=None if attend_BK is None else attend_BK[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(gathered_BNQd.transpose(1, 2).flatten(2))
+        num_queries, width = queries_BQD.shape[1:]
+        absorb = absorbing_is_cheaper(num_queries, source_BKD.shape[1], width, self.num_heads)
+        gather = self._gather_absorbed if absorb else self._gather_projected
+        return self.out_proj(gather(queries_BQD, source_BKD, attend_BK))
 
     def weights(self, queries_BQD: Tensor, source_BKD: Tensor) -> Tensor:
         """Return how much each query draws from each key, the mean of the heads, (B, Q, K).
 
-        Rows sum to 1. Meant for looking at: `forward` never forms this matrix.
+        Rows sum to 1. Meant for looking at: `forward` returns no such matrix.
         """
-        width = queries_BQD.shape[-1]
-        keys_BKD = F.linear(
-            source_BKD,
-            self.in_proj_weight[width : 2 * width],
-            self.in_proj_bias[width : 2 * width],
-        )
-        queries = self._queries(queries_BQD)
-        scores_BNQK = queries @ self._split_heads(keys_BKD).transpose(-2, -1)
-        scores_BNQK = scores_BNQK.float() / math.sqrt(queries.shape[-1])
-        return scores_BNQK.softmax(dim=-1).mean(dim=1)
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        queries_BNQd = self._split_heads(F.linear(queries_BQD, weights[0], biases[0]))
+        keys_BNKd = self._split_heads(F.linear(source_BKD, weights[1], biases[1]))
+        scores_BNQK = (queries_BNQd @ keys_BNKd.transpose(-2, -1)).float()
+        return (scores_BNQK / math.sqrt(queries_BNQd.shape[-1])).softmax(dim=-1).mean(dim=1)
 
-    def _queries(self, queries_BQD: Tensor) -> Tensor:
-        width = queries_BQD.shape[-1]
-        projected = F.linear(queries_BQD, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        return self._split_heads(projected)
+    def _gather_projected(
+        self, queries_BQD: Tensor, source_BKD: Tensor, attend_BK: Tensor | None
+    ) -> Tensor:
+        """Gather values, (B, Q, D), after keys and values are made of the source."""
+        if source_BKD is queries_BQD:  # one product, and its gradient is whole at once
+            projected = F.linear(queries_BQD, self.in_proj_weight, self.in_proj_bias)
+            queries, keys, values = projected.chunk(3, dim=-1)
+        else:
+            width = queries_BQD.shape[-1]
+            weight, weights = self.in_proj_weight.split([width, 2 * width])
+            bias, biases = self.in_proj_bias.split([width, 2 * width])
+            queries = F.linear(queries_BQD, weight, bias)
+            keys, values = F.linear(source_BKD, weights, biases).chunk(2, dim=-1)
+        gathered_BNQd = F.scaled_dot_product_attention(
+            self._split_heads(queries),
+            self._split_heads(keys),
+            self._split_heads(values),
+            attn_mask=None if attend_BK is None else attend_BK[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return gathered_BNQd.transpose(1, 2).flatten(2)
+
+    def _gather_absorbed(
+        self, queries_BQD: Tensor, source_BKD: Tensor, attend_BK: Tensor | None
+    ) -> Tensor:
+        """Gather values, (B, Q, D), without keys and values ever being made.
+
+        A score ``q . (W_k x + b_k)`` is ``(W_k^T q) . x`` and a term that is the same for all keys,
+        so that the softmax loses it; ``sum p (W_v x + b_v)`` is ``W_v (sum p x) + (sum p) b_v``.
+        In place of keys and values stand two tensors (B, N, Q, D) and the scores (B, N, Q, K); the
+        softmax runs in float32 at least.
+        """
+        # Split, not sliced: the gradient of each slice would be filled up to the whole weight.
+        query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
+        query_bias, _, value_bias = self.in_proj_bias.chunk(3)
+        queries_BNQd = self._split_heads(F.linear(queries_BQD, query_weight, query_bias))
+        queries_BNQd = queries_BNQd / math.sqrt(queries_BNQd.shape[-1])
+        absorbed_BNQD = torch.einsum(
+            "bnqd,ndw->bnqw", queries_BNQd, key_weight.unflatten(0, (self.num_heads, -1))
+        )
+        scores_BNQK = torch.einsum("bnqw,bkw->bnqk", absorbed_BNQD, source_BKD)
+        if attend_BK is not None:
+            scores_BNQK = scores_BNQK.masked_fill(~attend_BK[:, None, None, :], -math.inf)
+        dtype = torch.promote_types(scores_BNQK.dtype, torch.float32)
+        shares_BNQK = scores_BNQK.softmax(dim=-1, dtype=dtype).to(source_BKD.dtype)
+        shares_BNQK = F.dropout(shares_BNQK, self.dropout, self.training)
+        seen_BNQD = torch.einsum("bnqk,bkw->bnqw", shares_BNQK, source_BKD)
+        gathered_BQNd = torch.einsum(
+            "bnqw,ndw->bqnd", seen_BNQD, value_weight.unflatten(0, (self.num_heads, -1))
+        )
+        if not (self.training and self.dropout):
+            return gathered_BQNd.flatten(2) + value_bias
+        # Shares sum to 1 only as long as none is dropped.
+        total_BQN1 = shares_BNQK.sum(dim=-1).transpose(1, 2)[..., None]
+        return (gathered_BQNd + total_BQN1 * value_bias.unflatten(0, (self.num_heads, -1))).flatten(
+            2
+        )
 
     def _split_heads(self, values_BKD: Tensor) -> Tensor:
         return values_BKD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -35,15 +35,28 @@ def classification_logits(
     Raises:
         ShapeError: The widths differ.
     """
+    check_widths(z_BRE, text_bank_CE)
+    with torch.autocast(device_type=z_BRE.device.type, enabled=False):
+        z_BRE = z_BRE.float()
+        return scale * (z_BRE / lengths(z_BRE) @ text_bank_CE.float().T) + bias
+
+
+def lengths(z_BRE: Tensor) -> Tensor:
+    """Return what embeddings (..., E) are divided by: ``|z| + 1e-7``, (..., 1)."""
+    return z_BRE.norm(dim=-1, keepdim=True) + 1e-7
+
+
+def check_widths(z_BRE: Tensor, text_bank_CE: Tensor) -> None:
+    """Refuse a text bank that is not (C, E) for region embeddings (..., E).
+
+    Raises:
+        ShapeError: It is not.
+    """
     if text_bank_CE.ndim != 2 or z_BRE.shape[-1] != text_bank_CE.shape[-1]:
         raise ShapeError(
             f"region embeddings {tuple(z_BRE.shape)} and text bank {tuple(text_bank_CE.shape)} do"
             " not fit: wanted (..., E) and (C, E). The bank must be made by the CLIP of the cache."
         )
-    with torch.autocast(device_type=z_BRE.device.type, enabled=False):
-        z_BRE = z_BRE.float()
-        unit_BRE = z_BRE / (z_BRE.norm(dim=-1, keepdim=True) + 1e-7)
-        return scale * (unit_BRE @ text_bank_CE.float().T) + bias
 
 
 class RegionClassifier(nn.Module):
@@ -71,4 +84,9 @@ class RegionClassifier(nn.Module):
     @override
     def forward(self, z_BRE: Tensor, text_bank_CE: Tensor) -> Tensor:
         """Return logits, (..., C) float32; see `classification_logits`."""
-        return classification_logits(z_BRE, text_bank_CE, self.log_scale.exp(), self.bias)
+        return classification_logits(z_BRE, text_bank_CE, self.scale, self.bias)
+
+    @property
+    def scale(self) -> Tensor:
+        """The factor of the cosine, a scalar with a gradient where it is trained."""
+        return self.log_scale.exp()

@@ -205,7 +205,7 @@ class FusionHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return decoder queries (B, R, D), memory (B, T, D) and which regions may be seen."""
         dtype = self.to_clip.weight.dtype
-        tokens_BRS, memory_BTD = tokens_BRS.to(dtype), feature_map_BTD.to(dtype)
+        tokens_BRS, memory_BTD = tokens_BRS.to(dtype), feature_map_BTD
         attend_BR = None
         if region_mask_BR is not None:
             # NaN times a weight of zero is NaN, so the content of the padding has to go, too.
@@ -214,12 +214,19 @@ class FusionHead(nn.Module):
             attend_BR = region_mask_BR | ~region_mask_BR.any(dim=1, keepdim=True)
         if self.spec.normalize_inputs:
             tokens_BRS = F.layer_norm(tokens_BRS, tokens_BRS.shape[-1:])
-            memory_BTD = F.layer_norm(memory_BTD, memory_BTD.shape[-1:])
+            memory_BTD = F.layer_norm(memory_BTD.to(dtype), memory_BTD.shape[-1:])
         if self.spec.position_code == "sincos":
             num_tokens, width = memory_BTD.shape[1:]
             code_TD = sincos_position_code(num_tokens, width, device=memory_BTD.device)
-            memory_BTD = memory_BTD + code_TD.to(memory_BTD.dtype)
-        return self.to_clip(tokens_BRS), memory_BTD, attend_BR
+            memory_BTD = memory_BTD.to(dtype) + code_TD.to(dtype)
+        return self.to_clip(tokens_BRS), memory_BTD.to(self._matmul_dtype()), attend_BR
+
+    def _matmul_dtype(self) -> torch.dtype:
+        """Return what autocast would turn the memory into, once for each block that reads it."""
+        weight = self.to_clip.weight
+        if torch.is_autocast_enabled(weight.device.type):
+            return torch.get_autocast_dtype(weight.device.type)
+        return weight.dtype
 
     def _check_shapes(
         self, tokens_BRS: Tensor, feature_map_BTD: Tensor, region_mask_BR: Tensor | None

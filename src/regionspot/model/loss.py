@@ -45,21 +45,61 @@ def sigmoid_focal_loss(
         ShapeError: The shapes differ, or a label is not below ``C``.
         ConfigError: ``normalization`` is neither of the two.
     """
-    if normalization not in ("paper", "regions"):
+    counted = CountedRegions(logits_BRC, labels_BR, region_mask_BR)
+    counted.check_labels(logits_BRC.shape[-1])
+    logits_NC = counted.rows(logits_BRC).float()
+    losses_N = _focal_terms(logits_NC, counted.labels_N, alpha=alpha, gamma=gamma).sum(dim=-1)
+    return counted.average(losses_N, normalization)
+
+
+class CountedRegions:
+    """The regions of a batch that count for a loss, one after the other: `N` in all.
+
+    Args:
+        values_BRX: What there is of every region, (B, R, ...); only the shape is looked at.
+        labels_BR: Class indices from 0, (B, R) int64; -1 marks a region that does not count.
+        region_mask_BR: True for a real region, (B, R) bool; None leaves it to the labels.
+
+    Raises:
+        ShapeError: The shapes differ.
+    """
+
+    def __init__(
+        self, values_BRX: Tensor, labels_BR: Tensor, region_mask_BR: Tensor | None
+    ) -> None:
+        counts_BR = _counting_regions(values_BRX, labels_BR, region_mask_BR)
+        self._image_N, self._region_N = counts_BR.nonzero(as_tuple=True)
+        self._regions_per_image_B = counts_BR.sum(dim=1)
+        self.labels_N = self.rows(labels_BR)
+
+    def rows(self, values_BRX: Tensor) -> Tensor:
+        """Return the rows of the regions that count, (N, ...)."""
+        return values_BRX[self._image_N, self._region_N]
+
+    def check_labels(self, num_classes: int) -> None:
+        """Refuse labels that are not below ``num_classes``.
+
+        Raises:
+            ShapeError: There is one.
+        """
+        largest = int(self.labels_N.max()) if len(self.labels_N) else -1
+        if largest >= num_classes:
+            raise ShapeError(
+                f"label {largest} is outside the {num_classes} classes of the text bank: the labels"
+                " belong to another vocabulary."
+            )
+
+    def average(self, losses_N: Tensor, normalization: Normalization) -> Tensor:
+        """Return one loss of the batch from one for each region, see `sigmoid_focal_loss`.
+
+        Raises:
+            ConfigError: ``normalization`` is unknown.
+        """
+        if normalization == "regions":
+            return losses_N.sum() / max(len(losses_N), 1)
+        if normalization == "paper":
+            return (losses_N / self._regions_per_image_B[self._image_N]).sum()
         raise ConfigError(f"loss normalization is {normalization!r}; wanted 'paper' or 'regions'.")
-    counts_BR = _counting_regions(logits_BRC, labels_BR, region_mask_BR)
-    image_N, region_N = counts_BR.nonzero(as_tuple=True)
-    logits_NC, labels_N = logits_BRC[image_N, region_N].float(), labels_BR[image_N, region_N]
-    if labels_N.numel() and int(labels_N.max()) >= logits_BRC.shape[-1]:
-        raise ShapeError(
-            f"label {int(labels_N.max())} is outside the {logits_BRC.shape[-1]} classes of the text"
-            " bank: the labels belong to another vocabulary."
-        )
-    losses_N = _focal_terms(logits_NC, labels_N, alpha=alpha, gamma=gamma).sum(dim=-1)
-    if normalization == "regions":
-        return losses_N.sum() / max(len(losses_N), 1)
-    regions_per_image_B = counts_BR.sum(dim=1)
-    return (losses_N / regions_per_image_B[image_N]).sum()
 
 
 def _focal_terms(logits_NC: Tensor, labels_N: Tensor, *, alpha: float, gamma: float) -> Tensor:
@@ -73,12 +113,12 @@ def _focal_terms(logits_NC: Tensor, labels_N: Tensor, *, alpha: float, gamma: fl
 
 
 def _counting_regions(
-    logits_BRC: Tensor, labels_BR: Tensor, region_mask_BR: Tensor | None
+    values_BRX: Tensor, labels_BR: Tensor, region_mask_BR: Tensor | None
 ) -> Tensor:
-    if logits_BRC.ndim != 3 or labels_BR.shape != logits_BRC.shape[:2]:
+    if values_BRX.ndim != 3 or labels_BR.shape != values_BRX.shape[:2]:
         raise ShapeError(
-            f"logits {tuple(logits_BRC.shape)} and labels {tuple(labels_BR.shape)}: wanted"
-            " (B, R, C) and (B, R)."
+            f"logits or embeddings {tuple(values_BRX.shape)} and labels {tuple(labels_BR.shape)}:"
+            " wanted (B, R, C or E) and (B, R)."
         )
     counts_BR = labels_BR >= 0
     if region_mask_BR is None:

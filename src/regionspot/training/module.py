@@ -24,7 +24,7 @@ from regionspot.model import (
     RegionClassifier,
     TrainedHead,
     load_strictly,
-    sigmoid_focal_loss,
+    region_focal_loss,
 )
 from regionspot.training.options import (
     ClassifierOptions,
@@ -89,6 +89,8 @@ class RegionSpotModule(pl.LightningModule):
         schedule: ScheduleOptions = _PAPER_SCHEDULE,
         loss: LossOptions = _PAPER_LOSS,
         init_from: str | None = None,
+        *,
+        compile: bool = False,  # noqa: A002 - the option's name in configs
     ) -> None:
         super().__init__()
         self._classifier_options = classifier
@@ -116,6 +118,9 @@ class RegionSpotModule(pl.LightningModule):
             load_strictly(self.head, start.head.state_dict(), where=init_from)
             load_strictly(self.classifier, start.classifier.state_dict(), where=init_from)
             self._start_fingerprint = start.card.fingerprint
+        if compile:
+            # In place: torch.compile(head) would be another module, and its name in every key.
+            self.head.compile()
 
     @override
     def setup(self, stage: str) -> None:
@@ -141,11 +146,12 @@ class RegionSpotModule(pl.LightningModule):
     @override
     def training_step(self, batch: RegionBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch over the vocabulary of its source."""
-        logits = self(batch, self.get_buffer(_bank_name(batch.source)))
-        loss = sigmoid_focal_loss(
-            logits,
+        loss = region_focal_loss(
+            self.head(batch.position_tokens, batch.feature_map, batch.region_mask),
+            self.get_buffer(_bank_name(batch.source)),
             batch.labels,
             batch.region_mask,
+            classifier=self.classifier,
             alpha=self._loss_options.alpha,
             gamma=self._loss_options.gamma,
             normalization=self._loss_options.normalization,

@@ -121,6 +121,20 @@ def test_half_precision_inputs_are_taken_as_they_come() -> None:
     )
 
 
+@pytest.mark.parametrize("options", [False, True])
+def test_under_autocast_half_precision_features_give_what_float32_ones_give(
+    *, options: bool
+) -> None:
+    head = small_head(normalize_inputs=options, sincos=options)
+    tokens, features, mask = batch([2, 1], 2)
+    features = features.half()
+    with torch.autocast("cpu", torch.bfloat16):
+        half, full = head(tokens, features, mask), head(tokens, features.float(), mask)
+    assert half.equal(full)
+    exact = head(tokens, features, mask)
+    assert (half.float() - exact).norm() < 0.03 * exact.norm()
+
+
 def test_attention_maps_are_distributions() -> None:
     head = small_head(sincos=True)
     tokens, features, mask = batch([2, 0], 3)

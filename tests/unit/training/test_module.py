@@ -19,6 +19,7 @@ from regionspot.model import (
     RegionClassifier,
     TrainedHead,
     classification_logits,
+    load_trained_head,
     save_trained_head,
     sigmoid_focal_loss,
 )
@@ -230,6 +231,43 @@ def test_only_a_cached_regions_data_module_is_trained_on(
         quiet_trainer(tmp_path).fit(module, train_dataloaders=data.train_dataloader())
     with pytest.raises(ConfigError, match="has not been trained"):
         module.trained_head()
+
+
+def trained_steps(
+    make_cache: MakeCache, folder: Path, *, compiled: bool
+) -> tuple[list[Tensor], RegionSpotModule]:
+    pl.seed_everything(0)
+    data = CachedRegions([make_cache("a")], batch_size=4)
+    module = RegionSpotModule(data.spec, head=SMALL, compile=compiled)
+    collector = Collector()
+    quiet_trainer(folder, max_steps=3, callbacks=[collector]).fit(module, datamodule=data)
+    return [loss for _, loss in collector.losses], module
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # inductor's own, of many kinds
+def test_a_compiled_head_trains_the_same_and_leaves_no_mark_in_files(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    plain_losses, plain = trained_steps(make_cache, tmp_path, compiled=False)
+    losses, compiled = trained_steps(make_cache, tmp_path, compiled=True)
+    torch.testing.assert_close(losses, plain_losses, atol=0.0, rtol=1e-5)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    save_trained_head(tmp_path / "head", compiled.trained_head())
+    loaded = load_trained_head(tmp_path / "head")
+    for name, tensor in plain.head.state_dict().items():
+        # AdamW makes steps of the rounding errors that are the gradient of a key bias.
+        torch.testing.assert_close(loaded.head.state_dict()[name], tensor, atol=3e-6, rtol=1e-4)
+
+
+def test_compiling_renames_no_tensor_and_compiles_nothing_yet(make_cache: MakeCache) -> None:
+    spec = CachedRegions([make_cache()]).spec
+    plain = RegionSpotModule(spec, head=SMALL)
+    compiled = RegionSpotModule(spec, head=SMALL, compile=True)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    compiled.load_state_dict(plain.state_dict(), strict=True)
+    assert compiled.head._compiled_call_impl is not None
+    assert plain.head._compiled_call_impl is None
 
 
 @pytest.mark.parametrize("fused", [False, True])
