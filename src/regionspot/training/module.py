@@ -147,7 +147,7 @@ class RegionSpotModule(pl.LightningModule):
     def training_step(self, batch: RegionBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch over the vocabulary of its source."""
         loss = region_focal_loss(
-            self.head(batch.position_tokens, batch.feature_map, batch.region_mask),
+            self.head(batch.position_tokens, batch.features(), batch.region_mask),
             self.get_buffer(_bank_name(batch.source)),
             batch.labels,
             batch.region_mask,
