@@ -1,5 +1,6 @@
 """The feature cache: what training needs of a data set, computed once (docs/cache_format.md)."""
 
+from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.category_tree import read_category_tree, write_category_tree
 from regionspot.cache.codec import decode_array, encode_array
 from regionspot.cache.feature_cache import FeatureCache
@@ -21,13 +22,21 @@ from regionspot.cache.layout import (
 )
 from regionspot.cache.manifest import Manifest, check_same_manifest, read_manifest, write_manifest
 from regionspot.cache.plan import Plan
+from regionspot.cache.remote_files import (
+    EXTRAS,
+    MANIFEST,
+    RemoteFiles,
+    opened_files,
+    sidecar_name,
+    tar_name,
+)
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
 from regionspot.cache.sidecar import QuarantinedImage, ShardLayout, ShardSidecar, read_sidecar
 from regionspot.cache.sizes import image_bytes
 from regionspot.cache.stats import CacheStats, collect_stats
 from regionspot.cache.text_banks import StoredBank, TextBankStore
-from regionspot.cache.verify import Problem, verify_cache
+from regionspot.cache.verify import Problem, verify_cache, verify_files
 from regionspot.cache.writer_lock import (
     ShardLock,
     exclusive_writer,
@@ -39,8 +48,11 @@ from regionspot.cache.writer_lock import (
 
 __all__ = [
     "ARRAY_MEMBERS",
+    "EXTRAS",
+    "MANIFEST",
     "MEMBERS",
     "SCHEMA_VERSION",
+    "CacheFiles",
     "CacheIndex",
     "CacheStats",
     "CachedSample",
@@ -50,6 +62,7 @@ __all__ = [
     "Plan",
     "Problem",
     "QuarantinedImage",
+    "RemoteFiles",
     "ShardLayout",
     "ShardLock",
     "ShardReader",
@@ -69,6 +82,7 @@ __all__ = [
     "index_path",
     "manifest_path",
     "one_at_a_time",
+    "opened_files",
     "quarantine_path",
     "read_category_tree",
     "read_manifest",
@@ -78,10 +92,13 @@ __all__ = [
     "shard_path",
     "shards_path",
     "sharing_writer",
+    "sidecar_name",
     "sidecar_path",
+    "tar_name",
     "text_banks_path",
     "try_lock_shard",
     "verify_cache",
+    "verify_files",
     "write_category_tree",
     "write_manifest",
     "write_shard",

@@ -31,6 +31,6 @@ def _repair(args: Sequence[str]) -> None:
     config = parse_options(RepairConfig, args, prog="regionspot cache repair", about=__doc__)
     with terminable("whole shards are safe; give the same command again to go on"):
         problems, summary = repair_cache(config, retry_quarantined=config.retry_quarantined)
-    lines = [describe_problem(summary.cache_dir, problem) for problem in problems]
+    lines = [describe_problem(summary.location, problem) for problem in problems]
     found = f"{len(problems)} problems found and mended" if problems else "nothing was damaged"
     print("\n".join([*lines, *summary.lines(), found]))

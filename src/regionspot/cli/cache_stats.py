@@ -4,7 +4,6 @@ A table for people, or with ``--json`` one JSON object a cache, one below the ot
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
@@ -16,16 +15,15 @@ from regionspot.core.units import human_bytes
 def main(args: Sequence[str]) -> None:
     """Describe caches; see ``regionspot cache stats --help``."""
     parser = ArgumentParser(prog="regionspot cache stats", description=__doc__)
-    parser.add_argument("caches", nargs="+", type=str, help="Folders of feature caches.")
+    parser.add_argument("caches", nargs="+", type=str, help="Folders or URLs of feature caches.")
     parser.add_argument("--json", action="store_true", help="Write JSON for machines.")
     options = parser.parse_args(list(args))
-    folders = [Path(folder) for folder in options.caches]
-    run_cli(lambda: _print_stats(folders, as_json=options.json))
+    run_cli(lambda: _print_stats(options.caches, as_json=options.json))
 
 
-def _print_stats(folders: Sequence[Path], *, as_json: bool) -> None:
-    for folder in folders:
-        stats = collect_stats(folder)
+def _print_stats(caches: Sequence[str], *, as_json: bool) -> None:
+    for cache in caches:
+        stats = collect_stats(cache)
         print(stats.to_json() if as_json else _table(stats))
 
 

@@ -22,6 +22,7 @@ from regionspot.backbones.presets import ExifPolicy
 from regionspot.cache import QuarantinedImage
 from regionspot.core.errors import ShapeError
 from regionspot.extraction.locate import RegionLocator
+from regionspot.storage import RemoteFolder, StorageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class PreparedBatch:
 class Preparation:
     """How to prepare one image."""
 
-    images_dir: Path
+    images_dir: Path | RemoteFolder
     """Folder that the file names are relative to."""
     exif_policy: ExifPolicy
     """Whether to turn images as their EXIF orientation says."""
@@ -76,10 +77,15 @@ class Preparation:
     """Resizes for CLIP."""
 
     def prepare(self, record: ImageRecord) -> PreparedImage | QuarantinedImage:
-        """Read, decode and resize one image, or say why it cannot be used."""
+        """Read, decode and resize one image, or say why it cannot be used.
+
+        Raises:
+            StorageError: The server of the images refuses or does not answer, which says nothing
+                about the image.
+        """
         try:
             pixels = decode_image(
-                _read(self.images_dir / record.file_name),
+                _read(self.images_dir, record.file_name),
                 size_hw=record.annotated_size_hw,
                 exif_policy=self.exif_policy,
             )
@@ -168,10 +174,14 @@ def _in_order(pending: Iterator[_PendingBatch], num_ahead: int) -> Iterator[Prep
         yield batch
 
 
-def _read(path: Path) -> bytes:
+def _read(folder: Path | RemoteFolder, name: str) -> bytes:
     try:
-        return path.read_bytes()
+        if isinstance(folder, RemoteFolder):
+            return folder.read(name)
+        return (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise ImageError("does not exist") from error
+    except StorageError:
+        raise
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from error

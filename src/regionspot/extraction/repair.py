@@ -12,19 +12,19 @@ from regionspot.cache import (
     read_category_tree,
     read_manifest,
     read_sidecar,
-    shard_is_complete,
     sidecar_path,
     text_banks_path,
-    verify_cache,
+    verify_files,
     write_manifest,
 )
 from regionspot.core.errors import CacheCorruptError
+from regionspot.extraction.destination import Destination
 
 _logger = logging.getLogger(__name__)
 
 
 def take_away_damage(
-    cache_dir: Path, wanted: Manifest, *, retry_quarantined: bool
+    destination: Destination, wanted: Manifest, *, retry_quarantined: bool
 ) -> list[Problem]:
     """Remove what is damaged; whole parts stay as they are.
 
@@ -32,7 +32,7 @@ def take_away_damage(
     data set, models and settings; shards of another one then count as damaged.
 
     Args:
-        cache_dir: The cache's folder, which nobody else writes to.
+        destination: Where the cache is, which nobody else writes to.
         wanted: The manifest that the cache should have.
         retry_quarantined: Also remove shards with quarantined images, whose files may have been
             mended.
@@ -44,21 +44,23 @@ def take_away_damage(
         MissingFileError: The folder is no cache.
         CacheMismatchError: It is a cache of other images, models or settings than wanted.
     """
+    cache_dir = destination.folder
     try:
         check_same_manifest(read_manifest(cache_dir), wanted)
-        problems = verify_cache(cache_dir)
+        problems = verify_files(destination.files)
     except CacheCorruptError:
-        problems = verify_cache(cache_dir)
+        problems = verify_files(destination.files)
         write_manifest(cache_dir, wanted)
     damaged = {problem.shard for problem in problems if problem.shard is not None}
     for shard in range(wanted.plan.num_shards):
-        whole = shard not in damaged and shard_is_complete(cache_dir, shard)
+        whole = shard not in damaged and destination.is_done(shard)
         if whole and retry_quarantined and read_sidecar(cache_dir, shard).quarantined:
             _logger.info("shard %d has quarantined images: making it again", shard)
             whole = False
         if not whole:
             sidecar_path(cache_dir, shard).unlink(missing_ok=True)
     _remove_damaged_extras(cache_dir, wanted)
+    destination.withdraw_removed()
     return problems
 
 

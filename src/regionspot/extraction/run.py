@@ -14,17 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from regionspot.cache import (
-    FeatureCache,
+    MANIFEST,
+    CacheIndex,
     Problem,
     TextBankStore,
-    build_index,
     check_same_manifest,
     exclusive_writer,
     manifest_path,
     one_at_a_time,
     read_manifest,
     remove_shard_locks,
-    shard_is_complete,
     shards_path,
     sharing_writer,
     text_banks_path,
@@ -35,6 +34,7 @@ from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.parts import Part
+from regionspot.extraction.publishing import open_destination
 from regionspot.extraction.regions import store_category_tree
 from regionspot.extraction.repair import take_away_damage
 from regionspot.extraction.sharing import ShardClaims
@@ -86,19 +86,21 @@ def repair_cache(
         MissingFileError: The folder is no cache. Else as `cache_features`.
         ConfigError: Only a part is to be made.
     """
-    output_dir = Path(config.output_dir)
     if config.part is not None:
         raise ConfigError(
             f"--part is {config.part}, but a cache is repaired as a whole: leave it out."
         )
-    if not manifest_path(output_dir).exists():
+    if not open_destination(config.output_dir, config.staging_dir).has_manifest():
         raise MissingFileError(
-            f"{output_dir} has no {manifest_path(output_dir).name}, so there is no cache to repair."
+            f"{config.output_dir} has no {MANIFEST}, so there is no cache to repair."
             " Set --output_dir to the cache's folder."
         )
     job = CacheJob(config)
-    with _told_disk_errors(output_dir), exclusive_writer(output_dir):
-        problems = take_away_damage(output_dir, job.manifest, retry_quarantined=retry_quarantined)
+    with _told_disk_errors(job.output_dir), exclusive_writer(job.output_dir):
+        job.destination.look()
+        problems = take_away_damage(
+            job.destination, job.manifest, retry_quarantined=retry_quarantined
+        )
     return problems, _run_whole(job)
 
 
@@ -115,11 +117,16 @@ def _run_whole(job: CacheJob) -> CacheSummary:
         _begin(job)
         start = time.perf_counter()
         done, todo = _done_and_todo(job)
-        num_written = ShardsWriter(job).write(job.shard_jobs(todo), done=done)
+        done += [shard for shard in todo if job.destination.completed_meanwhile(shard)]
+        num_written = ShardsWriter(job).write(
+            job.shard_jobs(sorted(set(todo) - set(done))),
+            done=done,
+            after_shard=job.destination.publish_shard,
+        )
         seconds = time.perf_counter() - start
         remove_shard_locks(output_dir)
-        build_index(output_dir)
-    return _summary(job, num_new_images=num_written, seconds=seconds)
+        index = job.destination.finish()
+    return _summary(job, index, num_new_images=num_written, seconds=seconds)
 
 
 def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
@@ -131,7 +138,7 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
             _begin(job)
         start = time.perf_counter()
         done, todo = _done_and_todo(job)
-        claims = ShardClaims(output_dir)
+        claims = ShardClaims(job.destination)
         num_written = ShardsWriter(job).write(
             claims.claimed(job.shard_jobs(filter(part.has, todo))),
             done=done,
@@ -139,12 +146,13 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
         )
         seconds = time.perf_counter() - start
         with one_at_a_time(output_dir):
+            job.destination.look()
             done, todo = _done_and_todo(job)
             if not todo:
                 remove_shard_locks(output_dir)
-                build_index(output_dir)
                 # Still alone: a part that ends at the same moment is about to write the index, too.
-                return _summary(job, num_new_images=num_written, seconds=seconds)
+                index = job.destination.finish()
+                return _summary(job, index, num_new_images=num_written, seconds=seconds)
     return PartSummary(
         part=str(part),
         num_shards=len(done) + len(todo),
@@ -156,19 +164,16 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
 
 
 def _done_and_todo(job: CacheJob) -> tuple[list[int], list[int]]:
-    is_done = [
-        shard_is_complete(job.output_dir, shard) for shard in range(job.manifest.plan.num_shards)
-    ]
+    is_done = [job.destination.is_done(shard) for shard in range(job.manifest.plan.num_shards)]
     done = [shard for shard, complete in enumerate(is_done) if complete]
     return done, [shard for shard, complete in enumerate(is_done) if not complete]
 
 
-def _summary(job: CacheJob, *, num_new_images: int, seconds: float) -> CacheSummary:
-    files = [path for path in job.output_dir.rglob("*") if path.is_file()]
-    with FeatureCache.open(job.output_dir) as cache:
-        index = cache.index
+def _summary(
+    job: CacheJob, index: CacheIndex, *, num_new_images: int, seconds: float
+) -> CacheSummary:
     return CacheSummary(
-        cache_dir=job.output_dir,
+        location=job.destination.location,
         annotations=job.annotated.report,
         num_images=len(index),
         num_regions=int(index.num_regions.sum()),
@@ -176,7 +181,7 @@ def _summary(job: CacheJob, *, num_new_images: int, seconds: float) -> CacheSumm
         num_dropped_regions=index.num_dropped_regions,
         num_quarantined=index.num_quarantined,
         num_shards=index.num_shards,
-        num_bytes=sum(file.stat().st_size for file in files),
+        num_bytes=job.destination.num_bytes(),
         num_new_images=num_new_images,
         seconds=seconds,
     )
@@ -185,6 +190,7 @@ def _summary(job: CacheJob, *, num_new_images: int, seconds: float) -> CacheSumm
 def _begin(job: CacheJob) -> None:
     """Write what comes before the shards, or check that it is what a begun cache has."""
     output_dir = job.output_dir
+    job.destination.look()
     if manifest_path(output_dir).exists():
         check_same_manifest(read_manifest(output_dir), job.manifest)
     else:
@@ -193,6 +199,7 @@ def _begin(job: CacheJob) -> None:
     _store_text_banks(job)
     if job.config.annotations.tree_path is not None:
         store_category_tree(output_dir, job.config.annotations.tree_path, job.annotated)
+    job.destination.publish_begun()
 
 
 def _check_not_strange(output_dir: Path) -> None:
