@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from regionspot.cache import (
     CachedSample,
@@ -136,6 +134,8 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """Run a server that speaks S3 on this machine, and return its URL."""
+    from moto.server import ThreadedMotoServer  # slow to import, and few tests want it
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -151,6 +151,8 @@ def bucket(
     request: pytest.FixtureRequest,
 ) -> str:
     """Return the ``s3://`` URL of an empty bucket, whose server the environment names."""
+    from s3fs import S3FileSystem
+
     for name, value in {
         "AWS_ACCESS_KEY_ID": "nobody",
         "AWS_SECRET_ACCESS_KEY": "nothing",

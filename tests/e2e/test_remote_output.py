@@ -148,11 +148,46 @@ def test_a_run_that_ends_at_any_step_of_publishing_goes_on_here_or_elsewhere(
             patch.setattr(RemoteFolder, "put", stopping)
             with pytest.raises(StoppedError):
                 run(world, url, "--staging_dir", str(first))
-        assert (step in tree(url)) == (when == "after")
+        there = tree(url)
+        assert (step in there) == (when == "after")
+        sidecars = [name for name in there if name.startswith("shards/") and ".json" in name]
+        assert {name.replace(".json", ".tar") for name in sidecars} <= set(there)
         run(world, url, "--staging_dir", str(first if where == "here" else tmp_path / "second"))
         assert tree(url) == finished, step
         assert where == "elsewhere" or not list(first.rglob("*.tar"))
         shutil.rmtree(tmp_path / "second", ignore_errors=True)
+
+
+def test_a_shard_that_was_written_and_not_published_is_not_made_again(
+    world: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, put = f"{bucket}/cache", RemoteFolder.put
+
+    def stopping(self: RemoteFolder, path: Path, name: str) -> RemoteObject:
+        if name == "shards/000001.tar":
+            raise StoppedError
+        return put(self, path, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "put", stopping)
+        with pytest.raises(StoppedError):
+            run(world, url)
+    capsys.readouterr()
+    run(world, url)
+    assert "\n7 images in " in capsys.readouterr().out  # 13 less those of two shards
+
+
+def test_a_cache_that_was_removed_from_the_bucket_can_be_made_otherwise(
+    world: Path, bucket: str
+) -> None:
+    url = f"{bucket}/cache"
+    run(world, url)
+    S3FileSystem().rm(url.removeprefix("s3://"), recursive=True)
+    run(world, url, "--images_per_shard", "7")
+    assert [name for name in tree(url) if ".tar" in name] == [
+        "shards/000000.tar",
+        "shards/000001.tar",
+    ]
 
 
 def test_what_one_machine_had_no_time_to_publish_gives_way_to_what_another_did(
@@ -197,6 +232,16 @@ def test_parts_on_two_machines_end_in_the_bytes_of_one_run(
     run(world, url, "--part", "1/2", "--staging_dir", str(tmp_path / "a"))
     assert "13 images, 13 regions, 5 shards" in capsys.readouterr().out
     assert tree(url) == finished
+
+
+def test_a_network_disk_by_url_gets_the_bytes_of_a_local_cache(
+    world: Path, finished: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGIONSPOT_HOME", str(tmp_path / "home"))
+    disk = tmp_path / "disk" / "cache"
+    run(world, disk.as_uri())
+    found = {p.relative_to(disk).as_posix(): p.read_bytes() for p in disk.rglob("*") if p.is_file()}
+    assert found == finished
 
 
 @pytest.mark.slow

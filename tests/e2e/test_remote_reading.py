@@ -2,15 +2,19 @@
 
 import hashlib
 import pickle
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from s3fs import S3FileSystem
+from typing_extensions import override
 
-from regionspot.cache import FeatureCache
+from regionspot.cache import FeatureCache, verify_cache
 from regionspot.cli.train import main as train
 from regionspot.core.errors import CacheCorruptError, ConfigError, MissingFileError
 from regionspot.storage import StorageError
@@ -130,6 +134,36 @@ def test_damage_in_the_bucket_is_named_by_its_url_and_not_kept(
     S3FileSystem().rm_file(f"{url}/shards/000001.tar".removeprefix("s3://"))
     with pytest.raises(CacheCorruptError, match=f"{url} is not finished: 1 of its 3 shards"):
         FeatureCache.open(url)
+
+
+def test_a_cache_behind_a_plain_web_server_can_be_read_and_verified(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGIONSPOT_HOME", str(tmp_path / "home"))
+    folder = make_cache()
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            with FeatureCache.open(url) as remote, FeatureCache.open(folder) as local:
+                found, wanted = remote.sample(7), local.sample(7)
+            np.testing.assert_array_equal(found.feature_map, wanted.feature_map)
+            assert verify_cache(url) == []
+            flipped = bytearray((folder / "shards" / "000002.tar").read_bytes())
+            flipped[-1] = 1
+            (folder / "shards" / "000002.tar").write_bytes(flipped)
+            assert [problem.shard for problem in verify_cache(url)] == [2]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def test_a_cache_that_was_made_anew_is_fetched_anew(

@@ -167,10 +167,10 @@ class CacheConfig:
     they are published; it holds few at a time. By default one of the URL's own below
     $REGIONSPOT_HOME, $XDG_CACHE_HOME/regionspot or ~/.cache/regionspot."""
     part: str | None = None
-    """Make only a part of the shards, so that many processes or machines with one disk share the
-    work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or torchrun. The part
-    that ends last finishes the cache; parts that failed are given again, or the command without
-    --part does the rest."""
+    """Make only a part of the shards, so that many processes or machines with one disk or bucket
+    share the work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or
+    torchrun. The part that ends last finishes the cache; parts that failed are given again, or the
+    command without --part does the rest."""
 
     def __post_init__(self) -> None:
         for name in ("images_per_shard", "batch_size", "limit"):
