@@ -1,6 +1,6 @@
 """Fixtures for several packages: small genuine caches with random numbers in them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from regionspot.cache import (
     write_manifest,
     write_shard,
 )
+from regionspot.core.hashing import sha256_bytes
 from regionspot.core.vocabulary import Vocabulary
 
 # Machines are busy at times: a slow example is no failure.
@@ -139,3 +140,40 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Run a server that speaks S3 on this machine, and return its URL."""
+    from moto.server import ThreadedMotoServer  # slow to import, and few tests want it
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(
+    s3_endpoint: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> str:
+    """Return the ``s3://`` URL of an empty bucket, whose server the environment names."""
+    from s3fs import S3FileSystem
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "REGIONSPOT_HOME": str(tmp_path_factory.mktemp("home")),
+        "REGIONSPOT_RETRY_SECONDS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()  # it does not look at the environment again
+    name = f"bucket-{sha256_bytes(request.node.nodeid.encode())[:20]}"
+    S3FileSystem().mkdir(name)
+    return f"s3://{name}"

@@ -5,7 +5,7 @@ import sys
 
 BLOCKED = (
     *("segment_anything", "open_clip", "torchvision", "timm", "PIL", "cv2", "simplejpeg"),
-    *("hotcoco", "lvis", "pycocotools", "matplotlib"),
+    *("hotcoco", "lvis", "pycocotools", "matplotlib", "s3fs"),
 )
 
 SCRIPT = f"""
@@ -24,7 +24,7 @@ class Blocker(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{{name}} is blocked by the test", name=name)
 
 sys.meta_path.insert(0, Blocker())
-for package in ("core", "cache", "model", "data", "training"):
+for package in ("core", "storage", "cache", "model", "data", "training"):
     module = importlib.import_module(f"regionspot.{{package}}")
     for info in pkgutil.walk_packages(module.__path__, module.__name__ + "."):
         importlib.import_module(info.name)

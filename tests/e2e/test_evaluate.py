@@ -83,7 +83,9 @@ def write_cache(folder: Path, images: AnnotatedImages, models: FrozenModels) -> 
     quarantined = QuarantinedImage(
         key=lost.key, image_id=lost.image_id, file_name=lost.file_name, reason="truncated file"
     )
-    samples = (sample_of(record, images.images_dir, models) for record in kept)
+    assert images.images_dir is not None
+    images_dir = images.images_dir
+    samples = (sample_of(record, images_dir, models) for record in kept)
     write_shard(folder, 0, samples, [quarantined])
     build_index(folder)
     bank = models.text_bank(images.vocabulary, templates="none").numpy()

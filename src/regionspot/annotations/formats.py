@@ -34,7 +34,7 @@ READERS: Mapping[str, Callable[[Source], RawAnnotations]] = MappingProxyType(
 def read_annotations(
     format: AnnotationFormat,  # noqa: A002 - the option's name, in code as in configs
     annotations_path: Path,
-    images_dir: Path,
+    images_dir: Path | None,
     *,
     name: str | None = None,
     options: ReadOptions | None = None,
@@ -48,6 +48,7 @@ def read_annotations(
         format: The file's format.
         annotations_path: The file.
         images_dir: Folder that the file names in it are relative to; the images are not opened.
+            None for one that cannot be looked into: then names are taken as they are.
         name: Name of the data set; the file's name when None.
         options: What else the format wants to know; nothing when None.
 
@@ -65,7 +66,7 @@ def read_annotations(
         )
     options = options or ReadOptions()
     options.check(format)
-    if not images_dir.is_dir():
+    if images_dir is not None and not images_dir.is_dir():
         raise MissingFileError(
             f"there is no images folder at {images_dir}. Set --annotations.images_dir to the folder"
             f" that the file names in {annotations_path} are relative to."

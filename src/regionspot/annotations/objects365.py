@@ -37,7 +37,7 @@ def read_objects365(source: Source) -> RawAnnotations:
 
 
 def locate_files(file_names: TextColumn, source: Source) -> TextColumn:
-    """Return the paths of images below the images folder.
+    """Return the paths of images below the images folder; as named if it cannot be looked into.
 
     The candidates are the path as named (``images/v1/patch8/x.jpg``), then the path without its
     first folder (``v1/patch8/x.jpg``), without the first two (``patch8/x.jpg``), and so on to the
@@ -46,6 +46,8 @@ def locate_files(file_names: TextColumn, source: Source) -> TextColumn:
     Raises:
         MissingFileError: No candidate has such a folder.
     """
+    if source.images_dir is None:
+        return file_names
     folders = [name.split("/")[:-1] for name in sorted({_folder_of(name) for name in file_names})]
     for num_left_out in range(max(map(len, folders)) + 1):
         candidates = {"/".join(folder[num_left_out:]) for folder in folders}

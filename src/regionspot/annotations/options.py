@@ -87,7 +87,7 @@ class Source:
 
     path: Path
     """The annotation file."""
-    images_dir: Path
-    """Folder of the images; it exists."""
+    images_dir: Path | None
+    """Folder of the images; it exists. None for one that cannot be looked into."""
     options: ReadOptions
     """Options that belong to the format."""

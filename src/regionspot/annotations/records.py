@@ -99,8 +99,8 @@ class AnnotatedImages:
     """Name of the data set, for people."""
     format: str
     """Format of the annotation file, as given to ``--annotations.format``."""
-    images_dir: Path
-    """Folder that the records' file names are relative to."""
+    images_dir: Path | None
+    """Folder that the records' file names are relative to; None if it is not on this machine."""
     vocabulary: Vocabulary
     """Class names, in the order of the data set's own category ids."""
     category_ids: tuple[int, ...]

@@ -1,7 +1,6 @@
 """Released weights: SAM's, checked against the hash in their names, and SAM 2's from the hub."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -11,6 +10,7 @@ import torch
 from regionspot.core.errors import WeightsError
 from regionspot.core.extras import needs_extra
 from regionspot.core.hashing import sha256_file
+from regionspot.storage import local_home
 
 _logger = logging.getLogger(__name__)
 
@@ -42,12 +42,6 @@ SAM_RELEASES: dict[str, ReleasedFile] = {
 """The three files that Meta released, by name without suffix."""
 
 
-def download_folder() -> Path:
-    """Return where downloads are kept: ``$REGIONSPOT_HOME``, or ``~/.cache/regionspot``."""
-    home = os.environ.get("REGIONSPOT_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "regionspot"
-
-
 def fetch(released: ReleasedFile, *, option: str) -> Path:
     """Return the path of a released file, downloading it if it is not there yet.
 
@@ -61,7 +55,7 @@ def fetch(released: ReleasedFile, *, option: str) -> Path:
     Raises:
         WeightsError: There is no network, or the bytes are not the released ones.
     """
-    path = download_folder() / released.file_name
+    path = local_home() / released.file_name
     if path.is_file():
         return _checked(path, released)
     path.parent.mkdir(parents=True, exist_ok=True)

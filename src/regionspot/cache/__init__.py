@@ -1,5 +1,6 @@
 """The feature cache: what training needs of a data set, computed once (docs/cache_format.md)."""
 
+from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.category_tree import read_category_tree, write_category_tree
 from regionspot.cache.codec import decode_array, encode_array
 from regionspot.cache.feature_cache import FeatureCache
@@ -39,13 +40,21 @@ from regionspot.cache.manifest import (
 )
 from regionspot.cache.merge import CacheMerge
 from regionspot.cache.plan import Plan
+from regionspot.cache.remote_files import (
+    EXTRAS,
+    MANIFEST,
+    RemoteFiles,
+    opened_files,
+    sidecar_name,
+    tar_name,
+)
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
 from regionspot.cache.sidecar import QuarantinedImage, ShardLayout, ShardSidecar, read_sidecar
 from regionspot.cache.sizes import image_bytes
 from regionspot.cache.stats import CacheStats, collect_stats
 from regionspot.cache.text_banks import StoredBank, TextBankStore
-from regionspot.cache.verify import Problem, verify_cache
+from regionspot.cache.verify import Problem, verify_cache, verify_files
 from regionspot.cache.writer_lock import (
     ShardLock,
     exclusive_writer,
@@ -57,8 +66,11 @@ from regionspot.cache.writer_lock import (
 
 __all__ = [
     "ARRAY_MEMBERS",
+    "EXTRAS",
+    "MANIFEST",
     "MEMBERS",
     "SCHEMA_VERSION",
+    "CacheFiles",
     "CacheIndex",
     "CacheMerge",
     "CacheStats",
@@ -71,6 +83,7 @@ __all__ = [
     "Plan",
     "Problem",
     "QuarantinedImage",
+    "RemoteFiles",
     "ShardLayout",
     "ShardLock",
     "ShardReader",
@@ -95,6 +108,7 @@ __all__ = [
     "manifest_differences",
     "manifest_path",
     "one_at_a_time",
+    "opened_files",
     "quarantine_path",
     "read_category_tree",
     "read_manifest",
@@ -104,13 +118,16 @@ __all__ = [
     "shard_path",
     "shards_path",
     "sharing_writer",
+    "sidecar_name",
     "sidecar_path",
     "stored_array",
     "stored_dtype",
     "stored_tensor",
+    "tar_name",
     "text_banks_path",
     "try_lock_shard",
     "verify_cache",
+    "verify_files",
     "write_category_tree",
     "write_manifest",
     "write_shard",

@@ -1,5 +1,6 @@
 """A finished cache, opened for reading."""
 
+import logging
 import resource
 from functools import lru_cache
 from pathlib import Path
@@ -10,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.category_tree import Descendants, read_category_tree
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
 from regionspot.cache.index import CacheIndex, check_all_shards_present
+from regionspot.cache.kept_tars import KeptRemoteFiles
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     REPAIR_COMMAND,
@@ -23,11 +26,16 @@ from regionspot.cache.layout import (
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.remote_files import named_by_url
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, check_tar_bytes
 from regionspot.cache.sidecar import read_sealed_sidecar
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import CacheCorruptError, MissingFileError
+from regionspot.core.units import human_bytes
+from regionspot.storage import is_url, max_local_bytes
+
+logger = logging.getLogger(__name__)
 
 _DESCRIPTORS_LEFT = 512
 """What is left to the rest of the process; each mapped shard takes a file descriptor."""
@@ -40,51 +48,81 @@ class FeatureCache:
     read from several threads.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, index: CacheIndex) -> None:
-        self._path = path
+    def __init__(
+        self, files: CacheFiles, manifest: Manifest, index: CacheIndex, *, limit_bytes: int
+    ) -> None:
+        self._files = files
+        self._path = files.folder
         self._manifest = manifest
         self._index = index
-        self._reader = lru_cache(maxsize=_max_open_shards(index.num_shards))(self._open_shard)
+        self._limit_bytes = limit_bytes
+        num_open = _max_open_shards(index.num_shards)
+        if is_url(files.location):
+            # A copy that was evicted takes its space as long as it is mapped.
+            num_kept = limit_bytes // max(int(index.tar_bytes.max(initial=1)), 1)
+            num_open = min(num_open, max(num_kept, 1))
+        self._reader = lru_cache(maxsize=num_open)(self._open_shard)
         # One byte each, set once this process has compared it with its checksum. Two threads may
         # do so at once, which does no harm.
         self._image_is_checked = bytearray(len(index))
         self._shard_is_checked = bytearray(index.num_shards)
 
     @classmethod
-    def open(cls, path: str | Path, *, fingerprint: Fingerprint | None = None) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        fingerprint: Fingerprint | None = None,
+        max_local_gb: float | None = None,
+    ) -> Self:
         """Open a finished cache.
 
         Sizes of all shards are checked here, the seals of the manifest and the index too. Contents
         are checked image by image when they are read first (`sample`), all at once by
-        `verify_cache`.
+        `verify_cache`. Of a cache behind a URL the small files are fetched here; each shard follows
+        when it is first touched, is compared with its size and SHA-256, and is kept on this
+        machine.
 
         Args:
-            path: The cache's folder.
+            path: The cache's folder, or its URL.
             fingerprint: What the cache must have been made with; None accepts any.
+            max_local_gb: Disk space, in units of 1e9 bytes, for the shards that are kept of all
+                remote caches; None for ``$REGIONSPOT_MAX_LOCAL_GB``, or 100.
 
         Raises:
             MissingFileError: The folder is no cache.
             CacheMismatchError: It is of another schema version, or has another fingerprint than
                 wanted; the message names the fields.
             CacheCorruptError: It is not finished, or a file is damaged.
+            StorageError: The URL's server refuses, or does not answer.
+            ConfigError: The disk space is no positive number.
         """
-        folder = Path(path)
-        manifest = read_manifest(folder)
-        if fingerprint is not None:
-            check_same_fingerprint(
-                manifest.fingerprint, fingerprint, found_in=f"the cache {folder}"
+        limit_bytes = max_local_bytes(max_local_gb)
+        files = KeptRemoteFiles(str(path), limit_bytes) if is_url(path) else CacheFiles(Path(path))
+        with named_by_url(files):
+            manifest, index = _read_checked(files, fingerprint)
+        if is_url(path) and (total := int(index.tar_bytes.sum())) > limit_bytes:
+            logger.warning(
+                "%s has %s of shards, but only %s of them are kept here: those read in random order"
+                " are fetched again and again. Raise max_local_gb if the disk can take them.",
+                *(path, human_bytes(total), human_bytes(limit_bytes)),
             )
-        check_all_shards_present(folder, manifest.plan.num_shards)
-        index = _read_index(folder, manifest)
-        for shard in range(index.num_shards):
-            tar = shard_path(folder, shard)
-            check_tar_bytes(tar.stat().st_size, int(index.tar_bytes[shard]), tar)
-        return cls(folder, manifest, index)
+        return cls(files, manifest, index, limit_bytes=limit_bytes)
 
     @property
     def path(self) -> Path:
-        """The cache's folder."""
+        """The cache's folder; of a remote cache the one that holds its small files here."""
         return self._path
+
+    @property
+    def location(self) -> str:
+        """What the cache was opened by: its folder or its URL."""
+        return self._files.location
+
+    @property
+    def files(self) -> CacheFiles:
+        """Where its files are."""
+        return self._files
 
     @property
     def manifest(self) -> Manifest:
@@ -143,8 +181,8 @@ class FeatureCache:
 
     def read_ahead(self, index: int) -> None:
         """Ask the system to read an image from disk soon; returns at once."""
-        if self._image_is_checked[index]:
-            return  # it was read before, and is in memory as likely as not
+        if self._image_is_checked[index] or is_url(self.location):
+            return  # read before, so as likely as not in memory; or the shard has yet to be fetched
         shard = int(self._index.shards[index])
         self._reader(shard).read_ahead(index - int(self._index.shard_starts[shard]))
 
@@ -201,13 +239,13 @@ class FeatureCache:
         self.close()
 
     @override
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return type(self).open, (self._path,)
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return _reopened, (type(self), self.location, self._limit_bytes / 1e9)
 
     def _checked(self, index: int) -> tuple[ShardReader, int]:
         """Return the reader of an image that is whole, and the image's place in the shard."""
         if not 0 <= index < len(self):
-            raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
+            raise IndexError(f"image {index} is not among the {len(self)} of {self.location}.")
         shard = int(self._index.shards[index])
         reader, place = self._reader(shard), index - int(self._index.shard_starts[shard])
         if not self._image_is_checked[index]:
@@ -216,10 +254,35 @@ class FeatureCache:
         return reader, place
 
     def _open_shard(self, shard: int) -> ShardReader:
-        if not self._shard_is_checked[shard]:
-            _check_sidecar(self._path, shard, self._index)
+        sidecar_sha256 = self._index.sidecar_sha256[shard].decode("ascii")
+        # What is kept of a remote cache was compared with its sidecar when it was fetched.
+        if not (is_url(self.location) or self._shard_is_checked[shard]):
+            _check_sidecar(self._path, shard, sidecar_sha256)
             self._shard_is_checked[shard] = True
-        return ShardReader(shard_path(self._path, shard), self._index.layout(shard))
+        with self._files.tar(shard, sidecar_sha256) as path:
+            return ShardReader(path, self._index.layout(shard))
+
+
+def _reopened(kind: type[FeatureCache], location: str, max_local_gb: float) -> FeatureCache:
+    return kind.open(location, max_local_gb=max_local_gb)
+
+
+def _read_checked(
+    files: CacheFiles, fingerprint: Fingerprint | None
+) -> tuple[Manifest, CacheIndex]:
+    folder = files.folder
+    manifest = read_manifest(folder)
+    if fingerprint is not None:
+        check_same_fingerprint(
+            manifest.fingerprint, fingerprint, found_in=f"the cache {files.location}"
+        )
+    check_all_shards_present(folder, manifest.plan.num_shards, files.names_of_shards())
+    index = _read_index(folder, manifest)
+    for shard in range(index.num_shards):
+        found = files.tar_bytes(shard)
+        if found is not None:
+            check_tar_bytes(found, int(index.tar_bytes[shard]), shard_path(folder, shard))
+    return manifest, index
 
 
 def _max_open_shards(num_shards: int) -> int:
@@ -236,7 +299,7 @@ def _max_open_shards(num_shards: int) -> int:
     return max(min(num_shards, allowed - _DESCRIPTORS_LEFT), 64)
 
 
-def _check_sidecar(folder: Path, shard: int, index: CacheIndex) -> None:
+def _check_sidecar(folder: Path, shard: int, sidecar_sha256: str) -> None:
     """Training reads no sidecar, but a damaged one says that the disk cannot be trusted."""
     try:
         _, seal = read_sealed_sidecar(folder, shard)
@@ -245,7 +308,7 @@ def _check_sidecar(folder: Path, shard: int, index: CacheIndex) -> None:
             f"{sidecar_path(folder, shard)} is missing, so its shard was taken away. Make it again:"
             f" {REPAIR_COMMAND}"
         ) from error
-    if seal != index.sidecar_sha256[shard].decode("ascii"):
+    if seal != sidecar_sha256:
         raise CacheCorruptError(
             f"{sidecar_path(folder, shard)} is not the one that {index_path(folder).name} was built"
             f" from. Finish the cache again, which rebuilds the index: {CACHE_COMMAND}"

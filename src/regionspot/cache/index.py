@@ -4,6 +4,7 @@ It is derived from the sidecars, together with the list of quarantined images, a
 any time.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,13 +13,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.feature_codec import StoredForm
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     index_path,
     quarantine_path,
     shard_path,
-    shards_path,
     sidecar_path,
 )
 from regionspot.cache.manifest import Manifest, read_manifest
@@ -159,8 +160,12 @@ class CacheIndex:
                 raise CacheCorruptError(f"{path} is no index: {error}. {_COMMAND}") from error
 
 
-def build_index(cache_dir: Path) -> CacheIndex:
+def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = None) -> CacheIndex:
     """Write ``quarantine.jsonl`` and then ``index.h5`` from the sidecars, both atomically.
+
+    Args:
+        cache_dir: The cache's folder.
+        names_of_shards: The tars and sidecars that there are, if the tars are not in the folder.
 
     Returns:
         The index, as it was written.
@@ -171,17 +176,19 @@ def build_index(cache_dir: Path) -> CacheIndex:
         CacheCorruptError: A shard is missing, damaged, or was written under another manifest; or
             two images share a key.
     """
-    index, quarantine = collect_index(cache_dir)
+    index, quarantine = collect_index(cache_dir, names_of_shards)
     write_bytes_atomic(quarantine_path(cache_dir), quarantine)
     write_sealed_hdf5(index_path(cache_dir), lambda h5: _fill(h5, index))
     return index
 
 
-def collect_index(cache_dir: Path) -> tuple[CacheIndex, bytes]:
+def collect_index(
+    cache_dir: Path, names_of_shards: Collection[str] | None = None
+) -> tuple[CacheIndex, bytes]:
     """Return the index and the ``quarantine.jsonl`` that `build_index` writes, or its errors."""
     manifest = read_manifest(cache_dir)
     manifest_sha256 = manifest.sha256
-    check_all_shards_present(cache_dir, manifest.plan.num_shards)
+    check_all_shards_present(cache_dir, manifest.plan.num_shards, names_of_shards)
     collected = _Collected(manifest)
     for shard in range(manifest.plan.num_shards):
         sidecar, seal = read_sealed_sidecar(cache_dir, shard)
@@ -198,14 +205,21 @@ def collect_index(cache_dir: Path) -> tuple[CacheIndex, bytes]:
     return index, b"".join(collected.quarantine)
 
 
-def check_all_shards_present(cache_dir: Path, num_shards: int) -> None:
+def check_all_shards_present(
+    cache_dir: Path, num_shards: int, names_of_shards: Collection[str] | None = None
+) -> None:
     """Refuse an unfinished cache by looking at which files there are.
+
+    Args:
+        cache_dir: The cache's folder.
+        num_shards: Shards that it must have.
+        names_of_shards: The tars and sidecars that there are; by default those in the folder.
 
     Raises:
         CacheCorruptError: A tar or a sidecar is missing.
     """
-    folder = shards_path(cache_dir)
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    found = CacheFiles(cache_dir).names_of_shards() if names_of_shards is None else names_of_shards
+    names = frozenset(found)
     missing = [
         shard
         for shard in range(num_shards)

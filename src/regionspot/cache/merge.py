@@ -73,7 +73,7 @@ class CacheMerge:
     """Finished caches that become one; making it checks that they can.
 
     Args:
-        sources: Their folders. Images stand in this order.
+        sources: Their folders or URLs. Images stand in this order.
         images_per_shard: Images in one shard of the new cache.
         name: Name of the new cache, for people; by default those of the sources.
 
@@ -210,27 +210,29 @@ def _check_can_be_mixed(first: FeatureCache, other: FeatureCache) -> None:
     if all(line.startswith(("vocabulary", "category_ids")) for line in differences):
         advice = (
             "Labels count other classes. Train on both as they are, which mixes them:"
-            f" --data.train '[{first.path}, {other.path}]'"
+            f" --data.train '[{first.location}, {other.location}]'"
         )
     raise CacheMismatchError(
-        f"{other.path} was made otherwise than {first.path}:\n  {listed}\n{advice}"
+        f"{other.location} was made otherwise than {first.location}:\n  {listed}\n{advice}"
     )
 
 
 def _common_tree(caches: Sequence[FeatureCache]) -> Descendants | None:
     """Return the category tree of those that have one; the classes are the same anyway."""
-    trees = [(cache.path, tree) for cache in caches if (tree := cache.category_tree()) is not None]
-    for path, tree in trees:
+    found = [(cache.location, cache.category_tree()) for cache in caches]
+    trees = [(location, tree) for location, tree in found if tree is not None]
+    for location, tree in trees:
         if tree != trees[0][1]:
             raise CacheMismatchError(
-                f"{path} has another category tree than {trees[0][0]}; wanted the same, as there"
-                " can be one only. Make one of them again with the tree of the other"
+                f"{location} has another category tree than {trees[0][0]}; wanted the same, as"
+                " there can be one only. Make one of them again with the tree of the other"
                 " (--annotations.tree_path)."
             )
     return trees[0][1] if trees else None
 
 
 def _blocks_of(cache: FeatureCache) -> Iterator[_Block]:
+    cache.files.pull(sidecars=True)
     for shard in range(cache.index.num_shards):
         sidecar, seal = read_sealed_sidecar(cache.path, shard)
         if seal != cache.index.sidecar_sha256[shard].decode("ascii"):
@@ -247,13 +249,13 @@ def _blocks_of(cache: FeatureCache) -> Iterator[_Block]:
 
 
 def _check_keys(blocks: Sequence[_Block]) -> None:
-    known: dict[str, Path] = {}
+    known: dict[str, str] = {}
     for block in blocks:
         for key in block.keys:
             if key in known:
                 raise AnnotationError(
-                    f"{known[key]} and {block.cache.path} both have an image with the key {key!r};"
-                    " wanted each image once. Leave one of the caches out, or make one of them"
-                    " without the images of the other."
+                    f"{known[key]} and {block.cache.location} both have an image with the key"
+                    f" {key!r}; wanted each image once. Leave one of the caches out, or make one of"
+                    " them without the images of the other."
                 )
-            known[key] = block.cache.path
+            known[key] = block.cache.location

@@ -19,7 +19,7 @@ class CacheStats:
     """What is in a cache; the fields are the keys of ``regionspot cache stats --json``."""
 
     cache_dir: str
-    """Folder of the cache."""
+    """Folder or URL of the cache."""
     name: str
     """Name of the data set."""
     annotation_format: str
@@ -70,23 +70,27 @@ class CacheStats:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False)
 
 
-def collect_stats(cache_dir: Path) -> CacheStats:
+def collect_stats(location: str | Path) -> CacheStats:
     """Describe a finished cache.
+
+    Args:
+        location: The cache's folder, or its URL.
 
     Raises:
         MissingFileError: The folder is no cache.
         CacheMismatchError: It is of another schema version.
         CacheCorruptError: It is not finished, or damaged where it was read.
+        StorageError: The URL's server refuses, or does not answer.
     """
-    with FeatureCache.open(cache_dir) as cache:
-        manifest, index = cache.manifest, cache.index
+    with FeatureCache.open(location) as cache:
+        manifest, index, cache_dir = cache.manifest, cache.index, cache.path
+        sizes = cache.files.sizes()
     counts = index.num_regions
-    sizes = {path: path.stat().st_size for path in cache_dir.rglob("*") if path.is_file()}
-    shard_files = [path for path in sizes if path.parent == shards_path(cache_dir)]
+    shard_files = [name for name in sizes if Path(name).parent == shards_path(Path())]
     by_label = np.argsort(-index.label_counts, kind="stable")[:_NUM_CLASSES_SHOWN].tolist()
     store = TextBankStore(text_banks_path(cache_dir))
     return CacheStats(
-        cache_dir=str(cache_dir),
+        cache_dir=str(location),
         name=manifest.name,
         annotation_format=manifest.annotation_format,
         prompt=manifest.prompt,
@@ -114,7 +118,7 @@ def collect_stats(cache_dir: Path) -> CacheStats:
             if index.label_counts[label]
         },
         text_banks=list(store.templates_of(manifest.vocabulary)),
-        shard_bytes=sum(sizes[path] for path in shard_files),
+        shard_bytes=sum(sizes[name] for name in shard_files),
         total_bytes=sum(sizes.values()),
         bytes_per_image=sum(sizes.values()) / len(index) if len(index) else 0.0,
     )

@@ -3,13 +3,14 @@
 import hashlib
 import logging
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.category_tree import read_category_tree
 from regionspot.cache.index import CacheIndex, check_sidecar, collect_index
 from regionspot.cache.layout import (
@@ -17,14 +18,16 @@ from regionspot.cache.layout import (
     index_path,
     quarantine_path,
     shard_path,
-    shards_path,
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.remote_files import by_url, opened_files
 from regionspot.cache.sidecar import ShardSidecar, read_sidecar
 from regionspot.cache.tar import BLOCK_BYTES, END, padding, tar_header
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import MissingFileError, RegionSpotError
+
+_SUFFIXES = {".tar", ".json"}
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class Problem:
     """Where in the tar the damaged header, member, padding or end starts, in bytes."""
 
 
-def verify_cache(cache_dir: Path) -> list[Problem]:
+def verify_cache(cache: Path | str) -> list[Problem]:
     """Compare every byte of a cache with its hashes.
 
     Of each tar the SHA-256 of the whole, the header, checksum and padding of every member and the
@@ -55,14 +58,29 @@ def verify_cache(cache_dir: Path) -> list[Problem]:
     are optional; stray temporary files of a crash do no harm.
 
     Args:
-        cache_dir: The cache's folder.
+        cache: The cache's folder, or its URL: then one shard after the other is fetched, and none
+            is kept.
 
     Returns:
         What was found, by shard, then what concerns the whole cache; empty for a sound cache.
 
     Raises:
         MissingFileError: The folder is no cache.
+        StorageError: The URL's server refuses, or does not answer.
     """
+    with opened_files(cache) as files:
+        return verify_files(files)
+
+
+def verify_files(files: CacheFiles) -> list[Problem]:
+    """Compare every byte of a cache whose files are at hand; see `verify_cache`."""
+    return [
+        replace(problem, message=by_url(problem.message, files)) for problem in _problems(files)
+    ]
+
+
+def _problems(files: CacheFiles) -> list[Problem]:
+    cache_dir = files.folder
     problems: list[Problem] = []
     manifest: Manifest | None = None
     try:
@@ -71,31 +89,32 @@ def verify_cache(cache_dir: Path) -> list[Problem]:
         raise
     except RegionSpotError as error:
         problems.append(Problem(message=str(error)))
-    shards = _shards_on_disk(cache_dir)
+    shards = _numbers(files.names_of_shards())
     planned = shards if manifest is None else list(range(manifest.plan.num_shards))
     manifest_sha256 = "" if manifest is None else manifest.sha256
     for shard in planned:
-        problems.extend(_shard_problems(cache_dir, shard, manifest, manifest_sha256))
+        problems.extend(_shard_problems(files, shard, manifest, manifest_sha256))
         logger.info("verified shard %d of %d", shard + 1, len(planned))
     problems.extend(
         Problem(message="the plan has no such shard", shard=shard)
         for shard in sorted(set(shards) - set(planned))
     )
-    problems.extend(_derived_problems(cache_dir, rebuild=not problems))
+    problems.extend(_derived_problems(files, rebuild=not problems))
     if manifest is not None:
         problems.extend(_text_bank_problems(cache_dir, manifest))
     problems.extend(_category_tree_problems(cache_dir))
     return problems
 
 
-def _shards_on_disk(cache_dir: Path) -> list[int]:
-    paths = list(shards_path(cache_dir).glob("[0-9]*.*"))
-    return sorted({int(path.stem) for path in paths if path.suffix in {".tar", ".json"}})
+def _numbers(names_of_shards: Iterable[str]) -> list[int]:
+    paths = [Path(name) for name in names_of_shards]
+    return sorted({int(p.stem) for p in paths if p.suffix in _SUFFIXES and p.stem.isdecimal()})
 
 
 def _shard_problems(
-    cache_dir: Path, shard: int, manifest: Manifest | None, manifest_sha256: str
+    files: CacheFiles, shard: int, manifest: Manifest | None, manifest_sha256: str
 ) -> Iterator[Problem]:
+    cache_dir = files.folder
     try:
         sidecar = read_sidecar(cache_dir, shard)
         if manifest is not None:
@@ -104,17 +123,17 @@ def _shard_problems(
         yield Problem(message=str(error), shard=shard)
         return
     path = shard_path(cache_dir, shard)
-    if not path.is_file():
+    found = files.tar_bytes(shard)
+    if found is None:
         yield Problem(message=f"{path} is missing", shard=shard)
         return
-    if path.stat().st_size != sidecar.tar_bytes:
-        found = path.stat().st_size
+    if found != sidecar.tar_bytes:
         message = (
             f"{path} has {found} bytes; wanted {sidecar.tar_bytes}: it was cut short or added to"
         )
         yield Problem(message=message, shard=shard, offset=min(found, sidecar.tar_bytes))
         return
-    with path.open("rb") as file:
+    with files.tar(shard) as tar, tar.open("rb") as file:
         yield from _tar_problems(file, sidecar)
 
 
@@ -160,13 +179,14 @@ def _bad_parts(
         yield "padding", start + num_bytes
 
 
-def _derived_problems(cache_dir: Path, *, rebuild: bool) -> Iterator[Problem]:
+def _derived_problems(files: CacheFiles, *, rebuild: bool) -> Iterator[Problem]:
     """Check the index, and that it follows from the sidecars unless these are known to be bad."""
+    cache_dir = files.folder
     try:
         index = CacheIndex.read(cache_dir)
         if not rebuild:
             return
-        wanted, quarantine = collect_index(cache_dir)
+        wanted, quarantine = collect_index(cache_dir, files.names_of_shards())
     except RegionSpotError as error:
         yield Problem(message=str(error))
         return

@@ -14,14 +14,19 @@ from jsonargparse import ArgumentParser
 from regionspot.cache import CacheMerge, exclusive_writer
 from regionspot.cli.cache_verify import describe_problem
 from regionspot.cli.errors import run_cli, terminable
+from regionspot.core.errors import ConfigError
 from regionspot.extraction.run import check_not_strange
+from regionspot.storage import is_url
 
 
 def main(args: Sequence[str]) -> None:
     """Merge caches; see ``regionspot cache merge --help``."""
     parser = ArgumentParser(prog="regionspot cache merge", description=__doc__)
     parser.add_argument(
-        "caches", nargs="+", type=str, help="Folders of finished caches, in the order of images."
+        "caches",
+        nargs="+",
+        type=str,
+        help="Folders or URLs of finished caches, in the order of images.",
     )
     parser.add_argument(
         "--output_dir", type=str, required=True, help="Folder of the new cache, not one of these."
@@ -40,6 +45,11 @@ def main(args: Sequence[str]) -> None:
 
 
 def _merge(options: Namespace) -> None:
+    if is_url(options.output_dir):
+        raise ConfigError(
+            f"--output_dir is {options.output_dir}; wanted a folder of this machine, as caches are"
+            " merged there (those to merge may be URLs). Copy the merged folder to the URL then."
+        )
     output_dir = Path(options.output_dir)
     merge = CacheMerge(options.caches, images_per_shard=options.images_per_shard, name=options.name)
     advice = "finished shards are safe; give the same command again to go on"
@@ -47,7 +57,7 @@ def _merge(options: Namespace) -> None:
         check_not_strange(output_dir)
         problems = merge.take_away_damage(output_dir) if options.repair else []
         index, num_written = merge.write(output_dir)
-    lines = [describe_problem(output_dir, problem) for problem in problems]
+    lines = [describe_problem(str(output_dir), problem) for problem in problems]
     lines.append(
         f"{output_dir}: {len(index):,} images of {len(options.caches)} caches,"
         f" {int(index.num_regions.sum()):,} regions, {index.num_shards:,} shards"

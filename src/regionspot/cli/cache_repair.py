@@ -41,12 +41,12 @@ def _repair(args: Sequence[str]) -> None:
 
 def _as_json(problems: Sequence[Problem], summary: CacheSummary) -> str:
     numbers = asdict(summary)
-    del numbers["annotations"]
-    found = {"cache_dir": str(summary.cache_dir), "mended": list(map(asdict, problems))}
+    del numbers["annotations"], numbers["location"]
+    found = {"cache_dir": summary.location, "mended": list(map(asdict, problems))}
     return json.dumps({**numbers, **found}, indent=1, ensure_ascii=False)
 
 
 def _as_text(problems: Sequence[Problem], summary: CacheSummary) -> str:
-    lines = [describe_problem(summary.cache_dir, problem) for problem in problems]
+    lines = [describe_problem(summary.location, problem) for problem in problems]
     found = f"{len(problems)} problems found and mended" if problems else "nothing was damaged"
     return "\n".join([*lines, *summary.lines(), found])

@@ -5,7 +5,6 @@ a cache cannot be read (then the others are described nevertheless), else with 0
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
@@ -18,18 +17,17 @@ from regionspot.core.units import human_bytes
 def main(args: Sequence[str]) -> None:
     """Describe caches; see ``regionspot cache stats --help``."""
     parser = ArgumentParser(prog="regionspot cache stats", description=__doc__)
-    parser.add_argument("caches", nargs="+", type=str, help="Folders of feature caches.")
+    parser.add_argument("caches", nargs="+", type=str, help="Folders or URLs of feature caches.")
     parser.add_argument("--json", action="store_true", help="Write JSON for machines.")
     options = parser.parse_args(list(args))
-    folders = [Path(folder) for folder in options.caches]
-    run_cli(lambda: _print_stats(folders, as_json=options.json))
+    run_cli(lambda: _print_stats(options.caches, as_json=options.json))
 
 
-def _print_stats(folders: Sequence[Path], *, as_json: bool) -> None:
-    all_stats, has_failed = examine_each(folders, collect_stats)
+def _print_stats(caches: Sequence[str], *, as_json: bool) -> None:
+    all_stats, has_failed = examine_each(caches, collect_stats)
     if as_json:
         print("\n".join(stats.to_json() for stats in all_stats))
-    elif len(folders) > 1 and all_stats:
+    elif len(caches) > 1 and all_stats:
         header = ("cache", "images", "left out", "regions", "classes", "shards", "size", "models")
         print(table(header, list(map(_row, all_stats))))
     else:

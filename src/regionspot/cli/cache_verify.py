@@ -7,11 +7,10 @@ read at all (then the others are verified nevertheless). With ``--json`` one JSO
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from regionspot.cache import Problem, shard_path, verify_cache
+from regionspot.cache import Problem, tar_name, verify_cache
 from regionspot.cli.errors import run_cli
 from regionspot.cli.several_caches import examine_each, table
 
@@ -40,30 +39,27 @@ class VerifyReport:
 def main(args: Sequence[str]) -> None:
     """Verify caches; see ``regionspot cache verify --help``."""
     parser = ArgumentParser(prog="regionspot cache verify", description=__doc__)
-    parser.add_argument("caches", nargs="+", type=str, help="Folders of feature caches.")
+    parser.add_argument("caches", nargs="+", type=str, help="Folders or URLs of feature caches.")
     parser.add_argument("--json", action="store_true", help="Write JSON for machines.")
     options = parser.parse_args(list(args))
-    folders = [Path(folder) for folder in options.caches]
-    run_cli(lambda: _verify(folders, as_json=options.json))
+    run_cli(lambda: _verify(options.caches, as_json=options.json))
 
 
-def _verify(folders: Sequence[Path], *, as_json: bool) -> None:
-    def examine(cache_dir: Path) -> VerifyReport:
-        problems = verify_cache(cache_dir)
-        report = VerifyReport(
-            cache_dir=str(cache_dir), is_whole=not problems, problems=list(problems)
-        )
+def _verify(caches: Sequence[str], *, as_json: bool) -> None:
+    def examine(cache: str) -> VerifyReport:
+        problems = verify_cache(cache)
+        report = VerifyReport(cache_dir=cache, is_whole=not problems, problems=problems)
         if as_json:
             print(report.to_json())
             return report
         for problem in problems:
-            print(describe_problem(cache_dir, problem))
-        if len(folders) == 1:
-            print(f"{cache_dir}: {f'{len(problems)} problems' if problems else 'whole'}")
+            print(describe_problem(cache, problem))
+        if len(caches) == 1:
+            print(f"{cache}: {f'{len(problems)} problems' if problems else 'whole'}")
         return report
 
-    reports, has_failed = examine_each(folders, examine)
-    if len(folders) > 1 and reports and not as_json:
+    reports, has_failed = examine_each(caches, examine)
+    if len(caches) > 1 and reports and not as_json:
         print(table(("cache", "problems", "damaged shards", "verdict"), list(map(_row, reports))))
     if has_failed:
         raise SystemExit(2)
@@ -76,11 +72,11 @@ def _row(report: VerifyReport) -> tuple[str, ...]:
     return report.cache_dir, *counts, "whole" if report.is_whole else "damaged"
 
 
-def describe_problem(cache_dir: Path, problem: Problem) -> str:
+def describe_problem(cache: str, problem: Problem) -> str:
     """Say in one line what is damaged, and where."""
     if problem.shard is None:
         return problem.message
-    parts = [str(shard_path(cache_dir, problem.shard))]
+    parts = [f"{cache}/{tar_name(problem.shard)}"]
     parts += [f"image {problem.key}"] if problem.key else []
     parts += [problem.member] if problem.member else []
     parts += [f"byte {problem.offset}"] if problem.offset is not None else []

@@ -29,6 +29,7 @@ from regionspot.evaluation.results import (
     write_metrics,
     write_per_category,
 )
+from regionspot.storage import local_input
 
 
 def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult:
@@ -49,8 +50,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
     curves = draw_curves(config.training_dirs)
     check_methods(config.methods)
     data = open_evaluation_data(
-        Path(config.cache),
-        Path(config.annotations),
+        config.cache,
+        local_input(config.annotations),
         None if config.images_dir is None else Path(config.images_dir),
     )
     scorer = LvisScorer(data.truth)

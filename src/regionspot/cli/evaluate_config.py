@@ -21,9 +21,9 @@ class EvalConfig:
     """
 
     cache: str
-    """Folder of the feature cache of the images to evaluate on."""
+    """Folder or URL of the feature cache of the images to evaluate on."""
     annotations: str
-    """The LVIS annotation file that the cache was made from."""
+    """The LVIS annotation file that the cache was made from, or its URL."""
     output_dir: str
     """Folder to write metrics.json, per_category.csv, predictions and report.html to."""
     checkpoints: list[str] = field(default_factory=list)

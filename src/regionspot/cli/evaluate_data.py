@@ -43,7 +43,7 @@ class EvaluationData:
 
 
 def open_evaluation_data(
-    cache_dir: Path, annotations_path: Path, images_dir: Path | None
+    cache_dir: str | Path, annotations_path: Path, images_dir: Path | None
 ) -> EvaluationData:
     """Open a cache and its annotations.
 
@@ -51,7 +51,7 @@ def open_evaluation_data(
     missed. Images beyond the cache's plan (it was made with ``--limit``) do not.
 
     Args:
-        cache_dir: Folder of the feature cache.
+        cache_dir: Folder or URL of the feature cache.
         annotations_path: LVIS annotation file.
         images_dir: Folder of the images, if their pixels are wanted.
 
@@ -109,7 +109,7 @@ def _check_same_data(cache: FeatureCache, truth: LvisGroundTruth) -> None:
     classes = sorted({*cache.manifest.category_ids} - {item.id for item in truth.categories})
     if strange or classes:
         raise AnnotationError(
-            f"{cache.path} holds {len(strange)} images and {len(classes)} categories that"
+            f"{cache.location} holds {len(strange)} images and {len(classes)} categories that"
             f" {truth.name} does not list (e.g. image {strange[:1]}, category {classes[:1]}). Set"
             f" --annotations to the file that {cache.manifest.name!r} was cached from."
         )
@@ -118,7 +118,7 @@ def _check_same_data(cache: FeatureCache, truth: LvisGroundTruth) -> None:
             "%s is not the very file that %s was cached from (sha256 %s, wanted %s); images and"
             " categories fit, so it is scored by this one",
             truth.name,
-            cache.path,
+            cache.location,
             truth.sha256[:12],
             cache.manifest.annotation_sha256[:12],
         )

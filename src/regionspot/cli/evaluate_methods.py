@@ -193,11 +193,13 @@ def _load_models(config: ModelsConfig, device: str, data: EvaluationData) -> Fro
     wanted = data.cache.manifest.fingerprint
     if wanted.exif_policy != "ignore":
         raise ConfigError(
-            f"{data.cache.path} was made with exif_policy {wanted.exif_policy!r}; methods from"
+            f"{data.cache.location} was made with exif_policy {wanted.exif_policy!r}; methods from"
             " pixels read images as stored. Leave --methods out, or cache with exif_policy ignore."
         )
     models = load_frozen_models(config, device=device)
-    check_same_fingerprint(wanted, models.fingerprint(), found_in=f"the cache {data.cache.path}")
+    check_same_fingerprint(
+        wanted, models.fingerprint(), found_in=f"the cache {data.cache.location}"
+    )
     return models
 
 

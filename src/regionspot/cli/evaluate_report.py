@@ -120,7 +120,7 @@ def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Ma
         "encoder": f"{found.clip_model} at {found.clip_image_size} px ({found.clip_activation}),"
         f" weights sha256 {found.clip_weights_sha256[:_SHORT]}",
         "text bank": f"templates {config.templates}, {len(data.cache.manifest.vocabulary):,} names",
-        "feature cache": f"{data.cache.path} ({data.cache.manifest.codec})",
+        "feature cache": f"{data.cache.location} ({data.cache.manifest.codec})",
         "annotations": f"{data.annotations_path}, sha256 {data.truth.sha256[:_SHORT]}",
     }
     for name, head in run.heads.items():

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from regionspot.core.errors import RegionSpotError
@@ -11,21 +10,21 @@ Report = TypeVar("Report")
 
 
 def examine_each(
-    folders: Sequence[Path], examine: Callable[[Path], Report]
+    caches: Sequence[str], examine: Callable[[str], Report]
 ) -> tuple[list[Report], bool]:
     """Examine caches one after the other; what is wrong with one does not keep from the others.
 
     Args:
-        folders: The caches.
+        caches: Their folders or URLs.
         examine: What to do with each; its error is printed.
 
     Returns:
         The reports, without those of caches that had an error; and whether any had.
     """
     reports, has_failed = [], False
-    for folder in folders:
+    for cache in caches:
         try:
-            reports.append(examine(folder))
+            reports.append(examine(cache))
         except RegionSpotError as error:
             print(f"error: {error}", file=sys.stderr)
             has_failed = True

@@ -29,8 +29,8 @@ class CachedRegions(pl.LightningDataModule):
     left out of training, and counted in the log.
 
     Args:
-        train: Directories of the feature caches to train on.
-        val: Directory of the feature cache to validate on; null for none.
+        train: Directories or URLs (s3://bucket/cache) of the feature caches to train on.
+        val: Directory or URL of the feature cache to validate on; null for none.
         batch_size: Images of a step over all devices together; a multiple of their number.
         templates: Which of the caches' text banks to compare with, by its template set.
         max_regions_per_image: Regions of a training image used in a step at most, a random choice;
@@ -38,6 +38,9 @@ class CachedRegions(pl.LightningDataModule):
         ratios: How often to draw a batch from each training cache, up to a factor; null for
             equally often.
         seed: Starts the random order of the images.
+        max_local_gb: Disk space, in units of 1e9 bytes, for the shards that are kept here of all
+            caches behind URLs; null for $REGIONSPOT_MAX_LOCAL_GB, or 100. It should hold all of
+            them: images are drawn in random order.
 
     Raises:
         MissingFileError: A cache is not there.
@@ -54,6 +57,7 @@ class CachedRegions(pl.LightningDataModule):
         max_regions_per_image: int | None = None,
         ratios: Sequence[float] | None = None,
         seed: int = 0,
+        max_local_gb: float | None = None,
     ) -> None:
         super().__init__()
         if not train or isinstance(train, (str, Path)):
@@ -69,8 +73,8 @@ class CachedRegions(pl.LightningDataModule):
                 raise ConfigError(f"data.{name} is {value}; wanted 1 or more.")
         if seed < 0:
             raise ConfigError(f"data.seed is {seed}; wanted 0 or more.")
-        self.train_caches = tuple(FeatureCache.open(Path(path)) for path in train)
-        self.val_cache = None if val is None else FeatureCache.open(Path(val))
+        self.train_caches = tuple(FeatureCache.open(x, max_local_gb=max_local_gb) for x in train)
+        self.val_cache = None if val is None else FeatureCache.open(val, max_local_gb=max_local_gb)
         self.templates = templates
         self.batch_size = batch_size
         self._max_regions_per_image = max_regions_per_image
@@ -128,7 +132,7 @@ class CachedRegions(pl.LightningDataModule):
         ):
             _LOGGER.info(
                 "%s: %d classes, %d images to train on, %d without regions are left out",
-                cache.path,
+                cache.location,
                 len(bank),
                 len(usable),
                 len(cache) - len(usable),
@@ -174,18 +178,18 @@ class CachedRegions(pl.LightningDataModule):
             differences = cache.manifest.fingerprint.differences(self.fingerprint)
             if differences:
                 raise CacheMismatchError(
-                    f"{cache.path} and {self.train_caches[0].path} were not made by the same frozen"
-                    f" models and settings: {'; '.join(differences)}. Make both with one `models`"
-                    " section (python cache_features.py), or train on one of them."
+                    f"{cache.location} and {self.train_caches[0].location} were not made by the"
+                    f" same frozen models and settings: {'; '.join(differences)}. Make both with"
+                    " one `models` section (python cache_features.py), or train on one of them."
                 )
 
     def _check_labels(self) -> None:
         for cache in self.train_caches:
             if cache.manifest.proposals is not None:
                 raise ConfigError(
-                    f"{cache.path} holds proposals ({cache.manifest.proposals}), whose class nobody"
-                    " knows, so a head cannot learn from it. Give data.train caches of annotated"
-                    " regions (made without --proposals); evaluate.py takes this one."
+                    f"{cache.location} holds proposals ({cache.manifest.proposals}), whose class"
+                    " nobody knows, so a head cannot learn from it. Give data.train caches of"
+                    " annotated regions (made without --proposals); evaluate.py takes this one."
                 )
 
 
@@ -193,8 +197,8 @@ def _images_with_regions(cache: FeatureCache) -> IndexArray:
     images = np.flatnonzero(cache.index.num_regions).astype(np.int64)
     if len(images) == 0:
         raise ConfigError(
-            f"{cache.path} holds {len(cache)} images and not one region: there is nothing to train"
-            " on. Take it out of data.train."
+            f"{cache.location} holds {len(cache)} images and not one region: there is nothing to"
+            " train on. Take it out of data.train."
         )
     return images
 
@@ -204,7 +208,7 @@ def _text_bank(cache: FeatureCache, templates: str) -> Tensor:
     wanted = (len(cache.manifest.vocabulary), cache.manifest.fingerprint.text_dim)
     if tuple(bank.shape) != wanted:
         raise CacheMismatchError(
-            f"{cache.path}: the text bank {templates!r} has shape {tuple(bank.shape)}; the manifest"
-            f" says {wanted}. Run python cache_features.py again to remake it."
+            f"{cache.location}: the text bank {templates!r} has shape {tuple(bank.shape)}; the"
+            f" manifest says {wanted}. Run python cache_features.py again to remake it."
         )
     return bank

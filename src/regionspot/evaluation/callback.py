@@ -22,6 +22,7 @@ from regionspot.evaluation.ground_truth import LvisGroundTruth
 from regionspot.evaluation.lvis_ap import LvisScorer, import_hotcoco
 from regionspot.evaluation.predictions import Predictions
 from regionspot.evaluation.protocols import Protocol, emit_predictions
+from regionspot.storage import local_input
 
 _LOGGER = logging.getLogger(__name__)
 _LOGGED = ("AP", "APr", "APc", "APf")
@@ -35,7 +36,7 @@ class LvisValidation(pl.Callback):
     counts them as missed. A group of classes without ground truth is not logged.
 
     Args:
-        annotations: The LVIS annotation file that the validation cache was made from.
+        annotations: The LVIS annotation file that the validation cache was made from, or its URL.
         protocol: Which (box, class) pairs are scored.
 
     Raises:
@@ -47,7 +48,7 @@ class LvisValidation(pl.Callback):
     def __init__(self, annotations: str | Path, protocol: Protocol = "flattened_top300") -> None:
         super().__init__()
         import_hotcoco()  # now, not after the hours of training before the first validation
-        self._truth = LvisGroundTruth.read(Path(annotations))
+        self._truth = LvisGroundTruth.read(local_input(str(annotations)))
         self._protocol: Protocol = protocol
         self._category_ids: tuple[int, ...] = ()
         self._parts: list[Predictions] = []

@@ -15,7 +15,6 @@ from regionspot.cache import (
     check_same_manifest,
     manifest_path,
     read_manifest,
-    shard_is_complete,
     sharing_writer,
 )
 from regionspot.core.errors import MissingFileError, RegionSpotError
@@ -97,10 +96,10 @@ class ShardWorker:
             self._telling_where(),
             told_disk_errors(self._output_dir),
             sharing_writer(self._output_dir),
-            ShardClaims(self._output_dir) as claims,
+            ShardClaims(self._job.destination) as claims,
         ):
             num_written = writer.write(claims.claimed(jobs), done=(), after_shard=claims.done)
-        if not num_written and not shard_is_complete(self._output_dir, shard):
+        if not num_written and not self._job.destination.is_done(shard):
             time.sleep(_RETRY_S)
         return WorkerAnswer(
             where=self._where,

@@ -1,5 +1,6 @@
 """The options of ``cache_features.py``; the texts below the fields are its ``--help``."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from regionspot.cache import FeatureCodec
 from regionspot.core.errors import ConfigError
 from regionspot.extraction.cluster_options import RayConfig
 from regionspot.extraction.parts import AUTO, Part
+from regionspot.storage import is_url
 
 Executor = Literal["local", "ray"]
 
@@ -34,12 +36,15 @@ class AnnotationsConfig:
     """Format of the annotation file. csv is your own: a header image,x1,y1,x2,y2,label, and boxes
     in pixels."""
     path: str
-    """The annotation file, as its authors publish it (unpacked)."""
+    """The annotation file, as its authors publish it (unpacked). This and all other files may be
+    URLs: they are fetched once, and again when they change there."""
     images_dir: str
     """Folder that the file names in the annotation file are relative to. LVIS v1: the folder that
     holds COCO's train2017 and val2017. Objects365: the folder that its archives were unpacked to,
     whether or not they lie in images/v1 there. OpenImages: the folder of the <ImageID>.jpg. V3Det:
-    the folder that holds its folder images."""
+    the folder that holds its folder images. It may be a URL (s3://, gs://, https://): images are
+    then read as they are needed, and not kept; for Objects365 their paths have to be those in the
+    file."""
     name: str | None = None
     """Name of the data set, for people; by default the annotation file's."""
     crowds: KeepOrDrop = "keep"
@@ -68,15 +73,23 @@ class AnnotationsConfig:
     def __post_init__(self) -> None:
         self.read_options().check(self.format)
 
-    def read_options(self) -> ReadOptions:
-        """Return what is passed on to the format's reader."""
+    def read_options(self, locate: Callable[[str], Path] = Path) -> ReadOptions:
+        """Return what is passed on to the format's reader.
+
+        Args:
+            locate: Finds the file on this machine that an option names.
+        """
+
+        def located(location: str | None) -> Path | None:
+            return None if location is None else locate(location)
+
         return ReadOptions(
             crowds=None if self.crowds == "keep" else self.crowds,
-            classes_path=None if self.classes_path is None else Path(self.classes_path),
-            rotations_path=None if self.rotations_path is None else Path(self.rotations_path),
+            classes_path=located(self.classes_path),
+            rotations_path=located(self.rotations_path),
             groups=self.groups,
             depictions=self.depictions,
-            tree_path=None if self.tree_path is None else Path(self.tree_path),
+            tree_path=located(self.tree_path),
             prompt=None if self.prompt == "box" else self.prompt,
         )
 
@@ -124,8 +137,9 @@ class CacheConfig:
     """
 
     output_dir: str
-    """Folder of the cache. If it holds an unfinished cache of the same images, models and settings,
-    that one is finished; a cache of anything else is refused, not touched."""
+    """Folder of the cache, or its URL, such as s3://bucket/folder. If it holds an unfinished cache
+    of the same images, models and settings, that one is finished; a cache of anything else is
+    refused, not touched."""
     annotations: AnnotationsConfig
     """The images and their regions."""
     proposals: ProposalsConfig | None = None
@@ -162,19 +176,23 @@ class CacheConfig:
     limit: int | None = None
     """Take only the first so many images; by default all."""
     reuse: str | None = None
-    """Folder of a finished cache of the same models and settings. Of images that it holds, too (the
-    same key, image id and size), feature maps are taken from there, and position tokens where all
-    boxes are known there: new images and new boxes cost only what is new. The first such image of
-    each shard goes through CLIP anyway, and is refused if it looks like another image."""
+    """Folder or URL of a finished cache of the same models and settings. Of images that it holds,
+    too (the same key, image id and size), feature maps are taken from there, and position tokens
+    where all boxes are known there: new images and new boxes cost only what is new. The first such
+    image of each shard goes through CLIP anyway, and is refused if it looks like another image."""
+    staging_dir: str | None = None
+    """For an output_dir behind a URL: the folder of this machine in which shards are written before
+    they are published; it holds few at a time. By default one of the URL's own below
+    $REGIONSPOT_HOME, $XDG_CACHE_HOME/regionspot or ~/.cache/regionspot."""
     part: str | None = None
-    """Make only a part of the shards, so that many processes or machines with one disk share the
-    work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or torchrun. The part
-    that ends last finishes the cache; parts that failed are given again, or the command without
-    --part does the rest."""
+    """Make only a part of the shards, so that many processes or machines with one disk or bucket
+    share the work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or
+    torchrun. The part that ends last finishes the cache; parts that failed are given again, or the
+    command without --part does the rest."""
     executor: Executor = "local"
     """Who makes the shards: local, this process; or ray, the machines of a running Ray cluster, all
     of which see the folders named here under the same names. Dead workers and lost machines are
-    replaced by what remains."""
+    replaced by what remains. Not for an output_dir behind a URL."""
     ray: RayConfig = field(default_factory=RayConfig)
     """The Ray cluster, for --executor ray."""
 
@@ -219,10 +237,11 @@ class CacheConfig:
     def _check_executor(self) -> None:
         if self.executor == "local":
             return
-        if "://" in self.output_dir:
+        if is_url(self.output_dir):
             raise ConfigError(
                 f"--executor is ray and --output_dir {self.output_dir}; wanted a folder on a disk"
                 " that all machines of the cluster share: its locks keep two workers off one shard."
+                " For a cache behind a URL, give each machine its --part (1/8 to 8/8) instead."
             )
         if self.part is not None:
             raise ConfigError(

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from regionspot.cache import QuarantinedImage, read_sidecar, shard_is_complete
+from regionspot.cache import QuarantinedImage, read_sidecar
 from regionspot.extraction.cluster import Worker, WorkerSource, result_of
 from regionspot.extraction.cluster_worker import WorkerAnswer
 from regionspot.extraction.errors import ClusterError, WorkerLostError
@@ -112,7 +112,7 @@ class ShardDispatcher:
         self._idle.append(place)
         if shard is None:
             _logger.info("worker %d is ready: %s", place.number, answer.where)
-        elif shard_is_complete(self._job.output_dir, shard):
+        elif self._job.destination.is_done(shard):
             place.num_losses_in_a_row = 0
             self._count(shard, answer, bar)
         else:

@@ -1,20 +1,12 @@
 """What a cache will take, before anything is written: bytes to the last one, and about how long."""
 
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from regionspot.cache import (
-    check_same_manifest,
-    image_bytes,
-    manifest_path,
-    read_manifest,
-    shard_is_complete,
-)
+from regionspot.cache import image_bytes
 from regionspot.core.units import human_bytes, human_duration
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError
@@ -48,8 +40,8 @@ class CacheEstimate:
     """Size of the whole cache."""
     missing_bytes: int
     """What has yet to be written of it."""
-    free_bytes: int
-    """What is free on the disk."""
+    free_bytes: int | None
+    """What is free on the disk; None for a URL, where nobody can tell."""
     probed_images: int
     """Images that were run through the models to measure the time."""
     seconds_per_image: float
@@ -62,7 +54,7 @@ class CacheEstimate:
     @property
     def fits(self) -> bool:
         """Whether the disk has room for what is missing."""
-        return self.missing_bytes <= self.free_bytes
+        return self.free_bytes is None or self.missing_bytes <= self.free_bytes
 
     def check_fits(self) -> None:
         """Refuse a disk that is too small.
@@ -70,7 +62,7 @@ class CacheEstimate:
         Raises:
             DiskError: There is not enough room.
         """
-        if not self.fits:
+        if self.free_bytes is not None and not self.fits:
             raise DiskError(
                 f"{self.output_dir} has yet to grow by {human_bytes(self.missing_bytes)}, but its"
                 f" disk has only {human_bytes(self.free_bytes)} free. Make room, set another"
@@ -87,16 +79,16 @@ class CacheEstimate:
         regions = "regions yet to find" if self.num_regions is None else found
         rate = 1 / self.seconds_per_image if self.seconds_per_image else 0.0
         shards = f"{self.num_shards:,} shards ({self.num_shards_done:,} of them there already)"
-        total, missing, free = map(
-            human_bytes, (self.total_bytes, self.missing_bytes, self.free_bytes)
-        )
+        total, missing = map(human_bytes, (self.total_bytes, self.missing_bytes))
+        free = self.free_bytes
+        room = "" if free is None else f", {human_bytes(free)} free on the disk"
         measured = f"{rate:,.2f} images/s, measured on {self.probed_images:,} images"
         reused = [f"{self.num_reused_images:,} feature maps of them are taken over"]
         return [
             f"{self.num_images:,} images, {regions}, {shards}",
             *(reused if self.num_reused_images else []),
             f"{human_bytes(self.bytes_per_image)} an image, {total} in all",
-            f"{missing} yet to write, {free} free on the disk",
+            f"{missing} yet to write{room}",
             f"about {human_duration(self.seconds)} on {self.device} ({measured})",
         ]
 
@@ -120,11 +112,8 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
         WeightsError: Weights do not fit their model, or give numbers that are not finite.
     """
     job = CacheJob(config)
-    plan, output_dir = job.manifest.plan, job.output_dir
-    done: list[int] = []
-    if manifest_path(output_dir).exists():
-        check_same_manifest(read_manifest(output_dir), job.manifest)
-        done = [n for n in range(plan.num_shards) if shard_is_complete(output_dir, n)]
+    plan = job.manifest.plan
+    done = job.destination.shards_there(job.manifest)
     probe = _probe(job, num_probed)
     num_regions = job.records.num_regions()
     if job.locator.grid is not None:
@@ -134,7 +123,7 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
     for images in map(plan.images_of, done):
         is_missing[images.start : images.stop] = False
     return CacheEstimate(
-        output_dir=str(output_dir),
+        output_dir=job.destination.location,
         num_images=plan.num_images,
         num_regions=None if job.locator.grid is not None else int(num_regions.sum()),
         num_reused_images=0 if job.old_cache is None else job.old_cache.num_held(job.records),
@@ -143,7 +132,7 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
         bytes_per_image=float(sizes.mean()),
         total_bytes=int(sizes.sum()),
         missing_bytes=int(sizes[is_missing].sum()),
-        free_bytes=shutil.disk_usage(_nearest_folder(output_dir)).free,
+        free_bytes=job.destination.free_bytes(),
         probed_images=probe.num_images,
         seconds_per_image=probe.seconds_per_image,
         seconds=probe.seconds_per_image * int(is_missing.sum()),
@@ -177,7 +166,3 @@ def _probe(job: CacheJob, num_probed: int) -> _Probe:
         seconds_per_image=float(np.median(timed)),
         regions_per_image=float(np.mean(counts)) if counts else 0.0,
     )
-
-
-def _nearest_folder(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())

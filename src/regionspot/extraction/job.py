@@ -14,12 +14,13 @@ from regionspot.backbones import FrozenModels, load_frozen_models
 from regionspot.cache import Manifest, Plan
 from regionspot.core.errors import ConfigError
 from regionspot.extraction.config import CacheConfig
-from regionspot.extraction.errors import DiskError
 from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.parts import Part
 from regionspot.extraction.prepare import Preparation, ShardJob
+from regionspot.extraction.publishing import open_destination
 from regionspot.extraction.regions import describe_proposals, read_regions
 from regionspot.extraction.reuse import OldCache
+from regionspot.storage import RemoteFolder, is_url
 
 
 class CacheJob:
@@ -48,8 +49,8 @@ class CacheJob:
         annotated: AnnotatedImages | None = None,
     ) -> None:
         self.config = config
-        self.output_dir = Path(config.output_dir)
-        _check_can_be_folder(self.output_dir)
+        self.destination = open_destination(config.output_dir, config.staging_dir)
+        self.output_dir = self.destination.folder
         self.annotated = annotated or read_regions(config)
         self.records = self.annotated.records[: config.limit]
         _check_synonyms(config, self.annotated)
@@ -92,7 +93,7 @@ class CacheJob:
     def preparation(self) -> Preparation:
         """How images are prepared."""
         return Preparation(
-            images_dir=Path(self.config.annotations.images_dir),
+            images_dir=_folder_of_images(self.config.annotations.images_dir),
             exif_policy=self.config.exif_policy,
             locator=self.locator,
             encoder=self.models.encoder,
@@ -130,10 +131,5 @@ def _check_synonyms(config: CacheConfig, annotated: AnnotatedImages) -> None:
         )
 
 
-def _check_can_be_folder(output_dir: Path) -> None:
-    for place in (output_dir, *output_dir.parents):
-        if (place.exists() or place.is_symlink()) and not place.is_dir():
-            raise DiskError(
-                f"{place} is not a folder, so no cache can lie in {output_dir}. Set --output_dir to"
-                " a new folder."
-            )
+def _folder_of_images(images_dir: str) -> Path | RemoteFolder:
+    return RemoteFolder(images_dir) if is_url(images_dir) else Path(images_dir)

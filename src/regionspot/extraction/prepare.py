@@ -24,6 +24,7 @@ from regionspot.cache import QuarantinedImage
 from regionspot.core.errors import ShapeError
 from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.reuse import OldCache, Reused
+from regionspot.storage import RemoteFolder, StorageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ class PreparedBatch:
 class Preparation:
     """How to prepare one image."""
 
-    images_dir: Path
+    images_dir: Path | RemoteFolder
     """Folder that the file names are relative to."""
     exif_policy: ExifPolicy
     """Whether to turn images as their EXIF orientation says."""
@@ -94,13 +95,17 @@ class Preparation:
         """Read, decode and resize one image, or say why it cannot be used.
 
         An image of which everything is taken over is not read.
+
+        Raises:
+            StorageError: The server of the images refuses or does not answer, which says nothing
+                about the image.
         """
         reused = None if self.old_cache is None else self.old_cache.find(record)
         if reused is not None and reused.regions is not None:
             return _prepared(reused.resolved, sam_pixels=None, clip_pixels=None, reused=reused)
         try:
             pixels = decode_image(
-                _read(self.images_dir / record.file_name),
+                _read(self.images_dir, record.file_name),
                 size_hw=record.annotated_size_hw,
                 exif_policy=self.exif_policy,
             )
@@ -211,10 +216,14 @@ def _in_order(pending: Iterator[_PendingBatch], num_ahead: int) -> Iterator[Prep
         yield batch
 
 
-def _read(path: Path) -> bytes:
+def _read(folder: Path | RemoteFolder, name: str) -> bytes:
     try:
-        return path.read_bytes()
+        if isinstance(folder, RemoteFolder):
+            return folder.read(name)
+        return (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise ImageError("does not exist") from error
+    except StorageError:
+        raise
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from error

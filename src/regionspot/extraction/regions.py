@@ -14,6 +14,7 @@ from regionspot.annotations import (
 from regionspot.cache import write_category_tree
 from regionspot.core.errors import MissingFileError
 from regionspot.extraction.config import CacheConfig
+from regionspot.storage import is_url, local_input
 
 
 def read_regions(config: CacheConfig) -> AnnotatedImages:
@@ -21,21 +22,22 @@ def read_regions(config: CacheConfig) -> AnnotatedImages:
 
     Raises:
         MissingFileError: A file or the folder of images is missing.
+        StorageError: The server of a URL refuses, or does not answer.
         AnnotationError: A file is in another format, or nothing in it can be used.
     """
     options = config.annotations
-    images_dir = Path(options.images_dir)
-    if not images_dir.is_dir():
+    images_dir = None if is_url(options.images_dir) else Path(options.images_dir)
+    if images_dir is not None and not images_dir.is_dir():
         raise MissingFileError(
             f"{images_dir} is not a folder; wanted the one that holds the images of {options.path}."
             " Set --annotations.images_dir."
         )
     annotated = read_annotations(
         options.format,
-        Path(options.path),
+        local_input(options.path),
         images_dir,
         name=options.name,
-        options=options.read_options(),
+        options=options.read_options(local_input),
     )
     proposals = config.proposals
     if proposals is None:
@@ -44,7 +46,7 @@ def read_regions(config: CacheConfig) -> AnnotatedImages:
         return without_regions(annotated)
     return with_proposals(
         annotated,
-        read_proposals(Path(proposals.path), format=proposals.format),
+        read_proposals(local_input(proposals.path), format=proposals.format),
         min_score=proposals.min_score,
         max_per_image=proposals.max_per_image,
     )
@@ -57,7 +59,7 @@ def describe_proposals(config: CacheConfig, annotated: AnnotatedImages) -> str |
     if config.proposals.grid is not None:
         options = ", ".join(f"{k} {v}" for k, v in asdict(config.proposals.grid).items())
         return f"found on a grid by SAM: {options}"
-    name = Path(str(config.proposals.path)).name
+    name = local_input(str(config.proposals.path)).name
     return f"{name}, sha256 {annotated.proposals_sha256}"
 
 
@@ -68,7 +70,7 @@ def store_category_tree(output_dir: Path, tree_path: str, annotated: AnnotatedIm
         MissingFileError: There is no such file.
         AnnotationError: It is no category tree.
     """
-    kinds_of = read_category_tree(Path(tree_path))
+    kinds_of = read_category_tree(local_input(tree_path))
     label_of = {number: label for label, number in enumerate(annotated.category_ids)}
     write_category_tree(
         output_dir,

@@ -12,10 +12,9 @@ from regionspot.cache import (
     read_category_tree,
     read_manifest,
     read_sidecar,
-    shard_is_complete,
     sidecar_path,
     text_banks_path,
-    verify_cache,
+    verify_files,
     write_manifest,
 )
 from regionspot.core.errors import CacheCorruptError
@@ -32,7 +31,7 @@ def take_away_damage(job: CacheJob, *, retry_quarantined: bool) -> list[Problem]
     data set, models and settings; shards of another one then count as damaged.
 
     Args:
-        job: What made the cache. Nobody else may be writing to its folder.
+        job: What made the cache. Nobody else may be writing to its destination.
         retry_quarantined: Also remove shards with quarantined images, whose files may have been
             mended.
 
@@ -43,22 +42,24 @@ def take_away_damage(job: CacheJob, *, retry_quarantined: bool) -> list[Problem]
         MissingFileError: The folder is no cache.
         CacheMismatchError: It is a cache of other images, models or settings than wanted.
     """
-    cache_dir, wanted = job.output_dir, job.manifest
+    destination, wanted = job.destination, job.manifest
+    cache_dir = destination.folder
     try:
         check_same_manifest(read_manifest(cache_dir), wanted)
-        problems = verify_cache(cache_dir)
+        problems = verify_files(destination.files)
     except CacheCorruptError:
-        problems = verify_cache(cache_dir)
+        problems = verify_files(destination.files)
         write_manifest(cache_dir, measured_manifest(job))
     damaged = {problem.shard for problem in problems if problem.shard is not None}
     for shard in range(wanted.plan.num_shards):
-        whole = shard not in damaged and shard_is_complete(cache_dir, shard)
+        whole = shard not in damaged and destination.is_done(shard)
         if whole and retry_quarantined and read_sidecar(cache_dir, shard).quarantined:
             _logger.info("shard %d has quarantined images: making it again", shard)
             whole = False
         if not whole:
             sidecar_path(cache_dir, shard).unlink(missing_ok=True)
     _remove_damaged_extras(cache_dir, wanted)
+    destination.withdraw_removed()
     return problems
 
 

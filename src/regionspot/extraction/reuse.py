@@ -82,7 +82,7 @@ class OldCache:
         """Open a cache to reuse.
 
         Args:
-            location: The old cache.
+            location: The old cache's folder, or its URL.
             wanted: The manifest of the new one.
             finds_regions: Whether regions of the new one are what SAM finds on a grid.
 
@@ -103,9 +103,9 @@ class OldCache:
         return cls(cache, wanted, finds_regions=finds_regions)
 
     @property
-    def path(self) -> Path:
-        """The old cache's folder."""
-        return self._cache.path
+    def location(self) -> str:
+        """The old cache's folder or URL, for people."""
+        return self._cache.location
 
     @property
     def measured_error(self) -> MeasuredError | None:
@@ -156,7 +156,7 @@ class OldCache:
         """Return its text bank, (C, E), of the same names and templates; None if it has none."""
         if templates.endswith("-synonyms"):
             return None  # a bank does not tell of which synonyms it is the mean
-        store = TextBankStore(text_banks_path(self.path))
+        store = TextBankStore(text_banks_path(self._cache.path))
         clip_sha256 = self._cache.manifest.fingerprint.clip_weights_sha256
         return store.get(vocabulary, templates=templates, clip_sha256=clip_sha256)
 

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Protocol
 
 from regionspot.cache import (
-    FeatureCache,
+    MANIFEST,
+    CacheIndex,
     Problem,
     TextBankStore,
-    build_index,
     check_same_manifest,
     exclusive_writer,
     manifest_path,
     one_at_a_time,
     read_manifest,
     remove_shard_locks,
-    shard_is_complete,
     shards_path,
     sharing_writer,
     text_banks_path,
@@ -35,6 +34,7 @@ from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError, told_disk_errors
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.parts import Part
+from regionspot.extraction.publishing import open_destination
 from regionspot.extraction.regions import store_category_tree
 from regionspot.extraction.repair import take_away_damage
 from regionspot.extraction.sharing import ShardClaims
@@ -90,7 +90,6 @@ def repair_cache(
         MissingFileError: The folder is no cache. Else as `cache_features`.
         ConfigError: Only a part is to be made, or a cluster is to do it.
     """
-    output_dir = Path(config.output_dir)
     if config.part is not None:
         raise ConfigError(
             f"--part is {config.part}, but a cache is repaired as a whole: leave it out."
@@ -100,13 +99,14 @@ def repair_cache(
             f"--executor is {config.executor}, but a cache is repaired in one process: leave it"
             " out."
         )
-    if not manifest_path(output_dir).exists():
+    if not open_destination(config.output_dir, config.staging_dir).has_manifest():
         raise MissingFileError(
-            f"{output_dir} has no {manifest_path(output_dir).name}, so there is no cache to repair."
+            f"{config.output_dir} has no {MANIFEST}, so there is no cache to repair."
             " Set --output_dir to the cache's folder."
         )
     job = CacheJob(config)
-    with told_disk_errors(output_dir), exclusive_writer(output_dir):
+    with told_disk_errors(job.output_dir), exclusive_writer(job.output_dir):
+        job.destination.look()
         problems = take_away_damage(job, retry_quarantined=retry_quarantined)
     return problems, _run_whole(job)
 
@@ -124,12 +124,17 @@ def _run_whole(job: CacheJob) -> CacheSummary:
         _begin(job)
         start = time.perf_counter()
         done, todo = _done_and_todo(job)
+        done += [shard for shard in todo if job.destination.completed_meanwhile(shard)]
         writer = ShardsWriter(job)
-        num_written = writer.write(job.shard_jobs(todo), done=done)
+        num_written = writer.write(
+            job.shard_jobs(sorted(set(todo) - set(done))),
+            done=done,
+            after_shard=job.destination.publish_shard,
+        )
         seconds = time.perf_counter() - start
         remove_shard_locks(output_dir)
-        build_index(output_dir)
-    return _summary(job, writer, num_new_images=num_written, seconds=seconds)
+        index = job.destination.finish()
+    return _summary(job, writer, index, num_new_images=num_written, seconds=seconds)
 
 
 def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
@@ -142,7 +147,7 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
         start = time.perf_counter()
         done, todo = _done_and_todo(job)
         writer = ShardsWriter(job)
-        with ShardClaims(output_dir) as claims:
+        with ShardClaims(job.destination) as claims:
             num_written = writer.write(
                 claims.claimed(job.shard_jobs(filter(part.has, todo))),
                 done=done,
@@ -150,12 +155,13 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
             )
         seconds = time.perf_counter() - start
         with one_at_a_time(output_dir):
+            job.destination.look()
             done, todo = _done_and_todo(job)
             if not todo:
                 remove_shard_locks(output_dir)
-                build_index(output_dir)
                 # Still alone: a part that ends at the same moment is about to write the index, too.
-                return _summary(job, writer, num_new_images=num_written, seconds=seconds)
+                index = job.destination.finish()
+                return _summary(job, writer, index, num_new_images=num_written, seconds=seconds)
     return PartSummary(
         part=str(part),
         num_shards=len(done) + len(todo),
@@ -190,14 +196,12 @@ def _run_on_cluster(config: CacheConfig) -> CacheSummary:
             seconds = time.perf_counter() - start
             with one_at_a_time(output_dir):
                 remove_shard_locks(output_dir)
-                build_index(output_dir)
-                return _summary(job, dispatcher, num_new_images=num_written, seconds=seconds)
+                index = job.destination.finish()
+                return _summary(job, dispatcher, index, num_new_images=num_written, seconds=seconds)
 
 
 def _done_and_todo(job: CacheJob) -> tuple[list[int], list[int]]:
-    is_done = [
-        shard_is_complete(job.output_dir, shard) for shard in range(job.manifest.plan.num_shards)
-    ]
+    is_done = [job.destination.is_done(shard) for shard in range(job.manifest.plan.num_shards)]
     done = [shard for shard, complete in enumerate(is_done) if complete]
     return done, [shard for shard, complete in enumerate(is_done) if not complete]
 
@@ -208,13 +212,15 @@ class _CountsReused(Protocol):
 
 
 def _summary(
-    job: CacheJob, writer: _CountsReused, *, num_new_images: int, seconds: float
+    job: CacheJob,
+    writer: _CountsReused,
+    index: CacheIndex,
+    *,
+    num_new_images: int,
+    seconds: float,
 ) -> CacheSummary:
-    files = [path for path in job.output_dir.rglob("*") if path.is_file()]
-    with FeatureCache.open(job.output_dir) as cache:
-        index = cache.index
     return CacheSummary(
-        cache_dir=job.output_dir,
+        location=job.destination.location,
         annotations=job.annotated.report,
         num_images=len(index),
         num_regions=int(index.num_regions.sum()),
@@ -222,7 +228,7 @@ def _summary(
         num_dropped_regions=index.num_dropped_regions,
         num_quarantined=index.num_quarantined,
         num_shards=index.num_shards,
-        num_bytes=sum(file.stat().st_size for file in files),
+        num_bytes=job.destination.num_bytes(),
         num_new_images=num_new_images,
         num_reused_maps=writer.num_reused_maps,
         num_reused_tokens=writer.num_reused_tokens,
@@ -233,6 +239,7 @@ def _summary(
 def _begin(job: CacheJob) -> None:
     """Write what comes before the shards, or check that it is what a begun cache has."""
     output_dir = job.output_dir
+    job.destination.look()
     if manifest_path(output_dir).exists():
         check_same_manifest(read_manifest(output_dir), job.manifest)
     else:
@@ -241,6 +248,7 @@ def _begin(job: CacheJob) -> None:
     _store_text_banks(job)
     if job.config.annotations.tree_path is not None:
         store_category_tree(output_dir, job.config.annotations.tree_path, job.annotated)
+    job.destination.publish_begun()
 
 
 def check_not_strange(output_dir: Path) -> None:

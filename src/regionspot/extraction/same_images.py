@@ -72,8 +72,8 @@ def check_same_images(job: CacheJob, old_cache: OldCache, shard_index: int) -> N
             return
     if unreadable is not None:
         raise CacheMismatchError(
-            f"shard {shard_index}: none of the images that {old_cache.path} holds can be read, so"
-            " nobody can tell whether it is of the same images. The first one:"
+            f"shard {shard_index}: none of the images that {old_cache.location} holds can be read,"
+            " so nobody can tell whether it is of the same images. The first one:"
             f" {unreadable.file_name} {unreadable.reason}. Check --annotations.images_dir, or leave"
             " --reuse out."
         )
@@ -96,7 +96,7 @@ def _check_same(
             f" by; wanted at most {MAX_DISTANCE}"
         )
     raise CacheMismatchError(
-        f"{old_cache.path} is of other images: {prepared.record.file_name}, its image"
+        f"{old_cache.location} is of other images: {prepared.record.file_name}, its image"
         f" {prepared.record.key}, {found}. Check --annotations.images_dir, or leave --reuse out."
     )
 

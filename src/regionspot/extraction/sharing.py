@@ -1,10 +1,10 @@
 """Shards that several processes share: each is written by whoever gets its lock first."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Self
 
-from regionspot.cache import ShardLock, shard_is_complete, try_lock_shard
+from regionspot.cache import ShardLock, try_lock_shard
+from regionspot.extraction.destination import Destination
 from regionspot.extraction.prepare import ShardJob
 
 
@@ -14,8 +14,8 @@ class ShardClaims:
     At the end of the block those that were not written are given back.
     """
 
-    def __init__(self, cache_dir: Path) -> None:
-        self._cache_dir = cache_dir
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
         self._locks: dict[int, ShardLock] = {}
 
     def __enter__(self) -> Self:
@@ -28,15 +28,16 @@ class ShardClaims:
     def claimed(self, jobs: Iterable[ShardJob]) -> Iterator[ShardJob]:
         """Yield the jobs that nobody else is at or has done meanwhile."""
         for job in jobs:
-            lock = try_lock_shard(self._cache_dir, job.shard_index)
+            lock = try_lock_shard(self._destination.folder, job.shard_index)
             if lock is None:
                 continue
-            if shard_is_complete(self._cache_dir, job.shard_index):
+            if self._destination.completed_meanwhile(job.shard_index):
                 lock.release(is_complete=True)
                 continue
             self._locks[job.shard_index] = lock
             yield job
 
     def done(self, shard_index: int) -> None:
-        """Give a shard back that was written."""
+        """Publish a shard that was written, and give it back."""
+        self._destination.publish_shard(shard_index)
         self._locks.pop(shard_index).release(is_complete=True)

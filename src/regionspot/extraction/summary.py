@@ -1,7 +1,6 @@
 """What a run left behind, in numbers and in English."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from regionspot.annotations import AnnotationReport
 from regionspot.core.units import human_bytes
@@ -11,8 +10,8 @@ from regionspot.core.units import human_bytes
 class CacheSummary:
     """What a run left behind."""
 
-    cache_dir: Path
-    """The cache."""
+    location: str
+    """The cache's folder or URL."""
     annotations: AnnotationReport
     """What became of the annotations."""
     num_images: int
@@ -43,7 +42,7 @@ class CacheSummary:
         """Say it in English, one fact a line."""
         size = f"{self.num_shards:,} shards, {human_bytes(self.num_bytes)}"
         lines = [
-            f"{self.cache_dir}: {self.num_images:,} images, {self.num_regions:,} regions, {size}"
+            f"{self.location}: {self.num_images:,} images, {self.num_regions:,} regions, {size}"
         ]
         if self.num_clipped_regions:
             lines.append(f"{self.num_clipped_regions:,} boxes clipped to the decoded image")
@@ -54,7 +53,7 @@ class CacheSummary:
             )
         if self.num_quarantined:
             lines.append(
-                f"left out: {self.num_quarantined:,} images; {self.cache_dir}/quarantine.jsonl says"
+                f"left out: {self.num_quarantined:,} images; {self.location}/quarantine.jsonl says"
                 " why. To try mended ones again: regionspot cache repair --retry_quarantined true,"
                 " and the same options"
             )

@@ -59,7 +59,7 @@ def score_cached(
 
 
 def _check_origin(trained_head: TrainedHead, cache: FeatureCache) -> None:
-    where = f"the cache {cache.path}"
+    where = f"the cache {cache.location}"
     if trained_head.card.fingerprint:
         check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.backbones.downloads import SAM_RELEASES, ReleasedFile, download_folder, fetch
+from regionspot.backbones.downloads import SAM_RELEASES, ReleasedFile, fetch
 from regionspot.core.errors import WeightsError
 
 DATA = b"weights" * 1000
@@ -41,16 +41,6 @@ def test_the_releases_are_metas_three_files() -> None:
             "4b8939",
         ),
     }
-
-
-def test_the_folder_is_read_from_the_environment_at_call_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("REGIONSPOT_HOME", "/somewhere/else")
-    assert download_folder() == Path("/somewhere/else")
-    monkeypatch.delenv("REGIONSPOT_HOME")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert download_folder() == Path("/home/me/.cache/regionspot")
 
 
 def test_a_file_is_downloaded_once(

@@ -23,7 +23,7 @@ def summary(tmp_path: Path) -> CacheSummary:
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return CacheSummary(
-        cache_dir=Path("caches/lemons"),
+        location="caches/lemons",
         annotations=read_annotations("coco", path, tmp_path).report,
         num_images=12_345,
         num_regions=67_890,

@@ -1,0 +1,359 @@
+"""A cache behind s3://: the bytes of a local one, whatever is killed on the way."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from s3fs import S3FileSystem
+
+from regionspot.cli.main import main
+from regionspot.storage import RemoteFolder, RemoteObject
+
+START = "from regionspot.cli.main import main; main()"
+NUM_IMAGES, NUM_SHARDS = 13, 5
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(NUM_IMAGES):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
+    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
+    return folder
+
+
+def words(world: Path, cache: str, *more: str) -> list[str]:
+    return [
+        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
+        *("--annotations.images_dir", str(world), "--output_dir", cache),
+        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
+        *("--images_per_shard", "3", "--batch_size", "2", *more),
+    ]
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", START, "cache", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a local run writes."""
+    folder = tmp_path_factory.mktemp("local") / "cache"
+    run(world, str(folder))
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def run(world: Path, cache: str, *more: str) -> None:
+    main(["cache", *words(world, cache, *more)])
+
+
+def tree(url: str) -> dict[str, bytes]:
+    """Return what lies behind a URL, as s3fs tells, not as we do."""
+    files = S3FileSystem(use_listings_cache=False)
+    root = f"{url.removeprefix('s3://')}/"
+    names: list[str] = [name for name in files.find(root) if name.startswith(root)]
+    return {name.removeprefix(root): files.cat_file(name) for name in names}
+
+
+def test_a_cache_in_a_bucket_has_the_bytes_of_a_local_one_and_leaves_no_tar_here(
+    world: Path,
+    finished: dict[str, bytes],
+    bucket: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = f"{bucket}/some/cache"
+    staging = ("--staging_dir", str(tmp_path / "staging"))
+    run(world, url, *staging)
+    assert f"{url}: 13 images, 13 regions, 5 shards" in capsys.readouterr().out
+    assert tree(url) == finished
+    assert (tmp_path / "staging" / "cache" / "manifest.json").is_file()
+    assert [path.name for path in tmp_path.rglob("*.tar")] == []
+    run(world, url, *staging)
+    assert "already complete, nothing to do" in capsys.readouterr().out
+    assert tree(url) == finished
+
+
+def test_a_run_that_is_killed_goes_on_with_the_same_command(
+    world: Path, finished: dict[str, bytes], bucket: str
+) -> None:
+    url = f"{bucket}/cache"
+    process = start(words(world, url))
+    deadline = time.monotonic() + 120
+    while "shards/000001.tar" not in tree(url) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    there = tree(url)
+    assert "index.h5" not in there
+    assert {name: finished[name] for name in there} == there
+    run(world, url)
+    assert tree(url) == finished
+
+
+class StoppedError(Exception):
+    """Stands for the end of a process between two requests to the server."""
+
+
+STEPS = [
+    *(("manifest.json", "after"), ("shards/000000.tar", "before"), ("shards/000000.tar", "after")),
+    *(("shards/000004.json", "after"), ("index.h5", "before")),
+]
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_run_that_ends_at_any_step_of_publishing_goes_on_here_or_elsewhere(
+    where: str,
+    world: Path,
+    finished: dict[str, bytes],
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put = RemoteFolder.put
+    for number, (step, when) in enumerate(STEPS):
+        url, first = f"{bucket}/{number}", tmp_path / str(number)
+
+        def stopping(
+            self: RemoteFolder, path: Path, name: str, step: str = step, when: str = when
+        ) -> RemoteObject:
+            found = None if (name, when) == (step, "before") else put(self, path, name)
+            if name == step or found is None:
+                raise StoppedError
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RemoteFolder, "put", stopping)
+            with pytest.raises(StoppedError):
+                run(world, url, "--staging_dir", str(first))
+        there = tree(url)
+        assert (step in there) == (when == "after")
+        sidecars = [name for name in there if name.startswith("shards/") and ".json" in name]
+        assert {name.replace(".json", ".tar") for name in sidecars} <= set(there)
+        run(world, url, "--staging_dir", str(first if where == "here" else tmp_path / "second"))
+        assert tree(url) == finished, step
+        assert where == "elsewhere" or not list(first.rglob("*.tar"))
+        shutil.rmtree(tmp_path / "second", ignore_errors=True)
+
+
+def test_a_shard_that_was_written_and_not_published_is_not_made_again(
+    world: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, put = f"{bucket}/cache", RemoteFolder.put
+
+    def stopping(self: RemoteFolder, path: Path, name: str) -> RemoteObject:
+        if name == "shards/000001.tar":
+            raise StoppedError
+        return put(self, path, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "put", stopping)
+        with pytest.raises(StoppedError):
+            run(world, url)
+    capsys.readouterr()
+    run(world, url)
+    assert "\n7 images in " in capsys.readouterr().out  # 13 less those of two shards
+
+
+def test_a_cache_that_was_removed_from_the_bucket_can_be_made_otherwise(
+    world: Path, bucket: str
+) -> None:
+    url = f"{bucket}/cache"
+    run(world, url)
+    S3FileSystem().rm(url.removeprefix("s3://"), recursive=True)
+    run(world, url, "--images_per_shard", "7")
+    assert [name for name in tree(url) if ".tar" in name] == [
+        "shards/000000.tar",
+        "shards/000001.tar",
+    ]
+
+
+def test_what_one_machine_had_no_time_to_publish_gives_way_to_what_another_did(
+    world: Path,
+    finished: dict[str, bytes],
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, put = f"{bucket}/cache", RemoteFolder.put
+
+    def stopping(self: RemoteFolder, path: Path, name: str) -> RemoteObject:
+        if name == "shards/000001.tar":
+            raise StoppedError
+        return put(self, path, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "put", stopping)
+        with pytest.raises(StoppedError):
+            run(world, url, "--staging_dir", str(tmp_path / "a"))
+    tar = tmp_path / "a" / "cache" / "shards" / "000001.tar"
+    content = bytearray(tar.read_bytes())
+    content[3000] ^= 1  # as the other machine's numbers may differ in their last bit
+    tar.write_bytes(content)
+    run(world, url, "--staging_dir", str(tmp_path / "b"))
+    run(world, url, "--staging_dir", str(tmp_path / "a"))
+    assert tree(url) == finished
+    assert not tar.exists()
+
+
+def test_parts_on_two_machines_end_in_the_bytes_of_one_run(
+    world: Path,
+    finished: dict[str, bytes],
+    bucket: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = f"{bucket}/cache"
+    run(world, url, "--part", "2/2", "--staging_dir", str(tmp_path / "b"))
+    assert "2 of the cache's 5 shards are there" in capsys.readouterr().out
+    assert "index.h5" not in tree(url)
+    run(world, url, "--part", "1/2", "--staging_dir", str(tmp_path / "a"))
+    assert "13 images, 13 regions, 5 shards" in capsys.readouterr().out
+    assert tree(url) == finished
+
+
+def test_a_network_disk_by_url_gets_the_bytes_of_a_local_cache(
+    world: Path, finished: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGIONSPOT_HOME", str(tmp_path / "home"))
+    disk = tmp_path / "disk" / "cache"
+    run(world, disk.as_uri())
+    found = {p.relative_to(disk).as_posix(): p.read_bytes() for p in disk.rglob("*") if p.is_file()}
+    assert found == finished
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_staging_folder_end_in_the_same_bytes(
+    world: Path, finished: dict[str, bytes], bucket: str
+) -> None:
+    url = f"{bucket}/cache"
+    processes = [start(words(world, url, "--part", part)) for part in ("1/2", "1/2")]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    run(world, url, "--part", "2/2")
+    assert tree(url) == finished
+
+
+def test_repair_mends_in_the_bucket_what_verify_finds_there(
+    world: Path, finished: dict[str, bytes], bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{bucket}/cache"
+    run(world, url)
+    main(["cache", "verify", url])
+    assert f"{url}: whole" in capsys.readouterr().out
+    flipped = bytearray(finished["shards/000001.tar"])
+    flipped[3000] ^= 4
+    put(f"{url}/shards/000001.tar", bytes(flipped))
+    put(f"{url}/text_banks.h5", finished["text_banks.h5"][:-1])
+    put(f"{url}/shards/000003.tar", finished["shards/000003.tar"][:-512])
+    with pytest.raises(SystemExit) as exit_info:
+        main(["cache", "verify", url])
+    assert exit_info.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{url}/shards/000001.tar, image 3-2epng, feature_map.npy, byte ")
+    assert lines[1].startswith(
+        f"{url}/shards/000003.tar, byte {len(finished['shards/000003.tar']) - 512}: {url}"
+    )
+    assert lines[2].startswith(f"{url}/text_banks.h5 is damaged")
+    main(["cache", "repair", *words(world, url)])
+    assert "3 problems found and mended" in capsys.readouterr().out
+    assert tree(url) == finished
+
+
+def put(url: str, content: bytes) -> None:
+    S3FileSystem().pipe_file(url.removeprefix("s3://"), content)
+
+
+def test_plan_counts_what_is_in_the_bucket_and_writes_nothing(
+    world: Path, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{bucket}/cache"
+    main(["cache", "plan", *words(world, url)])
+    output = capsys.readouterr().out
+    assert "5 shards (0 of them there already)" in output
+    assert "free on the disk" not in output
+    assert tree(url) == {}
+    run(world, url, "--part", "1/5")
+    capsys.readouterr()
+    main(["cache", "plan", *words(world, url)])
+    assert "5 shards (1 of them there already)" in capsys.readouterr().out
+
+
+def test_a_cache_of_something_else_and_a_folder_of_something_else_are_refused(
+    world: Path, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{bucket}/cache"
+    put(f"{bucket}/photos/1.jpg", b"1")
+    refused(world, f"{bucket}/photos")
+    assert f"{bucket}/photos is no cache, and not empty either: it holds 1.jpg" in (
+        capsys.readouterr().err
+    )
+    run(world, url)
+    before = tree(url)
+    refused(world, url, "--images_per_shard", "4")
+    assert "plan.images_per_shard: found 3, wanted 4" in capsys.readouterr().err
+    assert tree(url) == before
+
+
+def test_gc_and_stats_look_into_the_bucket(
+    world: Path, finished: dict[str, bytes], bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{bucket}/cache"
+    run(world, url)
+    put(f"{url}/shards/000009.tar", b"123")
+    capsys.readouterr()
+    main(["cache", "gc", "--delete", url])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{url}/shards/000009.tar",
+        f"{url}: 1 files, 3 B removed",
+    ]
+    assert tree(url) == finished
+    main(["cache", "stats", "--json", url])
+    stats = json.loads(capsys.readouterr().out)
+    assert stats["cache_dir"] == url
+    assert stats["num_images"] == 13
+    assert stats["total_bytes"] == sum(map(len, finished.values()))
+
+
+def refused(world: Path, url: str, *more: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run(world, url, *more)
+    assert exit_info.value.code == 2
+
+
+def test_what_cannot_be_written_to_is_told(
+    world: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(world, "s3://no-such-bucket-here/cache")
+    assert "s3://no-such-bucket-here/cache: there is no such bucket" in capsys.readouterr().err
+    refused(world, "tape://archive/cache")
+    assert "tape:// is no scheme that fsspec knows" in capsys.readouterr().err
+    refused(world, "gs://bucket/cache")
+    assert "pip install gcsfs" in capsys.readouterr().err
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    S3FileSystem.clear_instance_cache()
+    refused(world, f"{bucket}/cache")
+    assert "the server does not answer (EndpointConnectionError" in capsys.readouterr().err
