@@ -357,3 +357,16 @@ def test_what_cannot_be_written_to_is_told(
     S3FileSystem.clear_instance_cache()
     refused(world, f"{bucket}/cache")
     assert "the server does not answer (EndpointConnectionError" in capsys.readouterr().err
+
+
+def test_what_a_remote_cache_holds_is_taken_over(
+    world: Path, finished: dict[str, bytes], bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(world, f"{bucket}/old")
+    run(world, f"{bucket}/new", "--reuse", f"{bucket}/old")
+    assert "taken over: 13 feature maps, 13 position tokens" in capsys.readouterr().out
+    new = tree(f"{bucket}/new")
+    for name in finished:
+        if name.endswith((".tar", ".h5")) and name != "index.h5":
+            assert new[name] == finished[name]
+    assert sorted(new) == sorted(finished)

@@ -15,6 +15,7 @@ from s3fs import S3FileSystem
 from typing_extensions import override
 
 from regionspot.cache import FeatureCache, verify_cache
+from regionspot.cli.main import main
 from regionspot.cli.train import main as train
 from regionspot.core.errors import CacheCorruptError, ConfigError, MissingFileError
 from regionspot.storage import StorageError
@@ -216,3 +217,47 @@ def test_what_cannot_be_opened_is_told(bucket: str, monkeypatch: pytest.MonkeyPa
     S3FileSystem.clear_instance_cache()
     with pytest.raises(StorageError, match="the server does not answer"):
         FeatureCache.open(f"{bucket}/nothing")
+
+
+def test_reading_ahead_fetches_no_shard(make_cache: MakeCache, bucket: str, home: Path) -> None:
+    url = upload(make_cache(), f"{bucket}/cache")
+    with FeatureCache.open(url) as cache:
+        cache.read_ahead(7)
+        assert copies(home) == []
+
+
+def test_a_copy_that_is_damaged_later_is_fetched_again(
+    make_cache: MakeCache, bucket: str, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_cache()
+    url = upload(folder, f"{bucket}/cache")
+    with FeatureCache.open(url) as cache:
+        wanted = cache.sample(0).feature_map.copy()
+    (copy,) = home.glob("shards/*/tars/*.tar")
+    content = bytearray(copy.read_bytes())
+    content[content.index(wanted.tobytes())] ^= 1
+    copy.write_bytes(content)
+    with FeatureCache.open(url) as cache:
+        np.testing.assert_array_equal(cache.sample(0).feature_map, wanted)
+    assert "the copy of shard 0 here was damaged" in caplog.text
+    assert copies(home) == of_shard(folder, 0)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_remote_cache_is_merged_to_the_bytes_that_a_local_one_gives(
+    make_cache: MakeCache, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_cache()
+    url = upload(folder, f"{bucket}/cache")
+    merge = ("cache", "merge", "--images_per_shard", "4", "--output_dir")
+    for source, name in ((str(folder), "of a folder"), (url, "of a URL")):
+        main([*merge, str(tmp_path / name), source])
+    merged, wanted = tmp_path / "of a URL", tmp_path / "of a folder"
+    names = sorted(path.relative_to(wanted) for path in wanted.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(merged) for path in merged.rglob("*") if path.is_file())
+    assert len(list(wanted.glob("shards/*.tar"))) > 1
+    for file in names:
+        assert (merged / file).read_bytes() == (wanted / file).read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        main([*merge, f"{bucket}/merged", url])
+    assert "wanted a folder of this machine" in capsys.readouterr().err

@@ -249,12 +249,24 @@ class FeatureCache:
         shard = int(self._index.shards[index])
         reader, place = self._reader(shard), index - int(self._index.shard_starts[shard])
         if not self._image_is_checked[index]:
-            reader.check_image(place)
+            try:
+                reader.check_image(place)
+            except CacheCorruptError:
+                if not self._files.drop_copy(shard, self._sidecar_sha256(shard)):
+                    raise
+                # It was whole when it was fetched.
+                logger.warning("%s: the copy of shard %d here was damaged", self.location, shard)
+                self.close()
+                reader = self._reader(shard)
+                reader.check_image(place)
             self._image_is_checked[index] = True
         return reader, place
 
+    def _sidecar_sha256(self, shard: int) -> str:
+        return self._index.sidecar_sha256[shard].decode("ascii")
+
     def _open_shard(self, shard: int) -> ShardReader:
-        sidecar_sha256 = self._index.sidecar_sha256[shard].decode("ascii")
+        sidecar_sha256 = self._sidecar_sha256(shard)
         # What is kept of a remote cache was compared with its sidecar when it was fetched.
         if not (is_url(self.location) or self._shard_is_checked[shard]):
             _check_sidecar(self._path, shard, sidecar_sha256)

@@ -45,14 +45,24 @@ class KeptRemoteFiles(RemoteFiles):
     @override
     @contextmanager
     def tar(self, shard: int, sidecar_sha256: str = "") -> Iterator[Path]:
-        # The seal in the name: the tar of another cache under the same URL is another file.
-        path = self._place / "tars" / f"{shard:06d}-{sidecar_sha256[:16]}.tar"
+        path = self._copy(shard, sidecar_sha256)
         with file_lock(_lock_path(path)):
             if not self._is_whole(path, shard):
                 self._fetch(shard, sidecar_sha256, path)
             now_ns = time.time_ns()  # the file system's own clock ticks in milliseconds
             os.utime(path, ns=(now_ns, now_ns))
             yield path
+
+    @override
+    def drop_copy(self, shard: int, sidecar_sha256: str) -> bool:
+        path = self._copy(shard, sidecar_sha256)
+        with file_lock(_lock_path(path)):
+            path.unlink(missing_ok=True)
+        return True
+
+    def _copy(self, shard: int, sidecar_sha256: str) -> Path:
+        # The seal in the name: the tar of another cache under the same URL is another file.
+        return self._place / "tars" / f"{shard:06d}-{sidecar_sha256[:16]}.tar"
 
     def _is_whole(self, path: Path, shard: int) -> bool:
         """Compare sizes only: a copy got its name when it was known to be right."""
