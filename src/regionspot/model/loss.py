@@ -68,13 +68,15 @@ class CountedRegions:
         self, values_BRX: Tensor, labels_BR: Tensor, region_mask_BR: Tensor | None
     ) -> None:
         counts_BR = _counting_regions(values_BRX, labels_BR, region_mask_BR)
-        self._image_N, self._region_N = counts_BR.nonzero(as_tuple=True)
+        # One index of rows, not two: its gradient is a sum of rows, which is much faster.
+        self._row_N = counts_BR.flatten().nonzero()[:, 0]
+        self._image_N = self._row_N // max(counts_BR.shape[1], 1)
         self._regions_per_image_B = counts_BR.sum(dim=1)
         self.labels_N = self.rows(labels_BR)
 
     def rows(self, values_BRX: Tensor) -> Tensor:
         """Return the rows of the regions that count, (N, ...)."""
-        return values_BRX[self._image_N, self._region_N]
+        return values_BRX.flatten(0, 1).index_select(0, self._row_N)
 
     def check_labels(self, num_classes: int) -> None:
         """Refuse labels that are not below ``num_classes``.
