@@ -9,7 +9,7 @@ import numpy as np
 from regionspot.cache import CachedSample, Manifest, Plan, shard_path, write_manifest, write_shard
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "three_million_images.md"
-FORMS = {  # tokens, width, and of int8 the bytes of a row
+FORMS = {  # tokens, width
     "BB": (197, 768),
     "BL": (257, 1024),
     "BL@336": (577, 1024),
