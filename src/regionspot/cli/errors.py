@@ -1,8 +1,10 @@
 """Turns errors for a person into one message and exit code 2, and signals into one and 128 + n."""
 
 import errno
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,7 +31,8 @@ def run_cli(command: Callable[[], None]) -> None:
     traceback.
     """
     try:
-        command()
+        with _no_signal_lost():
+            command()
     except RegionSpotError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -67,3 +70,28 @@ def terminable(advice: str) -> Iterator[None]:
 
 class _TerminatedError(BaseException):
     """SIGTERM came; like KeyboardInterrupt it is nobody's to catch but the command line's."""
+
+
+@contextmanager
+def _no_signal_lost() -> Iterator[None]:
+    """Send a signal again whose exception went nowhere.
+
+    Python drops what is raised in a finalizer or in the callback of a weak reference, also when it
+    was a signal that arrived just then.
+    """
+    numbers = {KeyboardInterrupt: signal.SIGINT, _TerminatedError: signal.SIGTERM}
+    before = sys.unraisablehook
+
+    def send_again(dropped: "sys.UnraisableHookArgs") -> None:
+        number = numbers.get(dropped.exc_type)
+        if number is None:
+            return before(dropped)
+        timer = threading.Timer(0.01, os.kill, (os.getpid(), number))  # after the finalizer
+        timer.daemon = True
+        return timer.start()
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

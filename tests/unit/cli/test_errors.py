@@ -1,10 +1,14 @@
 """Deliberate errors become one message and exit code 2; bugs keep their traceback."""
 
 import errno
+import os
+import signal
+import time
+import weakref
 
 import pytest
 
-from regionspot.cli.errors import run_cli
+from regionspot.cli.errors import run_cli, terminable
 from regionspot.core.errors import ConfigError
 
 
@@ -30,6 +34,30 @@ def test_control_c_is_one_word_and_the_exit_code_of_shells(
         run_cli(command)
     assert exit_info.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_arrives_in_a_weak_reference_s_callback_is_not_lost(
+    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Thing:
+        """Can be referred to weakly."""
+
+    def interrupted(_dead: weakref.ref[Thing]) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(0)  # here Python answers the signal, and drops the exception
+
+    def command() -> None:
+        with terminable("whole shards are safe"):
+            thing = Thing()
+            _reference = weakref.ref(thing, interrupted)
+            del thing
+            time.sleep(30)
+
+    with pytest.raises(SystemExit) as exit_info:
+        run_cli(command)
+    assert exit_info.value.code == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_bug_keeps_its_traceback() -> None:
