@@ -45,4 +45,5 @@ class BufferPool:
             if storage.numel() >= num_bytes:
                 return storage  # smaller ones are dropped: batches only ever grow to a maximum
         self.num_allocated += 1
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pin_memory)
+        # One byte for an empty tensor, since an array of no byte at all cannot be viewed as floats.
+        return torch.empty(max(num_bytes, 1), dtype=torch.uint8, pin_memory=self._pin_memory)
