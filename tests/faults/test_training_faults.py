@@ -48,15 +48,27 @@ def recorded(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
 
 def run_train(*words: str, launcher: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run ``train.py`` in a process of its own."""
+    return run_python(*launcher, str(ROOT / "train.py"), *words)
+
+
+def run_python(*words: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(E2E), *sys.path])
     return subprocess.run(
-        [sys.executable, *launcher, str(ROOT / "train.py"), *words],
+        [sys.executable, *words],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
+
+
+def run_on_two_ranks(folder: Path, config: Path) -> subprocess.CompletedProcess[str]:
+    """Train on all images in order: of batches of 4, even ones are rank 0's, odd ones rank 1's."""
+    words = ["in-order", "fit", "--config", str(config), "--trainer.strategy", "ddp"]
+    commands = folder / "commands.json"
+    commands.write_text(json.dumps([[*words, "--trainer.devices", "2"]]), encoding="utf-8")
+    return run_python(str(E2E / "ranks_worker.py"), str(commands))
 
 
 def logged(run: Path, first_step: int) -> list[tuple[str, ...]]:
@@ -188,14 +200,12 @@ def test_a_damaged_shard_ends_the_run_with_its_name_and_the_repair_command(
 @pytest.mark.slow
 @pytest.mark.parametrize("image", [5, 6])
 def test_two_ranks_end_together_when_one_finds_damage(
-    image: int, make_cache: MakeCache, train_config: TrainConfig
+    image: int, make_cache: MakeCache, train_config: TrainConfig, tmp_path: Path
 ) -> None:
     cache = make_cache()
     config = train_config(cache, max_steps=20)
     flip_byte_of_image(cache, 1, image - 5)
-    done = run_train(
-        *("fit", "--config", str(config), "--trainer.strategy", "ddp", "--trainer.devices", "2")
-    )
+    done = run_on_two_ranks(tmp_path, config)
     assert done.returncode == 2, done.stderr
     assert str(shard_path(cache, 1)) in done.stderr
     assert "regionspot cache repair" in done.stderr
@@ -205,12 +215,10 @@ def test_two_ranks_end_together_when_one_finds_damage(
 @pytest.mark.slow
 @pytest.mark.parametrize("image", [5, 6])
 def test_two_ranks_end_together_at_a_loss_that_is_no_number(
-    image: int, make_cache: MakeCache, train_config: TrainConfig
+    image: int, make_cache: MakeCache, train_config: TrainConfig, tmp_path: Path
 ) -> None:
     config = train_config(make_cache(huge={image}, codec="bfloat16"), max_steps=20)
-    done = run_train(
-        *("fit", "--config", str(config), "--trainer.strategy", "ddp", "--trainer.devices", "2")
-    )
+    done = run_on_two_ranks(tmp_path, config)
     assert done.returncode == 2, done.stderr
     assert f"image00{image}" in done.stderr
     assert "Traceback" not in done.stderr
