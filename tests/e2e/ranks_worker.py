@@ -24,9 +24,10 @@ from regionspot.data.order import SequentialOrder
 class Recorder(pl.Callback):
     """Writes down what a rank trains on, a JSON line a batch; and kills it, if asked."""
 
-    def __init__(self, folder: str, kill_at_step: int = 0) -> None:
+    def __init__(self, folder: str, kill_at_step: int = 0, kill_by: str = "SIGKILL") -> None:
         self._folder = Path(folder)
         self._kill_at_step = kill_at_step
+        self._signal = signal.Signals[kill_by]
 
     @override
     def on_train_batch_end(
@@ -48,7 +49,7 @@ class Recorder(pl.Callback):
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if trainer.global_step == self._kill_at_step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)
 
 
 def all_in_order(data: CachedRegions) -> CacheLoader:

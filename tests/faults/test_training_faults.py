@@ -34,10 +34,11 @@ def _few_threads_and_the_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(E2E))
 
 
-def recorder(folder: Path, *, kill_at_step: int = 0) -> list[str]:
+def recorder(folder: Path, *, kill_at_step: int = 0, by: str = "SIGKILL") -> list[str]:
     return [
         *("--trainer.callbacks+=ranks_worker.Recorder", "--trainer.callbacks.folder", str(folder)),
         *("--trainer.callbacks.kill_at_step", str(kill_at_step)),
+        *("--trainer.callbacks.kill_by", by),
     ]
 
 
@@ -109,6 +110,21 @@ def test_a_killed_run_goes_on_with_the_same_images_and_the_same_losses(
     text = logged(tmp_path / "undisturbed", saved)
     assert len(text) >= 20 - saved
     assert logged(run, saved) == text
+
+
+@pytest.mark.slow
+def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on(
+    make_cache: MakeCache, train_config: TrainConfig, tmp_path: Path
+) -> None:
+    fit = ["fit", "--config", str(train_config(make_cache(), max_steps=20, save_every=5))]
+    ended = run_train(*fit, *recorder(tmp_path / "first", kill_at_step=12, by="SIGTERM"))
+    assert ended.returncode == 143, ended.stderr
+    assert "terminated: " in ended.stderr
+    assert "--ckpt_path last" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(recorded(tmp_path / "first")) == 12  # the step at hand was finished, no other begun
+    main([*fit, "--ckpt_path", "last", *recorder(tmp_path / "rest")])
+    assert [line["step"] for line in recorded(tmp_path / "rest")] == list(range(11, 21))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_
 ``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`).
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from regionspot.cli.errors import run_cli
@@ -144,7 +146,15 @@ def main(args: Sequence[str] | None = None) -> None:
     with warnings.catch_warnings():
         for message in _UPSTREAM_WARNINGS:
             warnings.filterwarnings("ignore", message=f"(?s).*{message}")
-        run_cli(command)
+        try:
+            run_cli(command)
+        except SIGTERMException:  # which would exit with 0, as if the run were complete
+            print(
+                "terminated: the same command with --ckpt_path last goes on from the last"
+                " checkpoint",
+                file=sys.stderr,
+            )
+            raise SystemExit(143) from None
 
 
 def _loggers(run_dir: Path) -> list[Logger]:
