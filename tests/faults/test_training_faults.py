@@ -113,16 +113,23 @@ def test_a_killed_run_goes_on_with_the_same_images_and_the_same_losses(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on(
-    make_cache: MakeCache, train_config: TrainConfig, tmp_path: Path
+    devices: int, make_cache: MakeCache, train_config: TrainConfig, tmp_path: Path
 ) -> None:
     fit = ["fit", "--config", str(train_config(make_cache(), max_steps=20, save_every=5))]
-    ended = run_train(*fit, *recorder(tmp_path / "first", kill_at_step=12, by="SIGTERM"))
+    ended = run_train(
+        *(*fit, "--trainer.strategy", "ddp", "--trainer.devices", str(devices)),
+        # Sent to all ranks, as by `scancel`.
+        *recorder(tmp_path / "first", kill_at_step=12, by="SIGTERM"),
+    )
     assert ended.returncode == 143, ended.stderr
     assert "terminated: " in ended.stderr
     assert "--ckpt_path last" in ended.stderr
     assert "Traceback" not in ended.stderr
-    assert len(recorded(tmp_path / "first")) == 12  # the step at hand was finished, no other begun
+    for rank in range(devices):
+        # The step at hand was finished, and no other begun.
+        assert len(recorded(tmp_path / "first", rank)) == 12
     main([*fit, "--ckpt_path", "last", *recorder(tmp_path / "rest")])
     assert [line["step"] for line in recorded(tmp_path / "rest")] == list(range(11, 21))
 
