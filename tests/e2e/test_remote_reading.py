@@ -222,7 +222,7 @@ def test_what_cannot_be_opened_is_told(bucket: str, monkeypatch: pytest.MonkeyPa
 def test_reading_ahead_fetches_no_shard(make_cache: MakeCache, bucket: str, home: Path) -> None:
     url = upload(make_cache(), f"{bucket}/cache")
     with FeatureCache.open(url) as cache:
-        cache.read_ahead(7)
+        cache.read_ahead(np.array([7]))
         assert copies(home) == []
 
 
