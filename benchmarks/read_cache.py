@@ -53,6 +53,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.data import CacheLoader
 from regionspot.data.assembly import Assembler
 from regionspot.data.order import MixedOrder
+from regionspot.data.passes import ShuffledPasses
 
 BATCH_SIZE, IMAGES_PER_SHARD, MAX_REGIONS = 16, 200, 16
 NUM_TOKENS, WIDTH, TOKEN_DIM = 257, 1024, 256
@@ -187,11 +188,13 @@ class OurLoader:
         """Make all batches of an epoch."""
         self._seed += 1
         images = np.arange(len(self.cache))
-        order = MixedOrder(sources=[images], batch_size=BATCH_SIZE, seed=self._seed)
+        passes = ShuffledPasses(images, batch_size=BATCH_SIZE, seed=self._seed)
+        order = MixedOrder([passes], seed=self._seed)
         assembler = Assembler([self.cache])
         if self._working_ahead:
             return sum(len(batch) for batch in CacheLoader(order, assembler))
-        return sum(len(assembler.assemble(plan, epoch=0)) for plan in order.plan(0))
+        plans = map(order.batch, range(order.num_batches))
+        return sum(len(assembler.assemble(plan, epoch=0)) for plan in plans)
 
     def forget(self) -> None:
         """Start as a new process would: nothing mapped, nothing checked."""

@@ -7,7 +7,6 @@ it from process to process costs more than making it (benchmarks, "reading a cac
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import islice
 from typing import Any
 
 from regionspot.core.errors import ConfigError
@@ -57,8 +56,7 @@ class CacheLoader:
         self._rank = rank
         self._world_size = world_size
         self._prefetch_batches = prefetch_batches
-        self._epoch = 0
-        self._next_batch = 0
+        self._next_batch = 0  # of the run: counted over all epochs
         self._restored = False
 
     def __len__(self) -> int:
@@ -67,11 +65,13 @@ class CacheLoader:
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Go through the next epoch, or through the rest of the one that was restored."""
-        if self._next_batch >= len(self) or (self._next_batch > 0 and not self._restored):
-            self._epoch += 1
-            self._next_batch = 0
+        if len(self) == 0:
+            return
+        if not self._restored:
+            self._next_batch += -self._next_batch % len(self)  # an epoch left early is over
         self._restored = False
-        made = self._make(self._epoch, self._next_batch)
+        end = self._next_batch + len(self) - self._next_batch % len(self)
+        made = self._make(range(self._next_batch, end))
         with closing(prefetched(made, depth=self._prefetch_batches)) as batches:
             for batch in batches:
                 # Counted before it is handed out: a checkpoint is written while it is in use.
@@ -79,19 +79,21 @@ class CacheLoader:
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader is: the epoch, and how many of its batches were handed out."""
-        return {"epoch": self._epoch, "next_batch": self._next_batch}
+        """Return where the loader is: how many batches of the run are behind it."""
+        return {"next_batch": self._next_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make the next iteration start where the saved loader was."""
-        self._epoch = int(state["epoch"])
+        """Make the next iteration start where the saved loader was, at no cost."""
         self._next_batch = int(state["next_batch"])
         self._restored = True
 
-    def _make(self, epoch: int, first_batch: int) -> Iterator[RegionBatch]:
+    def _make(self, numbers: range) -> Iterator[RegionBatch]:
         announced: deque[BatchPlan] = deque()
-        for plan in islice(self._order.plan(epoch), first_batch, None):
-            share = share_of_rank(plan, rank=self._rank, world_size=self._world_size)
+        epoch = numbers.start // len(self)
+        for number in numbers:
+            share = share_of_rank(
+                self._order.batch(number), rank=self._rank, world_size=self._world_size
+            )
             self._assembler.read_ahead(share)
             announced.append(share)
             if len(announced) > _BATCHES_READ_AHEAD:
