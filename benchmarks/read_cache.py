@@ -53,6 +53,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.data import CacheLoader
 from regionspot.data.assembly import Assembler
 from regionspot.data.order import MixedOrder
+from regionspot.data.passes import ShuffledPasses
 
 BATCH_SIZE, IMAGES_PER_SHARD, MAX_REGIONS = 16, 200, 16
 NUM_TOKENS, WIDTH, TOKEN_DIM = 257, 1024, 256
@@ -188,14 +189,15 @@ class OurLoader:
         if self._working_ahead:
             return sum(len(batch) for batch in self._loader)
         self._epoch += 1
-        plans = self._order.plan(self._epoch)
+        first = self._epoch * self._order.num_batches
+        plans = map(self._order.batch, range(first, first + self._order.num_batches))
         return sum(len(self._assembler.assemble(plan, epoch=self._epoch)) for plan in plans)
 
     def forget(self) -> None:
         """Start as a new process would: nothing mapped, nothing checked."""
         cache = FeatureCache.open(self._setting.cache_dir)
-        images = np.arange(len(cache))
-        self._order = MixedOrder(sources=[images], batch_size=BATCH_SIZE, seed=0)
+        passes = ShuffledPasses(np.arange(len(cache)), batch_size=BATCH_SIZE, seed=0)
+        self._order = MixedOrder([passes], seed=0)
         self._assembler = Assembler([cache])
         self._loader = CacheLoader(self._order, self._assembler)
 

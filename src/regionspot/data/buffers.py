@@ -32,6 +32,8 @@ class BufferPool:
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor of ``shape`` with whatever content."""
         num_bytes = math.prod(shape) * dtype.itemsize
+        if num_bytes == 0:  # the share of a rank that a small batch leaves without an image
+            return torch.empty(shape, dtype=dtype)
         storage = self._free_storage(num_bytes)
         # torch keeps the array alive until the memory of the tensor and of all its views is let
         # go; that is the moment to take the storage back.

@@ -8,7 +8,6 @@ other threads run, and handing it from process to process costs more than making
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from regionspot.core.errors import ConfigError
@@ -57,8 +56,7 @@ class CacheLoader:
         self._rank = rank
         self._world_size = world_size
         self._prefetch_batches = prefetch_batches
-        self._epoch = 0
-        self._next_batch = 0
+        self._next_batch = 0  # of the run: counted over all epochs
         self._restored = False
 
     def __len__(self) -> int:
@@ -67,13 +65,15 @@ class CacheLoader:
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Go through the next epoch, or through the rest of the one that was restored."""
-        if self._next_batch >= len(self) or (self._next_batch > 0 and not self._restored):
-            self._epoch += 1
-            self._next_batch = 0
+        if len(self) == 0:
+            return
+        if not self._restored:
+            self._next_batch += -self._next_batch % len(self)  # an epoch left early is over
         self._restored = False
+        end = self._next_batch + len(self) - self._next_batch % len(self)
         made = made_ahead(
-            partial(self._assembler.assemble, epoch=self._epoch),
-            self._shares(self._epoch, self._next_batch),
+            partial(self._assembler.assemble, epoch=self._next_batch // len(self)),
+            map(self._share, range(self._next_batch, end)),
             num_threads=_NUM_THREADS,
             depth=self._prefetch_batches,
         )
@@ -84,15 +84,14 @@ class CacheLoader:
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader is: the epoch, and how many of its batches were handed out."""
-        return {"epoch": self._epoch, "next_batch": self._next_batch}
+        """Return where the loader is: how many batches of the run are behind it."""
+        return {"next_batch": self._next_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make the next iteration start where the saved loader was."""
-        self._epoch = int(state["epoch"])
+        """Make the next iteration start where the saved loader was, at no cost."""
         self._next_batch = int(state["next_batch"])
         self._restored = True
 
-    def _shares(self, epoch: int, first_batch: int) -> Iterator[BatchPlan]:
-        for plan in islice(self._order.plan(epoch), first_batch, None):
-            yield share_of_rank(plan, rank=self._rank, world_size=self._world_size)
+    def _share(self, number: int) -> BatchPlan:
+        plan = self._order.batch(number)
+        return share_of_rank(plan, rank=self._rank, world_size=self._world_size)

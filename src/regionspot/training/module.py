@@ -247,7 +247,7 @@ class RegionSpotModule(pl.LightningModule):
             library_version=importlib.metadata.version("regionspot"),
             training={
                 "steps": self.trainer.global_step,
-                "batch_size": provenance.batch_size,
+                "batch_sizes": list(provenance.batch_sizes),
                 "caches": list(provenance.caches),
                 "init_from": self._init_from,
                 "optimizer": dataclasses.asdict(self._optimizer_options),

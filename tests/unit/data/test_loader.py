@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from regionspot.core.errors import ConfigError
 from regionspot.data import CacheLoader, RegionBatch
 from regionspot.data.assembly import Assembler
 from regionspot.data.order import MixedOrder, SequentialOrder
+from regionspot.data.passes import ShuffledPasses
 
 MakeCache = Callable[..., Path]
 
@@ -27,9 +28,11 @@ def sequential(cache: FeatureCache, batch_size: int) -> CacheLoader:
 
 
 def mixed(caches: list[FeatureCache], *, rank: int = 0, world_size: int = 1) -> CacheLoader:
-    order = MixedOrder(
-        sources=[np.arange(len(cache), dtype=np.int64) for cache in caches], batch_size=4, seed=3
-    )
+    sources = [
+        ShuffledPasses(np.arange(len(cache), dtype=np.int64), batch_size=4, seed=3, source=source)
+        for source, cache in enumerate(caches)
+    ]
+    order = MixedOrder(sources, seed=3)
     return CacheLoader(order, assembler(caches), rank=rank, world_size=world_size)
 
 
@@ -128,11 +131,39 @@ def test_a_restored_loader_goes_on_with_the_next_batch(make_cache: MakeCache, ta
     assert found == wanted[3:]
 
 
+@pytest.mark.parametrize("taken", range(8))
+def test_a_run_goes_on_with_any_number_of_ranks_and_loses_no_image(
+    make_cache: MakeCache, taken: int
+) -> None:
+    caches = [FeatureCache.open(make_cache("a", num_images=13))]
+    caches += [FeatureCache.open(make_cache("b", num_images=11))]
+    alone = mixed(caches)
+    undisturbed = [batch for _ in range(2) for batch in alone]
+    assert len(undisturbed) == 12
+    before = mixed(caches)
+    run = chain.from_iterable(repeat(before))
+    for _ in islice(run, taken):
+        pass
+    state = before.state_dict()
+    for world_size in (2, 4, 1):
+        ranks = [mixed(caches, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for loader in ranks:
+            loader.load_state_dict(state)
+        rest = [list(loader) for loader in ranks]
+        assert {len(batches) for batches in rest} == {6 - taken % 6}
+        for number, shares in enumerate(zip(*rest, strict=True), start=taken):
+            whole = undisturbed[number]
+            assert {share.source for share in shares} == {whole.source}
+            together = sorted(key for share in shares for key in share.keys)
+            assert together == sorted(whole.keys)
+            assert len(set(together)) == len(together)
+
+
 def test_state_is_plain_enough_for_a_safe_checkpoint(make_cache: MakeCache, tmp_path: Path) -> None:
     loader = mixed([FeatureCache.open(make_cache())])
     next(iter(loader))
     torch.save(loader.state_dict(), tmp_path / "state.pt")
-    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"epoch": 0, "next_batch": 1}
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"next_batch": 1}
 
 
 def test_regions_are_limited_and_stay_together(make_cache: MakeCache) -> None:
