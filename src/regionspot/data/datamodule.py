@@ -114,6 +114,11 @@ class CachedRegions(pl.LightningDataModule):
         """The name of each training cache."""
         return tuple(cache.manifest.name for cache in self.train_caches)
 
+    @property
+    def images_per_batch(self) -> float:
+        """Images of a training batch over all devices, in the mean over an epoch."""
+        return float(self.batch_size)
+
     @cached_property
     def text_banks(self) -> tuple[Tensor, ...]:
         """The text bank of each training cache, (C, E) float32."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
+from time import perf_counter
 from typing import Any
 
 from regionspot.core.errors import ConfigError
@@ -35,6 +36,9 @@ class CacheLoader:
         world_size: How many there are. Every rank gets the same number of batches.
         prefetch_batches: Batches made ahead.
 
+    Attributes:
+        seconds_waited: How long its consumer has waited for batches so far, over all epochs.
+
     Raises:
         ConfigError: ``prefetch_batches`` is below 1, or the rank is not among the ranks.
     """
@@ -60,6 +64,7 @@ class CacheLoader:
         self._epoch = 0
         self._next_batch = 0
         self._restored = False
+        self.seconds_waited = 0.0
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, the same on every rank."""
@@ -73,7 +78,7 @@ class CacheLoader:
         self._restored = False
         made = self._make(self._epoch, self._next_batch)
         with closing(prefetched(made, depth=self._prefetch_batches)) as batches:
-            for batch in batches:
+            for batch in self._waited_for(batches):
                 # Counted before it is handed out: a checkpoint is written while it is in use.
                 self._next_batch += 1
                 yield batch
@@ -87,6 +92,15 @@ class CacheLoader:
         self._epoch = int(state["epoch"])
         self._next_batch = int(state["next_batch"])
         self._restored = True
+
+    def _waited_for(self, batches: Iterator[RegionBatch]) -> Iterator[RegionBatch]:
+        while True:
+            start = perf_counter()
+            batch = next(batches, None)
+            self.seconds_waited += perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
     def _make(self, epoch: int, first_batch: int) -> Iterator[RegionBatch]:
         announced: deque[BatchPlan] = deque()
