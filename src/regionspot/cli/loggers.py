@@ -50,6 +50,7 @@ def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool |
             continue
         with needs_extra("wandb"):
             import wandb  # noqa: F401 - Lightning says only that it is missing
+        run_dir.mkdir(parents=True, exist_ok=True)  # or W&B warns that it is not there
         told = option.init_args
         told.name = told.name or run_dir.name
         told.project = told.project or os.environ.get("WANDB_PROJECT", "regionspot")
