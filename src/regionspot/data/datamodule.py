@@ -133,6 +133,15 @@ class CachedRegions(pl.LightningDataModule):
         """The name of each training cache."""
         return tuple(cache.manifest.name for cache in self.train_caches)
 
+    @property
+    def images_per_batch(self) -> float:
+        """Images of a full training batch over all devices, in the mean over an epoch."""
+        sizes = set(self.batch_sizes)
+        if len(sizes) == 1:
+            return float(sizes.pop())
+        counts = self._order.num_batches_by_source
+        return float(np.average(self.batch_sizes, weights=counts))
+
     @cached_property
     def text_banks(self) -> tuple[Tensor, ...]:
         """The text bank of each training cache, (C, E) float32."""

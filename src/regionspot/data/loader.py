@@ -8,6 +8,7 @@ other threads run, and handing it from process to process costs more than making
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 from regionspot.core.errors import ConfigError
@@ -34,6 +35,9 @@ class CacheLoader:
         world_size: How many there are. Every rank gets the same number of batches.
         prefetch_batches: Batches made ahead.
 
+    Attributes:
+        seconds_waited: How long its consumer has waited for batches so far, over all epochs.
+
     Raises:
         ConfigError: ``prefetch_batches`` is below 1, or the rank is not among the ranks.
     """
@@ -58,6 +62,7 @@ class CacheLoader:
         self._prefetch_batches = prefetch_batches
         self._next_batch = 0  # of the run: counted over all epochs
         self._restored = False
+        self.seconds_waited = 0.0
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, the same on every rank."""
@@ -78,7 +83,7 @@ class CacheLoader:
             depth=self._prefetch_batches,
         )
         with closing(made) as batches:
-            for batch in batches:
+            for batch in self._waited_for(batches):
                 # Counted before it is handed out: a checkpoint is written while it is in use.
                 self._next_batch += 1
                 yield batch
@@ -95,3 +100,12 @@ class CacheLoader:
     def _share(self, number: int) -> BatchPlan:
         plan = self._order.batch(number)
         return share_of_rank(plan, rank=self._rank, world_size=self._world_size)
+
+    def _waited_for(self, batches: Iterator[RegionBatch]) -> Iterator[RegionBatch]:
+        while True:
+            start = perf_counter()
+            batch = next(batches, None)
+            self.seconds_waited += perf_counter() - start
+            if batch is None:
+                return
+            yield batch
