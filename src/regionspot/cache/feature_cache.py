@@ -104,7 +104,8 @@ class FeatureCache:
         if is_url(path) and (total := int(index.tar_bytes.sum())) > limit_bytes:
             logger.warning(
                 "%s has %s of shards, but only %s of them are kept here: those read in random order"
-                " are fetched again and again. Raise max_local_gb if the disk can take them.",
+                " are fetched again and again. Raise max_local_gb if the disk can take them, or set"
+                " data.shuffle_window to as many shards as fit.",
                 *(path, human_bytes(total), human_bytes(limit_bytes)),
             )
         return cls(files, manifest, index, limit_bytes=limit_bytes)
@@ -185,6 +186,14 @@ class FeatureCache:
             return  # read before, so as likely as not in memory; or the shard has yet to be fetched
         shard = int(self._index.shards[index])
         self._reader(shard).read_ahead(index - int(self._index.shard_starts[shard]))
+
+    def read_shard_ahead(self, shard: int) -> None:
+        """Ask the system to read a shard from disk from front to end; returns soon."""
+        if is_url(self.location):
+            return  # it has yet to be fetched
+        reader = self._reader(shard)
+        for image in range(len(reader)):  # one by one: what one request reads ahead is limited
+            reader.read_ahead(image)
 
     def text_bank(self, templates: str) -> NDArray[np.float32]:
         """Return the unit-norm embeddings, (C, E), of the vocabulary by the cache's CLIP.

@@ -36,8 +36,11 @@ class Assembler:
 
     def read_ahead(self, plan: BatchPlan) -> None:
         """Ask the system to read the images of a plan from disk soon; returns at once."""
+        cache = self._caches[plan.source]
+        for shard in plan.shards_due:
+            cache.read_shard_ahead(shard)
         for image in plan.images.tolist():
-            self._caches[plan.source].read_ahead(image)
+            cache.read_ahead(image)
 
     def assemble(self, plan: BatchPlan, *, epoch: int) -> RegionBatch:
         """Return the batch of a plan.

@@ -48,7 +48,8 @@ class CachedRegions(pl.LightningDataModule):
             of each cache.
         shuffle_window: Draw from this many shards at a time instead of from all, for disks where
             random access is slow and for caches behind URLs that exceed max_local_gb. Batches are
-            less random then: all their images are of these shards. null to draw from all.
+            less random then: all their images are of these shards. As many again are read ahead
+            meanwhile, so memory should hold twice as many. null to draw from all.
         repeat_threshold: Draw images of rare classes more often: a class that the share f of a
             cache's images holds, sqrt(repeat_threshold / f) times as often (LVIS: 0.001). null for
             all equally often.

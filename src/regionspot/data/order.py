@@ -5,6 +5,7 @@ number of steps and a run does not depend on how many ranks it is spread over. A
 asked for without those before it, so that a run goes on anywhere at no cost.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +28,8 @@ class BatchPlan:
     """Which cache, counted from 0."""
     images: IndexArray
     """Positions of the images in that cache, (B,)."""
+    shards_due: tuple[int, ...] = ()
+    """Shards of that cache to begin reading as a whole, as their images come soon."""
 
 
 class Order(Protocol):
@@ -87,7 +90,10 @@ class MixedOrder:
         sources, turns = self._turns(epoch)
         source = int(sources[place])
         turn = epoch * self._counts[source] + int(turns[place])
-        return BatchPlan(source=source, images=self._sources[source].batch(turn))
+        passes = self._sources[source]
+        return BatchPlan(
+            source=source, images=passes.batch(turn), shards_due=passes.shards_due(turn)
+        )
 
     def _turns(self, epoch: int) -> tuple[IndexArray, IndexArray]:
         """Return which source each batch of an epoch is of, and how many of it came before."""
@@ -126,7 +132,7 @@ class SequentialOrder:
 
 def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
     """Return a rank's part of a batch: every ``world_size``-th image, possibly none."""
-    return BatchPlan(source=plan.source, images=plan.images[rank::world_size])
+    return dataclasses.replace(plan, images=plan.images[rank::world_size])
 
 
 def choose_regions(

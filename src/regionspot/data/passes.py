@@ -70,6 +70,19 @@ class ShuffledPasses:
         start = place * self._batch_size
         return self._order(number_of_pass)[start : start + self._batch_size]
 
+    def shards_due(self, number: int) -> tuple[int, ...]:
+        """Return which shards to begin reading at a batch; none without windows.
+
+        Args:
+            number: Number of the batch, counted from 0 over all passes.
+        """
+        if self._windows is None:
+            return ()
+        number_of_pass, place = divmod(number, self.num_batches)
+        start = place * self._batch_size
+        stop = min(start + self._batch_size, self.num_draws)
+        return self._windows.due(number_of_pass, start, stop, self.num_draws)
+
     def _order(self, number_of_pass: int) -> NDArray[np.int64]:
         kept = self._kept
         if kept is None or kept[0] != number_of_pass:
@@ -84,5 +97,5 @@ class ShuffledPasses:
             drawn = self._repeats.draw(rng)
         drawn = rng.permutation(drawn)
         if self._windows is not None:
-            drawn = self._windows.grouped(drawn, rng)
+            drawn = self._windows.grouped(drawn, number_of_pass)
         return self._images[drawn]
