@@ -8,8 +8,8 @@ padded batches of 16, in turn, several times, in one process, from memory that i
 
 - memcpy: NumPy copies the feature maps alone, in random order, from one block of memory. No
   loader can be faster, short of not copying;
-- regionspot: our assembler in this thread; and our loader, with its thread that works ahead, as
-  training uses it;
+- regionspot: our assembler in this thread; and our loader, with its two threads that work ahead,
+  as training uses it;
 - webdataset: its own reader and decoder on our shards, shuffled by shard and in a buffer of 100;
 - litdata: the same samples in litdata's own format, shuffled.
 
@@ -180,37 +180,33 @@ class Cat:
 
 
 class OurLoader:
-    """Batches of a cache, from this thread or from the loader's own."""
+    """Batches of a cache, from this thread or from the loader's own, epoch after epoch."""
 
     def __init__(self, setting: Setting, *, working_ahead: bool, window: int | None = None) -> None:
-        self._setting, self._working_ahead, self._seed = setting, working_ahead, 0
+        self._setting, self._working_ahead, self._epoch = setting, working_ahead, 0
         self._window = window
-        self.cache = FeatureCache.open(setting.cache_dir)
+        self.forget()
 
     def __call__(self) -> int:
         """Make all batches of an epoch."""
-        self._seed += 1
-        images = np.arange(len(self.cache))
-        passes = ShuffledPasses(
-            images, batch_size=BATCH_SIZE, seed=self._seed, windows=self._windows()
-        )
-        order = MixedOrder([passes], seed=self._seed)
-        assembler = Assembler([self.cache])
         if self._working_ahead:
-            return sum(len(batch) for batch in CacheLoader(order, assembler))
-        plans = map(order.batch, range(order.num_batches))
-        return sum(len(assembler.assemble(plan, epoch=0)) for plan in plans)
-
-    def _windows(self) -> ShardWindows | None:
-        if self._window is None:
-            return None
-        shards = self.cache.index.shards
-        return ShardWindows(shards, group_size=self._window, seed=self._seed)
+            return sum(len(batch) for batch in self._loader)
+        self._epoch += 1
+        first = self._epoch * self._order.num_batches
+        plans = map(self._order.batch, range(first, first + self._order.num_batches))
+        return sum(len(self._assembler.assemble(plan, epoch=self._epoch)) for plan in plans)
 
     def forget(self) -> None:
         """Start as a new process would: nothing mapped, nothing checked."""
-        self.cache.close()
-        self.cache = FeatureCache.open(self._setting.cache_dir)
+        cache = FeatureCache.open(self._setting.cache_dir)
+        windows = None
+        if self._window is not None:
+            windows = ShardWindows(cache.index.shards, group_size=self._window, seed=0)
+        images = np.arange(len(cache))
+        passes = ShuffledPasses(images, batch_size=BATCH_SIZE, seed=0, windows=windows)
+        self._order = MixedOrder([passes], seed=0)
+        self._assembler = Assembler([cache])
+        self._loader = CacheLoader(self._order, self._assembler)
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
@@ -303,7 +299,7 @@ def warm_ways(setting: Setting) -> dict[str, Callable[[], int]]:
     return {
         "memcpy": Memcpy(setting.num_images),
         "regionspot, this thread": OurLoader(setting, working_ahead=False),
-        "regionspot, its thread working ahead": OurLoader(setting, working_ahead=True),
+        "regionspot, its threads working ahead": OurLoader(setting, working_ahead=True),
         f"webdataset, {workers[0]} workers": lambda: webdataset_reads(workers[0]),
         f"litdata, {workers[1]} workers": lambda: litdata_reads(workers[1]),
     }

@@ -13,6 +13,7 @@ from regionspot.cache import (
     FeatureCodec,
     Fingerprint,
     Manifest,
+    MeasuredError,
     Plan,
     TextBankStore,
     build_index,
@@ -95,6 +96,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         clip_model: str = "tiny",
         templates: tuple[str, ...] = ("ensemble81",),
         codec: FeatureCodec = "float16",
+        measured_error: MeasuredError | None = None,
     ) -> Path:
         rng = np.random.default_rng(seed)
         folder = tmp_path / name
@@ -109,6 +111,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
                 annotation_sha256="2" * 64,
                 annotation_format="lvis",
                 codec=codec,
+                measured_error=measured_error,
                 plan=plan,
                 vocabulary=vocabulary,
                 category_ids=tuple(range(1, len(names) + 1)),

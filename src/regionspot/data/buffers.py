@@ -43,8 +43,11 @@ class BufferPool:
 
     def _free_storage(self, num_bytes: int) -> Tensor:
         while self._free:
-            storage = self._free.popleft()
+            storage = self._free.pop()
             if storage.numel() >= num_bytes:
                 return storage  # smaller ones are dropped: batches only ever grow to a maximum
         self.num_allocated += 1
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pin_memory)
+        if self._pin_memory:
+            return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        # NumPy asks for huge pages, torch does not: copying into these is a fifth faster.
+        return torch.from_numpy(np.empty(num_bytes, np.uint8))

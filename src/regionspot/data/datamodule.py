@@ -44,8 +44,8 @@ class CachedRegions(pl.LightningDataModule):
         seed: Starts the random order of the images.
         max_local_gb: Disk space, in units of 1e9 bytes, for the shards that are kept here of all
             caches behind URLs; null for $REGIONSPOT_MAX_LOCAL_GB, or 100. It should hold all of
-            them, since images are drawn in random order; or, with shuffle_window, that many shards
-            of each cache.
+            them, since images are drawn in random order; or, with shuffle_window, twice that many
+            shards of each cache.
         shuffle_window: Draw from this many shards at a time instead of from all, for disks where
             random access is slow and for caches behind URLs that exceed max_local_gb. Batches are
             less random then: all their images are of these shards. As many again are read ahead
@@ -133,6 +133,15 @@ class CachedRegions(pl.LightningDataModule):
     def names(self) -> tuple[str, ...]:
         """The name of each training cache."""
         return tuple(cache.manifest.name for cache in self.train_caches)
+
+    @property
+    def images_per_batch(self) -> float:
+        """Images of a full training batch over all devices, in the mean over an epoch."""
+        sizes = set(self.batch_sizes)
+        if len(sizes) == 1:
+            return float(sizes.pop())
+        counts = self._order.num_batches_by_source
+        return float(np.average(self.batch_sizes, weights=counts))
 
     @cached_property
     def text_banks(self) -> tuple[Tensor, ...]:

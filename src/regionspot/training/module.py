@@ -26,6 +26,7 @@ from regionspot.model import (
     load_strictly,
     region_focal_loss,
 )
+from regionspot.training.optimizer import make_optimizer
 from regionspot.training.options import (
     ClassifierOptions,
     HeadOptions,
@@ -69,10 +70,10 @@ class RegionSpotModule(pl.LightningModule):
         head: Shape of the head.
         classifier: Scale and bias of the logits.
         optimizer: AdamW.
-        schedule: Warm-up and steps of the learning rate.
+        schedule: How the learning rate changes with the images seen.
         loss: The focal loss.
         init_from: A trained head to start from (head/ directory, .safetensors or .ckpt), scale and
-            bias included; null for random weights.
+            bias included, or a checkpoint released with the paper (.pth); null for random weights.
 
     Raises:
         ConfigError: The head cannot have this shape.
@@ -198,22 +199,20 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with warm-up and steps; scale and bias get their own rate and no decay."""
-        options = self._optimizer_options
-        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
-        if self._classifier_options.trainable:
-            groups.append(
-                {
-                    "params": list(self.classifier.parameters()),
-                    "lr": self._classifier_options.lr or options.lr,
-                    "weight_decay": 0.0,
-                }
-            )
-        optimizer = torch.optim.AdamW(
-            groups, lr=options.lr, weight_decay=options.weight_decay, fused=options.fused or None
+        """Return AdamW with its schedule; scale and bias get their own rate and no decay."""
+        optimizer = make_optimizer(
+            self.head,
+            self.classifier,
+            optimizer=self._optimizer_options,
+            classifier_options=self._classifier_options,
         )
+        images_per_step = self._images_per_step()
+        end_images = self.trainer.estimated_stepping_batches * images_per_step
         schedule = LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, self._schedule_options)
+            optimizer,
+            lambda step: learning_rate_factor(
+                step * images_per_step, self._schedule_options, end_images=end_images
+            ),
         )
         return {
             "optimizer": optimizer,
@@ -223,13 +222,17 @@ class RegionSpotModule(pl.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card, so that `load_trained_head` can read the checkpoint on its own."""
-        checkpoint[CHECKPOINT_CARD_KEY] = self._card().to_json()
+        # Of the weights in the checkpoint: a callback may have put their average there.
+        weights = checkpoint["state_dict"]
+        card = self._card(weights["classifier.log_scale"], weights["classifier.bias"])
+        checkpoint[CHECKPOINT_CARD_KEY] = card.to_json()
 
     def trained_head(self) -> TrainedHead:
         """Return head and classifier as they are now (not copied), with their card."""
-        return TrainedHead(head=self.head, classifier=self.classifier, card=self._card())
+        card = self._card(self.classifier.log_scale, self.classifier.bias)
+        return TrainedHead(head=self.head, classifier=self.classifier, card=card)
 
-    def _card(self) -> HeadCard:
+    def _card(self, log_scale: Tensor, bias: Tensor) -> HeadCard:
         provenance = self._provenance
         if provenance is None:
             raise ConfigError(
@@ -238,8 +241,8 @@ class RegionSpotModule(pl.LightningModule):
             )
         return HeadCard(
             head=self.head.spec,
-            scale=self.classifier.log_scale.exp().item(),
-            bias=self.classifier.bias.item(),
+            scale=log_scale.exp().item(),
+            bias=bias.item(),
             fingerprint=provenance.fingerprint.to_dict(),
             vocabulary=provenance.vocabulary,
             templates=provenance.templates,
@@ -248,16 +251,24 @@ class RegionSpotModule(pl.LightningModule):
             training={
                 "steps": self.trainer.global_step,
                 "batch_sizes": list(provenance.batch_sizes),
+                "images": round(self.trainer.global_step * self._images_per_step()),
                 "caches": list(provenance.caches),
                 "init_from": self._init_from,
                 "optimizer": dataclasses.asdict(self._optimizer_options),
                 "schedule": {
                     **dataclasses.asdict(self._schedule_options),
-                    "milestones": list(self._schedule_options.milestones),
+                    "milestones_images": list(self._schedule_options.milestones_images),
                 },
                 "loss": dataclasses.asdict(self._loss_options),
             },
         )
+
+    def _images_per_step(self) -> float:
+        """Images of an optimizer step over all devices, accumulated batches included.
+
+        The last step of an epoch may have fewer, as Lightning accumulates over no epoch's end.
+        """
+        return self._data_module().images_per_batch * self.trainer.accumulate_grad_batches
 
     def _data_module(self) -> CachedRegions:
         # Lightning attaches the data module at run time; its Trainer does not declare it.

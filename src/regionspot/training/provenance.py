@@ -4,11 +4,19 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from regionspot.cache import Fingerprint
 from regionspot.core.errors import WeightsError
 from regionspot.data import CachedRegions
-from regionspot.model import HeadSpec, JsonValue, TrainedHead, load_trained_head
+from regionspot.model import (
+    RELEASED_SUFFIX,
+    HeadSpec,
+    JsonValue,
+    TrainedHead,
+    load_released,
+    load_trained_head,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -48,14 +56,18 @@ def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
     """Load the head that a run starts from.
 
     Args:
-        init_from: Where it is, see `load_trained_head`.
+        init_from: Where it is, see `load_trained_head`; or a ``.pth`` file released with the paper,
+            which does not say what SAM and CLIP it was trained on.
         wanted: The head of this run. Only dropout may differ: it is no property of weights.
 
     Raises:
         MissingFileError: There is nothing there.
         WeightsError: It is no trained head, or one of another shape.
     """
-    start = load_trained_head(init_from)
+    if Path(init_from).suffix == RELEASED_SUFFIX:
+        start = load_released(init_from)
+    else:
+        start = load_trained_head(init_from)
     found = dataclasses.replace(start.card.head, dropout=wanted.dropout)
     if found != wanted:
         raise WeightsError(

@@ -30,10 +30,10 @@ def test_shards_that_fall_due_are_read_ahead_from_front_to_end(
 ) -> None:
     with FeatureCache.open(make_cache()) as cache:
         plan = BatchPlan(source=0, images=np.array([0]), shards_due=(2, 1))
-        Assembler([cache]).read_ahead(plan)
+        Assembler([cache]).assemble(plan, epoch=0)
     second, third = (f"00000{shard}.tar" for shard in (1, 2))
     assert announced == [
+        ("000000.tar", 0),
         *((third, place) for place in range(2)),
         *((second, place) for place in range(5)),
-        ("000000.tar", 0),
     ]

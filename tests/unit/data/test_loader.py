@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -5,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typing_extensions import override
 
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError
 from regionspot.data import CacheLoader, RegionBatch
 from regionspot.data.assembly import Assembler
-from regionspot.data.order import MixedOrder, SequentialOrder
+from regionspot.data.order import BatchPlan, MixedOrder, SequentialOrder
 from regionspot.data.passes import ShuffledPasses
 
 MakeCache = Callable[..., Path]
@@ -200,3 +202,27 @@ def test_senseless_settings_are_refused(make_cache: MakeCache) -> None:
         CacheLoader(order, assembler([cache]), rank=2, world_size=2)
     with pytest.raises(ConfigError, match="prefetch_batches is 0"):
         CacheLoader(order, assembler([cache]), prefetch_batches=0)
+
+
+class SlowOrder(SequentialOrder):
+    """Takes its time over every batch."""
+
+    @override
+    def batch(self, number: int) -> BatchPlan:
+        time.sleep(0.05)
+        return super().batch(number)
+
+
+def test_it_says_how_long_its_consumer_waited(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache()) as cache:
+        order = SlowOrder(num_images=len(cache), batch_size=4)
+        loader = CacheLoader(order, assembler([cache]))
+        start = time.perf_counter()
+        for _ in loader:
+            time.sleep(0.02)  # is no waiting
+        elapsed = time.perf_counter() - start
+        # The first batch is made when all three are planned.
+        assert 0.15 <= loader.seconds_waited <= elapsed - 3 * 0.02
+        before = loader.seconds_waited
+        list(loader)
+        assert loader.seconds_waited >= before + 0.15

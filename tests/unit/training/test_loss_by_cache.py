@@ -1,0 +1,78 @@
+"""The loss of each cache is the mean over its own batches; the oracle sums them by hand."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+from torch import Tensor
+from typing_extensions import override
+
+from regionspot.data import CachedRegions, RegionBatch
+from regionspot.training import HeadOptions, LossByCache, RegionSpotModule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning"
+)  # Lightning 2.6, torch 2.15
+
+
+class OwnLosses(pl.Callback):
+    """Keeps ``train/loss`` of each batch, and what is logged at the end of each step."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int, float]] = []
+        self.logged: dict[int, dict[str, Tensor]] = {}
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: RegionBatch,
+        batch_idx: int,
+    ) -> None:
+        loss = trainer.callback_metrics["train/loss"].item()
+        self.batches.append((trainer.global_step, batch.source, loss))
+        self.logged[trainer.global_step] = dict(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_it_logs_the_mean_of_each_caches_batches_since_the_last_time(
+    make_cache: Callable[..., Path], tmp_path: Path, accumulated: int
+) -> None:
+    caches = [make_cache("a"), make_cache("b", names=("kiwi", "plum"), seed=1)]
+    data = CachedRegions(caches, batch_size=4)
+    module = RegionSpotModule(data.spec, head=HeadOptions(num_blocks=1, num_heads=2, ffn_dim=24))
+    own = OwnLosses()
+    pl.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_steps=10,
+        accumulate_grad_batches=accumulated,
+        limit_val_batches=0,
+        log_every_n_steps=5,
+        callbacks=[LossByCache(data.names), own],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, datamodule=data)
+    assert len(own.batches) == 10 * accumulated
+    for number, last_step in enumerate((5, 10)):
+        losses = defaultdict(list)
+        for _, source, loss in own.batches[number * 5 * accumulated :][: 5 * accumulated]:
+            losses[f"train/loss/{'ab'[source]}"].append(loss)
+        assert losses  # of each cache that was drawn
+        for name, values in losses.items():
+            mean = sum(values) / len(values)
+            assert own.logged[last_step][name].item() == pytest.approx(mean, rel=1e-5)
+    assert {source for _, source, _ in own.batches} == {0, 1}
+
+
+def test_caches_of_one_name_are_numbered() -> None:
+    assert LossByCache(["a", "b", "a"])._keys == [
+        *("train/loss/a_0", "train/loss/b", "train/loss/a_2"),
+    ]
