@@ -28,6 +28,8 @@ class BatchPlan:
     """Which cache, counted from 0."""
     images: IndexArray
     """Positions of the images in that cache, (B,)."""
+    images_of_step: IndexArray | None = None
+    """Where ``images`` are the share of one rank: those of all ranks together."""
     shards_due: tuple[int, ...] = ()
     """Shards of that cache to begin reading as a whole, as their images come soon."""
 
@@ -132,7 +134,9 @@ class SequentialOrder:
 
 def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
     """Return a rank's part of a batch: every ``world_size``-th image, possibly none."""
-    return dataclasses.replace(plan, images=plan.images[rank::world_size])
+    return dataclasses.replace(
+        plan, images=plan.images[rank::world_size], images_of_step=plan.images
+    )
 
 
 def choose_regions(

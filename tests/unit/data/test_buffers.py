@@ -43,6 +43,10 @@ def test_a_view_or_autograd_keeps_the_memory_as_well() -> None:
     assert weight.grad.tolist() == [5.0, 5.0, 5.0]
 
 
+def test_an_empty_tensor_is_had_from_an_empty_pool() -> None:
+    assert BufferPool().take((0, 3, 5), torch.float16).shape == (0, 3, 5)
+
+
 def test_a_smaller_tensor_fits_into_a_larger_memory() -> None:
     pool = BufferPool()
     for shape in [(4, 3), (2, 3), (1, 3), (4, 3), (0, 3)]:

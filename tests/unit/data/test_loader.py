@@ -105,6 +105,20 @@ def test_ranks_together_see_what_one_process_sees(make_cache: MakeCache) -> None
         assert whole.keys[1::2] == second.keys
 
 
+@pytest.mark.parametrize(("max_regions", "wanted"), [(None, [10, 10, 1]), (2, [7, 7, 1])])
+def test_every_rank_knows_the_regions_of_the_whole_batch(
+    max_regions: int | None, wanted: list[int], make_cache: MakeCache
+) -> None:
+    # Images 0, 1, 2, ... have 1, 2, 3, 4, 1, 2, ... regions.
+    with FeatureCache.open(make_cache(num_images=10, empty={9})) as cache:
+        made = assembler([cache], max_regions=max_regions)
+        order = SequentialOrder(num_images=len(cache), batch_size=4)
+        for rank in range(3):
+            batches = list(CacheLoader(order, made, rank=rank, world_size=3))
+            # The last batch is images 8 and 9: nothing for rank 2, no region for rank 1.
+            assert [batch.num_regions_of_step for batch in batches] == wanted
+
+
 def test_every_iteration_is_an_epoch_of_its_own(make_cache: MakeCache) -> None:
     caches = [FeatureCache.open(make_cache())]
     loader = mixed(caches)
