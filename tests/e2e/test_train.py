@@ -213,6 +213,25 @@ def test_a_resumed_fit_ends_where_an_uninterrupted_one_ends(
         assert tensor.equal(found[name]), name
 
 
+def test_the_order_is_set_on_the_command_line(
+    make_cache: MakeCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = [make_cache("a", num_images=20), make_cache("b", num_images=11, seed=1)]
+    config = write_config(tmp_path, caches, max_steps=9)
+    with caplog.at_level("INFO"):
+        main(
+            [
+                *("fit", "--config", str(config), "--data.ratios", "by_size"),
+                *("--data.batch_size", "[4, 3]", "--data.shuffle_window", "2"),
+                *("--data.repeat_threshold", "0.01"),
+            ]
+        )
+    assert "An epoch has 9 batches, of each cache [5, 4]" in caplog.text
+    assert "0 of 20 images are drawn more often than once" in caplog.text
+    card = load_trained_head(tmp_path / "run" / "head").card
+    assert card.training["batch_sizes"] == [4, 3]
+
+
 def test_validation_logs_top1_and_ap(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(num_images=20)
     annotations = tmp_path / "val.json"

@@ -98,7 +98,8 @@ class FeatureCache:
         if is_url(path) and (total := int(index.tar_bytes.sum())) > limit_bytes:
             logger.warning(
                 "%s has %s of shards, but only %s of them are kept here: those read in random order"
-                " are fetched again and again. Raise max_local_gb if the disk can take them.",
+                " are fetched again and again. Raise max_local_gb if the disk can take them, or set"
+                " data.shuffle_window to half as many shards as fit.",
                 *(path, human_bytes(total), human_bytes(limit_bytes)),
             )
         return cls(files, manifest, index, limit_bytes=limit_bytes)
@@ -196,6 +197,14 @@ class FeatureCache:
         for image, shard in zip(images.tolist(), self._index.shards[images].tolist(), strict=True):
             if not self._image_is_checked[image]:
                 self._reader(shard).read_ahead(self._place(image, shard))
+
+    def read_shard_ahead(self, shard: int) -> None:
+        """Ask the system to read a shard from disk from front to end; returns soon."""
+        if is_url(self.location):
+            return  # it has yet to be fetched
+        reader = self._reader(shard)
+        for image in range(len(reader)):  # one by one: what one request reads ahead is limited
+            reader.read_ahead(image)
 
     def text_bank(self, templates: str) -> NDArray[np.float32]:
         """Return the unit-norm embeddings, (C, E), of the vocabulary by the cache's CLIP.

@@ -48,6 +48,8 @@ class Assembler:
         cache, images = self._caches[plan.source], plan.images
         # A disk gives its full rate only to many requests at once.
         cache.read_ahead(images)
+        for shard in plan.shards_due:
+            cache.read_shard_ahead(shard)
         index, manifest = cache.index, cache.manifest
         counts = index.num_regions[images].astype(np.int64)
         if self._max_regions is not None:

@@ -44,11 +44,12 @@ class CachedRegions(pl.LightningDataModule):
         seed: Starts the random order of the images.
         max_local_gb: Disk space, in units of 1e9 bytes, for the shards that are kept here of all
             caches behind URLs; null for $REGIONSPOT_MAX_LOCAL_GB, or 100. It should hold all of
-            them, since images are drawn in random order; or, with shuffle_window, that many shards
-            of each cache.
+            them, since images are drawn in random order; or, with shuffle_window, twice that many
+            shards of each cache.
         shuffle_window: Draw from this many shards at a time instead of from all, for disks where
             random access is slow and for caches behind URLs that exceed max_local_gb. Batches are
-            less random then: all their images are of these shards. null to draw from all.
+            less random then: all their images are of these shards. As many again are read ahead
+            meanwhile, so memory should hold twice as many. null to draw from all.
         repeat_threshold: Draw images of rare classes more often: a class that the share f of a
             cache's images holds, sqrt(repeat_threshold / f) times as often (LVIS: 0.001). null for
             all equally often.

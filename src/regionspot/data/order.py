@@ -5,6 +5,7 @@ number of steps and a run does not depend on how many ranks it is spread over. A
 asked for without those before it, so that a run goes on anywhere at no cost.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,6 +30,8 @@ class BatchPlan:
     """Positions of the images in that cache, (B,)."""
     images_of_step: IndexArray | None = None
     """Where ``images`` are the share of one rank: those of all ranks together."""
+    shards_due: tuple[int, ...] = ()
+    """Shards of that cache to begin reading as a whole, as their images come soon."""
 
 
 class Order(Protocol):
@@ -89,7 +92,10 @@ class MixedOrder:
         sources, turns = self._turns(epoch)
         source = int(sources[place])
         turn = epoch * self._counts[source] + int(turns[place])
-        return BatchPlan(source=source, images=self._sources[source].batch(turn))
+        passes = self._sources[source]
+        return BatchPlan(
+            source=source, images=passes.batch(turn), shards_due=passes.shards_due(turn)
+        )
 
     def _turns(self, epoch: int) -> tuple[IndexArray, IndexArray]:
         """Return which source each batch of an epoch is of, and how many of it came before."""
@@ -128,8 +134,8 @@ class SequentialOrder:
 
 def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
     """Return a rank's part of a batch: every ``world_size``-th image, possibly none."""
-    return BatchPlan(
-        source=plan.source, images=plan.images[rank::world_size], images_of_step=plan.images
+    return dataclasses.replace(
+        plan, images=plan.images[rank::world_size], images_of_step=plan.images
     )
 
 

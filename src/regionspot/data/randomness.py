@@ -14,6 +14,8 @@ class Purpose(IntEnum):
     """The order of a source's images in a pass."""
     REGIONS = 3
     """Which regions are used of an image with too many."""
+    SHARDS = 4
+    """The order of a source's shards in a pass."""
 
 
 def generator(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:

@@ -98,7 +98,10 @@ def training_order(
             repeats = RepeatedDraws(_repeat_factors(cache, options.repeat_threshold))
         if options.shuffle_window is not None:
             windows = ShardWindows(
-                shards=cache.index.shards[drawable], num_shards=options.shuffle_window
+                cache.index.shards[drawable],
+                group_size=options.shuffle_window,
+                seed=options.seed,
+                source=number,
             )
         sources.append(
             ShuffledPasses(

@@ -120,6 +120,7 @@ def test_by_size_an_epoch_has_every_image_of_all_sources_once(
         ([4, 3, 3], [1, 1, 1], None, (4, 3, 3)),  # 3 1/3 each: the first of equal remainders
         ([6, 4], [1, 1], [0.1, 0.2], (3, 7)),  # 3 1/3 and 6 2/3
         ([60, 40], [1, 1], [0.1, 0.3], (25, 75)),
+        ([6, 4], [1, 1], [0.3, 0.1], (8, 2)),  # 7.5 and 2.5, though 3 * 0.1 > 0.3 in binary
         ([100, 100], [10, 30], None, (5, 5)),  # 20 images a batch on average
         ([900, 100], [16, 16], "by_size", (57, 7)),  # 56.25 and 6.25, rounded up
         ([100, 100], [10, 30], "by_size", (10, 4)),

@@ -49,6 +49,16 @@ def test_whole_factors_are_drawn_exactly_and_halves_in_every_other_pass() -> Non
     assert 150 < (counts[:, 2] == 2).sum() < 250  # 200 expected, deviation 10
 
 
+def test_any_two_images_may_be_repeated_in_the_same_pass() -> None:
+    draws = RepeatedDraws(np.full(4, 1.5))
+    repeated = [
+        [image for image, count in enumerate(counts_of(draws, 4, seed)) if count == 2]
+        for seed in range(200)
+    ]
+    assert {len(images) for images in repeated} == {2}
+    assert len({tuple(images) for images in repeated}) == 6  # all pairs of four
+
+
 def test_factors_that_add_up_to_a_fraction_are_scaled_up() -> None:
     draws = RepeatedDraws(np.array([1.0, 1.0, 1.5]))
     assert draws.num_draws == 4
