@@ -23,7 +23,12 @@ from regionspot.cache.layout import (
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest
-from regionspot.cache.opening import check_sidecar_is_known, max_open_shards, read_checked
+from regionspot.cache.opening import (
+    check_sidecar_is_known,
+    fits_in_memory,
+    max_open_shards,
+    read_checked,
+)
 from regionspot.cache.remote_files import named_by_url
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader
@@ -59,6 +64,7 @@ class FeatureCache:
         # One byte each, set once this process has compared it with its checksum. Two threads may
         # do so at once, which does no harm.
         self._image_is_checked = bytearray(len(index))
+        self._fits_in_memory = fits_in_memory(int(index.tar_bytes.sum()))
         self._shard_is_checked = bytearray(index.num_shards)
 
     @classmethod
@@ -189,13 +195,13 @@ class FeatureCache:
     def read_ahead(self, images: NDArray[np.int64]) -> None:
         """Ask the system to read images from disk soon; returns at once.
 
-        Does nothing for images that were read before, which are as likely as not in memory, and for
-        remote caches, whose shards have yet to be fetched.
+        Does nothing for images that were read before and should still be in memory, and for remote
+        caches, whose shards have yet to be fetched.
         """
         if is_url(self.location):
             return
         for image, shard in zip(images.tolist(), self._index.shards[images].tolist(), strict=True):
-            if not self._image_is_checked[image]:
+            if not (self._image_is_checked[image] and self._fits_in_memory):
                 self._reader(shard).read_ahead(self._place(image, shard))
 
     def read_shard_ahead(self, shard: int) -> None:

@@ -1,5 +1,6 @@
 """What is checked of a finished cache before its images are read."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -102,3 +103,8 @@ def max_open_shards(num_shards: int) -> int:
     if allowed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     return max(min(num_shards, allowed - _DESCRIPTORS_LEFT), 64)
+
+
+def fits_in_memory(num_bytes: int) -> bool:
+    """Say whether files that were read once can be expected to stay in this machine's memory."""
+    return num_bytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2

@@ -90,10 +90,22 @@ class CacheLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader is: how many batches of the run are behind it."""
-        return {"next_batch": self._next_batch}
+        return {"next_batch": self._next_batch, "batches_per_epoch": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make the next iteration start where the saved loader was, at no cost."""
+        """Make the next iteration start where the saved loader was, at no cost.
+
+        Raises:
+            ConfigError: The saved loader had epochs of another length, so that its batches are not
+                those of this one.
+        """
+        if state.get("batches_per_epoch") != len(self):
+            raise ConfigError(
+                f"the checkpoint is of a run with {state.get('batches_per_epoch')} batches an"
+                f" epoch, and this one has {len(self)}. Resume with the data options that it began"
+                " with (train, batch_size, ratios, repeat_threshold), or start a new run from its"
+                " weights: --model.init_from instead of --ckpt_path."
+            )
         self._next_batch = int(state["next_batch"])
         self._restored = True
 

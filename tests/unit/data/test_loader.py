@@ -179,7 +179,10 @@ def test_state_is_plain_enough_for_a_safe_checkpoint(make_cache: MakeCache, tmp_
     loader = mixed([FeatureCache.open(make_cache())])
     next(iter(loader))
     torch.save(loader.state_dict(), tmp_path / "state.pt")
-    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"next_batch": 1}
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {
+        "next_batch": 1,
+        "batches_per_epoch": 3,
+    }
 
 
 def test_regions_are_limited_and_stay_together(make_cache: MakeCache) -> None:
@@ -207,6 +210,17 @@ def test_moving_a_batch_moves_every_tensor(make_cache: MakeCache) -> None:
         assert getattr(moved, name).is_meta
     assert moved.boxes_xyxy.is_meta
     assert moved.size_hw.is_meta
+
+
+def test_a_state_of_other_batches_is_refused(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache(num_images=12)) as cache:
+        fours, threes = (
+            CacheLoader(SequentialOrder(num_images=12, batch_size=size), assembler([cache]))
+            for size in (4, 3)
+        )
+        next(iter(fours))
+        with pytest.raises(ConfigError, match="run with 3 batches an epoch, and this one has 4"):
+            threes.load_state_dict(fours.state_dict())
 
 
 def test_senseless_settings_are_refused(make_cache: MakeCache) -> None:
