@@ -14,6 +14,7 @@ from regionspot.cache import (
     FeatureCodec,
     Fingerprint,
     Manifest,
+    MeasuredError,
     Plan,
     TextBankStore,
     build_index,
@@ -98,6 +99,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         clip_model: str = "tiny",
         templates: tuple[str, ...] = ("ensemble81",),
         codec: FeatureCodec = "float16",
+        measured_error: MeasuredError | None = None,
     ) -> Path:
         rng = np.random.default_rng(seed)
         folder = tmp_path / name
@@ -112,6 +114,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
                 annotation_sha256="2" * 64,
                 annotation_format="lvis",
                 codec=codec,
+                measured_error=measured_error,
                 plan=plan,
                 vocabulary=vocabulary,
                 category_ids=tuple(range(1, len(names) + 1)),
@@ -177,7 +180,7 @@ def train_config(tmp_path: Path) -> Callable[..., Path]:
                 "head": {"num_blocks": 1, "num_heads": 2, "ffn_dim": 24, "dropout": dropout},
                 "classifier": {"scale": 10.0, "bias": -2.0, "trainable": True},
                 "optimizer": {"lr": 0.01},
-                "schedule": {"warmup_steps": 2, "milestones": []},
+                "schedule": {"warmup_images": 8, "milestones_images": []},
             },
         }
         path = tmp_path / "train.yaml"

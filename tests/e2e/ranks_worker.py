@@ -57,7 +57,7 @@ def all_in_order(data: CachedRegions) -> CacheLoader:
     (cache,), trainer = data.train_caches, data.trainer
     assert trainer is not None
     return CacheLoader(
-        SequentialOrder(num_images=len(cache), batch_size=data.batch_size),
+        SequentialOrder(num_images=len(cache), batch_size=data.batch_sizes[0]),
         Assembler([cache]),
         rank=trainer.global_rank,
         world_size=trainer.world_size,

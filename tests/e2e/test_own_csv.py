@@ -50,7 +50,7 @@ def test_a_csv_becomes_a_head_that_knows_its_labels(
         [
             *("fit", "--config", "configs/train/bl_stage1.yaml", "--data.train", f"[{cache}]"),
             *("--data.val", "null", "--val_annotations", "null", "--trainer.callbacks", "null"),
-            *("--trainer.max_steps", "3", "--trainer.default_root_dir", str(run)),
+            *("--max_images", "12", "--trainer.default_root_dir", str(run)),
             *("--data.batch_size", "4", "--data.templates", "single"),
             *("--trainer.accelerator", "cpu", "--trainer.devices", "1"),
             *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"),

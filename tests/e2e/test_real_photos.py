@@ -156,7 +156,7 @@ def test_one_training_step_and_one_evaluation(
             *("fit", "--config", "configs/train/bb_stage1.yaml", "--data.templates", "single"),
             *("--data.train", json.dumps([str(cache_dir)]), "--data.val", str(cache_dir)),
             *("--val_annotations", str(photos / "photos.json"), "--trainer.accelerator", "cpu"),
-            *("--trainer.devices", "1", "--trainer.max_steps", "1", "--data.batch_size", "2"),
+            *("--trainer.devices", "1", "--max_images", "2", "--data.batch_size", "2"),
             *("--trainer.val_check_interval", "1", "--trainer.default_root_dir", str(run_dir)),
         ]
     )

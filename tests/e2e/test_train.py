@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def write_config(folder: Path, train: list[Path], *, max_steps: int = 20) -> Pat
             "head": {"num_blocks": 1, "num_heads": 2, "ffn_dim": 24, "dropout": 0.0},
             "classifier": {"scale": 10.0, "bias": -2.0, "trainable": True},
             "optimizer": {"lr": 0.01},
-            "schedule": {"warmup_steps": 2, "milestones": [15]},
+            "schedule": {"warmup_images": 8, "milestones_images": [60]},
         },
     }
     path = folder / "config.yaml"
@@ -158,7 +159,20 @@ def test_a_short_fit_learns_and_leaves_a_head_that_loads(
     assert list((run / "tensorboard").rglob("events.*"))
     saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     assert saved["data"]["train"] == [str(path) for path in caches]
-    assert "20 steps in" in capsys.readouterr().out
+    # Every batch is of one of the two, and the log is written after each.
+    by_cache = {loss for name in "ab" for loss in column(run, f"train/loss/{name}")}
+    assert sorted(by_cache) == pytest.approx(sorted(losses), rel=1e-6)
+    # Ten batches of each: 40 images of the one, which has 12; 3 x (4 + 4 + 3) + 4 of the other.
+    assert column(run, "train/images")[-1] == 77
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"20 steps in \S+ s: 77 images \(\d+ images/s, \S+% of the time waiting for data\)\."
+        r" \S+ CPU hours, \S+ with validation \(1 x CPU, .+\)\. The trained head is in .*head",
+        last_line,
+    )
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["steps"], summary["images"], summary["num_devices"]) == (20, 77, 1)
+    assert 0 < summary["training_device_hours"] == pytest.approx(summary["training_s"] / 3600)
 
     trained = load_trained_head(run / "head")
     assert trained.card.vocabulary == ("lemon", "tennis ball", "sea egg", "kiwi")
@@ -199,6 +213,25 @@ def test_a_resumed_fit_ends_where_an_uninterrupted_one_ends(
         assert tensor.equal(found[name]), name
 
 
+def test_the_order_is_set_on_the_command_line(
+    make_cache: MakeCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = [make_cache("a", num_images=20), make_cache("b", num_images=11, seed=1)]
+    config = write_config(tmp_path, caches, max_steps=9)
+    with caplog.at_level("INFO"):
+        main(
+            [
+                *("fit", "--config", str(config), "--data.ratios", "by_size"),
+                *("--data.batch_size", "[4, 3]", "--data.shuffle_window", "2"),
+                *("--data.repeat_threshold", "0.01"),
+            ]
+        )
+    assert "An epoch has 9 batches, of each cache [5, 4]" in caplog.text
+    assert "0 of 20 images are drawn more often than once" in caplog.text
+    card = load_trained_head(tmp_path / "run" / "head").card
+    assert card.training["batch_sizes"] == [4, 3]
+
+
 def test_validation_logs_top1_and_ap(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(num_images=20)
     annotations = tmp_path / "val.json"
@@ -232,12 +265,16 @@ def test_stage_two_starts_from_the_weights_of_stage_one(
     main(
         [
             *("fit", "--config", str(config), "--model.init_from", str(tmp_path / "run" / "head")),
-            *("--trainer.default_root_dir", str(tmp_path / "stage2"), "--trainer.max_steps", "1"),
+            *("--trainer.default_root_dir", str(tmp_path / "stage2")),
+            # Two steps of two batches of 4 images.
+            *("--trainer.max_steps", "-1", "--max_images", "10"),
+            *("--trainer.accumulate_grad_batches", "2"),
             *("--model.optimizer.lr", "1e-12", "--model.head.dropout", "0.1"),
         ]
     )
     second = load_trained_head(tmp_path / "stage2" / "head")
     assert second.card.training["init_from"] == str(tmp_path / "run" / "head")
+    assert second.card.training["steps"] == 2
     torch.testing.assert_close(logits(second, cache), logits(first, cache))
 
 
@@ -247,6 +284,7 @@ def test_stage_two_starts_from_the_weights_of_stage_one(
         (["--data.train", '["nowhere"]'], "nowhere is no feature cache"),
         (["--data.batch_size", "0"], "data.batch_size is 0"),
         (["--model.init_from", "nowhere/head"], "no trained head at nowhere"),
+        (["--max_images", "80"], "max_images is 80 and trainer.max_steps is 20"),
         (["--model.head.num_heads", "3"], "does not divide feature_dim 16"),
         (["--trainer.callbacks.monitor", "val/AP"], "Give both, or take `monitor` out"),
     ],

@@ -37,7 +37,8 @@ def test_the_papers_recipe_is_written_out(path: Path, capsys: pytest.CaptureFixt
     config = parsed(path, capsys)
     variant, stage = path.stem.split("_stage")
     trainer, model = config["trainer"], config["model"]
-    assert trainer["max_steps"] == 450_000
+    assert config["max_images"] == 450_000 * 16
+    assert trainer["max_steps"] == -1
     assert trainer["gradient_clip_val"] == 1.0
     assert config["data"]["batch_size"] == 16
     names = ["objects365"] if stage == "1" else ["objects365", "openimages", "v3det"]
@@ -61,10 +62,12 @@ def test_the_papers_recipe_is_written_out(path: Path, capsys: pytest.CaptureFixt
     assert (model["optimizer"]["lr"], model["optimizer"]["weight_decay"]) == (2.5e-5, 1e-4)
     assert model["loss"] == {"alpha": 0.25, "gamma": 2.0, "normalization": "paper"}
     assert model["schedule"] == {
-        "warmup_steps": 1000,
+        "shape": "steps",
+        "warmup_images": 1000 * 16,
         "warmup_factor": 0.01,
-        "milestones": [350_000, 420_000],
+        "milestones_images": [350_000 * 16, 420_000 * 16],
         "gamma": 0.1,
+        "final_factor": 0.0,
     }
 
 
@@ -73,8 +76,11 @@ def test_the_toy_recipe_drops_the_rate_late_and_checkpoints_at_the_end(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = parsed(path, capsys)
-    steps = config["trainer"]["max_steps"]
-    assert config["model"]["schedule"]["milestones"] == [0.75 * steps, 0.92 * steps]
+    images, batch_size = config["max_images"], config["data"]["batch_size"]
+    milestones = config["model"]["schedule"]["milestones_images"]
+    assert milestones == [0.75 * images, 0.92 * images]
+    assert images % batch_size == 0
+    steps = images // batch_size
     last = config["trainer"]["callbacks"][1]["init_args"]
     assert last["filename"] == "last"
     assert steps % last["every_n_train_steps"] == 0
@@ -90,11 +96,11 @@ def test_the_recipe_runs(make_cache: MakeCache, tmp_path: Path, path: Path) -> N
     # Only what is about real data and long runs is replaced.
     config["data"] |= {"train": [str(make_cache())], "val": None}
     config["model"]["init_from"] = None
+    config["max_images"] = 3 * config["data"]["batch_size"]
     config["trainer"] |= {
         "default_root_dir": str(tmp_path / "run"),
         "accelerator": "cpu",
         "devices": 1,
-        "max_steps": 3,
         "callbacks": [],
         "log_every_n_steps": 1,
         "enable_checkpointing": False,

@@ -5,6 +5,7 @@ and its card; ``regionspot convert runs/bl_stage2 mine.pth`` writes the released
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from regionspot.core.errors import ConfigError
 if TYPE_CHECKING:
     from regionspot.model import TrainedHead
 
-_RELEASED_SUFFIX = ".pth"
+_RELEASED_SUFFIX = ".pth"  # regionspot.model.RELEASED_SUFFIX: importing it takes seconds
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -60,16 +61,16 @@ def _convert(source: Path, target: Path, models: ModelsConfig | None, templates:
 
 
 def _read_released(source: Path, models: ModelsConfig | None, templates: str) -> "TrainedHead":
-    from regionspot.model import HeadCard, RegionClassifier, TrainedHead, load_released_head
+    from regionspot.model import load_released
 
-    head = load_released_head(source)
+    released = load_released(source)
     fingerprint = {}
     if models is not None:
         from regionspot.backbones import load_frozen_models
 
         found = load_frozen_models(models).fingerprint()
         widths = (found.token_dim, found.feature_dim, found.text_dim)
-        spec = head.spec
+        spec = released.head.spec
         if widths != (spec.token_dim, spec.feature_dim, spec.text_dim):
             raise ConfigError(
                 f"{source} has the widths {spec.token_dim}, {spec.feature_dim}, {spec.text_dim}"
@@ -77,13 +78,10 @@ def _read_released(source: Path, models: ModelsConfig | None, templates: str) ->
                 " it was trained on (bb: 256, 768, 512; bl and bl336: 256, 1024, 768)."
             )
         fingerprint = found.to_dict()
-    card = HeadCard(
-        head=head.spec,
-        scale=100.0,
-        bias=0.0,
+    card = replace(
+        released.card,
         fingerprint=fingerprint,
         templates=templates,
         library_version=version("regionspot"),
-        training={"released_checkpoint": source.name},
     )
-    return TrainedHead(head=head, classifier=RegionClassifier(), card=card)
+    return replace(released, card=card)

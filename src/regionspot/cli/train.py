@@ -1,9 +1,11 @@
 """``train.py``: LightningCLI around `RegionSpotModule` and `CachedRegions`.
 
 A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_*/metrics.csv``,
-``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`).
+``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`) and
+``summary.json``.
 """
 
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,18 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from jsonargparse import set_parsing_settings
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from regionspot.cli.errors import run_cli
+from regionspot.cli.loggers import DEFAULT_LOGGERS, complete_wandb, loggers
+from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import ConfigError
 from regionspot.data import CachedRegions
 from regionspot.model import RUN_FOLDER, save_trained_head
-from regionspot.training import RegionSpotModule, Throughput
+from regionspot.training import (
+    SUMMARY_NAME,
+    LossByCache,
+    RegionSpotModule,
+    Throughput,
+    summarize,
+)
 
 _UPSTREAM_WARNINGS = (
     # Lightning 2.6 calls jsonargparse and torch by names that their newest releases deprecate.
@@ -43,6 +54,10 @@ class SaveConfig(SaveConfigCallback):
         name = self.config_filename
         path = run_dir / (name if stage == "fit" else f"{stage}_{name}")
         self.parser.save(self.config, str(path), overwrite=True)
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for logger in trainer.loggers:
+            if not isinstance(logger, DEFAULT_LOGGERS):  # theirs is config.yaml beside them
+                logger.log_hyperparams(config)
 
 
 class TrainCLI(LightningCLI):
@@ -68,6 +83,19 @@ class TrainCLI(LightningCLI):
             help="LVIS annotation file that the cache data.val was made from. With it, validation"
             " logs val/AP, val/APr, val/APc and val/APf; without, only val/top1.",
         )
+        parser.add_argument(
+            "--max_images",
+            type=PositiveInt | None,
+            default=None,
+            help="Images to train on, over all devices, counted with repeats; in place of"
+            " trainer.max_steps.",
+        )
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        """Tell W&B, where it is asked for, what the run is called and where its folder is."""
+        options = self.config[self.subcommand]
+        complete_wandb(_run_dir(options), given=options.trainer.logger)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -78,30 +106,45 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with everything it writes below its ``default_root_dir``."""
         options = self.config_init[self.subcommand]
-        run_dir = Path(options.trainer.default_root_dir or Path.cwd())
+        run_dir = _run_dir(options)
         callbacks = list(options.trainer.callbacks or [])
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(run_dir / "checkpoints")
         self.throughput = Throughput()
-        kwargs["callbacks"] = [self.throughput, *self._validation(callbacks), *callbacks]
-        if options.trainer.logger in (None, True):
-            kwargs["logger"] = _loggers(run_dir)
+        watching: list[pl.Callback] = [self.throughput]
+        if len(self.datamodule.names) > 1:
+            watching.append(LossByCache(self.datamodule.names))
+        kwargs["callbacks"] = [*watching, *self._validation(callbacks), *callbacks]
+        kwargs["logger"] = loggers(run_dir, given=options.trainer.logger)
+        if options.max_images is not None:
+            kwargs["max_steps"] = self._max_steps(options)
         if self.datamodule.val_cache is None:
             kwargs["limit_val_batches"] = 0
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
-        """Write the trained head and say how long it took."""
+        """Write the trained head and the summary, and say what the training took."""
         if not self.trainer.is_global_zero:
             return
-        head_dir = Path(self.trainer.default_root_dir) / RUN_FOLDER
-        save_trained_head(head_dir, self.model.trained_head())
-        images_per_s = self.throughput.images_per_s * self.trainer.world_size
-        print(
-            f"{self.trainer.global_step} steps in {self.throughput.seconds:.1f} s"
-            f" ({images_per_s:.0f} images/s). The trained head is in {head_dir}"
+        run_dir = Path(self.trainer.default_root_dir)
+        save_trained_head(run_dir / RUN_FOLDER, self.model.trained_head())
+        summary = summarize(self.trainer, self.throughput)
+        write_text_atomic(run_dir / SUMMARY_NAME, summary.to_json())
+        print(f"{summary.line()} The trained head is in {run_dir / RUN_FOLDER}")
+
+    def _max_steps(self, options: Namespace) -> int:
+        """Return the optimizer steps of ``max_images`` images."""
+        max_steps, max_images = options.trainer.max_steps, options.max_images
+        if max_steps != -1:
+            raise ConfigError(
+                f"max_images is {max_images} and trainer.max_steps is {max_steps}: both say when"
+                " training ends. Give one; --max_images null takes back that of a configuration."
+            )
+        images_per_step: float = (
+            self.datamodule.images_per_batch * options.trainer.accumulate_grad_batches
         )
+        return math.ceil(max_images / images_per_step)
 
     def _validation(self, callbacks: Sequence[pl.Callback]) -> list[pl.Callback]:
         """Return the callback for validation by AP, if there is something to validate on."""
@@ -157,9 +200,5 @@ def main(args: Sequence[str] | None = None) -> None:
             raise SystemExit(143) from None
 
 
-def _loggers(run_dir: Path) -> list[Logger]:
-    # Numbered, since CSVLogger deletes what a former run, perhaps the one resumed, has written.
-    return [
-        CSVLogger(save_dir=run_dir, name="csv"),
-        TensorBoardLogger(save_dir=run_dir, name="tensorboard"),
-    ]
+def _run_dir(options: Namespace) -> Path:
+    return Path(options.trainer.default_root_dir or Path.cwd())

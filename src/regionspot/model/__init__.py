@@ -5,7 +5,12 @@ from regionspot.model.fusion_head import FusionHead, HeadSpec, PositionCode
 from regionspot.model.head_card import HeadCard, JsonValue
 from regionspot.model.loss import Normalization, sigmoid_focal_loss
 from regionspot.model.region_loss import region_focal_loss
-from regionspot.model.released import load_released_head, save_released_head
+from regionspot.model.released import (
+    RELEASED_SUFFIX,
+    load_released,
+    load_released_head,
+    save_released_head,
+)
 from regionspot.model.trained_head import (
     CHECKPOINT_CARD_KEY,
     RUN_FOLDER,
@@ -17,6 +22,7 @@ from regionspot.model.trained_head import (
 
 __all__ = [
     "CHECKPOINT_CARD_KEY",
+    "RELEASED_SUFFIX",
     "RUN_FOLDER",
     "FusionHead",
     "HeadCard",
@@ -27,6 +33,7 @@ __all__ = [
     "RegionClassifier",
     "TrainedHead",
     "classification_logits",
+    "load_released",
     "load_released_head",
     "load_strictly",
     "load_trained_head",

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from regionspot.core.atomic import write_bytes_atomic
 from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.model.classifier import RegionClassifier
 from regionspot.model.fusion_head import FusionHead, HeadSpec
+from regionspot.model.head_card import HeadCard, JsonValue
 from regionspot.model.trained_head import TrainedHead, load_strictly
 
+RELEASED_SUFFIX = ".pth"
 _HEAD_PARTS = ("to_clip.", "projector.", "decoder.")
 _BACKBONE_PARTS = ("sam.", "clip_model.")
 
@@ -51,6 +54,24 @@ def load_released_head(path: Path | str) -> FusionHead:
     )
     load_strictly(head, tensors, where=str(path))
     return head.eval()
+
+
+def load_released(path: Path | str) -> TrainedHead:
+    """Load such a head with its classifier and a card.
+
+    The card says what the file says: not which SAM and CLIP the head was trained on.
+
+    Args:
+        path: A ``.pth`` file, ``{"model": {...}}``.
+
+    Raises:
+        MissingFileError: There is no such file.
+        WeightsError: The file is no such checkpoint, or holds unknown or misshapen tensors.
+    """
+    head = load_released_head(path)
+    training: dict[str, JsonValue] = {"released_checkpoint": Path(path).name}
+    card = HeadCard(head=head.spec, scale=100.0, bias=0.0, training=training)
+    return TrainedHead(head=head, classifier=RegionClassifier(), card=card)
 
 
 def save_released_head(path: Path | str, trained: TrainedHead) -> None:

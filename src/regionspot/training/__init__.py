@@ -1,5 +1,6 @@
 """Training of the fusion head with Lightning."""
 
+from regionspot.training.loss_by_cache import LossByCache
 from regionspot.training.module import RegionSpotModule, ValidationOutput
 from regionspot.training.options import (
     ClassifierOptions,
@@ -8,15 +9,20 @@ from regionspot.training.options import (
     OptimizerOptions,
     ScheduleOptions,
 )
+from regionspot.training.summary import SUMMARY_NAME, TrainingSummary, summarize
 from regionspot.training.throughput import Throughput
 
 __all__ = [
+    "SUMMARY_NAME",
     "ClassifierOptions",
     "HeadOptions",
+    "LossByCache",
     "LossOptions",
     "OptimizerOptions",
     "RegionSpotModule",
     "ScheduleOptions",
     "Throughput",
+    "TrainingSummary",
     "ValidationOutput",
+    "summarize",
 ]

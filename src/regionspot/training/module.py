@@ -29,6 +29,7 @@ from regionspot.model import (
 )
 from regionspot.training.finite import FiniteLoss, check_weights
 from regionspot.training.launched import LaunchedRanks
+from regionspot.training.optimizer import make_optimizer
 from regionspot.training.options import (
     ClassifierOptions,
     HeadOptions,
@@ -54,6 +55,15 @@ _PAPER_SCHEDULE = ScheduleOptions()
 _PAPER_LOSS = LossOptions()
 
 
+class TrainingOutput(TypedDict):
+    """What a training step hands to Lightning and to callbacks."""
+
+    loss: Tensor
+    """What is differentiated: the loss of this rank's images times `_share_factor`."""
+    batch_loss: Tensor
+    """Its mean over the ranks is the loss of the whole batch."""
+
+
 class ValidationOutput(TypedDict):
     """What a validation step hands to callbacks."""
 
@@ -74,10 +84,10 @@ class RegionSpotModule(pl.LightningModule):
         head: Shape of the head.
         classifier: Scale and bias of the logits.
         optimizer: AdamW.
-        schedule: Warm-up and steps of the learning rate.
+        schedule: How the learning rate changes with the images seen.
         loss: The focal loss.
         init_from: A trained head to start from (head/ directory, .safetensors or .ckpt), scale and
-            bias included; null for random weights.
+            bias included, or a checkpoint released with the paper (.pth); null for random weights.
 
     Raises:
         ConfigError: The head cannot have this shape.
@@ -160,9 +170,9 @@ class RegionSpotModule(pl.LightningModule):
         return self.classifier(embeddings, text_bank)
 
     @override
-    def training_step(self, batch: RegionBatch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch over the vocabulary of its source, times `_share_factor`."""
-        loss = region_focal_loss(
+    def training_step(self, batch: RegionBatch, batch_idx: int) -> TrainingOutput:
+        """Return the loss of a batch over the vocabulary of its source."""
+        share = region_focal_loss(
             self.head(batch.position_tokens, batch.features(), batch.region_mask),
             self.get_buffer(_bank_name(batch.source)),
             batch.labels,
@@ -173,11 +183,11 @@ class RegionSpotModule(pl.LightningModule):
             normalization=self._loss_options.normalization,
             num_regions=batch.num_regions_of_step,
         )
-        loss = loss * self._share_factor()
+        loss = share * self._share_factor()
         self._loss_of_step += loss.detach() / self.trainer.accumulate_grad_batches
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log("train/lr", rate, batch_size=len(batch))
-        return loss
+        return {"loss": loss, "batch_loss": share.detach() * self.trainer.world_size}
 
     def _share_factor(self) -> int:
         """Return what to multiply a rank's loss with, so that a step is that of one process.
@@ -232,22 +242,20 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with warm-up and steps; scale and bias get their own rate and no decay."""
-        options = self._optimizer_options
-        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
-        if self._classifier_options.trainable:
-            groups.append(
-                {
-                    "params": list(self.classifier.parameters()),
-                    "lr": self._classifier_options.lr or options.lr,
-                    "weight_decay": 0.0,
-                }
-            )
-        optimizer = torch.optim.AdamW(
-            groups, lr=options.lr, weight_decay=options.weight_decay, fused=options.fused or None
+        """Return AdamW with its schedule; scale and bias get their own rate and no decay."""
+        optimizer = make_optimizer(
+            self.head,
+            self.classifier,
+            optimizer=self._optimizer_options,
+            classifier_options=self._classifier_options,
         )
+        images_per_step = self._images_per_step()
+        end_images = self.trainer.estimated_stepping_batches * images_per_step
         schedule = LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, self._schedule_options)
+            optimizer,
+            lambda step: learning_rate_factor(
+                step * images_per_step, self._schedule_options, end_images=end_images
+            ),
         )
         return {
             "optimizer": optimizer,
@@ -263,13 +271,17 @@ class RegionSpotModule(pl.LightningModule):
         """
         self._finite_loss.look(self.trainer)
         check_weights(checkpoint["state_dict"], step=self.trainer.global_step)
-        checkpoint[CHECKPOINT_CARD_KEY] = self._card().to_json()
+        # Of the weights in the checkpoint: a callback may have put their average there.
+        weights = checkpoint["state_dict"]
+        card = self._card(weights["classifier.log_scale"], weights["classifier.bias"])
+        checkpoint[CHECKPOINT_CARD_KEY] = card.to_json()
 
     def trained_head(self) -> TrainedHead:
         """Return head and classifier as they are now (not copied), with their card."""
-        return TrainedHead(head=self.head, classifier=self.classifier, card=self._card())
+        card = self._card(self.classifier.log_scale, self.classifier.bias)
+        return TrainedHead(head=self.head, classifier=self.classifier, card=card)
 
-    def _card(self) -> HeadCard:
+    def _card(self, log_scale: Tensor, bias: Tensor) -> HeadCard:
         provenance = self._provenance
         if provenance is None:
             raise ConfigError(
@@ -278,8 +290,8 @@ class RegionSpotModule(pl.LightningModule):
             )
         return HeadCard(
             head=self.head.spec,
-            scale=self.classifier.log_scale.exp().item(),
-            bias=self.classifier.bias.item(),
+            scale=log_scale.exp().item(),
+            bias=bias.item(),
             fingerprint=provenance.fingerprint.to_dict(),
             vocabulary=provenance.vocabulary,
             templates=provenance.templates,
@@ -287,17 +299,24 @@ class RegionSpotModule(pl.LightningModule):
             library_version=importlib.metadata.version("regionspot"),
             training={
                 "steps": self.trainer.global_step,
-                "batch_size": provenance.batch_size,
+                "batch_sizes": list(provenance.batch_sizes),
                 "caches": list(provenance.caches),
                 "init_from": self._init_from,
                 "optimizer": dataclasses.asdict(self._optimizer_options),
                 "schedule": {
                     **dataclasses.asdict(self._schedule_options),
-                    "milestones": list(self._schedule_options.milestones),
+                    "milestones_images": list(self._schedule_options.milestones_images),
                 },
                 "loss": dataclasses.asdict(self._loss_options),
             },
         )
+
+    def _images_per_step(self) -> float:
+        """Images of an optimizer step over all devices, accumulated batches included.
+
+        The last step of an epoch may have fewer, as Lightning accumulates over no epoch's end.
+        """
+        return self._data_module().images_per_batch * self.trainer.accumulate_grad_batches
 
     def _data_module(self) -> CachedRegions:
         # Lightning attaches the data module at run time; its Trainer does not declare it.

@@ -4,9 +4,12 @@ Without slots, as jsonargparse reads the default values of a group from the inst
 """
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from regionspot.core.errors import ConfigError
 from regionspot.model import Normalization, PositionCode
+
+ScheduleShape: TypeAlias = Literal["steps", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,28 +66,40 @@ class OptimizerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
-    """How the learning rate changes: a linear warm-up, then steps down."""
+    """How the learning rate changes with the images seen: a linear warm-up, then steps or a cosine.
 
-    warmup_steps: int = 1000
-    """Optimizer steps until the full rate is reached; 0 for no warm-up."""
+    Images, not optimizer steps, so that a schedule stays what it is with another batch size.
+    """
+
+    shape: ScheduleShape = "steps"
+    """'steps' multiplies by ``gamma`` at each milestone, 'cosine' falls from the end of the warm-up
+    to ``final_factor`` at the end of the run."""
+    warmup_images: int = 16_000
+    """Images until the full rate is reached; 0 for no warm-up."""
     warmup_factor: float = 0.01
     """Share of the full rate in the very first step."""
-    milestones: tuple[int, ...] = (350_000, 420_000)
-    """Optimizer steps after which the rate is multiplied by ``gamma``, ascending."""
+    milestones_images: tuple[int, ...] = (5_600_000, 6_720_000)
+    """For 'steps': images after which the rate is multiplied by ``gamma``, ascending."""
     gamma: float = 0.1
-    """Factor at each milestone."""
+    """For 'steps': factor at each milestone."""
+    final_factor: float = 0.0
+    """For 'cosine': share of the full rate at the end."""
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0 or not 0 < self.warmup_factor <= 1 or self.gamma <= 0:
+        if self.warmup_images < 0 or not 0 < self.warmup_factor <= 1 or self.gamma <= 0:
             raise ConfigError(
-                f"model.schedule has warmup_steps {self.warmup_steps}, warmup_factor"
+                f"model.schedule has warmup_images {self.warmup_images}, warmup_factor"
                 f" {self.warmup_factor}, gamma {self.gamma}; wanted 0 or more, a share in (0, 1],"
                 " and a factor above 0."
             )
-        if list(self.milestones) != sorted(set(self.milestones)):
+        if not 0 <= self.final_factor <= 1:
             raise ConfigError(
-                f"model.schedule.milestones is {list(self.milestones)}; wanted steps in ascending"
-                " order, each once."
+                f"model.schedule.final_factor is {self.final_factor}; wanted a share in [0, 1]."
+            )
+        if list(self.milestones_images) != sorted(set(self.milestones_images)):
+            raise ConfigError(
+                f"model.schedule.milestones_images is {list(self.milestones_images)}; wanted images"
+                " in ascending order, each once."
             )
 
 
@@ -98,3 +113,10 @@ class LossOptions:
     """How strongly easy decisions are discounted."""
     normalization: Normalization = "paper"
     """'paper': sum over images of the mean over regions. 'regions': mean over all regions."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1 or self.gamma < 0:
+            raise ConfigError(
+                f"model.loss has alpha {self.alpha} and gamma {self.gamma}; wanted a share in"
+                " [0, 1] and 0 or more."
+            )

@@ -4,11 +4,19 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from regionspot.cache import Fingerprint
 from regionspot.core.errors import WeightsError
 from regionspot.data import CachedRegions
-from regionspot.model import HeadSpec, JsonValue, TrainedHead, load_trained_head
+from regionspot.model import (
+    RELEASED_SUFFIX,
+    HeadSpec,
+    JsonValue,
+    TrainedHead,
+    load_released,
+    load_trained_head,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -27,8 +35,8 @@ class Provenance:
     """What SAM was shown of regions, without repeats."""
     caches: tuple[str, ...]
     """Names of the caches."""
-    batch_size: int
-    """Images of a step over all devices."""
+    batch_sizes: tuple[int, ...]
+    """Images of a step of each cache, over all devices."""
 
 
 def provenance_of(data: CachedRegions) -> Provenance:
@@ -40,7 +48,7 @@ def provenance_of(data: CachedRegions) -> Provenance:
         templates=data.templates,
         prompts=tuple(dict.fromkeys(cache.manifest.prompt for cache in data.train_caches)),
         caches=data.names,
-        batch_size=data.batch_size,
+        batch_sizes=data.batch_sizes,
     )
 
 
@@ -48,14 +56,18 @@ def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
     """Load the head that a run starts from.
 
     Args:
-        init_from: Where it is, see `load_trained_head`.
+        init_from: Where it is, see `load_trained_head`; or a ``.pth`` file released with the paper,
+            which does not say what SAM and CLIP it was trained on.
         wanted: The head of this run. Only dropout may differ: it is no property of weights.
 
     Raises:
         MissingFileError: There is nothing there.
         WeightsError: It is no trained head, or one of another shape.
     """
-    start = load_trained_head(init_from)
+    if Path(init_from).suffix == RELEASED_SUFFIX:
+        start = load_released(init_from)
+    else:
+        start = load_trained_head(init_from)
     found = dataclasses.replace(start.card.head, dropout=wanted.dropout)
     if found != wanted:
         raise WeightsError(

@@ -15,6 +15,12 @@ def test_memory_is_used_again_once_nobody_looks_at_it() -> None:
     assert pool.num_allocated == 1
 
 
+def test_the_first_tensor_may_be_empty() -> None:
+    pool = BufferPool()
+    assert pool.take((0, 5, 16), torch.float16).shape == (0, 5, 16)
+    assert pool.take((2, 3), torch.float16).shape == (2, 3)
+
+
 def test_a_kept_tensor_keeps_its_content() -> None:
     pool = BufferPool()
     kept = pool.take((2, 3), torch.float32).fill_(1.0)

@@ -1,16 +1,19 @@
+import time
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typing_extensions import override
 
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError
 from regionspot.data import CacheLoader, RegionBatch
 from regionspot.data.assembly import Assembler
-from regionspot.data.order import MixedOrder, SequentialOrder
+from regionspot.data.order import BatchPlan, MixedOrder, SequentialOrder
+from regionspot.data.passes import ShuffledPasses
 
 MakeCache = Callable[..., Path]
 
@@ -27,9 +30,11 @@ def sequential(cache: FeatureCache, batch_size: int) -> CacheLoader:
 
 
 def mixed(caches: list[FeatureCache], *, rank: int = 0, world_size: int = 1) -> CacheLoader:
-    order = MixedOrder(
-        sources=[np.arange(len(cache), dtype=np.int64) for cache in caches], batch_size=4, seed=3
-    )
+    sources = [
+        ShuffledPasses(np.arange(len(cache), dtype=np.int64), batch_size=4, seed=3, source=source)
+        for source, cache in enumerate(caches)
+    ]
+    order = MixedOrder(sources, seed=3)
     return CacheLoader(order, assembler(caches), rank=rank, world_size=world_size)
 
 
@@ -142,11 +147,42 @@ def test_a_restored_loader_goes_on_with_the_next_batch(make_cache: MakeCache, ta
     assert found == wanted[3:]
 
 
+@pytest.mark.parametrize("taken", range(8))
+def test_a_run_goes_on_with_any_number_of_ranks_and_loses_no_image(
+    make_cache: MakeCache, taken: int
+) -> None:
+    caches = [FeatureCache.open(make_cache("a", num_images=13))]
+    caches += [FeatureCache.open(make_cache("b", num_images=11))]
+    alone = mixed(caches)
+    undisturbed = [batch for _ in range(2) for batch in alone]
+    assert len(undisturbed) == 12
+    before = mixed(caches)
+    run = chain.from_iterable(repeat(before))
+    for _ in islice(run, taken):
+        pass
+    state = before.state_dict()
+    for world_size in (2, 4, 1):
+        ranks = [mixed(caches, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for loader in ranks:
+            loader.load_state_dict(state)
+        rest = [list(loader) for loader in ranks]
+        assert {len(batches) for batches in rest} == {6 - taken % 6}
+        for number, shares in enumerate(zip(*rest, strict=True), start=taken):
+            whole = undisturbed[number]
+            assert {share.source for share in shares} == {whole.source}
+            together = sorted(key for share in shares for key in share.keys)
+            assert together == sorted(whole.keys)
+            assert len(set(together)) == len(together)
+
+
 def test_state_is_plain_enough_for_a_safe_checkpoint(make_cache: MakeCache, tmp_path: Path) -> None:
     loader = mixed([FeatureCache.open(make_cache())])
     next(iter(loader))
     torch.save(loader.state_dict(), tmp_path / "state.pt")
-    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"epoch": 0, "next_batch": 1}
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {
+        "next_batch": 1,
+        "batches_per_epoch": 3,
+    }
 
 
 def test_regions_are_limited_and_stay_together(make_cache: MakeCache) -> None:
@@ -176,6 +212,17 @@ def test_moving_a_batch_moves_every_tensor(make_cache: MakeCache) -> None:
     assert moved.size_hw.is_meta
 
 
+def test_a_state_of_other_batches_is_refused(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache(num_images=12)) as cache:
+        fours, threes = (
+            CacheLoader(SequentialOrder(num_images=12, batch_size=size), assembler([cache]))
+            for size in (4, 3)
+        )
+        next(iter(fours))
+        with pytest.raises(ConfigError, match="run with 3 batches an epoch, and this one has 4"):
+            threes.load_state_dict(fours.state_dict())
+
+
 def test_senseless_settings_are_refused(make_cache: MakeCache) -> None:
     cache = FeatureCache.open(make_cache())
     order = SequentialOrder(num_images=len(cache), batch_size=12)
@@ -183,3 +230,27 @@ def test_senseless_settings_are_refused(make_cache: MakeCache) -> None:
         CacheLoader(order, assembler([cache]), rank=2, world_size=2)
     with pytest.raises(ConfigError, match="prefetch_batches is 0"):
         CacheLoader(order, assembler([cache]), prefetch_batches=0)
+
+
+class SlowOrder(SequentialOrder):
+    """Takes its time over every batch."""
+
+    @override
+    def batch(self, number: int) -> BatchPlan:
+        time.sleep(0.05)
+        return super().batch(number)
+
+
+def test_it_says_how_long_its_consumer_waited(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache()) as cache:
+        order = SlowOrder(num_images=len(cache), batch_size=4)
+        loader = CacheLoader(order, assembler([cache]))
+        start = time.perf_counter()
+        for _ in loader:
+            time.sleep(0.02)  # is no waiting
+        elapsed = time.perf_counter() - start
+        # The first batch is made when all three are planned.
+        assert 0.15 <= loader.seconds_waited <= elapsed - 3 * 0.02
+        before = loader.seconds_waited
+        list(loader)
+        assert loader.seconds_waited >= before + 0.15

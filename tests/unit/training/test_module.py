@@ -30,6 +30,7 @@ from regionspot.training import (
     RegionSpotModule,
     ValidationOutput,
 )
+from regionspot.training.optimizer import make_optimizer
 
 MakeCache = Callable[..., Path]
 SMALL = HeadOptions(num_blocks=1, num_heads=2, ffn_dim=24, dropout=0.0)
@@ -107,27 +108,31 @@ def test_the_defaults_are_the_papers_recipe(make_cache: MakeCache) -> None:
     module = RegionSpotModule(spec)
     trained = [p for p in module.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == 24_226_304
-    configured = module.configure_optimizers()
-    assert isinstance(configured, dict)
-    optimizer = configured["optimizer"]
-    assert isinstance(optimizer, torch.optim.AdamW)
+    optimizer = make_optimizer(
+        module.head,
+        module.classifier,
+        optimizer=OptimizerOptions(),
+        classifier_options=ClassifierOptions(),
+    )
     (group,) = optimizer.param_groups
-    assert group["initial_lr"] == 2.5e-5
+    assert group["lr"] == 2.5e-5
     assert group["weight_decay"] == 1e-4
     assert sum(p.numel() for p in group["params"]) == 24_226_304
 
 
-def test_scale_and_bias_train_without_decay_at_their_own_rate(make_cache: MakeCache) -> None:
+def test_scale_and_bias_train_without_decay_at_their_own_rate(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    data = CachedRegions([make_cache()])
     module = RegionSpotModule(
-        CachedRegions([make_cache()]).spec,
+        data.spec,
         head=SMALL,
         classifier=ClassifierOptions(trainable=True, lr=0.5),
         optimizer=OptimizerOptions(lr=0.1),
     )
-    configured = module.configure_optimizers()
-    assert isinstance(configured, dict)
-    optimizer = configured["optimizer"]
-    assert isinstance(optimizer, torch.optim.Optimizer)
+    trainer = quiet_trainer(tmp_path, max_steps=1)
+    trainer.fit(module, datamodule=data)
+    (optimizer,) = trainer.optimizers
     head, classifier = optimizer.param_groups
     assert (head["initial_lr"], classifier["initial_lr"]) == (0.1, 0.5)
     assert classifier["weight_decay"] == 0.0
@@ -195,6 +200,51 @@ def test_a_warm_start_takes_weights_scale_and_bias(make_cache: MakeCache, tmp_pa
         assert module.head.state_dict()[name].equal(tensor), name
     assert module.classifier.log_scale.exp().item() == pytest.approx(30.0)
     assert module.classifier.bias.item() == -5.0
+
+
+def released_layout(width: int = 16, text_dim: int = 6) -> dict[str, Tensor]:
+    """Weights under the released names, out of torch's own decoder."""
+    layer = torch.nn.TransformerDecoderLayer(width, 8, 2048, batch_first=True)
+    parts = torch.nn.ModuleDict(
+        {
+            "to_clip": torch.nn.Linear(8, width),
+            "decoder": torch.nn.TransformerDecoder(layer, 3, torch.nn.LayerNorm(width)),
+            "projector": torch.nn.Linear(width, text_dim),
+        }
+    )
+    return dict(parts.state_dict())
+
+
+def test_a_warm_start_from_a_released_checkpoint(make_cache: MakeCache, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    released = released_layout()
+    frozen = {"model.sam.iou_token.weight": torch.zeros(1, 8)}
+    model = {f"model.{name}": tensor for name, tensor in released.items()} | frozen
+    torch.save({"model": model, "iteration": 7, "trainer": {}}, tmp_path / "bl.pth")
+    data = CachedRegions([make_cache()])
+    module = RegionSpotModule(
+        data.spec, classifier=ClassifierOptions(scale=5.0), init_from=str(tmp_path / "bl.pth")
+    )
+    assert len(released) == 60
+    for name, tensor in released.items():
+        assert module.head.state_dict()[name].equal(tensor), name
+    assert module.classifier.log_scale.exp().item() == pytest.approx(100.0)
+    quiet_trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
+    assert module.trained_head().card.training["init_from"] == str(tmp_path / "bl.pth")
+
+
+def test_a_released_checkpoint_of_another_shape_is_refused_by_field(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    torch.save({"model": released_layout(width=32)}, tmp_path / "bl.pth")
+    spec = CachedRegions([make_cache()]).spec
+    with pytest.raises(
+        WeightsError, match=r"bl\.pth does not fit.*feature_dim: found 32, wanted 16"
+    ):
+        RegionSpotModule(spec, init_from=str(tmp_path / "bl.pth"))
+    torch.save({"model": released_layout()}, tmp_path / "bl.pth")
+    with pytest.raises(WeightsError, match="num_blocks: found 3, wanted 1"):
+        RegionSpotModule(spec, head=SMALL, init_from=str(tmp_path / "bl.pth"))
 
 
 def test_a_warm_start_of_another_shape_is_refused_by_field(
