@@ -44,6 +44,8 @@ class Recorder(pl.Callback):
             "epoch": trainer.current_epoch,
             "keys": batch.keys,
             "loss": outputs["loss"].item().hex(),
+            # What DDP sends from rank 0 before each forward pass.
+            "num_buffers_sent": len(getattr(trainer.strategy.model, "modules_buffers", ())),
         }
         path = self._folder / f"rank{trainer.global_rank}.jsonl"
         with path.open("a", encoding="utf-8") as file:
