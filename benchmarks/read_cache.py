@@ -8,15 +8,16 @@ padded batches of 16, in turn, several times, in one process, from memory that i
 
 - memcpy: NumPy copies the feature maps alone, in random order, from one block of memory. No
   loader can be faster, short of not copying;
-- regionspot: our assembler in this thread; and our loader, with its thread that works ahead, as
-  training uses it;
+- regionspot: our assembler in this thread; and our loader, with its two threads that work ahead,
+  as training uses it;
 - webdataset: its own reader and decoder on our shards, shuffled by shard and in a buffer of 100;
 - litdata: the same samples in litdata's own format, shuffled.
 
 The others collate as a user would write it and run without workers, with one and with two worker
 processes; the best of the three counts. Prints medians in images a second, and the ratio to memcpy
 by round. With ``--cold true`` every round first drops the files from the page cache (which the
-system grants where they are not in use), and the limit is what ``cat`` would take to read them.
+system grants where they are not in use), and the limit is what ``cat`` would take to read them; we
+then read in shuffled order, and in that of a windowed shuffle of 2 shards.
 """
 
 import os
@@ -53,6 +54,8 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.data import CacheLoader
 from regionspot.data.assembly import Assembler
 from regionspot.data.order import MixedOrder
+from regionspot.data.passes import ShuffledPasses
+from regionspot.data.windows import ShardWindows
 
 BATCH_SIZE, IMAGES_PER_SHARD, MAX_REGIONS = 16, 200, 16
 NUM_TOKENS, WIDTH, TOKEN_DIM = 257, 1024, 256
@@ -177,26 +180,33 @@ class Cat:
 
 
 class OurLoader:
-    """Batches of a cache, from this thread or from the loader's own."""
+    """Batches of a cache, from this thread or from the loader's own, epoch after epoch."""
 
-    def __init__(self, setting: Setting, *, working_ahead: bool) -> None:
-        self._setting, self._working_ahead, self._seed = setting, working_ahead, 0
-        self.cache = FeatureCache.open(setting.cache_dir)
+    def __init__(self, setting: Setting, *, working_ahead: bool, window: int | None = None) -> None:
+        self._setting, self._working_ahead, self._epoch = setting, working_ahead, 0
+        self._window = window
+        self.forget()
 
     def __call__(self) -> int:
         """Make all batches of an epoch."""
-        self._seed += 1
-        images = np.arange(len(self.cache))
-        order = MixedOrder(sources=[images], batch_size=BATCH_SIZE, seed=self._seed)
-        assembler = Assembler([self.cache])
         if self._working_ahead:
-            return sum(len(batch) for batch in CacheLoader(order, assembler))
-        return sum(len(assembler.assemble(plan, epoch=0)) for plan in order.plan(0))
+            return sum(len(batch) for batch in self._loader)
+        self._epoch += 1
+        first = self._epoch * self._order.num_batches
+        plans = map(self._order.batch, range(first, first + self._order.num_batches))
+        return sum(len(self._assembler.assemble(plan, epoch=self._epoch)) for plan in plans)
 
     def forget(self) -> None:
         """Start as a new process would: nothing mapped, nothing checked."""
-        self.cache.close()
-        self.cache = FeatureCache.open(self._setting.cache_dir)
+        cache = FeatureCache.open(self._setting.cache_dir)
+        windows = None
+        if self._window is not None:
+            windows = ShardWindows(cache.index.shards, group_size=self._window, seed=0)
+        images = np.arange(len(cache))
+        passes = ShuffledPasses(images, batch_size=BATCH_SIZE, seed=0, windows=windows)
+        self._order = MixedOrder([passes], seed=0)
+        self._assembler = Assembler([cache])
+        self._loader = CacheLoader(self._order, self._assembler)
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
@@ -289,7 +299,7 @@ def warm_ways(setting: Setting) -> dict[str, Callable[[], int]]:
     return {
         "memcpy": Memcpy(setting.num_images),
         "regionspot, this thread": OurLoader(setting, working_ahead=False),
-        "regionspot, its thread working ahead": OurLoader(setting, working_ahead=True),
+        "regionspot, its threads working ahead": OurLoader(setting, working_ahead=True),
         f"webdataset, {workers[0]} workers": lambda: webdataset_reads(workers[0]),
         f"litdata, {workers[1]} workers": lambda: litdata_reads(workers[1]),
     }
@@ -298,18 +308,25 @@ def warm_ways(setting: Setting) -> dict[str, Callable[[], int]]:
 def cold_ways(setting: Setting) -> dict[str, Callable[[], int]]:
     """Return the ways to read from disk, the limit first."""
     shards = sorted(shards_path(setting.cache_dir).glob("*.tar"))
-    cat, ours = Cat(shards), OurLoader(setting, working_ahead=True)
+    cat = Cat(shards)
+    shuffled = OurLoader(setting, working_ahead=True)
+    windowed = OurLoader(setting, working_ahead=True, window=2)
 
     def read_by_cat() -> int:
         drop_from_memory(setting.files)
         return cat()
 
-    def read_by_us() -> int:
-        ours.forget()
+    def read_by(ours: OurLoader) -> int:
+        for loader in (shuffled, windowed):
+            loader.forget()  # what is mapped stays in memory
         drop_from_memory(setting.files)
         return ours()
 
-    return {"cat, in order": read_by_cat, "regionspot, shuffled, checked": read_by_us}
+    return {
+        "cat, in order": read_by_cat,
+        "regionspot, shuffled, checked": lambda: read_by(shuffled),
+        "regionspot, windowed shuffle, checked": lambda: read_by(windowed),
+    }
 
 
 def main(

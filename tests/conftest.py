@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import settings
 
 from regionspot.cache import (
@@ -13,6 +14,7 @@ from regionspot.cache import (
     FeatureCodec,
     Fingerprint,
     Manifest,
+    MeasuredError,
     Plan,
     TextBankStore,
     build_index,
@@ -63,12 +65,13 @@ def random_sample(
     num_regions: int,
     class_tokens: np.ndarray,
     codec: FeatureCodec,
+    magnitude: float = 1.0,
 ) -> CachedSample:
     """One image: tokens tell the class, up to noise, so that there is something to learn."""
     labels = rng.integers(0, len(class_tokens), num_regions)
     corners = rng.uniform(0, 30, (num_regions, 2))
     noise = rng.normal(0, 0.1, (num_regions, TOKEN_DIM))
-    features = torch.from_numpy(rng.normal(0, 1, (NUM_FEATURE_TOKENS, FEATURE_DIM)))
+    features = torch.from_numpy(rng.normal(0, magnitude, (NUM_FEATURE_TOKENS, FEATURE_DIM)))
     return CachedSample(
         key=f"image{number:03d}",
         image_id=100 + number,
@@ -91,10 +94,12 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         num_images: int = 12,
         names: tuple[str, ...] = ("lemon", "tennis ball", "sea egg"),
         empty: Collection[int] = (),
+        huge: Collection[int] = (),
         seed: int = 0,
         clip_model: str = "tiny",
         templates: tuple[str, ...] = ("ensemble81",),
         codec: FeatureCodec = "float16",
+        measured_error: MeasuredError | None = None,
     ) -> Path:
         rng = np.random.default_rng(seed)
         folder = tmp_path / name
@@ -109,6 +114,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
                 annotation_sha256="2" * 64,
                 annotation_format="lvis",
                 codec=codec,
+                measured_error=measured_error,
                 plan=plan,
                 vocabulary=vocabulary,
                 category_ids=tuple(range(1, len(names) + 1)),
@@ -123,6 +129,8 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
                     num_regions=0 if number in empty else 1 + number % 4,
                     class_tokens=class_tokens,
                     codec=codec,
+                    # As bfloat16 holds it, and no head can square it in a layer norm.
+                    magnitude=1e37 if number in huge else 1.0,
                 )
                 for number in plan.images_of(shard)
             ]
@@ -140,6 +148,46 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def train_config(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a small configuration for ``train.py fit``."""
+
+    def write(cache: Path, *, max_steps: int, save_every: int = 1000, dropout: float = 0.0) -> Path:
+        checkpoint = {"filename": "last", "every_n_train_steps": save_every}
+        config = {
+            "seed_everything": 7,
+            "trainer": {
+                "default_root_dir": str(tmp_path / "run"),
+                "accelerator": "cpu",
+                "max_steps": max_steps,
+                "max_epochs": -1,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 1,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+                "callbacks": [
+                    {
+                        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                        "init_args": {**checkpoint, "enable_version_counter": False},
+                    }
+                ],
+            },
+            "data": {"train": [str(cache)], "batch_size": 4},
+            "model": {
+                "head": {"num_blocks": 1, "num_heads": 2, "ffn_dim": 24, "dropout": dropout},
+                "classifier": {"scale": 10.0, "bias": -2.0, "trainable": True},
+                "optimizer": {"lr": 0.01},
+                "schedule": {"warmup_images": 8, "milestones_images": []},
+            },
+        }
+        path = tmp_path / "train.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regionspot.cache import read_sidecar, verify_cache
+from regionspot.cache import MeasuredError, read_sidecar, verify_cache
 from regionspot.cli.main import main
 
 NUM_IMAGES = 7
@@ -178,10 +178,30 @@ def test_stats_count_what_is_there(finished: Path, capsys: pytest.CaptureFixture
     assert stats["regions_per_image"] == {"median": 1, "p95": 1, "max": 1}
     assert stats["total_bytes"] == sum(len(content) for content in bytes_of(finished).values())
     assert stats["text_banks"] == ["none"]
+    assert (stats["precision"], stats["codec"]) == ("float32", "float16")
+    assert stats["measured_error"] is None
     main(["cache", "stats", str(finished)])
     table = capsys.readouterr().out
     assert "7 in 3 shards, 0 without regions" in table
     assert "class 0 (4), class 1 (3)" in table
+    assert "computed in float32, feature maps stored as float16\n" in table
+
+
+def test_stats_tell_what_a_codec_costs(
+    make_cache: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = MeasuredError(feature_map=0.0112, position_tokens=None, num_images=16)
+    cache = make_cache(codec="int8", measured_error=error)
+    main(["cache", "stats", str(cache), "--json"])
+    stats = json.loads(capsys.readouterr().out)
+    assert stats["codec"] == "int8"
+    assert stats["measured_error"] == {
+        "feature_map": 0.0112,
+        "position_tokens": None,
+        "num_images": 16,
+    }
+    main(["cache", "stats", str(cache)])
+    assert "stored as int8; error on 16 images: feature maps 1.12%\n" in capsys.readouterr().out
 
 
 def test_garbage_is_listed_and_only_removed_when_asked(

@@ -18,7 +18,8 @@ from regionspot.cache import FeatureCache, verify_cache
 from regionspot.cli.main import main
 from regionspot.cli.train import main as train
 from regionspot.core.errors import CacheCorruptError, ConfigError, MissingFileError
-from regionspot.storage import StorageError
+from regionspot.data import CachedRegions
+from regionspot.storage import RemoteFolder, StorageError
 
 MakeCache = Callable[..., Path]
 
@@ -208,6 +209,33 @@ def test_training_from_a_bucket_has_the_losses_of_training_from_the_disk(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.usefixtures("home")
+def test_a_windowed_shuffle_fetches_each_shard_once_a_pass_with_room_for_two_windows(
+    make_cache: MakeCache, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_cache(num_images=40)  # 8 shards of 5
+    url = upload(folder, f"{bucket}/cache")
+    room_gb = 4.5 * max(path.stat().st_size for path in folder.glob("shards/*.tar")) / 1e9
+    fetched: list[str] = []
+    fetch = RemoteFolder.fetch
+
+    def counted(remote: RemoteFolder, name: str, path: Path) -> None:
+        if name.endswith(".tar"):
+            fetched.append(name)
+        fetch(remote, name, path)
+
+    monkeypatch.setattr(RemoteFolder, "fetch", counted)
+    data = CachedRegions([url], batch_size=4, shuffle_window=2, max_local_gb=room_gb)
+    loader = data.train_dataloader()
+    for num_kept in (0, 4):  # from the pass before
+        fetched.clear()
+        assert len({key for batch in loader for key in batch.keys}) == 40
+        assert 8 - num_kept <= len(fetched) == len(set(fetched)) <= 8
+    fetched.clear()
+    list(CachedRegions([url], batch_size=4, max_local_gb=room_gb).train_dataloader())
+    assert len(fetched) > 1.5 * len(set(fetched))
+
+
 def test_what_cannot_be_opened_is_told(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingFileError, match=f"{bucket}/nothing is no feature cache"):
         FeatureCache.open(f"{bucket}/nothing")
@@ -222,7 +250,7 @@ def test_what_cannot_be_opened_is_told(bucket: str, monkeypatch: pytest.MonkeyPa
 def test_reading_ahead_fetches_no_shard(make_cache: MakeCache, bucket: str, home: Path) -> None:
     url = upload(make_cache(), f"{bucket}/cache")
     with FeatureCache.open(url) as cache:
-        cache.read_ahead(7)
+        cache.read_ahead(np.array([7]))
         assert copies(home) == []
 
 

@@ -97,6 +97,22 @@ def test_loss_and_gradients_equal_torchvisions(
         torch.testing.assert_close(a, b, atol=tolerance * float(b.abs().max()), rtol=0.0)
 
 
+@pytest.mark.parametrize("normalization", ["paper", "regions"])
+def test_losses_of_parts_add_up_to_that_of_the_whole(normalization: Normalization) -> None:
+    z, bank, labels, mask, classifier = case(torch.float64)
+    parts = [
+        region_focal_loss(
+            *(z[part], bank, labels[part], mask[part]),
+            classifier=classifier,
+            normalization=normalization,
+            num_regions=sum(COUNTS),
+        )
+        for part in (slice(0, 1), slice(1, 3), slice(3, 4))  # of 9, 5 and no regions
+    ]
+    wanted = wanted_loss(z, bank, labels, classifier, normalization=normalization)
+    torch.testing.assert_close(torch.stack(parts).sum(), wanted)
+
+
 def test_at_the_papers_scale_it_equals_torchvisions() -> None:
     z, bank, labels, mask, classifier = case(torch.float32, scale=100.0, bias=0.0)
     found = region_focal_loss(z, bank, labels, mask, classifier=classifier)

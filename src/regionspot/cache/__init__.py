@@ -16,7 +16,9 @@ from regionspot.cache.feature_codec import (
 )
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
 from regionspot.cache.garbage import find_garbage
-from regionspot.cache.index import CacheIndex, build_index
+from regionspot.cache.index import CacheIndex
+from regionspot.cache.index_building import build_index
+from regionspot.cache.labels import read_labels
 from regionspot.cache.layout import (
     ARRAY_MEMBERS,
     MEMBERS,
@@ -111,6 +113,7 @@ __all__ = [
     "opened_files",
     "quarantine_path",
     "read_category_tree",
+    "read_labels",
     "read_manifest",
     "read_sidecar",
     "remove_shard_locks",

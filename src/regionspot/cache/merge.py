@@ -14,7 +14,8 @@ import numpy as np
 
 from regionspot.cache.category_tree import Descendants, write_category_tree
 from regionspot.cache.feature_cache import FeatureCache
-from regionspot.cache.index import CacheIndex, build_index
+from regionspot.cache.index import CacheIndex
+from regionspot.cache.index_building import build_index
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     MERGED,

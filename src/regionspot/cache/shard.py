@@ -37,6 +37,9 @@ from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import CacheCorruptError, RegionSpotError
 from regionspot.core.hashing import canonical_json
 
+# Made once: NumPy takes as long to read a dtype's name as to make a view.
+_FLOAT16, _FLOAT32, _INT64 = np.dtype("<f2"), np.dtype("<f4"), np.dtype("<i8")
+
 
 def write_shard(
     cache_dir: Path,
@@ -127,6 +130,8 @@ class ShardReader:
         layout = sidecar.layout if isinstance(sidecar, ShardSidecar) else sidecar
         self._path = path
         self._layout = layout
+        self._feature_map_shape = layout.feature_map_form.shape
+        self._feature_map_dtype = np.dtype(layout.feature_map_form.dtype)
         self._check_offsets()
         # Arrays are made on a memoryview, since one made on the map itself would not keep it open.
         self._map: mmap.mmap | None = None
@@ -188,7 +193,9 @@ class ShardReader:
             raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
         layout = self._layout
         self._check_headers(mapped, index)
-        feature_map, position_tokens, boxes_xyxy, labels, box_scores = self.arrays(index)
+        feature_map, position_tokens, boxes_xyxy, labels, box_scores = self.arrays(
+            layout.data_offsets[index].tolist(), int(layout.num_regions[index])
+        )
         meta = self._meta(mapped, int(layout.json_offsets[index]))
         try:
             sample = CachedSample(
@@ -207,29 +214,28 @@ class ShardReader:
             raise self._damaged(f"image {index} is described by {meta} ({error!r})") from error
         return sample
 
-    def arrays(self, index: int) -> tuple[NDArray[Any], ...]:
+    def arrays(self, data_offsets: Sequence[int], num_regions: int) -> tuple[NDArray[Any], ...]:
         """Return the arrays of an image, in the order of `ARRAY_MEMBERS`, without looking at them.
 
         This is what a loader needs of an image that was checked (`check_image`): read-only views,
         made in microseconds.
 
         Args:
-            index: Position in the shard, counted from 0.
+            data_offsets: Where the data of the arrays starts in the tar, as the layout says.
+            num_regions: How many regions the image has.
 
         Raises:
-            IndexError: The shard has no such image.
             ValueError: The reader was closed.
         """
-        mapped, layout = self._open_map(), self._layout
-        feature_map, tokens, boxes, labels, box_scores = layout.data_offsets[index].tolist()
-        num_regions, form = int(layout.num_regions[index]), layout.feature_map_form
+        mapped, token_dim = self._open_map(), self._layout.token_dim
+        feature_map, tokens, boxes, labels, box_scores = data_offsets
         # Written out, as this runs for every image of every step.
         return (
-            np.ndarray(form.shape, form.dtype, mapped, feature_map),
-            np.ndarray((num_regions, layout.token_dim), "<f2", mapped, tokens),
-            np.ndarray((num_regions, 4), "<f4", mapped, boxes),
-            np.ndarray((num_regions,), "<i8", mapped, labels),
-            np.ndarray((num_regions,), "<f4", mapped, box_scores),
+            np.ndarray(self._feature_map_shape, self._feature_map_dtype, mapped, feature_map),
+            np.ndarray((num_regions, token_dim), _FLOAT16, mapped, tokens),
+            np.ndarray((num_regions, 4), _FLOAT32, mapped, boxes),
+            np.ndarray((num_regions,), _INT64, mapped, labels),
+            np.ndarray((num_regions,), _FLOAT32, mapped, box_scores),
         )
 
     def read_ahead(self, index: int) -> None:

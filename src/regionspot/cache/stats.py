@@ -9,6 +9,7 @@ import numpy as np
 
 from regionspot.cache.feature_cache import FeatureCache
 from regionspot.cache.layout import quarantine_path, shards_path, text_banks_path
+from regionspot.cache.manifest import MeasuredError
 from regionspot.cache.text_banks import TextBankStore
 
 _NUM_CLASSES_SHOWN = 5
@@ -32,6 +33,12 @@ class CacheStats:
     """Name of the localizer."""
     clip_model: str
     """Name of the encoder."""
+    precision: str
+    """In which precision they ran."""
+    codec: str
+    """How feature maps are stored."""
+    measured_error: MeasuredError | None
+    """What codec and precision cost, as the manifest states it; None where both are the default."""
     num_shards: int
     """Shards."""
     num_images: int
@@ -97,6 +104,9 @@ def collect_stats(location: str | Path) -> CacheStats:
         proposals=manifest.proposals,
         sam_model=manifest.fingerprint.sam_model,
         clip_model=manifest.fingerprint.clip_model,
+        precision=manifest.precision,
+        codec=manifest.codec,
+        measured_error=manifest.measured_error,
         num_shards=index.num_shards,
         num_images=len(index),
         num_images_without_regions=int((counts == 0).sum()),

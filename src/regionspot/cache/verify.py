@@ -12,7 +12,8 @@ import numpy as np
 
 from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.category_tree import read_category_tree
-from regionspot.cache.index import CacheIndex, check_sidecar, collect_index
+from regionspot.cache.index import CacheIndex
+from regionspot.cache.index_building import check_sidecar, collect_index
 from regionspot.cache.layout import (
     MEMBERS,
     index_path,

@@ -50,6 +50,7 @@ def _facts(stats: CacheStats) -> str:
     rows = {
         "data set": f"{stats.name} ({stats.annotation_format})",
         "models": f"SAM {stats.sam_model}, CLIP {stats.clip_model}",
+        "numbers": _numbers(stats),
         "prompt": stats.prompt,
         "proposals": stats.proposals or "none: annotated regions",
         "images": f"{stats.num_images:,} in {stats.num_shards:,} shards,"
@@ -66,3 +67,13 @@ def _facts(stats: CacheStats) -> str:
     }
     width = max(map(len, rows))
     return "\n".join([stats.cache_dir, *(f"  {key:<{width}}  {rows[key]}" for key in rows)])
+
+
+def _numbers(stats: CacheStats) -> str:
+    how = f"computed in {stats.precision}, feature maps stored as {stats.codec}"
+    error = stats.measured_error
+    if error is None:
+        return how
+    parts = (("feature maps", error.feature_map), ("tokens", error.position_tokens))
+    told = [f"{of} {value:.2%}" for of, value in parts if value is not None]
+    return f"{how}; error on {error.num_images} images: {', '.join(told) or 'not measurable'}"

@@ -34,6 +34,14 @@ class CacheCorruptError(RegionSpotError, ValueError):
     """A cache is incomplete, or its bytes are not the ones that were written."""
 
 
+class NotFiniteError(RegionSpotError, FloatingPointError):
+    """Training met a number that is NaN or infinite."""
+
+
+class RankError(RegionSpotError, RuntimeError):
+    """Another process that trains together with this one stopped with an error."""
+
+
 class WeightsError(RegionSpotError, ValueError):
     """A weights file does not fit the model, or is not what its name promises."""
 

@@ -1,14 +1,16 @@
 """Copy cached images into one padded batch: once, straight out of the memory map."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from regionspot.cache import FeatureCache, stored_dtype
 from regionspot.data.batch import RegionBatch
 from regionspot.data.buffers import BufferPool
-from regionspot.data.order import BatchPlan, IndexArray, choose_regions
+from regionspot.data.order import BatchPlan, choose_regions
 
 
 class Assembler:
@@ -34,13 +36,8 @@ class Assembler:
         self._seed = seed
         self._pool = BufferPool(pin_memory=pin_memory)
 
-    def read_ahead(self, plan: BatchPlan) -> None:
-        """Ask the system to read the images of a plan from disk soon; returns at once."""
-        for image in plan.images.tolist():
-            self._caches[plan.source].read_ahead(image)
-
     def assemble(self, plan: BatchPlan, *, epoch: int) -> RegionBatch:
-        """Return the batch of a plan.
+        """Return the batch of a plan; may be called from several threads at once.
 
         Only the feature maps lie in memory that is used again, once no tensor refers to it.
 
@@ -49,6 +46,10 @@ class Assembler:
             epoch: Decides, with the seed, which regions are used of an image with too many.
         """
         cache, images = self._caches[plan.source], plan.images
+        # A disk gives its full rate only to many requests at once.
+        cache.read_ahead(images)
+        for shard in plan.shards_due:
+            cache.read_shard_ahead(shard)
         index, manifest = cache.index, cache.manifest
         counts = index.num_regions[images].astype(np.int64)
         if self._max_regions is not None:
@@ -61,14 +62,14 @@ class Assembler:
         boxes = np.zeros((batch_size, num_regions, 4), np.float32)
         box_scores = np.zeros((batch_size, num_regions), np.float32)
         feature_rows = feature_map.view(torch.uint8).numpy().view(form.dtype)
-        for row, (image, count) in enumerate(zip(images.tolist(), counts.tolist(), strict=True)):
-            features, *regional = cache.arrays(image)
+        chosen_counts = counts.tolist()
+        for row, (features, *regions) in enumerate(cache.arrays(images)):
             feature_rows[row] = features
-            if count == 0:
-                continue
-            chosen = self._chosen(len(regional[0]), epoch=epoch, source=plan.source, image=image)
-            if chosen is not None:
-                regional = [array[chosen] for array in regional]
+            count = chosen_counts[row]
+            regional = regions
+            if count < len(regions[0]):
+                image = (plan.source, int(images[row]))
+                regional = self._chosen(regions, epoch=epoch, image=image)
             tokens[row, :count], boxes[row, :count] = regional[0], regional[1]
             labels[row, :count], box_scores[row, :count] = regional[2], regional[3]
         return RegionBatch(
@@ -82,14 +83,22 @@ class Assembler:
             boxes_xyxy=torch.from_numpy(boxes),
             size_hw=torch.from_numpy(index.sizes_hw[images].astype(np.int64)),
             source=plan.source,
+            num_regions_of_step=self._num_regions_of_step(plan),
         )
 
+    def _num_regions_of_step(self, plan: BatchPlan) -> int:
+        """Return the regions of a batch over all ranks, from the index alone."""
+        images = plan.images if plan.images_of_step is None else plan.images_of_step
+        counts = self._caches[plan.source].index.num_regions[images]
+        if self._max_regions is not None:
+            counts = np.minimum(counts, self._max_regions)
+        return int(counts.sum())
+
     def _chosen(
-        self, num_regions: int, *, epoch: int, source: int, image: int
-    ) -> IndexArray | None:
-        """Return which regions of an image to use; None for all."""
-        if self._max_regions is None or num_regions <= self._max_regions:
-            return None
-        return choose_regions(
-            num_regions, self._max_regions, seed=self._seed, epoch=epoch, image=(source, image)
+        self, regional: Sequence[NDArray[Any]], *, epoch: int, image: tuple[int, int]
+    ) -> list[NDArray[Any]]:
+        """Return the regions of an image with too many that are used in an epoch."""
+        chosen = choose_regions(
+            len(regional[0]), self._max_regions, seed=self._seed, epoch=epoch, image=image
         )
+        return [array[chosen] for array in regional]

@@ -45,6 +45,8 @@ class RegionBatch:
     """Height and width of the original images in pixels, (B, 2) int64."""
     source: int
     """Which of the loader's caches the images are from, counted from 0."""
+    num_regions_of_step: int
+    """Regions of the batch over all ranks, of which this may be the share of one."""
 
     def __len__(self) -> int:
         """Return the number of images."""

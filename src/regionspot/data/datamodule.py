@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,6 +19,7 @@ from regionspot.data.assembly import Assembler
 from regionspot.data.loader import CacheLoader
 from regionspot.data.order import IndexArray, MixedOrder, Order, SequentialOrder
 from regionspot.data.spec import FeatureSpec
+from regionspot.data.training_order import OrderOptions, batch_sizes_of, training_order
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,16 +33,26 @@ class CachedRegions(pl.LightningDataModule):
     Args:
         train: Directories or URLs (s3://bucket/cache) of the feature caches to train on.
         val: Directory or URL of the feature cache to validate on; null for none.
-        batch_size: Images of a step over all devices together; a multiple of their number.
+        batch_size: Images of a step over all devices together, a multiple of their number; or a
+            list with one number for each training cache. The last batch of a pass through a cache
+            may be smaller.
         templates: Which of the caches' text banks to compare with, by its template set.
         max_regions_per_image: Regions of a training image used in a step at most, a random choice;
             null for all.
-        ratios: How often to draw a batch from each training cache, up to a factor; null for
-            equally often.
+        ratios: How often to draw a batch from each training cache, up to a factor; by_size to see
+            every image of all caches once an epoch; null for equally often.
         seed: Starts the random order of the images.
         max_local_gb: Disk space, in units of 1e9 bytes, for the shards that are kept here of all
             caches behind URLs; null for $REGIONSPOT_MAX_LOCAL_GB, or 100. It should hold all of
-            them: images are drawn in random order.
+            them, since images are drawn in random order; or, with shuffle_window, twice that many
+            shards of each cache.
+        shuffle_window: Draw from this many shards at a time instead of from all, for disks where
+            random access is slow and for caches behind URLs that exceed max_local_gb. Batches are
+            less random then: all their images are of these shards. As many again are read ahead
+            meanwhile, so memory should hold twice as many. null to draw from all.
+        repeat_threshold: Draw images of rare classes more often: a class that the share f of a
+            cache's images holds, sqrt(repeat_threshold / f) times as often (LVIS: 0.001). null for
+            all equally often.
 
     Raises:
         MissingFileError: A cache is not there.
@@ -48,16 +60,18 @@ class CachedRegions(pl.LightningDataModule):
         ConfigError: A value cannot work.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of the command line
         self,
         train: Sequence[str | Path],
         val: str | Path | None = None,
-        batch_size: int = 16,
+        batch_size: int | Sequence[int] = 16,
         templates: str = "ensemble81",
         max_regions_per_image: int | None = None,
-        ratios: Sequence[float] | None = None,
+        ratios: Sequence[float] | Literal["by_size"] | None = None,
         seed: int = 0,
         max_local_gb: float | None = None,
+        shuffle_window: int | None = None,
+        repeat_threshold: float | None = None,
     ) -> None:
         super().__init__()
         if not train or isinstance(train, (str, Path)):
@@ -65,28 +79,34 @@ class CachedRegions(pl.LightningDataModule):
                 f"data.train is {train!r}; wanted a list with the directory of one feature cache or"
                 " more."
             )
-        for name, value in (
-            ("batch_size", batch_size),
-            ("max_regions_per_image", max_regions_per_image),
-        ):
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{name} is {value}; wanted 1 or more.")
-        if seed < 0:
-            raise ConfigError(f"data.seed is {seed}; wanted 0 or more.")
+        if max_regions_per_image is not None and max_regions_per_image < 1:
+            raise ConfigError(
+                f"data.max_regions_per_image is {max_regions_per_image}; wanted 1 or more."
+            )
+        self._order_options = OrderOptions(
+            batch_sizes=batch_sizes_of(batch_size, len(train)),
+            seed=seed,
+            ratios=ratios,
+            shuffle_window=shuffle_window,
+            repeat_threshold=repeat_threshold,
+        )
         self.train_caches = tuple(FeatureCache.open(x, max_local_gb=max_local_gb) for x in train)
         self.val_cache = None if val is None else FeatureCache.open(val, max_local_gb=max_local_gb)
         self.templates = templates
-        self.batch_size = batch_size
         self._max_regions_per_image = max_regions_per_image
         self._seed = seed
         self._check_fingerprints()
         self._check_labels()
-        self._order = MixedOrder(
-            sources=[_images_with_regions(cache) for cache in self.train_caches],
-            batch_size=batch_size,
-            seed=seed,
-            ratios=ratios,
-        )
+        self._images = [_images_with_regions(cache) for cache in self.train_caches]
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Images of a step of each training cache, over all devices."""
+        return self._order_options.batch_sizes
+
+    @cached_property
+    def _order(self) -> MixedOrder:
+        return training_order(self.train_caches, self._images, self._order_options)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -116,8 +136,12 @@ class CachedRegions(pl.LightningDataModule):
 
     @property
     def images_per_batch(self) -> float:
-        """Images of a training batch over all devices, in the mean over an epoch."""
-        return float(self.batch_size)
+        """Images of a full training batch over all devices, in the mean over an epoch."""
+        sizes = set(self.batch_sizes)
+        if len(sizes) == 1:
+            return float(sizes.pop())
+        counts = self._order.num_batches_by_source
+        return float(np.average(self.batch_sizes, weights=counts))
 
     @cached_property
     def text_banks(self) -> tuple[Tensor, ...]:
@@ -133,7 +157,7 @@ class CachedRegions(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Say how many images there are to train on, and read the text banks early."""
         for cache, usable, bank in zip(
-            self.train_caches, self._order.sources, self.text_banks, strict=True
+            self.train_caches, self._images, self.text_banks, strict=True
         ):
             _LOGGER.info(
                 "%s: %d classes, %d images to train on, %d without regions are left out",
@@ -141,6 +165,12 @@ class CachedRegions(pl.LightningDataModule):
                 len(bank),
                 len(usable),
                 len(cache) - len(usable),
+            )
+        if stage == "fit":
+            _LOGGER.info(
+                "An epoch has %d batches, of each cache %s",
+                self._order.num_batches,
+                list(self._order.num_batches_by_source),
             )
 
     @override
@@ -156,7 +186,7 @@ class CachedRegions(pl.LightningDataModule):
         """
         if self.val_cache is None:
             return []
-        order = SequentialOrder(num_images=len(self.val_cache), batch_size=self.batch_size)
+        order = SequentialOrder(num_images=len(self.val_cache), batch_size=max(self.batch_sizes))
         return self._loader(order, (self.val_cache,), max_regions=None)
 
     def _loader(
@@ -164,11 +194,12 @@ class CachedRegions(pl.LightningDataModule):
     ) -> CacheLoader:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise ConfigError(
-                f"data.batch_size is {self.batch_size}, the images of a step over all devices; it"
-                f" does not divide among {world_size} devices. Set it to a multiple."
-            )
+        for batch_size in self.batch_sizes:
+            if batch_size % world_size:
+                raise ConfigError(
+                    f"data.batch_size is {batch_size}, the images of a step over all devices; it"
+                    f" does not divide among {world_size} devices. Set it to a multiple."
+                )
         assembler = Assembler(
             caches,
             max_regions=max_regions,

@@ -1,22 +1,23 @@
-"""Which images make up which batch: a pure function of a seed and the epoch.
+"""Which images make up which batch: a pure function of a seed and the batch's number in the run.
 
 Batches are planned for all ranks together and then shared out, so that every rank makes the same
-number of steps and a run does not depend on how many ranks it is spread over.
+number of steps and a run does not depend on how many ranks it is spread over. Any batch can be
+asked for without those before it, so that a run goes on anywhere at no cost.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.core.errors import ConfigError
+from regionspot.data.mixing import Ratios, batches_by_source
+from regionspot.data.passes import ShuffledPasses
+from regionspot.data.randomness import Purpose, generator
 
 IndexArray = NDArray[np.int64]
-# Random streams with a purpose each: numpy pads a short seed with zeros, so that without these
-# numbers the draw of sources would repeat the order of source 0.
-_DRAW_STREAM, _IMAGE_STREAM, _REGION_STREAM = 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,78 +28,92 @@ class BatchPlan:
     """Which cache, counted from 0."""
     images: IndexArray
     """Positions of the images in that cache, (B,)."""
+    images_of_step: IndexArray | None = None
+    """Where ``images`` are the share of one rank: those of all ranks together."""
+    shards_due: tuple[int, ...] = ()
+    """Shards of that cache to begin reading as a whole, as their images come soon."""
 
 
 class Order(Protocol):
-    """An order in which to visit images."""
+    """An order in which to visit images, as batches of all ranks together."""
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch."""
+        """Batches of an epoch, the same in every epoch."""
 
-    def plan(self, epoch: int) -> Iterator[BatchPlan]:
-        """Yield the batches of an epoch, of all ranks together."""
+    def batch(self, number: int) -> BatchPlan:
+        """Return a batch of the run; ``number`` is counted from 0 over all epochs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MixedOrder:
-    """Random batches for training: each from one source, the sources drawn at random.
+    """Random batches for training, each from one source.
 
-    An epoch has as many batches as it takes to see as many images as all sources hold together. A
-    source is gone through without repeats; if it is drawn more often than it has images, it starts
-    again in a new random order.
+    Of how many batches of each source an epoch consists is fixed (`batches_by_source`); in which
+    order they come is drawn anew in every epoch. A source goes on in the next epoch where it
+    stopped in the one before, so that none of its images is seen twice before all were seen once.
+    With one source an epoch is exactly one pass through it.
 
-    Raises:
-        ConfigError: A source is empty, or the ratios are not one positive weight a source.
+    Args:
+        sources: The sources, by their number.
+        seed: The run's seed.
+        ratios: How often each source has its turn: a positive weight each, "by_size", or None for
+            equally often.
     """
 
-    sources: Sequence[IndexArray]
-    """For each cache, the positions of the images that may be drawn."""
-    batch_size: int
-    """Images of a batch over all ranks."""
-    seed: int
-    """Starts the order of all epochs."""
-    ratios: Sequence[float] | None = None
-    """How often to draw each source, up to a factor; None for equally often."""
-
-    def __post_init__(self) -> None:
-        if not self.sources or any(len(source) == 0 for source in self.sources):
-            raise ConfigError("there is nothing to draw from: a source has no image with regions.")
-        if self.ratios is None:
-            return
-        found = list(self.ratios)
-        if len(found) != len(self.sources) or not all(0 < r < float("inf") for r in found):
-            raise ConfigError(
-                f"data.ratios is {found}; wanted one positive weight for each of the"
-                f" {len(self.sources)} training caches, or null for equal ones."
-            )
+    def __init__(
+        self, sources: Sequence[ShuffledPasses], *, seed: int, ratios: Ratios = None
+    ) -> None:
+        self._sources = sources
+        self._seed = seed
+        self._counts = batches_by_source(
+            [source.num_draws for source in sources],
+            [source.batch_size for source in sources],
+            ratios,
+        )
+        self._kept: tuple[int, IndexArray, IndexArray] | None = None
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch."""
-        return -(-sum(len(source) for source in self.sources) // self.batch_size)
+        """Batches of an epoch, the same in every epoch."""
+        return sum(self._counts)
 
-    def plan(self, epoch: int) -> Iterator[BatchPlan]:
-        """Yield the batches of an epoch, of all ranks together."""
-        weights = np.asarray(self.ratios or [1.0] * len(self.sources))
-        draws = np.random.default_rng([self.seed, epoch, _DRAW_STREAM]).choice(
-            len(self.sources), size=self.num_batches, p=weights / weights.sum()
+    @property
+    def num_batches_by_source(self) -> tuple[int, ...]:
+        """Batches of an epoch that are of each source."""
+        return self._counts
+
+    def batch(self, number: int) -> BatchPlan:
+        """Return a batch of the run: a function of the seed and its number alone.
+
+        Args:
+            number: Counted from 0 over all epochs.
+        """
+        epoch, place = divmod(number, self.num_batches)
+        sources, turns = self._turns(epoch)
+        source = int(sources[place])
+        turn = epoch * self._counts[source] + int(turns[place])
+        passes = self._sources[source]
+        return BatchPlan(
+            source=source, images=passes.batch(turn), shards_due=passes.shards_due(turn)
         )
-        streams = [self._stream(source, epoch) for source in range(len(self.sources))]
-        for draw in draws:
-            source = int(draw)
-            images = np.array([next(streams[source]) for _ in range(self.batch_size)], np.int64)
-            yield BatchPlan(source=source, images=images)
 
-    def _stream(self, source: int, epoch: int) -> Iterator[np.int64]:
-        rng = np.random.default_rng([self.seed, epoch, _IMAGE_STREAM, source])
-        while True:
-            yield from rng.permutation(self.sources[source])
+    def _turns(self, epoch: int) -> tuple[IndexArray, IndexArray]:
+        """Return which source each batch of an epoch is of, and how many of it came before."""
+        kept = self._kept
+        if kept is None or kept[0] != epoch:
+            numbers = np.arange(len(self._counts), dtype=np.int64)
+            rng = generator(self._seed, Purpose.TURNS, epoch)
+            sources = rng.permutation(np.repeat(numbers, self._counts))
+            turns = np.empty_like(sources)
+            for number, count in enumerate(self._counts):
+                turns[sources == number] = np.arange(count)
+            self._kept = kept = (epoch, sources, turns)
+        return kept[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequentialOrder:
-    """Every image of one cache once, in order; the last batch may be smaller."""
+    """Every image of one cache once, in order, in every epoch; the last batch may be smaller."""
 
     num_images: int
     """Images of the cache."""
@@ -110,16 +125,18 @@ class SequentialOrder:
         """Batches of an epoch."""
         return -(-self.num_images // self.batch_size)
 
-    def plan(self, epoch: int) -> Iterator[BatchPlan]:  # noqa: ARG002 - the same in every epoch
-        """Yield the batches, of all ranks together."""
-        for start in range(0, self.num_images, self.batch_size):
-            stop = min(start + self.batch_size, self.num_images)
-            yield BatchPlan(source=0, images=np.arange(start, stop, dtype=np.int64))
+    def batch(self, number: int) -> BatchPlan:
+        """Return a batch; ``number`` is counted from 0 over all epochs."""
+        start = number % self.num_batches * self.batch_size
+        stop = min(start + self.batch_size, self.num_images)
+        return BatchPlan(source=0, images=np.arange(start, stop, dtype=np.int64))
 
 
 def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
     """Return a rank's part of a batch: every ``world_size``-th image, possibly none."""
-    return BatchPlan(source=plan.source, images=plan.images[rank::world_size])
+    return dataclasses.replace(
+        plan, images=plan.images[rank::world_size], images_of_step=plan.images
+    )
 
 
 def choose_regions(
@@ -139,5 +156,5 @@ def choose_regions(
     """
     if limit is None or num_regions <= limit:
         return np.arange(num_regions, dtype=np.int64)
-    rng = np.random.default_rng([seed, epoch, _REGION_STREAM, *image])
+    rng = generator(seed, Purpose.REGIONS, epoch, *image)
     return np.sort(rng.choice(num_regions, size=limit, replace=False)).astype(np.int64)

@@ -1,75 +1,40 @@
-"""Work ahead in one background thread."""
+"""Work that threads do ahead of the one who needs it, in order."""
 
-import queue
-import threading
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-T = TypeVar("T")
-_POLL_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class _Item(Generic[T]):
-    value: T
+Plan = TypeVar("Plan")
+Made = TypeVar("Made")
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
-    error: BaseException | None
+def made_ahead(
+    make: Callable[[Plan], Made], plans: Iterable[Plan], *, num_threads: int, depth: int
+) -> Generator[Made, None, None]:
+    """Yield ``make(plan)`` for every plan, in order, while threads are at work on the next ones.
 
-
-def prefetched(items: Iterator[T], *, depth: int) -> Generator[T, None, None]:
-    """Yield ``items`` in order while a thread makes up to ``depth`` of them ahead.
-
-    An error in ``items`` is raised here, after the items before it. Closing this iterator stops
-    and joins the thread.
+    An error in ``make`` is raised here, after what was made before it. Closing this iterator ends
+    the threads once what they are at is done.
 
     Args:
-        items: Is consumed in the thread, and only there.
-        depth: Items waiting at most; 1 or more.
+        make: Is called in the threads, in several at once.
+        plans: Is consumed here, a few plans ahead.
+        num_threads: How many threads; 1 or more.
+        depth: How many are made, or being made, while the consumer is at work on one; 1 or more.
 
     Yields:
-        The items.
+        What was made.
     """
-    waiting: queue.Queue[_Item[T] | _End] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-    thread = threading.Thread(
-        target=_work, args=(items, waiting, stopped), name="regionspot-prefetch", daemon=True
-    )
-    thread.start()
-    try:
-        while isinstance(message := waiting.get(), _Item):
-            yield message.value
-            del message  # or the last value would be kept alive while waiting for the next
-        if message.error is not None:
-            raise message.error
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _work(
-    items: Iterator[T], waiting: "queue.Queue[_Item[T] | _End]", stopped: threading.Event
-) -> None:
-    error: BaseException | None = None
-    try:
-        for item in items:
-            if not _put(waiting, _Item(item), stopped):
-                return
-    except BaseException as caught:  # noqa: BLE001 - raised again where the items are consumed
-        error = caught
-    _put(waiting, _End(error), stopped)
-
-
-def _put(
-    waiting: "queue.Queue[_Item[T] | _End]", message: _Item[T] | _End, stopped: threading.Event
-) -> bool:
-    while not stopped.is_set():
+    ahead: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="regionspot-prefetch") as threads:
         try:
-            waiting.put(message, timeout=_POLL_S)
-        except queue.Full:
-            continue
-        return True
-    return False
+            for plan in plans:
+                ahead.append(threads.submit(make, plan))
+                if len(ahead) > depth:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

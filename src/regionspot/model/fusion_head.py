@@ -161,7 +161,9 @@ class FusionHead(nn.Module):
         self._check_shapes(position_tokens_BRS, feature_map_BTD, region_mask_BR)
         batch_size, num_regions, _ = position_tokens_BRS.shape
         if batch_size * num_regions == 0:
-            return self.projector.weight.new_zeros(batch_size, num_regions, self.spec.text_dim)
+            # Tied to all parameters, so that each gets a gradient (zeros): DDP waits for them all.
+            tie = torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+            return tie.new_zeros(batch_size, num_regions, self.spec.text_dim) + tie
         queries_BRD, memory_BTD, attend_BR = self._prepare(
             position_tokens_BRS, feature_map_BTD, region_mask_BR
         )

@@ -22,6 +22,7 @@ def sigmoid_focal_loss(
     alpha: float = 0.25,
     gamma: float = 2.0,
     normalization: Normalization = "paper",
+    num_regions: int | None = None,
 ) -> Tensor:
     """Return the focal loss (Lin et al., 2017) of one-hot labels, summed over classes.
 
@@ -37,6 +38,9 @@ def sigmoid_focal_loss(
         gamma: How strongly easy decisions are discounted.
         normalization: ``paper``: the sum over images of each image's mean over its regions.
             ``regions``: the mean over all regions of the batch.
+        num_regions: What ``regions`` divides by; None for the regions of this batch. Give those of
+            the whole where the batch is a part: losses of parts then add up to that of the whole,
+            as they always do for ``paper``.
 
     Returns:
         A scalar, float32; 0 (with zero gradients) when no region counts.
@@ -49,7 +53,7 @@ def sigmoid_focal_loss(
     counted.check_labels(logits_BRC.shape[-1])
     logits_NC = counted.rows(logits_BRC).float()
     losses_N = _focal_terms(logits_NC, counted.labels_N, alpha=alpha, gamma=gamma).sum(dim=-1)
-    return counted.average(losses_N, normalization)
+    return counted.average(losses_N, normalization, num_regions)
 
 
 class CountedRegions:
@@ -91,14 +95,16 @@ class CountedRegions:
                 " belong to another vocabulary."
             )
 
-    def average(self, losses_N: Tensor, normalization: Normalization) -> Tensor:
+    def average(
+        self, losses_N: Tensor, normalization: Normalization, num_regions: int | None
+    ) -> Tensor:
         """Return one loss of the batch from one for each region, see `sigmoid_focal_loss`.
 
         Raises:
             ConfigError: ``normalization`` is unknown.
         """
         if normalization == "regions":
-            return losses_N.sum() / max(len(losses_N), 1)
+            return losses_N.sum() / max(len(losses_N) if num_regions is None else num_regions, 1)
         if normalization == "paper":
             return (losses_N / self._regions_per_image_B[self._image_N]).sum()
         raise ConfigError(f"loss normalization is {normalization!r}; wanted 'paper' or 'regions'.")

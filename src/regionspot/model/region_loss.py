@@ -22,7 +22,7 @@ from regionspot.model.classifier import RegionClassifier, check_widths, lengths
 from regionspot.model.loss import CountedRegions, Normalization
 
 
-def region_focal_loss(
+def region_focal_loss(  # noqa: PLR0913 - the loss's options, keyword-only
     z_BRE: Tensor,
     text_bank_CE: Tensor,
     labels_BR: Tensor,
@@ -32,6 +32,7 @@ def region_focal_loss(
     alpha: float = 0.25,
     gamma: float = 2.0,
     normalization: Normalization = "paper",
+    num_regions: int | None = None,
 ) -> Tensor:
     """Return ``sigmoid_focal_loss(classifier(z, text_bank), labels, region_mask)``, but leaner.
 
@@ -50,6 +51,7 @@ def region_focal_loss(
         alpha: Weight of the right class; the others weigh ``1 - alpha``.
         gamma: How strongly easy decisions are discounted, 0 or more.
         normalization: As in `sigmoid_focal_loss`.
+        num_regions: As in `sigmoid_focal_loss`.
 
     Returns:
         A scalar, float32 (float64 for such embeddings); 0 with zero gradients when no region
@@ -79,7 +81,8 @@ def region_focal_loss(
         wrong_N: Tensor = _WrongClasses.apply(
             scaled_NE, classifier.bias, text_bank_CE, labels_N, gamma, matmul_dtype
         )
-        return counted.average(alpha * right_N + (1 - alpha) * wrong_N, normalization)
+        losses_N = alpha * right_N + (1 - alpha) * wrong_N
+        return counted.average(losses_N, normalization, num_regions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

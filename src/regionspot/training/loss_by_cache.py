@@ -44,14 +44,12 @@ class LossByCache(pl.Callback):
         batch: RegionBatch,
         batch_idx: int,
     ) -> None:
-        # Lightning has divided the loss among the batches whose gradients it accumulates.
-        loss = outputs["loss"] * trainer.accumulate_grad_batches
-        self._losses.setdefault(batch.source, []).append(loss)
+        self._losses.setdefault(batch.source, []).append(outputs["batch_loss"])
         step = trainer.global_step
         if step == self._logged_step or not is_logging_step(trainer, step):
             return
         for source, losses in sorted(self._losses.items()):
-            # Every process has the same caches: their batches are planned together.
+            # Of all ranks, which have batches of the same caches: they are planned together.
             mean = torch.stack(losses).mean()
             pl_module.log(self._keys[source], mean, sync_dist=True, batch_size=1)
         self._losses.clear()

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from typing_extensions import override
@@ -26,6 +27,8 @@ from regionspot.model import (
     load_strictly,
     region_focal_loss,
 )
+from regionspot.training.finite import FiniteLoss, check_weights
+from regionspot.training.launched import LaunchedRanks
 from regionspot.training.optimizer import make_optimizer
 from regionspot.training.options import (
     ClassifierOptions,
@@ -40,6 +43,7 @@ from regionspot.training.provenance import (
     provenance_of,
     warn_of_other_features,
 )
+from regionspot.training.randomness import BatchSeeds
 from regionspot.training.schedule import learning_rate_factor
 from regionspot.training.throughput import is_logging_step
 
@@ -48,6 +52,15 @@ _PAPER_CLASSIFIER = ClassifierOptions()
 _PAPER_OPTIMIZER = OptimizerOptions()
 _PAPER_SCHEDULE = ScheduleOptions()
 _PAPER_LOSS = LossOptions()
+
+
+class TrainingOutput(TypedDict):
+    """What a training step hands to Lightning and to callbacks."""
+
+    loss: Tensor
+    """What is differentiated: the loss of this rank's images times `_share_factor`."""
+    batch_loss: Tensor
+    """Its mean over the ranks is the loss of the whole batch."""
 
 
 class ValidationOutput(TypedDict):
@@ -100,6 +113,8 @@ class RegionSpotModule(pl.LightningModule):
         self._loss_options = loss
         self._init_from = init_from
         self._provenance: Provenance | None = None
+        self._finite_loss = FiniteLoss()
+        self._loss_of_step: Tensor | float = 0.0
         self.head = FusionHead.from_spec(
             HeadSpec(
                 token_dim=spec.token_dim,
@@ -124,6 +139,11 @@ class RegionSpotModule(pl.LightningModule):
             self.head.compile()
 
     @override
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Return what every training needs: exact resuming, and an end that is loud."""
+        return [BatchSeeds(), self._finite_loss, LaunchedRanks()]
+
+    @override
     def setup(self, stage: str) -> None:
         """Take text banks and provenance from the data module."""
         data = self._data_module()
@@ -132,6 +152,10 @@ class RegionSpotModule(pl.LightningModule):
             self.register_buffer(_bank_name(source), bank, persistent=False)
         if data.val_text_bank is not None:
             self.register_buffer(_bank_name("val"), data.val_text_bank, persistent=False)
+        # DDP would send all banks from rank 0 to the others in every step; each has read its own.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # noqa: SLF001
+            self, [name for name, _ in self.named_buffers() if name.startswith(_bank_name(""))]
+        )
         self._provenance = provenance_of(data)
         if self._init_from is not None:
             warn_of_other_features(
@@ -145,9 +169,9 @@ class RegionSpotModule(pl.LightningModule):
         return self.classifier(embeddings, text_bank)
 
     @override
-    def training_step(self, batch: RegionBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: RegionBatch, batch_idx: int) -> TrainingOutput:
         """Return the loss of a batch over the vocabulary of its source."""
-        loss = region_focal_loss(
+        share = region_focal_loss(
             self.head(batch.position_tokens, batch.features(), batch.region_mask),
             self.get_buffer(_bank_name(batch.source)),
             batch.labels,
@@ -156,16 +180,34 @@ class RegionSpotModule(pl.LightningModule):
             alpha=self._loss_options.alpha,
             gamma=self._loss_options.gamma,
             normalization=self._loss_options.normalization,
+            num_regions=batch.num_regions_of_step,
         )
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        loss = share * self._share_factor()
+        self._loss_of_step += loss.detach() / self.trainer.accumulate_grad_batches
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log("train/lr", rate, batch_size=len(batch))
-        return loss
+        return {"loss": loss, "batch_loss": share.detach() * self.trainer.world_size}
+
+    def _share_factor(self) -> int:
+        """Return what to multiply a rank's loss with, so that a step is that of one process.
+
+        DDP takes the mean of the ranks' gradients, and Lightning divides a loss by the number of
+        batches that are accumulated. But the losses of the ranks are shares that add up to that of
+        the whole batch. So do those of accumulated batches under the "paper" normalization, a sum
+        over images; under "regions" the loss of a step is the mean of its batches' losses.
+        """
+        if self._loss_options.normalization == "paper":
+            return self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return self.trainer.world_size
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the gradient before it is clipped."""
+        """Log the loss of the step over all ranks, and the norm of its gradient before clipping."""
+        loss, self._loss_of_step = self._loss_of_step, 0.0
         if is_logging_step(self.trainer, self.trainer.global_step + 1):
+            # The mean, as DDP takes it of the gradients; only here, for all ranks wait for it.
+            loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
+            self.log("train/loss", loss, prog_bar=True, batch_size=1)
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
 
@@ -221,7 +263,13 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the card, so that `load_trained_head` can read the checkpoint on its own."""
+        """Add the card, so that `load_trained_head` can read the checkpoint on its own.
+
+        Raises:
+            NotFiniteError: The loss of a step since the last look, or a weight, is not finite.
+        """
+        self._finite_loss.look(self.trainer)
+        check_weights(checkpoint["state_dict"], step=self.trainer.global_step)
         # Of the weights in the checkpoint: a callback may have put their average there.
         weights = checkpoint["state_dict"]
         card = self._card(weights["classifier.log_scale"], weights["classifier.bias"])
@@ -250,8 +298,7 @@ class RegionSpotModule(pl.LightningModule):
             library_version=importlib.metadata.version("regionspot"),
             training={
                 "steps": self.trainer.global_step,
-                "images": round(self.trainer.global_step * self._images_per_step()),
-                "batch_size": provenance.batch_size,
+                "batch_sizes": list(provenance.batch_sizes),
                 "caches": list(provenance.caches),
                 "init_from": self._init_from,
                 "optimizer": dataclasses.asdict(self._optimizer_options),

@@ -35,8 +35,8 @@ class Provenance:
     """What SAM was shown of regions, without repeats."""
     caches: tuple[str, ...]
     """Names of the caches."""
-    batch_size: int
-    """Images of a step over all devices."""
+    batch_sizes: tuple[int, ...]
+    """Images of a step of each cache, over all devices."""
 
 
 def provenance_of(data: CachedRegions) -> Provenance:
@@ -48,7 +48,7 @@ def provenance_of(data: CachedRegions) -> Provenance:
         templates=data.templates,
         prompts=tuple(dict.fromkeys(cache.manifest.prompt for cache in data.train_caches)),
         caches=data.names,
-        batch_size=data.batch_size,
+        batch_sizes=data.batch_sizes,
     )
 
 

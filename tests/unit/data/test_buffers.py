@@ -15,6 +15,12 @@ def test_memory_is_used_again_once_nobody_looks_at_it() -> None:
     assert pool.num_allocated == 1
 
 
+def test_the_first_tensor_may_be_empty() -> None:
+    pool = BufferPool()
+    assert pool.take((0, 5, 16), torch.float16).shape == (0, 5, 16)
+    assert pool.take((2, 3), torch.float16).shape == (2, 3)
+
+
 def test_a_kept_tensor_keeps_its_content() -> None:
     pool = BufferPool()
     kept = pool.take((2, 3), torch.float32).fill_(1.0)
@@ -35,6 +41,10 @@ def test_a_view_or_autograd_keeps_the_memory_as_well() -> None:
     product.backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [5.0, 5.0, 5.0]
+
+
+def test_an_empty_tensor_is_had_from_an_empty_pool() -> None:
+    assert BufferPool().take((0, 3, 5), torch.float16).shape == (0, 3, 5)
 
 
 def test_a_smaller_tensor_fits_into_a_larger_memory() -> None:

@@ -1,6 +1,6 @@
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from regionspot.core.errors import ConfigError
 from regionspot.data import CacheLoader, RegionBatch
 from regionspot.data.assembly import Assembler
 from regionspot.data.order import BatchPlan, MixedOrder, SequentialOrder
+from regionspot.data.passes import ShuffledPasses
 
 MakeCache = Callable[..., Path]
 
@@ -29,9 +30,11 @@ def sequential(cache: FeatureCache, batch_size: int) -> CacheLoader:
 
 
 def mixed(caches: list[FeatureCache], *, rank: int = 0, world_size: int = 1) -> CacheLoader:
-    order = MixedOrder(
-        sources=[np.arange(len(cache), dtype=np.int64) for cache in caches], batch_size=4, seed=3
-    )
+    sources = [
+        ShuffledPasses(np.arange(len(cache), dtype=np.int64), batch_size=4, seed=3, source=source)
+        for source, cache in enumerate(caches)
+    ]
+    order = MixedOrder(sources, seed=3)
     return CacheLoader(order, assembler(caches), rank=rank, world_size=world_size)
 
 
@@ -102,6 +105,20 @@ def test_ranks_together_see_what_one_process_sees(make_cache: MakeCache) -> None
         assert whole.keys[1::2] == second.keys
 
 
+@pytest.mark.parametrize(("max_regions", "wanted"), [(None, [10, 10, 1]), (2, [7, 7, 1])])
+def test_every_rank_knows_the_regions_of_the_whole_batch(
+    max_regions: int | None, wanted: list[int], make_cache: MakeCache
+) -> None:
+    # Images 0, 1, 2, ... have 1, 2, 3, 4, 1, 2, ... regions.
+    with FeatureCache.open(make_cache(num_images=10, empty={9})) as cache:
+        made = assembler([cache], max_regions=max_regions)
+        order = SequentialOrder(num_images=len(cache), batch_size=4)
+        for rank in range(3):
+            batches = list(CacheLoader(order, made, rank=rank, world_size=3))
+            # The last batch is images 8 and 9: nothing for rank 2, no region for rank 1.
+            assert [batch.num_regions_of_step for batch in batches] == wanted
+
+
 def test_every_iteration_is_an_epoch_of_its_own(make_cache: MakeCache) -> None:
     caches = [FeatureCache.open(make_cache())]
     loader = mixed(caches)
@@ -130,11 +147,42 @@ def test_a_restored_loader_goes_on_with_the_next_batch(make_cache: MakeCache, ta
     assert found == wanted[3:]
 
 
+@pytest.mark.parametrize("taken", range(8))
+def test_a_run_goes_on_with_any_number_of_ranks_and_loses_no_image(
+    make_cache: MakeCache, taken: int
+) -> None:
+    caches = [FeatureCache.open(make_cache("a", num_images=13))]
+    caches += [FeatureCache.open(make_cache("b", num_images=11))]
+    alone = mixed(caches)
+    undisturbed = [batch for _ in range(2) for batch in alone]
+    assert len(undisturbed) == 12
+    before = mixed(caches)
+    run = chain.from_iterable(repeat(before))
+    for _ in islice(run, taken):
+        pass
+    state = before.state_dict()
+    for world_size in (2, 4, 1):
+        ranks = [mixed(caches, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for loader in ranks:
+            loader.load_state_dict(state)
+        rest = [list(loader) for loader in ranks]
+        assert {len(batches) for batches in rest} == {6 - taken % 6}
+        for number, shares in enumerate(zip(*rest, strict=True), start=taken):
+            whole = undisturbed[number]
+            assert {share.source for share in shares} == {whole.source}
+            together = sorted(key for share in shares for key in share.keys)
+            assert together == sorted(whole.keys)
+            assert len(set(together)) == len(together)
+
+
 def test_state_is_plain_enough_for_a_safe_checkpoint(make_cache: MakeCache, tmp_path: Path) -> None:
     loader = mixed([FeatureCache.open(make_cache())])
     next(iter(loader))
     torch.save(loader.state_dict(), tmp_path / "state.pt")
-    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"epoch": 0, "next_batch": 1}
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {
+        "next_batch": 1,
+        "batches_per_epoch": 3,
+    }
 
 
 def test_regions_are_limited_and_stay_together(make_cache: MakeCache) -> None:
@@ -164,6 +212,17 @@ def test_moving_a_batch_moves_every_tensor(make_cache: MakeCache) -> None:
     assert moved.size_hw.is_meta
 
 
+def test_a_state_of_other_batches_is_refused(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache(num_images=12)) as cache:
+        fours, threes = (
+            CacheLoader(SequentialOrder(num_images=12, batch_size=size), assembler([cache]))
+            for size in (4, 3)
+        )
+        next(iter(fours))
+        with pytest.raises(ConfigError, match="run with 3 batches an epoch, and this one has 4"):
+            threes.load_state_dict(fours.state_dict())
+
+
 def test_senseless_settings_are_refused(make_cache: MakeCache) -> None:
     cache = FeatureCache.open(make_cache())
     order = SequentialOrder(num_images=len(cache), batch_size=12)
@@ -177,10 +236,9 @@ class SlowOrder(SequentialOrder):
     """Takes its time over every batch."""
 
     @override
-    def plan(self, epoch: int) -> Iterator[BatchPlan]:
-        for plan in super().plan(epoch):
-            time.sleep(0.05)
-            yield plan
+    def batch(self, number: int) -> BatchPlan:
+        time.sleep(0.05)
+        return super().batch(number)
 
 
 def test_it_says_how_long_its_consumer_waited(make_cache: MakeCache) -> None:

@@ -104,6 +104,19 @@ def test_nothing_in_gives_nothing_out(batch_size: int, num_regions: int) -> None
     assert head.attention_maps(tokens, features).shape == (batch_size, num_regions, 10)
 
 
+@pytest.mark.parametrize(("batch_size", "num_regions"), [(2, 0), (0, 3), (0, 0)])
+def test_nothing_in_gives_every_parameter_a_gradient_of_zeros(
+    batch_size: int, num_regions: int
+) -> None:
+    # DDP waits until the gradients of all parameters are there, also of a rank without an image.
+    head = small_head()
+    tokens, features = torch.zeros(batch_size, num_regions, 6), torch.zeros(batch_size, 10, 16)
+    head(tokens, features).sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert (parameter.grad == 0).all(), name
+
+
 def test_an_image_without_regions_gives_finite_gradients() -> None:
     head = small_head()
     tokens, features, mask = batch([0, 0], 3)

@@ -1,0 +1,110 @@
+"""What is checked of a finished cache before its images are read."""
+
+import os
+import resource
+from pathlib import Path
+
+from regionspot.cache.cache_files import CacheFiles
+from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
+from regionspot.cache.index import CacheIndex
+from regionspot.cache.index_building import check_all_shards_present
+from regionspot.cache.layout import (
+    CACHE_COMMAND,
+    REPAIR_COMMAND,
+    index_path,
+    manifest_path,
+    shard_path,
+    sidecar_path,
+)
+from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.shard import check_tar_bytes
+from regionspot.cache.sidecar import read_sealed_sidecar
+from regionspot.core.errors import CacheCorruptError, MissingFileError
+
+_DESCRIPTORS_LEFT = 512
+"""What is left to the rest of the process; each mapped shard takes a file descriptor."""
+
+
+def read_checked(files: CacheFiles, fingerprint: Fingerprint | None) -> tuple[Manifest, CacheIndex]:
+    """Return manifest and index of a finished cache, all of whose shards have their sizes.
+
+    Raises:
+        MissingFileError: The folder is no cache.
+        CacheMismatchError: It is of another schema version, or has another fingerprint than wanted.
+        CacheCorruptError: It is not finished, or a file is damaged.
+    """
+    folder = files.folder
+    manifest = read_manifest(folder)
+    if fingerprint is not None:
+        check_same_fingerprint(
+            manifest.fingerprint, fingerprint, found_in=f"the cache {files.location}"
+        )
+    check_all_shards_present(folder, manifest.plan.num_shards, files.names_of_shards())
+    index = _read_index(folder, manifest)
+    for shard in range(index.num_shards):
+        found = files.tar_bytes(shard)
+        if found is not None:
+            check_tar_bytes(found, int(index.tar_bytes[shard]), shard_path(folder, shard))
+    return manifest, index
+
+
+def check_sidecar_is_known(folder: Path, shard: int, sidecar_sha256: str) -> None:
+    """Compare a sidecar with the seal that the index knows.
+
+    Training reads no sidecar, but a damaged one says that the disk cannot be trusted.
+
+    Raises:
+        CacheCorruptError: It is missing, damaged, or another one.
+    """
+    try:
+        _, seal = read_sealed_sidecar(folder, shard)
+    except MissingFileError as error:
+        raise CacheCorruptError(
+            f"{sidecar_path(folder, shard)} is missing, so its shard was taken away. Make it again:"
+            f" {REPAIR_COMMAND}"
+        ) from error
+    if seal != sidecar_sha256:
+        raise CacheCorruptError(
+            f"{sidecar_path(folder, shard)} is not the one that {index_path(folder).name} was built"
+            f" from. Finish the cache again, which rebuilds the index: {CACHE_COMMAND}"
+        )
+
+
+def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:
+    if not index_path(folder).is_file():
+        raise CacheCorruptError(
+            f"{folder} is not finished: all shards are there, but {index_path(folder).name} is"
+            f" missing. Run the command that makes it again to finish it: {CACHE_COMMAND}"
+        )
+    index = CacheIndex.read(folder)
+    if index.manifest_sha256 != manifest.sha256:
+        raise CacheCorruptError(
+            f"{manifest_path(folder)} is not the one that the cache was made under. Restore that"
+            f" one, or remove the folder and cache again: {CACHE_COMMAND}"
+        )
+    if index.num_shards != manifest.plan.num_shards:
+        raise CacheCorruptError(
+            f"{index_path(folder)} knows {index.num_shards} shards; the manifest plans"
+            f" {manifest.plan.num_shards}. Run the command that makes the cache again to rebuild"
+            f" it: {CACHE_COMMAND}"
+        )
+    return index
+
+
+def max_open_shards(num_shards: int) -> int:
+    """Return how many shards to keep mapped; more files may be open from now on, if need be.
+
+    In random order each image is in another shard, and to map one anew costs as much as to copy an
+    image.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + num_shards
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(min(num_shards, allowed - _DESCRIPTORS_LEFT), 64)
+
+
+def fits_in_memory(num_bytes: int) -> bool:
+    """Say whether files that were read once can be expected to stay in this machine's memory."""
+    return num_bytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2

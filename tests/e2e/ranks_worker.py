@@ -1,0 +1,76 @@
+"""Run ``train.py`` several times in one process, or in several that train together.
+
+Usage: ``ranks_worker.py COMMANDS.json``, a list of lists of words. A process costs seconds to
+start, a training of the small caches less than one.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import lightning.pytorch as pl
+from typing_extensions import override
+
+from regionspot.cli.train import main
+from regionspot.data import CachedRegions, CacheLoader, RegionBatch
+from regionspot.data.assembly import Assembler
+from regionspot.data.order import SequentialOrder
+
+
+class Recorder(pl.Callback):
+    """Writes down what a rank trains on, a JSON line a batch; and kills it, if asked."""
+
+    def __init__(self, folder: str, kill_at_step: int = 0) -> None:
+        self._folder = Path(folder)
+        self._kill_at_step = kill_at_step
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: RegionBatch,
+        batch_idx: int,
+    ) -> None:
+        self._folder.mkdir(exist_ok=True)
+        line = {
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "keys": batch.keys,
+            "loss": outputs["loss"].item().hex(),
+        }
+        path = self._folder / f"rank{trainer.global_rank}.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if trainer.global_step == self._kill_at_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def all_in_order(data: CachedRegions) -> CacheLoader:
+    """Return all images in order, also those without regions; the last batch is smaller."""
+    (cache,), trainer = data.train_caches, data.trainer
+    assert trainer is not None
+    return CacheLoader(
+        SequentialOrder(num_images=len(cache), batch_size=data.batch_sizes[0]),
+        Assembler([cache]),
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+    )
+
+
+def run(words: list[str]) -> None:
+    """Run one command; the first word may be ``in-order``."""
+    if words[0] != "in-order":
+        return main(words)
+    with patch.object(CachedRegions, "train_dataloader", all_in_order):
+        return main(words[1:])
+
+
+if __name__ == "__main__":
+    for command in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+        run(command)
