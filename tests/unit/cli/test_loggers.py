@@ -33,7 +33,7 @@ def test_false_is_no_logger_at_all(tmp_path: Path) -> None:
 
 def asked_for(**told: str) -> Namespace:
     """Return the option as jsonargparse hands it over."""
-    wanted = Namespace()  # type: ignore[no-untyped-call]
+    wanted = Namespace()
     wanted["class_path"] = "lightning.pytorch.loggers.WandbLogger"
     for name, default in {"name": None, "save_dir": ".", "project": None}.items():
         wanted[f"init_args.{name}"] = told.get(name, default)
