@@ -113,3 +113,10 @@ class LossOptions:
     """How strongly easy decisions are discounted."""
     normalization: Normalization = "paper"
     """'paper': sum over images of the mean over regions. 'regions': mean over all regions."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1 or self.gamma < 0:
+            raise ConfigError(
+                f"model.loss has alpha {self.alpha} and gamma {self.gamma}; wanted a share in"
+                " [0, 1] and 0 or more."
+            )
