@@ -24,9 +24,10 @@ from regionspot.data.order import SequentialOrder
 class Recorder(pl.Callback):
     """Writes down what a rank trains on, a JSON line a batch; and kills it, if asked."""
 
-    def __init__(self, folder: str, kill_at_step: int = 0) -> None:
+    def __init__(self, folder: str, kill_at_step: int = 0, kill_by: str = "SIGKILL") -> None:
         self._folder = Path(folder)
         self._kill_at_step = kill_at_step
+        self._signal = signal.Signals[kill_by]
 
     @override
     def on_train_batch_end(
@@ -43,12 +44,14 @@ class Recorder(pl.Callback):
             "epoch": trainer.current_epoch,
             "keys": batch.keys,
             "loss": outputs["loss"].item().hex(),
+            # What DDP sends from rank 0 before each forward pass.
+            "num_buffers_sent": len(getattr(trainer.strategy.model, "modules_buffers", ())),
         }
         path = self._folder / f"rank{trainer.global_rank}.jsonl"
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if trainer.global_step == self._kill_at_step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)
 
 
 def all_in_order(data: CachedRegions) -> CacheLoader:

@@ -17,6 +17,7 @@ import torch
 from regionspot.cache import read_sidecar, shard_path
 from regionspot.cli.train import main
 from regionspot.core.errors import NotFiniteError
+from regionspot.training import finite
 from regionspot.training.finite import check_weights
 
 MakeCache = Callable[..., Path]
@@ -34,10 +35,11 @@ def _few_threads_and_the_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(E2E))
 
 
-def recorder(folder: Path, *, kill_at_step: int = 0) -> list[str]:
+def recorder(folder: Path, *, kill_at_step: int = 0, by: str = "SIGKILL") -> list[str]:
     return [
         *("--trainer.callbacks+=ranks_worker.Recorder", "--trainer.callbacks.folder", str(folder)),
         *("--trainer.callbacks.kill_at_step", str(kill_at_step)),
+        *("--trainer.callbacks.kill_by", by),
     ]
 
 
@@ -112,6 +114,28 @@ def test_a_killed_run_goes_on_with_the_same_images_and_the_same_losses(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on(
+    devices: int, make_cache: MakeCache, train_config: TrainConfig, tmp_path: Path
+) -> None:
+    fit = ["fit", "--config", str(train_config(make_cache(), max_steps=20, save_every=5))]
+    ended = run_train(
+        *(*fit, "--trainer.strategy", "ddp", "--trainer.devices", str(devices)),
+        # Sent to all ranks, as by `scancel`.
+        *recorder(tmp_path / "first", kill_at_step=12, by="SIGTERM"),
+    )
+    assert ended.returncode == 143, ended.stderr
+    assert "terminated: " in ended.stderr
+    assert "--ckpt_path last" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    for rank in range(devices):
+        # The step at hand was finished, and no other begun.
+        assert len(recorded(tmp_path / "first", rank)) == 12
+    main([*fit, "--ckpt_path", "last", *recorder(tmp_path / "rest")])
+    assert [line["step"] for line in recorded(tmp_path / "rest")] == list(range(11, 21))
+
+
+@pytest.mark.slow
 def test_a_run_resumed_on_more_ranks_sees_every_image_once_an_epoch(
     make_cache: MakeCache, train_config: TrainConfig, tmp_path: Path
 ) -> None:
@@ -132,38 +156,49 @@ def test_a_run_resumed_on_more_ranks_sees_every_image_once_an_epoch(
         assert last.exists()
         for rank in range(devices):
             for line in recorded(tmp_path / f"{devices}", rank):
+                assert line["num_buffers_sent"] == 0  # text banks, 40 MB for V3Det's classes
                 seen += [(line["epoch"], key) for key in line["keys"]]
     every_image = {f"image{number:03d}" for number in range(20)}
     assert Counter(seen) == Counter((epoch, key) for epoch in range(3) for key in every_image)
 
 
+@pytest.mark.parametrize(
+    ("late", "save_every", "stops_late"),
+    # Late is as on a GPU: at a checkpoint, or when 16 losses have come together.
+    [(False, 1000, False), (True, 1, False), (True, 1000, True)],
+)
 def test_a_loss_that_is_no_number_ends_the_run_with_the_keys_of_the_batch(
+    *,
+    late: bool,
+    save_every: int,
+    stops_late: bool,
     make_cache: MakeCache,
     train_config: TrainConfig,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(finite, "_must_be_waited_for", lambda _loss: late)
     cache = make_cache(huge={7}, codec="bfloat16")
-    config = train_config(cache, max_steps=20, save_every=1)
+    config = train_config(cache, max_steps=20, save_every=save_every)
     with pytest.raises(SystemExit) as exit_info:
         main(["fit", "--config", str(config), *recorder(tmp_path / "seen")])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err
-    *before, last = recorded(tmp_path / "seen")
-    assert "image007" in last["keys"]
-    assert not any("image007" in line["keys"] for line in before)
-    assert f"step {last['step']} " in error
-    assert all(key in error for key in last["keys"])
+    lines = recorded(tmp_path / "seen")
+    bad = next(line for line in lines if "image007" in line["keys"])
+    assert len(lines) == (16 if stops_late else bad["step"])
+    assert f"step {bad['step']} " in error
+    assert f": {', '.join(bad['keys'])}. " in error
     assert f"regionspot cache verify {cache}" in error
     assert "Traceback" not in error
     assert not (tmp_path / "run" / "head").exists()
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    if before:
+    assert checkpoint.exists() == (save_every == 1 and bad["step"] > 1)
+    if checkpoint.exists():
         content = torch.load(checkpoint, weights_only=True)
-        assert content["global_step"] == before[-1]["step"]
+        assert content["global_step"] == bad["step"] - 1
         assert all(tensor.isfinite().all() for tensor in content["state_dict"].values())
-    else:
-        assert not checkpoint.exists()
 
 
 def test_weights_that_are_not_finite_are_never_saved() -> None:

@@ -6,6 +6,7 @@ A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from regionspot.cli.errors import run_cli
@@ -187,7 +189,15 @@ def main(args: Sequence[str] | None = None) -> None:
     with warnings.catch_warnings():
         for message in _UPSTREAM_WARNINGS:
             warnings.filterwarnings("ignore", message=f"(?s).*{message}")
-        run_cli(command)
+        try:
+            run_cli(command)
+        except SIGTERMException:  # which would exit with 0, as if the run were complete
+            print(
+                "terminated: the same command with --ckpt_path last goes on from the last"
+                " checkpoint",
+                file=sys.stderr,
+            )
+            raise SystemExit(143) from None
 
 
 def _run_dir(options: Namespace) -> Path:

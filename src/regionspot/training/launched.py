@@ -30,10 +30,14 @@ class LaunchedRanks(pl.Callback):
         launcher = trainer.strategy.launcher
         if not isinstance(launcher, _SubprocessScriptLauncher) or not launcher.procs:
             return
-        if not isinstance(exception, Exception):  # a signal, which Lightning hands on itself
-            return
-        stopped = "" if isinstance(exception, RegionSpotError) else _stopped(launcher.procs)
+        # A signal is no news, and an error with a message is told by this rank itself.
+        told = not isinstance(exception, Exception) or isinstance(exception, RegionSpotError)
+        stopped = "" if told else _stopped(launcher.procs)
         launcher.kill(signal.SIGKILL)
+        for process in launcher.procs:
+            process.wait()
+        # Lightning watches this list, and would end rank 0 as well for what it finds in it.
+        launcher.procs.clear()
         if stopped:
             raise RankError(f"{stopped}; its message is above. All other ranks are ended, too.")
 

@@ -45,6 +45,7 @@ from regionspot.training.provenance import (
 )
 from regionspot.training.randomness import BatchSeeds
 from regionspot.training.schedule import learning_rate_factor
+from regionspot.training.terminated import EndTogether
 from regionspot.training.throughput import is_logging_step
 
 _PAPER_HEAD = HeadOptions()
@@ -141,7 +142,7 @@ class RegionSpotModule(pl.LightningModule):
     @override
     def configure_callbacks(self) -> list[pl.Callback]:
         """Return what every training needs: exact resuming, and an end that is loud."""
-        return [BatchSeeds(), self._finite_loss, LaunchedRanks()]
+        return [BatchSeeds(), self._finite_loss, EndTogether(), LaunchedRanks()]
 
     @override
     def setup(self, stage: str) -> None:
