@@ -12,8 +12,10 @@ from regionspot.cli.train import main
 from regionspot.model import load_trained_head
 
 ROOT = Path(__file__).parents[2]
-TOY = sorted((ROOT / "configs" / "toy").glob("train_*.yaml"))
-PAPER = sorted((ROOT / "configs" / "train").glob("*.yaml"))
+TOY = sorted((ROOT / "configs" / "toy").glob("train_stage*.yaml"))
+TOY_FAST = ROOT / "configs" / "toy" / "train_fast.yaml"
+PAPER = sorted((ROOT / "configs" / "train").glob("*_stage*.yaml"))
+FAST = ROOT / "configs" / "train" / "bl_fast.yaml"
 MakeCache = Callable[..., Path]
 
 
@@ -30,6 +32,9 @@ def test_the_configurations_are_there() -> None:
         *("bb_stage1", "bb_stage2", "bl336_stage1", "bl336_stage2", "bl_stage1", "bl_stage2"),
     ]
     assert [path.stem for path in TOY] == ["train_stage1", "train_stage2"]
+    for folder, known in (("train", [*PAPER, FAST]), ("toy", [*TOY, TOY_FAST])):
+        pattern = "*.yaml" if folder == "train" else "train_*.yaml"
+        assert set((ROOT / "configs" / folder).glob(pattern)) == set(known)
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
@@ -87,8 +92,34 @@ def test_the_toy_recipe_drops_the_rate_late_and_checkpoints_at_the_end(
     assert steps % config["trainer"]["val_check_interval"] == 0
 
 
+@pytest.mark.parametrize("path", [FAST, TOY_FAST], ids=lambda path: path.stem)
+def test_the_fast_recipe_sees_fewer_images_of_all_caches_in_larger_batches(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [
+        yaml.safe_load(one.read_text(encoding="utf-8"))
+        for one in (PAPER[-2:] if path == FAST else TOY)
+    ]
+    assert [len(one["data"]["train"]) for one in stages] == [1, 3]
+    fast = parsed(path, capsys)
+    assert fast["max_images"] < sum(one["max_images"] for one in stages)
+    assert fast["data"]["train"] == stages[1]["data"]["train"]
+    assert fast["data"]["batch_size"] >= 2 * stages[1]["data"]["batch_size"]
+    assert fast["max_images"] % fast["data"]["batch_size"] == 0
+    assert fast["model"].get("init_from") is None
+    assert fast["model"]["head"].items() >= stages[1]["model"]["head"].items()
+    assert fast["model"]["schedule"]["shape"] == "cosine"
+    average, *_, last = fast["trainer"]["callbacks"]
+    assert average["class_path"].endswith(".EMAWeightAveraging")
+    steps = fast["max_images"] // fast["data"]["batch_size"]
+    assert 1 / (1 - average["init_args"]["decay"]) < steps / 3
+    # The last checkpoint, and the last validation, are of the last step.
+    assert steps % last["init_args"]["every_n_train_steps"] == 0
+    assert steps % fast["trainer"]["val_check_interval"] == 0
+
+
 @pytest.mark.parametrize(
-    "path", [*TOY, *PAPER[:1]], ids=lambda path: f"{path.parent.stem}-{path.stem}"
+    "path", [*TOY, TOY_FAST, *PAPER[:1]], ids=lambda path: f"{path.parent.stem}-{path.stem}"
 )
 def test_the_recipe_runs(make_cache: MakeCache, tmp_path: Path, path: Path) -> None:
     torch.set_num_threads(1)
@@ -97,11 +128,13 @@ def test_the_recipe_runs(make_cache: MakeCache, tmp_path: Path, path: Path) -> N
     config["data"] |= {"train": [str(make_cache())], "val": None}
     config["model"]["init_from"] = None
     config["max_images"] = 3 * config["data"]["batch_size"]
+    config["model"]["schedule"]["warmup_images"] = config["data"]["batch_size"]
+    callbacks = config["trainer"]["callbacks"]
     config["trainer"] |= {
         "default_root_dir": str(tmp_path / "run"),
         "accelerator": "cpu",
         "devices": 1,
-        "callbacks": [],
+        "callbacks": [one for one in callbacks if "ModelCheckpoint" not in one["class_path"]],
         "log_every_n_steps": 1,
         "enable_checkpointing": False,
         "enable_progress_bar": False,

@@ -31,10 +31,13 @@ def test_false_is_no_logger_at_all(tmp_path: Path) -> None:
     assert loggers(tmp_path, given=False) == []
 
 
-def asked_for(**told: str | None) -> Namespace:
-    init_args = Namespace(name=None, save_dir=".", project=None)
-    init_args.update(Namespace(**told))
-    return Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=init_args)
+def asked_for(**told: str) -> Namespace:
+    """Return the option as jsonargparse hands it over."""
+    wanted = Namespace()
+    wanted["class_path"] = "lightning.pytorch.loggers.WandbLogger"
+    for name, default in {"name": None, "save_dir": ".", "project": None}.items():
+        wanted[f"init_args.{name}"] = told.get(name, default)
+    return wanted
 
 
 def test_wandb_is_told_only_what_the_user_left_out(
