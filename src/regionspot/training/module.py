@@ -1,7 +1,6 @@
 """The Lightning module: fusion head, loss, optimizer and what is logged."""
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -288,25 +287,16 @@ class RegionSpotModule(pl.LightningModule):
                 "this module has not been trained: the card of a head names its caches. Run"
                 " Trainer.fit with a CachedRegions data module first."
             )
-        return HeadCard(
+        schedule = dataclasses.asdict(self._schedule_options)
+        return provenance.card(
             head=self.head.spec,
             scale=log_scale.exp().item(),
             bias=bias.item(),
-            fingerprint=provenance.fingerprint.to_dict(),
-            vocabulary=provenance.vocabulary,
-            templates=provenance.templates,
-            prompts=provenance.prompts,
-            library_version=importlib.metadata.version("regionspot"),
             training={
                 "steps": self.trainer.global_step,
-                "batch_sizes": list(provenance.batch_sizes),
-                "caches": list(provenance.caches),
                 "init_from": self._init_from,
                 "optimizer": dataclasses.asdict(self._optimizer_options),
-                "schedule": {
-                    **dataclasses.asdict(self._schedule_options),
-                    "milestones_images": list(self._schedule_options.milestones_images),
-                },
+                "schedule": schedule | {"milestones_images": list(schedule["milestones_images"])},
                 "loss": dataclasses.asdict(self._loss_options),
             },
         )

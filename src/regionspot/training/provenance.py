@@ -1,6 +1,7 @@
 """Where a head comes from: the data of this run for its card, and the head it started from."""
 
 import dataclasses
+import importlib.metadata
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from regionspot.core.errors import WeightsError
 from regionspot.data import CachedRegions
 from regionspot.model import (
     RELEASED_SUFFIX,
+    HeadCard,
     HeadSpec,
     JsonValue,
     TrainedHead,
@@ -37,6 +39,33 @@ class Provenance:
     """Names of the caches."""
     batch_sizes: tuple[int, ...]
     """Images of a step of each cache, over all devices."""
+
+    def card(
+        self, *, head: HeadSpec, scale: float, bias: float, training: Mapping[str, JsonValue]
+    ) -> HeadCard:
+        """Return the card of a head that was trained on this data.
+
+        Args:
+            head: Its shape.
+            scale: Factor of the cosines.
+            bias: Added to every logit.
+            training: How it was trained, apart from the data.
+        """
+        return HeadCard(
+            head=head,
+            scale=scale,
+            bias=bias,
+            fingerprint=self.fingerprint.to_dict(),
+            vocabulary=self.vocabulary,
+            templates=self.templates,
+            prompts=self.prompts,
+            library_version=importlib.metadata.version("regionspot"),
+            training={
+                "caches": list(self.caches),
+                "batch_sizes": list(self.batch_sizes),
+                **training,
+            },
+        )
 
 
 def provenance_of(data: CachedRegions) -> Provenance:
