@@ -16,6 +16,7 @@ from regionspot.cache.feature_codec import (
 )
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
 from regionspot.cache.garbage import find_garbage
+from regionspot.cache.image_copies import BatchTargets
 from regionspot.cache.index import CacheIndex
 from regionspot.cache.index_building import build_index
 from regionspot.cache.labels import read_labels
@@ -72,6 +73,7 @@ __all__ = [
     "MANIFEST",
     "MEMBERS",
     "SCHEMA_VERSION",
+    "BatchTargets",
     "CacheFiles",
     "CacheIndex",
     "CacheMerge",

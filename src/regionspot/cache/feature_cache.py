@@ -1,11 +1,10 @@
 """A finished cache, opened for reading."""
 
 import logging
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from typing_extensions import override
 from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.category_tree import Descendants, read_category_tree
 from regionspot.cache.fingerprint import Fingerprint
+from regionspot.cache.image_copies import BatchTargets
 from regionspot.cache.index import CacheIndex
 from regionspot.cache.kept_tars import KeptRemoteFiles
 from regionspot.cache.layout import (
@@ -165,32 +165,35 @@ class FeatureCache:
             )
         return sample
 
-    def arrays(self, images: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Yield the arrays of images alone, in the order of `ARRAY_MEMBERS`, for a loader.
+    def copy_arrays(self, images: NDArray[np.int64], targets: BatchTargets) -> None:
+        """Copy the arrays of images into the rows of a batch, for a loader.
 
         They are those of `sample`, in a twentieth of the time: keys, ids and sizes are in `index`,
-        and that these bytes are the image's was checked when it was read for the first time.
+        and that these bytes are the image's was checked when it was read for the first time. What
+        lies behind an image's last region in its row is left as it is.
 
         Args:
             images: Positions in the cache, counted from 0.
-
-        Yields:
-            For each image, views of the memory map: feature map, position tokens, boxes, labels and
-            box scores.
+            targets: Where to.
 
         Raises:
             CacheCorruptError: An image, or the sidecar of its shard, is damaged.
             IndexError: The cache has no such image.
+            ShapeError: There is not room for all of it.
         """
+        if len(images) and not 0 <= images.min() <= images.max() < len(self):
+            raise IndexError(
+                f"images {images.min()} to {images.max()} are not all among the {len(self)} of"
+                f" {self.location}."
+            )
         index = self._index
-        for image, shard, offsets, num_regions in zip(
-            images.tolist(),
-            index.shards[images].tolist(),
-            index.data_offsets[images].tolist(),
-            index.num_regions[images].tolist(),
-            strict=True,
+        columns = (index.shards, index.data_offsets, index.num_regions)
+        for row, (image, shard, offsets, num_regions) in enumerate(
+            zip(images.tolist(), *(column[images].tolist() for column in columns), strict=True)
         ):
-            yield self._checked(image, shard).arrays(offsets, num_regions)
+            # Held by its name while it is copied from, or another thread might have it unmapped.
+            reader = self._checked(image, shard)
+            targets.fill(row, reader.address, offsets, num_regions)
 
     def read_ahead(self, images: NDArray[np.int64]) -> None:
         """Ask the system to read images from disk soon; returns at once.

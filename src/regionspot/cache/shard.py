@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from regionspot.cache.codec import HEADER_BYTES, encode_array, npy_header
 from regionspot.cache.layout import (
@@ -36,9 +35,6 @@ from regionspot.cache.tar import BLOCK_BYTES, TarWriter, WrittenMember
 from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import CacheCorruptError, RegionSpotError
 from regionspot.core.hashing import canonical_json
-
-# Made once: NumPy takes as long to read a dtype's name as to make a view.
-_FLOAT16, _FLOAT32, _INT64 = np.dtype("<f2"), np.dtype("<f4"), np.dtype("<i8")
 
 
 def write_shard(
@@ -130,8 +126,6 @@ class ShardReader:
         layout = sidecar.layout if isinstance(sidecar, ShardSidecar) else sidecar
         self._path = path
         self._layout = layout
-        self._feature_map_shape = layout.feature_map_form.shape
-        self._feature_map_dtype = np.dtype(layout.feature_map_form.dtype)
         self._check_offsets()
         # Arrays are made on a memoryview, since one made on the map itself would not keep it open.
         self._map: mmap.mmap | None = None
@@ -141,6 +135,7 @@ class ShardReader:
                 check_tar_bytes(os.fstat(file.fileno()).st_size, layout.tar_bytes, path)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 self._mapped = memoryview(self._map)
+                self._address = np.frombuffer(self._map, np.uint8).ctypes.data
         except FileNotFoundError:
             raise CacheCorruptError(
                 f"{path} is missing, though its shard was finished. Restore it, or make it"
@@ -193,8 +188,13 @@ class ShardReader:
             raise IndexError(f"image {index} is not among the {len(self)} of {self._path}.")
         layout = self._layout
         self._check_headers(mapped, index)
-        feature_map, position_tokens, boxes_xyxy, labels, box_scores = self.arrays(
-            layout.data_offsets[index].tolist(), int(layout.num_regions[index])
+        feature_map, position_tokens, boxes_xyxy, labels, box_scores = (
+            np.ndarray(shape, dtype, mapped, offset)
+            for offset, (dtype, shape) in zip(
+                layout.data_offsets[index].tolist(),
+                _forms(layout, int(layout.num_regions[index])),
+                strict=True,
+            )
         )
         meta = self._meta(mapped, int(layout.json_offsets[index]))
         try:
@@ -214,29 +214,15 @@ class ShardReader:
             raise self._damaged(f"image {index} is described by {meta} ({error!r})") from error
         return sample
 
-    def arrays(self, data_offsets: Sequence[int], num_regions: int) -> tuple[NDArray[Any], ...]:
-        """Return the arrays of an image, in the order of `ARRAY_MEMBERS`, without looking at them.
-
-        This is what a loader needs of an image that was checked (`check_image`): read-only views,
-        made in microseconds.
-
-        Args:
-            data_offsets: Where the data of the arrays starts in the tar, as the layout says.
-            num_regions: How many regions the image has.
+    @property
+    def address(self) -> int:
+        """Where the shard is mapped; good until the reader is closed or let go of.
 
         Raises:
             ValueError: The reader was closed.
         """
-        mapped, token_dim = self._open_map(), self._layout.token_dim
-        feature_map, tokens, boxes, labels, box_scores = data_offsets
-        # Written out, as this runs for every image of every step.
-        return (
-            np.ndarray(self._feature_map_shape, self._feature_map_dtype, mapped, feature_map),
-            np.ndarray((num_regions, token_dim), _FLOAT16, mapped, tokens),
-            np.ndarray((num_regions, 4), _FLOAT32, mapped, boxes),
-            np.ndarray((num_regions,), _INT64, mapped, labels),
-            np.ndarray((num_regions,), _FLOAT32, mapped, box_scores),
-        )
+        self._open_map()
+        return self._address
 
     def read_ahead(self, index: int) -> None:
         """Ask the system to read an image from disk soon; returns at once."""
@@ -277,7 +263,8 @@ class ShardReader:
         row_bytes = np.array([0, layout.token_dim * 2, 16, 8, 4])
         ends = layout.data_offsets + np.array([fixed, 0, 0, 0, 0])
         ends = ends + layout.num_regions[:, None] * row_bytes
-        if len(ends) and (ends.max() > layout.tar_bytes or layout.json_offsets.min() < 0):
+        starts = (layout.json_offsets, layout.data_offsets)
+        if len(ends) and (ends.max() > layout.tar_bytes or min(x.min() for x in starts) < 0):
             raise self._damaged("the sidecar or the index points outside the tar")
 
     def _damaged(self, what: str) -> CacheCorruptError:

@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regionspot.cache import FeatureCache, stored_dtype
+from regionspot.cache import BatchTargets, FeatureCache, stored_dtype
 from regionspot.data.batch import RegionBatch
 from regionspot.data.buffers import BufferPool
-from regionspot.data.order import BatchPlan, choose_regions
+from regionspot.data.order import BatchPlan, IndexArray, choose_regions
+
+RegionalArrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+"""Position tokens, boxes, labels and box scores of a batch, padded."""
 
 
 class Assembler:
@@ -52,26 +55,25 @@ class Assembler:
             cache.read_shard_ahead(shard)
         index, manifest = cache.index, cache.manifest
         counts = index.num_regions[images].astype(np.int64)
-        if self._max_regions is not None:
-            counts = np.minimum(counts, self._max_regions)
         batch_size, num_regions = len(images), int(counts.max(initial=0))
         form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
         feature_map = self._pool.take((batch_size, *form.shape), stored_dtype(manifest.codec))
-        tokens = np.zeros((batch_size, num_regions, token_dim), np.float16)
-        labels = np.full((batch_size, num_regions), -1, np.int64)
-        boxes = np.zeros((batch_size, num_regions, 4), np.float32)
-        box_scores = np.zeros((batch_size, num_regions), np.float32)
+        regional = (
+            np.zeros((batch_size, num_regions, token_dim), np.float16),
+            np.zeros((batch_size, num_regions, 4), np.float32),
+            np.full((batch_size, num_regions), -1, np.int64),
+            np.zeros((batch_size, num_regions), np.float32),
+        )
         feature_rows = feature_map.view(torch.uint8).numpy().view(form.dtype)
-        chosen_counts = counts.tolist()
-        for row, (features, *regions) in enumerate(cache.arrays(images)):
-            feature_rows[row] = features
-            count = chosen_counts[row]
-            regional = regions
-            if count < len(regions[0]):
-                image = (plan.source, int(images[row]))
-                regional = self._chosen(regions, epoch=epoch, image=image)
-            tokens[row, :count], boxes[row, :count] = regional[0], regional[1]
-            labels[row, :count], box_scores[row, :count] = regional[2], regional[3]
+        targets = BatchTargets(
+            (feature_rows, *regional), feature_map_form=form, token_dim=token_dim
+        )
+        cache.copy_arrays(images, targets)
+        limit = self._max_regions
+        if limit is not None and num_regions > limit:
+            regional = self._limited(regional, counts, plan, epoch=epoch)
+            counts, num_regions = np.minimum(counts, limit), limit
+        tokens, boxes, labels, box_scores = regional
         return RegionBatch(
             keys=tuple(key.decode("ascii") for key in index.keys[images].tolist()),
             image_ids=torch.from_numpy(index.image_ids[images]),
@@ -94,11 +96,18 @@ class Assembler:
             counts = np.minimum(counts, self._max_regions)
         return int(counts.sum())
 
-    def _chosen(
-        self, regional: Sequence[NDArray[Any]], *, epoch: int, image: tuple[int, int]
-    ) -> list[NDArray[Any]]:
-        """Return the regions of an image with too many that are used in an epoch."""
-        chosen = choose_regions(
-            len(regional[0]), self._max_regions, seed=self._seed, epoch=epoch, image=image
+    def _limited(
+        self, regional: RegionalArrays, counts: IndexArray, plan: BatchPlan, *, epoch: int
+    ) -> RegionalArrays:
+        """Return the regions that are used in an epoch, of images that may have too many."""
+        limit = self._max_regions
+        for row, image in enumerate(plan.images.tolist()):
+            chosen = choose_regions(
+                int(counts[row]), limit, seed=self._seed, epoch=epoch, image=(plan.source, image)
+            )
+            for array in regional:
+                array[row, : len(chosen)] = array[row, chosen]
+        tokens, boxes, labels, box_scores = (
+            np.ascontiguousarray(array[:, :limit]) for array in regional
         )
-        return [array[chosen] for array in regional]
+        return tokens, boxes, labels, box_scores

@@ -1,0 +1,86 @@
+"""What is copied by address is what NumPy reads there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from regionspot.cache import BatchTargets, FeatureCache
+from regionspot.core.errors import ShapeError
+
+MakeCache = Callable[..., Path]
+Arrays = list[NDArray[Any]]
+
+
+def empty_batch(cache: FeatureCache, batch_size: int, num_regions: int) -> Arrays:
+    form, token_dim = cache.manifest.feature_map_form, cache.manifest.fingerprint.token_dim
+    return [
+        np.full((batch_size, *form.shape), 7, form.dtype),
+        np.full((batch_size, num_regions, token_dim), 7, np.float16),
+        np.full((batch_size, num_regions, 4), 7, np.float32),
+        np.full((batch_size, num_regions), 7, np.int64),
+        np.full((batch_size, num_regions), 7, np.float32),
+    ]
+
+
+def targets(cache: FeatureCache, arrays: Arrays) -> BatchTargets:
+    manifest = cache.manifest
+    return BatchTargets(
+        arrays,
+        feature_map_form=manifest.feature_map_form,
+        token_dim=manifest.fingerprint.token_dim,
+    )
+
+
+@pytest.mark.parametrize("codec", ["float16", "bfloat16", "int8"])
+def test_rows_are_the_samples_and_what_lies_behind_them_is_left_alone(
+    codec: str, make_cache: MakeCache
+) -> None:
+    with FeatureCache.open(make_cache(codec=codec, empty={3})) as cache:
+        arrays = empty_batch(cache, 5, 6)
+        images = np.array([11, 3, 0, 11])
+        cache.copy_arrays(images, targets(cache, arrays))
+        for row, image in enumerate(images.tolist()):
+            sample = cache.sample(image)
+            np.testing.assert_array_equal(arrays[0][row], sample.feature_map)
+            for array, stored in zip(arrays[1:], sample.arrays[1:], strict=True):
+                np.testing.assert_array_equal(array[row, : len(stored)], stored)
+                assert (array[row, len(stored) :] == 7).all()
+        assert all((array[4] == 7).all() for array in arrays)
+
+
+@pytest.mark.parametrize("spoiled", range(5))
+def test_arrays_that_what_is_stored_does_not_fit_are_refused(
+    spoiled: int, make_cache: MakeCache
+) -> None:
+    with FeatureCache.open(make_cache()) as cache:
+        whole = empty_batch(cache, 4, 6)
+        for other in (
+            whole[spoiled].astype(np.complex64),  # wider numbers
+            whole[spoiled][:3],  # too few images
+            np.asfortranarray(whole[spoiled]),  # in another order
+        ):
+            arrays = [*whole]
+            arrays[spoiled] = other
+            with pytest.raises(ShapeError, match="to be filled"):
+                targets(cache, arrays)
+
+
+def test_more_than_there_is_room_for_is_refused(make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache()) as cache:  # image 3 has 4 regions
+        arrays = empty_batch(cache, 2, 3)
+        with pytest.raises(ShapeError, match="image 1 with 4 regions does not fit"):
+            cache.copy_arrays(np.array([0, 3]), targets(cache, arrays))
+        with pytest.raises(ShapeError, match="image 2 with 1 regions does not fit"):
+            cache.copy_arrays(np.array([0, 0, 0]), targets(cache, arrays))
+
+
+@pytest.mark.parametrize("image", [-1, 12])
+def test_an_image_that_is_not_there_is_refused(image: int, make_cache: MakeCache) -> None:
+    with FeatureCache.open(make_cache()) as cache:
+        arrays = empty_batch(cache, 1, 6)
+        with pytest.raises(IndexError, match="not all among the 12"):
+            cache.copy_arrays(np.array([image]), targets(cache, arrays))
