@@ -6,13 +6,12 @@ and it keeps two threads from being twice as fast as one. So this goes by addres
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from regionspot.cache.feature_codec import StoredForm
 from regionspot.core.errors import ShapeError
 
 _SIGNATURE = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -25,41 +24,48 @@ for _copy in (_copy_long, _copy_short):
 
 
 class BatchTargets:
-    """Padded arrays of a batch, to be filled image by image.
+    """Padded tensors of a batch, to be filled image by image.
 
     Args:
-        arrays: In the order of `ARRAY_MEMBERS`: feature maps (B, T, W), position tokens (B, R, S),
-            boxes (B, R, 4), labels (B, R), box scores (B, R), all C-contiguous and writable.
-        feature_map_form: How feature maps are stored.
+        tensors: In the order of `ARRAY_MEMBERS`: feature maps (B, T, W), position tokens (B, R, S)
+            float16, boxes (B, R, 4) float32, labels (B, R) int64, box scores (B, R) float32, all
+            contiguous, in the memory of the CPU.
+        feature_map_shape: Shape of a stored feature map, (T, W).
+        feature_map_dtype: Its dtype, see `stored_dtype`.
         token_dim: Width of stored position tokens, S.
 
     Raises:
-        ShapeError: An array has another shape or dtype than what is stored.
+        ShapeError: A tensor has another shape or dtype than what is stored.
     """
 
     def __init__(
-        self, arrays: Sequence[NDArray[Any]], *, feature_map_form: StoredForm, token_dim: int
+        self,
+        tensors: Sequence[Tensor],
+        *,
+        feature_map_shape: tuple[int, int],
+        feature_map_dtype: torch.dtype,
+        token_dim: int,
     ) -> None:
-        batch_size, num_regions = arrays[1].shape[:2]
-        wanted: tuple[tuple[str, tuple[int, ...]], ...] = (
-            (feature_map_form.dtype, (batch_size, *feature_map_form.shape)),
-            ("<f2", (batch_size, num_regions, token_dim)),
-            ("<f4", (batch_size, num_regions, 4)),
-            ("<i8", (batch_size, num_regions)),
-            ("<f4", (batch_size, num_regions)),
+        batch_size, num_regions = tensors[1].shape[:2]
+        wanted: tuple[tuple[torch.dtype, tuple[int, ...]], ...] = (
+            (feature_map_dtype, (batch_size, *feature_map_shape)),
+            (torch.float16, (batch_size, num_regions, token_dim)),
+            (torch.float32, (batch_size, num_regions, 4)),
+            (torch.int64, (batch_size, num_regions)),
+            (torch.float32, (batch_size, num_regions)),
         )
-        for array, (dtype, shape) in zip(arrays, wanted, strict=True):
-            fits = array.shape == shape and array.dtype == np.dtype(dtype)
-            if not (fits and array.flags.c_contiguous and array.flags.writeable):
+        for tensor, (dtype, shape) in zip(tensors, wanted, strict=True):
+            fits = tensor.shape == shape and tensor.dtype == dtype
+            if not (fits and tensor.is_contiguous() and tensor.is_cpu):
                 raise ShapeError(
-                    f"to be filled: {array.dtype} {array.shape}; wanted {dtype} {shape}, contiguous"
-                    " and writable."
+                    f"to be filled: {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}; wanted"
+                    f" {dtype} {shape} on the CPU, contiguous."
                 )
         self.batch_size, self.num_regions = batch_size, num_regions
-        self._arrays = arrays  # kept, as what follows are addresses in them
-        self._rows = [(array.ctypes.data, array.strides[0]) for array in arrays]
-        self._map_bytes = feature_map_form.num_bytes
-        self._token_bytes = 2 * token_dim
+        self._tensors = tensors  # kept, as what follows are addresses in them
+        self._addresses = tuple(tensor.data_ptr() for tensor in tensors)
+        self._map_bytes = math.prod(feature_map_shape) * feature_map_dtype.itemsize
+        self._token_bytes = token_dim * torch.float16.itemsize
 
     def fill(self, row: int, shard: int, data_offsets: Sequence[int], num_regions: int) -> None:
         """Copy one image.
@@ -78,13 +84,13 @@ class BatchTargets:
                 f"image {row} with {num_regions} regions does not fit into a batch of"
                 f" {self.batch_size} images of {self.num_regions} regions."
             )
-        (maps, map_row), (tokens, token_row), (boxes, box_row), (labels, label_row), scores = (
-            self._rows
-        )
+        maps, tokens, boxes, labels, scores = self._addresses
         at_map, at_tokens, at_boxes, at_labels, at_scores = data_offsets
+        map_bytes, token_bytes = self._map_bytes, self._token_bytes
+        region = row * self.num_regions  # the first one of the row
         # Written out, as this runs for every image of every step.
-        _copy_long(maps + row * map_row, shard + at_map, self._map_bytes)
-        _copy_short(tokens + row * token_row, shard + at_tokens, num_regions * self._token_bytes)
-        _copy_short(boxes + row * box_row, shard + at_boxes, num_regions * 16)
-        _copy_short(labels + row * label_row, shard + at_labels, num_regions * 8)
-        _copy_short(scores[0] + row * scores[1], shard + at_scores, num_regions * 4)
+        _copy_long(maps + row * map_bytes, shard + at_map, map_bytes)
+        _copy_short(tokens + region * token_bytes, shard + at_tokens, num_regions * token_bytes)
+        _copy_short(boxes + region * 16, shard + at_boxes, num_regions * 16)
+        _copy_short(labels + region * 8, shard + at_labels, num_regions * 8)
+        _copy_short(scores + region * 4, shard + at_scores, num_regions * 4)

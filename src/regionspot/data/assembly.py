@@ -1,18 +1,17 @@
 """Copy cached images into one padded batch: once, straight out of the memory map."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from regionspot.cache import BatchTargets, FeatureCache, stored_dtype
 from regionspot.data.batch import RegionBatch
 from regionspot.data.buffers import BufferPool
 from regionspot.data.order import BatchPlan, IndexArray, choose_regions
 
-RegionalArrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+RegionalTensors = tuple[Tensor, Tensor, Tensor, Tensor]
 """Position tokens, boxes, labels and box scores of a batch, padded."""
 
 
@@ -59,14 +58,16 @@ class Assembler:
         form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
         feature_map = self._pool.take((batch_size, *form.shape), stored_dtype(manifest.codec))
         regional = (
-            np.zeros((batch_size, num_regions, token_dim), np.float16),
-            np.zeros((batch_size, num_regions, 4), np.float32),
-            np.full((batch_size, num_regions), -1, np.int64),
-            np.zeros((batch_size, num_regions), np.float32),
+            torch.zeros((batch_size, num_regions, token_dim), dtype=torch.float16),
+            torch.zeros((batch_size, num_regions, 4)),
+            torch.full((batch_size, num_regions), -1),
+            torch.zeros((batch_size, num_regions)),
         )
-        feature_rows = feature_map.view(torch.uint8).numpy().view(form.dtype)
         targets = BatchTargets(
-            (feature_rows, *regional), feature_map_form=form, token_dim=token_dim
+            (feature_map, *regional),
+            feature_map_shape=form.shape,
+            feature_map_dtype=feature_map.dtype,
+            token_dim=token_dim,
         )
         cache.copy_arrays(images, targets)
         limit = self._max_regions
@@ -77,12 +78,12 @@ class Assembler:
         return RegionBatch(
             keys=tuple(key.decode("ascii") for key in index.keys[images].tolist()),
             image_ids=torch.from_numpy(index.image_ids[images]),
-            position_tokens=torch.from_numpy(tokens),
+            position_tokens=tokens,
             feature_map=feature_map,
             region_mask=torch.from_numpy(np.arange(num_regions) < counts[:, None]),
-            labels=torch.from_numpy(labels),
-            box_scores=torch.from_numpy(box_scores),
-            boxes_xyxy=torch.from_numpy(boxes),
+            labels=labels,
+            box_scores=box_scores,
+            boxes_xyxy=boxes,
             size_hw=torch.from_numpy(index.sizes_hw[images].astype(np.int64)),
             source=plan.source,
             num_regions_of_step=self._num_regions_of_step(plan),
@@ -97,17 +98,15 @@ class Assembler:
         return int(counts.sum())
 
     def _limited(
-        self, regional: RegionalArrays, counts: IndexArray, plan: BatchPlan, *, epoch: int
-    ) -> RegionalArrays:
+        self, regional: RegionalTensors, counts: IndexArray, plan: BatchPlan, *, epoch: int
+    ) -> RegionalTensors:
         """Return the regions that are used in an epoch, of images that may have too many."""
         limit = self._max_regions
         for row, image in enumerate(plan.images.tolist()):
             chosen = choose_regions(
                 int(counts[row]), limit, seed=self._seed, epoch=epoch, image=(plan.source, image)
             )
-            for array in regional:
-                array[row, : len(chosen)] = array[row, chosen]
-        tokens, boxes, labels, box_scores = (
-            np.ascontiguousarray(array[:, :limit]) for array in regional
-        )
+            for tensor in regional:
+                tensor[row, : len(chosen)] = tensor[row, chosen]
+        tokens, boxes, labels, box_scores = (tensor[:, :limit].contiguous() for tensor in regional)
         return tokens, boxes, labels, box_scores
