@@ -22,8 +22,9 @@ $(DONE): pyproject.toml constraints.txt
 quickstart: $(DONE)  ## Toy world to AP table: generate, cache, train, evaluate, write runs/quickstart/report.html.
 	$(VENV)/bin/regionspot quickstart
 
+# One process a core, of one thread each: threads of several processes would wait for each other.
 test: $(DONE)  ## Run the tests (a few minutes on 2 cores).
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(DONE)  ## Run the tests that take longer: full-size models, whole runs.
 	$(RUN) -m pytest -m slow
