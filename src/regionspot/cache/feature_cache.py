@@ -181,16 +181,13 @@ class FeatureCache:
             IndexError: The cache has no such image.
             ShapeError: There is not room for all of it.
         """
-        if len(images) and not 0 <= images.min() <= images.max() < len(self):
-            raise IndexError(
-                f"images {images.min()} to {images.max()} are not all among the {len(self)} of"
-                f" {self.location}."
-            )
         index = self._index
         columns = (index.shards, index.data_offsets, index.num_regions)
         for row, (image, shard, offsets, num_regions) in enumerate(
             zip(images.tolist(), *(column[images].tolist() for column in columns), strict=True)
         ):
+            if image < 0:  # what is too large was found by its column
+                raise IndexError(f"image {image} is not among the {len(self)} of {self.location}.")
             # Held by its name while it is copied from, or another thread might have it unmapped.
             reader = self._checked(image, shard)
             targets.fill(row, reader.address, offsets, num_regions)

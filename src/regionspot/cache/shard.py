@@ -120,6 +120,9 @@ class ShardReader:
         CacheCorruptError: The tar is missing or of another size than the sidecar says, so that
             mapping it would end the process with a bus error; or the sidecar points outside the
             tar.
+
+    Attributes:
+        address: Where the tar is mapped, as long as the reader is neither closed nor let go of.
     """
 
     def __init__(self, path: Path, sidecar: ShardSidecar | ShardLayout) -> None:
@@ -135,7 +138,7 @@ class ShardReader:
                 check_tar_bytes(os.fstat(file.fileno()).st_size, layout.tar_bytes, path)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 self._mapped = memoryview(self._map)
-                self._address = np.frombuffer(self._map, np.uint8).ctypes.data
+                self.address = np.frombuffer(self._map, np.uint8).ctypes.data
         except FileNotFoundError:
             raise CacheCorruptError(
                 f"{path} is missing, though its shard was finished. Restore it, or make it"
@@ -213,16 +216,6 @@ class ShardReader:
         except (KeyError, TypeError, IndexError, RegionSpotError) as error:
             raise self._damaged(f"image {index} is described by {meta} ({error!r})") from error
         return sample
-
-    @property
-    def address(self) -> int:
-        """Where the shard is mapped; good until the reader is closed or let go of.
-
-        Raises:
-            ValueError: The reader was closed.
-        """
-        self._open_map()
-        return self._address
 
     def read_ahead(self, index: int) -> None:
         """Ask the system to read an image from disk soon; returns at once."""

@@ -26,7 +26,8 @@ class BufferPool:
 
     def __init__(self, *, pin_memory: bool = False) -> None:
         self._pin_memory = pin_memory
-        self._free: deque[Tensor] = deque()  # appending and popping are atomic: no lock
+        # Appending and popping are atomic: no lock.
+        self._free: deque[NDArray[np.uint8]] = deque()
         self.num_allocated = 0
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -37,17 +38,20 @@ class BufferPool:
         storage = self._free_storage(num_bytes)
         # torch keeps the array alive until the memory of the tensor and of all its views is let
         # go; that is the moment to take the storage back.
-        array: NDArray[np.uint8] = storage.numpy()[:num_bytes]
+        array = storage[:num_bytes]
         weakref.finalize(array, self._free.append, storage).atexit = False
         return torch.from_numpy(array).view(dtype).view(shape)
 
-    def _free_storage(self, num_bytes: int) -> Tensor:
+    def _free_storage(self, num_bytes: int) -> NDArray[np.uint8]:
         while self._free:
             storage = self._free.pop()
-            if storage.numel() >= num_bytes:
+            if len(storage) >= num_bytes:
                 return storage  # smaller ones are dropped: batches only ever grow to a maximum
         self.num_allocated += 1
         if self._pin_memory:
-            return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+            pinned: NDArray[np.uint8] = torch.empty(
+                num_bytes, dtype=torch.uint8, pin_memory=True
+            ).numpy()
+            return pinned
         # NumPy asks for huge pages, torch does not: copying into these is a fifth faster.
-        return torch.from_numpy(np.empty(num_bytes, np.uint8))
+        return np.empty(num_bytes, np.uint8)

@@ -134,6 +134,8 @@ class SequentialOrder:
 
 def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
     """Return a rank's part of a batch: every ``world_size``-th image, possibly none."""
+    if world_size == 1:
+        return plan
     return dataclasses.replace(
         plan, images=plan.images[rank::world_size], images_of_step=plan.images
     )

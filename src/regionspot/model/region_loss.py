@@ -97,9 +97,9 @@ class _Tile:
     """Of these, regions that go through the elementwise passes together."""
 
 
-# On a CPU, the passes over 32 x 2048 numbers stay within its second-level cache; elsewhere few
+# On a CPU, the passes over 64 x 2048 numbers stay within its second-level cache; elsewhere few
 # large kernels are better, as far as 100 MB go.
-_CPU_TILE = _Tile(regions=256, classes=2048, regions_at_once=32)
+_CPU_TILE = _Tile(regions=256, classes=2048, regions_at_once=64)
 _DEVICE_TILE = _Tile(regions=512, classes=16384, regions_at_once=512)
 
 
@@ -124,11 +124,15 @@ class _WrongClasses(torch.autograd.Function):
             slopes=torch.zeros_like(scaled_NE),
             bias_slopes=scaled_NE.new_zeros(len(scaled_NE)) if ctx.needs_input_grad[1] else None,
         )
+        # Once: to allocate it for every product would cost as many page faults as there are pages.
+        logits = scaled_NE.new_empty(
+            min(tile.regions, len(scaled_NE)) * min(tile.classes, len(bank_CE))
+        )
         for start in range(0, len(scaled_NE), tile.regions):
             rows = slice(start, start + tile.regions)
             factor_NE = scaled_NE[rows].to(matmul_dtype)
             _add_wrong_classes(
-                factor_NE, bias, bank_CE, labels_N[rows], gamma, tile, sums.rows(rows)
+                factor_NE, bias, bank_CE, labels_N[rows], gamma, tile, sums.rows(rows), logits
             )
         ctx.save_for_backward(sums.slopes, sums.bias_slopes)
         return sums.losses
@@ -177,8 +181,12 @@ def _add_wrong_classes(
     gamma: float,
     tile: _Tile,
     sums: _Sums,
+    logits: Tensor,
 ) -> None:
-    """Add up over tiles of classes what a few regions' wrong classes cost."""
+    """Add up over tiles of classes what a few regions' wrong classes cost.
+
+    ``logits`` is room for those of a tile.
+    """
     num_tiles = -(-len(bank_CE) // tile.classes)
     counts = torch.bincount(labels_N // tile.classes, minlength=num_tiles).tolist()
     of_tiles = labels_N.argsort().split(counts)  # the regions whose right class is in the tile
@@ -186,11 +194,16 @@ def _add_wrong_classes(
     for index, of_tile in enumerate(of_tiles):
         start = index * tile.classes
         part_CE = bank_CE[start : start + tile.classes].to(factor_NE.dtype)
-        x_NC = _logits(factor_NE, part_CE, bias)
+        x_NC = logits[: len(factor_NE) * len(part_CE)].view(len(factor_NE), len(part_CE))
+        if part_CE.dtype == x_NC.dtype:
+            torch.mm(factor_NE, part_CE.T, out=x_NC)
+        else:
+            x_NC.copy_(factor_NE @ part_CE.T)
         x_NC[of_tile, column_N[of_tile]] = -torch.inf
         for x_rows, losses in zip(
             x_NC.split(tile.regions_at_once), sums.losses.split(tile.regions_at_once), strict=True
         ):
+            x_rows.add_(bias)  # here, where it is at hand: addmm would write it to all of x first
             losses.add_(_focal_and_slope_(x_rows, gamma))
         if sums.bias_slopes is not None:
             sums.bias_slopes.add_(x_NC.sum(dim=1))
@@ -198,12 +211,6 @@ def _add_wrong_classes(
             sums.slopes.addmm_(x_NC, part_CE)
         else:
             sums.slopes.add_(x_NC.to(part_CE.dtype) @ part_CE)
-
-
-def _logits(factor_NE: Tensor, part_CE: Tensor, bias: Tensor) -> Tensor:
-    if factor_NE.dtype == bias.dtype:
-        return torch.addmm(bias, factor_NE, part_CE.T)
-    return (factor_NE @ part_CE.T).to(bias.dtype).add_(bias)  # the sum is not to be rounded
 
 
 def _focal_and_slope_(x_NC: Tensor, gamma: float) -> Tensor:
