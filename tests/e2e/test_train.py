@@ -306,6 +306,17 @@ def test_mistakes_of_the_user_end_with_a_message_and_code_2(
     assert "Traceback" not in error
 
 
+def test_a_checkpoint_that_is_not_there_is_told(
+    make_cache: MakeCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, [make_cache()])
+    with pytest.raises(SystemExit) as exit_info:
+        main(["fit", "--config", str(config), "--ckpt_path", str(tmp_path / "nope.ckpt")])
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'nope.ckpt'} is no file. {tmp_path / 'run'} has no checkpoints" in error
+
+
 def test_a_mistyped_option_is_named(
     make_cache: MakeCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,9 +24,10 @@ from typing_extensions import override
 from regionspot.cli.errors import run_cli
 from regionspot.cli.loggers import DEFAULT_LOGGERS, complete_wandb, loggers
 from regionspot.core.atomic import write_text_atomic
-from regionspot.core.errors import ConfigError
+from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.data import CachedRegions
 from regionspot.model import RUN_FOLDER, save_trained_head
+from regionspot.storage import is_url
 from regionspot.training import (
     SUMMARY_NAME,
     LossByCache,
@@ -41,6 +42,9 @@ _UPSTREAM_WARNINGS = (
     "instantiate_classes",
     "LeafSpec",
 )
+
+_CHECKPOINT_WORDS = ("last", "best", "hpc")
+"""What Lightning takes for a checkpoint beside a path."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -93,8 +97,9 @@ class TrainCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        """Tell W&B, where it is asked for, what the run is called and where its folder is."""
+        """Refuse a checkpoint that is not there; tell W&B the name of the run and its folder."""
         options = self.config[self.subcommand]
+        _check_checkpoint(options.ckpt_path, _run_dir(options))
         complete_wandb(_run_dir(options), given=options.trainer.logger)
 
     @override
@@ -202,3 +207,15 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run_dir(options: Namespace) -> Path:
     return Path(options.trainer.default_root_dir or Path.cwd())
+
+
+def _check_checkpoint(ckpt_path: str | None, run_dir: Path) -> None:
+    if ckpt_path is None or ckpt_path in _CHECKPOINT_WORDS or is_url(ckpt_path):
+        return
+    if not Path(ckpt_path).is_file():
+        found = sorted(str(path) for path in (run_dir / "checkpoints").glob("*.ckpt"))
+        raise MissingFileError(
+            f"--ckpt_path {ckpt_path} is no file. {run_dir} has"
+            f" {', '.join(found) or 'no checkpoints'}; --ckpt_path last takes the newest last.ckpt"
+            " of this run, and starts afresh without one."
+        )
