@@ -168,9 +168,9 @@ class FeatureCache:
     def copy_arrays(self, images: NDArray[np.int64], targets: BatchTargets) -> None:
         """Copy the arrays of images into the rows of a batch, for a loader.
 
-        They are those of `sample`, in a twentieth of the time: keys, ids and sizes are in `index`,
-        and that these bytes are the image's was checked when it was read for the first time. What
-        lies behind an image's last region in its row is left as it is.
+        They are those of `sample`, without parsing: keys, ids and sizes are in `index`, and that
+        these bytes are the image's was checked when it was read for the first time. What lies
+        behind an image's last region in its row is left as it is.
 
         Args:
             images: Positions in the cache, counted from 0.

@@ -44,14 +44,11 @@ class BufferPool:
 
     def _free_storage(self, num_bytes: int) -> NDArray[np.uint8]:
         while self._free:
-            storage = self._free.pop()
-            if len(storage) >= num_bytes:
-                return storage  # smaller ones are dropped: batches only ever grow to a maximum
+            free = self._free.pop()
+            if len(free) >= num_bytes:
+                return free  # smaller ones are dropped: batches only ever grow to a maximum
         self.num_allocated += 1
-        if self._pin_memory:
-            pinned: NDArray[np.uint8] = torch.empty(
-                num_bytes, dtype=torch.uint8, pin_memory=True
-            ).numpy()
-            return pinned
-        # NumPy asks for huge pages, torch does not: copying into these is a fifth faster.
-        return np.empty(num_bytes, np.uint8)
+        storage: NDArray[np.uint8] = torch.empty(
+            num_bytes, dtype=torch.uint8, pin_memory=self._pin_memory
+        ).numpy()
+        return storage

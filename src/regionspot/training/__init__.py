@@ -1,7 +1,7 @@
 """Training of the fusion head with Lightning."""
 
 from regionspot.training.loss_by_cache import LossByCache
-from regionspot.training.module import RegionSpotModule, ValidationOutput
+from regionspot.training.module import RegionSpotModule
 from regionspot.training.options import (
     ClassifierOptions,
     HeadOptions,
@@ -9,6 +9,7 @@ from regionspot.training.options import (
     OptimizerOptions,
     ScheduleOptions,
 )
+from regionspot.training.outputs import ValidationOutput
 from regionspot.training.summary import SUMMARY_NAME, TrainingSummary, summarize
 from regionspot.training.throughput import Throughput
 

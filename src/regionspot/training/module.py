@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -36,6 +36,7 @@ from regionspot.training.options import (
     OptimizerOptions,
     ScheduleOptions,
 )
+from regionspot.training.outputs import TrainingOutput, ValidationOutput
 from regionspot.training.provenance import (
     Provenance,
     load_start,
@@ -52,24 +53,6 @@ _PAPER_CLASSIFIER = ClassifierOptions()
 _PAPER_OPTIMIZER = OptimizerOptions()
 _PAPER_SCHEDULE = ScheduleOptions()
 _PAPER_LOSS = LossOptions()
-
-
-class TrainingOutput(TypedDict):
-    """What a training step hands to Lightning and to callbacks."""
-
-    loss: Tensor
-    """What is differentiated: the loss of this rank's images times `_share_factor`."""
-    batch_loss: Tensor
-    """Its mean over the ranks is the loss of the whole batch."""
-
-
-class ValidationOutput(TypedDict):
-    """What a validation step hands to callbacks."""
-
-    scores: Tensor
-    """Probabilities over the validation vocabulary, (B, R, C) float32; padding holds no meaning."""
-    batch: RegionBatch
-    """The images they belong to."""
 
 
 class RegionSpotModule(pl.LightningModule):
