@@ -6,8 +6,11 @@
 A cache at BL sizes (526 KB of feature map an image, 1 to 16 regions) is read in shuffled order into
 padded batches of 16, in turn, several times, in one process, from memory that is warm:
 
-- memcpy: NumPy copies the feature maps alone, in random order, from one block of memory. No
-  loader can be faster, short of not copying;
+- memcpy: NumPy copies the feature maps alone, in random order, from one block of memory into one
+  batch that stays in the processor's cache. No loader can be faster, short of not copying;
+- memcpy, 4 batches: the same into four batches in turn, as many as our loader has in use (one at
+  its consumer's, one ready, two being made). Together they exceed most processors' caches, so that
+  what is written goes to memory;
 - regionspot: our assembler in this thread; and our loader, with its two threads that work ahead,
   as training uses it;
 - webdataset: its own reader and decoder on our shards, shuffled by shard and in a buffer of 100;
@@ -37,6 +40,7 @@ import torch
 import webdataset
 from jsonargparse import auto_cli
 from litdata.streaming.writer import BinaryWriter
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from regionspot.cache import (
@@ -149,17 +153,17 @@ def made_up_fingerprint() -> Fingerprint:
 
 
 class Memcpy:
-    """Feature maps in one block of memory, copied in random order."""
+    """Feature maps in one block of memory, copied in random order into batches in turn."""
 
-    def __init__(self, num_images: int) -> None:
-        self._source = np.ones((num_images, NUM_TOKENS * WIDTH), np.float16)
-        self._order = np.random.default_rng(0).permutation(num_images).tolist()
-        self._batch = np.empty((BATCH_SIZE, NUM_TOKENS * WIDTH), np.float16)
+    def __init__(self, source: NDArray[np.float16], *, num_batches: int) -> None:
+        self._source = source
+        self._order = np.random.default_rng(0).permutation(len(source)).tolist()
+        self._rows = np.empty((num_batches * BATCH_SIZE, NUM_TOKENS * WIDTH), np.float16)
 
     def __call__(self) -> int:
         """Copy all, once."""
         for place, image in enumerate(self._order):
-            self._batch[place % BATCH_SIZE] = self._source[image]
+            self._rows[place % len(self._rows)] = self._source[image]
         return len(self._order)
 
 
@@ -296,8 +300,10 @@ def warm_ways(setting: Setting) -> dict[str, Callable[[], int]]:
     webdataset_reads = partial(read_webdataset, setting)
     litdata_reads = partial(read_litdata, setting)
     workers = best_number_of_workers(webdataset_reads), best_number_of_workers(litdata_reads)
+    source = np.ones((setting.num_images, NUM_TOKENS * WIDTH), np.float16)
     return {
-        "memcpy": Memcpy(setting.num_images),
+        "memcpy": Memcpy(source, num_batches=1),
+        "memcpy, 4 batches": Memcpy(source, num_batches=4),
         "regionspot, this thread": OurLoader(setting, working_ahead=False),
         "regionspot, its threads working ahead": OurLoader(setting, working_ahead=True),
         f"webdataset, {workers[0]} workers": lambda: webdataset_reads(workers[0]),

@@ -2,7 +2,9 @@
 
 import hashlib
 import pickle
+import re
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -247,11 +249,77 @@ def test_what_cannot_be_opened_is_told(bucket: str, monkeypatch: pytest.MonkeyPa
         FeatureCache.open(f"{bucket}/nothing")
 
 
-def test_reading_ahead_fetches_no_shard(make_cache: MakeCache, bucket: str, home: Path) -> None:
-    url = upload(make_cache(), f"{bucket}/cache")
-    with FeatureCache.open(url) as cache:
-        cache.read_ahead(np.array([7]))
-        assert copies(home) == []
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_reading_ahead_fetches_shards_in_the_background_if_all_of_them_can_be_kept(
+    make_cache: MakeCache, bucket: str, home: Path
+) -> None:
+    folder = make_cache()
+    url = upload(folder, f"{bucket}/cache")
+    size = sum(path.stat().st_size for path in folder.glob("shards/*.tar"))
+    images = np.array([7, 8, 0])
+    with FeatureCache.open(url, max_local_gb=0.9 * size / 1e9) as cache:
+        cache.read_ahead(images)
+        assert not cache._fetching_ahead._asked
+    with FeatureCache.open(url, max_local_gb=1.1 * size / 1e9) as cache:
+        cache.read_ahead(images)
+        wait_for(lambda: copies(home) == of_shard(folder, 0, 1))
+
+
+def test_shards_of_the_next_window_are_fetched_while_images_of_this_one_are_drawn(
+    make_cache: MakeCache, bucket: str, home: Path
+) -> None:
+    folder = make_cache(num_images=40)  # 8 shards of 5
+    url = upload(folder, f"{bucket}/cache")
+    batches = iter(CachedRegions([url], batch_size=4, shuffle_window=2).train_dataloader())
+    next(batches)
+    # Two more are made ahead: 12 images, of the first two windows, that is of four shards at most.
+    # A fifth falls due while they are drawn.
+    wait_for(lambda: len(copies(home)) == 5)
+    del batches
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("num_kept", "window", "told"),
+    [
+        (8.1, None, None),
+        (7.1, None, r"only .* in random order they are fetched again .*shuffle_window 3\.$"),
+        (
+            1.5,
+            None,
+            r"in random order they are fetched again and again\. Raise [^,]* can take more\.$",
+        ),
+        (7.1, 3, None),
+        (7.1, 4, r"With data.shuffle_window 4, .* some are fetched twice\. .*shuffle_window 3\.$"),
+    ],
+)
+def test_too_little_room_for_shards_is_told_before_training(
+    num_kept: float,
+    window: int | None,
+    told: str | None,
+    make_cache: MakeCache,
+    bucket: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = make_cache(num_images=40)  # 8 shards of nearly the same size
+    url = upload(folder, f"{bucket}/cache")
+    largest = max(path.stat().st_size for path in folder.glob("shards/*.tar"))
+    data = CachedRegions(
+        [url], batch_size=4, shuffle_window=window, max_local_gb=num_kept * largest / 1e9
+    )
+    data.setup("fit")
+    texts = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    if told is None:
+        assert texts == []
+    else:
+        (text,) = texts
+        assert re.search(told, text)
 
 
 def test_a_copy_that_is_damaged_later_is_fetched_again(

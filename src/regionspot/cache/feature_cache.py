@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.category_tree import Descendants, read_category_tree
+from regionspot.cache.fetching_ahead import FetchingAhead
 from regionspot.cache.fingerprint import Fingerprint
 from regionspot.cache.image_copies import BatchTargets
 from regionspot.cache.index import CacheIndex
@@ -34,7 +35,6 @@ from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import CacheCorruptError, MissingFileError
-from regionspot.core.units import human_bytes
 from regionspot.storage import is_url, max_local_bytes
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class FeatureCache:
         self._index = index
         self._limit_bytes = limit_bytes
         num_open = max_open_shards(index.num_shards)
-        if is_url(files.location):
+        if self.is_remote:
             # A copy that was evicted takes its space as long as it is mapped.
             num_kept = limit_bytes // max(int(index.tar_bytes.max(initial=1)), 1)
             num_open = min(num_open, max(num_kept, 1))
@@ -64,8 +64,12 @@ class FeatureCache:
         # One byte each, set once this process has compared it with its checksum. Two threads may
         # do so at once, which does no harm.
         self._image_is_checked = bytearray(len(index))
-        self._fits_in_memory = fits_in_memory(int(index.tar_bytes.sum()))
+        num_bytes = int(index.tar_bytes.sum())
+        self._stays_at_hand = (
+            num_bytes <= limit_bytes if self.is_remote else fits_in_memory(num_bytes)
+        )
         self._shard_is_checked = bytearray(index.num_shards)
+        self._fetching_ahead = FetchingAhead(self._fetch)
 
     @classmethod
     def open(
@@ -101,13 +105,6 @@ class FeatureCache:
         files = KeptRemoteFiles(str(path), limit_bytes) if is_url(path) else CacheFiles(Path(path))
         with named_by_url(files):
             manifest, index = read_checked(files, fingerprint)
-        if is_url(path) and (total := int(index.tar_bytes.sum())) > limit_bytes:
-            logger.warning(
-                "%s has %s of shards, but only %s of them are kept here: those read in random order"
-                " are fetched again and again. Raise max_local_gb if the disk can take them, or set"
-                " data.shuffle_window to half as many shards as fit.",
-                *(path, human_bytes(total), human_bytes(limit_bytes)),
-            )
         return cls(files, manifest, index, limit_bytes=limit_bytes)
 
     @property
@@ -119,6 +116,16 @@ class FeatureCache:
     def location(self) -> str:
         """What the cache was opened by: its folder or its URL."""
         return self._files.location
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies behind a URL, so that its shards are fetched."""
+        return is_url(self._files.location)
+
+    @property
+    def limit_bytes(self) -> int:
+        """Disk space for the shards that are kept here of all remote caches."""
+        return self._limit_bytes
 
     @property
     def files(self) -> CacheFiles:
@@ -193,21 +200,26 @@ class FeatureCache:
             targets.fill(row, reader.address, offsets, num_regions)
 
     def read_ahead(self, images: NDArray[np.int64]) -> None:
-        """Ask the system to read images from disk soon; returns at once.
+        """Have images read from disk soon, or their shards fetched; returns at once.
 
-        Does nothing for images that were read before and should still be in memory, and for remote
-        caches, whose shards have yet to be fetched.
+        Does nothing for images that were read before and should still be at hand. Of a remote cache
+        of which not all shards can be kept here, none is fetched: it might go before it is used.
         """
-        if is_url(self.location):
+        if not self._stays_at_hand and self.is_remote:
             return
         for image, shard in zip(images.tolist(), self._index.shards[images].tolist(), strict=True):
-            if not (self._image_is_checked[image] and self._fits_in_memory):
+            if self._image_is_checked[image] and self._stays_at_hand:
+                continue
+            if self.is_remote:
+                self._fetching_ahead.ask(shard)
+            else:
                 self._reader(shard).read_ahead(self._place(image, shard))
 
     def read_shard_ahead(self, shard: int) -> None:
-        """Ask the system to read a shard from disk from front to end; returns soon."""
-        if is_url(self.location):
-            return  # it has yet to be fetched
+        """Have a shard read from disk from front to end, or fetched, soon; returns at once."""
+        if self.is_remote:
+            self._fetching_ahead.ask(shard)
+            return
         reader = self._reader(shard)
         for image in range(len(reader)):  # one by one: what one request reads ahead is limited
             reader.read_ahead(image)
@@ -296,11 +308,15 @@ class FeatureCache:
     def _open_shard(self, shard: int) -> ShardReader:
         sidecar_sha256 = self._sidecar_sha256(shard)
         # What is kept of a remote cache was compared with its sidecar when it was fetched.
-        if not (is_url(self.location) or self._shard_is_checked[shard]):
+        if not (self.is_remote or self._shard_is_checked[shard]):
             check_sidecar_is_known(self._path, shard, sidecar_sha256)
             self._shard_is_checked[shard] = True
         with self._files.tar(shard, sidecar_sha256) as path:
             return ShardReader(path, self._index.layout(shard))
+
+    def _fetch(self, shard: int) -> None:
+        with self._files.tar(shard, self._sidecar_sha256(shard)):
+            pass
 
 
 def _reopened(kind: type[FeatureCache], location: str, max_local_gb: float) -> FeatureCache:

@@ -17,6 +17,7 @@ from regionspot.core.errors import CacheMismatchError, ConfigError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.data.assembly import Assembler
 from regionspot.data.loader import CacheLoader
+from regionspot.data.local_room import warn_of_little_room
 from regionspot.data.order import IndexArray, MixedOrder, Order, SequentialOrder
 from regionspot.data.spec import FeatureSpec
 from regionspot.data.training_order import OrderOptions, batch_sizes_of, training_order
@@ -167,6 +168,7 @@ class CachedRegions(pl.LightningDataModule):
                 len(cache) - len(usable),
             )
         if stage == "fit":
+            warn_of_little_room(self.train_caches, self._order_options.shuffle_window)
             _LOGGER.info(
                 "An epoch has %d batches, of each cache %s",
                 self._order.num_batches,

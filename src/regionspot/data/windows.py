@@ -50,7 +50,8 @@ class ShardWindows:
         """Return the shards to begin reading while some images of a pass are drawn.
 
         They are those a group further on, in even steps, so that a disk is always busy and never
-        more than a group ahead. At the end of a pass they are the first ones of the next.
+        more than a group ahead. At the end of a pass they are the first ones of the next. With the
+        first images of all, they are those of the first group, too.
 
         Args:
             number_of_pass: Counted from 0.
@@ -60,7 +61,8 @@ class ShardWindows:
         """
         num_shards = len(self._present)
         first, last = (-(-drawn * num_shards // num_draws) for drawn in (start, stop))
-        places = range(first + self._group_size, last + self._group_size)
+        is_start = number_of_pass == start == 0
+        places = range(0 if is_start else first + self._group_size, last + self._group_size)
         return tuple(
             int(self._row(number_of_pass + place // num_shards)[place % num_shards])
             for place in places

@@ -78,15 +78,15 @@ def test_shards_fall_due_once_a_pass_group_by_group(
         seed=0,
         windows=ShardWindows(shards, group_size=window, seed=0),
     )
+    size = len(shard_sizes)
+    group_size = min(window, size)
     due: list[int] = []
     for number in range(3):
         for place in range(passes.num_batches):
             due += passes.shards_due(number * passes.num_batches + place)
-        assert len(due) == (number + 1) * len(shard_sizes)
-    size = len(shard_sizes)
-    group_size = min(window, size)
-    for number in (1, 2):  # the very first group is read without notice
-        row = due[number * size - group_size : (number + 1) * size - group_size]
+        assert len(due) == (number + 1) * size + group_size  # a group ahead
+    for number in range(3):
+        row = due[number * size : (number + 1) * size]
         assert sorted(row) == list(range(size))
         order = shards[pass_of(passes, number)].tolist()
         for group in range(0, size, group_size):
@@ -102,8 +102,10 @@ def test_shards_of_a_group_fall_due_one_by_one_while_the_group_before_is_drawn_f
     )
     # A shard every other batch of 5: those of images 30 to 59 while images 0 to 29 are drawn.
     due = [passes.shards_due(number) for number in range(24)]
-    assert [len(shards_due) for shards_due in due] == [1, 0] * 12
     order = shards[pass_of(passes, 0)].tolist()
+    at_once, due[0] = due[0][:3], due[0][3:]  # the first group of all is needed now
+    assert set(at_once) == set(order[:30])
+    assert [len(shards_due) for shards_due in due] == [1, 0] * 12
     for group in range(3):
         begun = [shard for batch in due[6 * group : 6 * group + 6] for shard in batch]
         assert set(begun) == set(order[30 * group + 30 : 30 * group + 60])
