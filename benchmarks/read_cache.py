@@ -187,18 +187,17 @@ class OurLoader:
     """Batches of a cache, from this thread or from the loader's own, epoch after epoch."""
 
     def __init__(self, setting: Setting, *, working_ahead: bool, window: int | None = None) -> None:
-        self._setting, self._working_ahead, self._epoch = setting, working_ahead, 0
-        self._window = window
+        self._setting, self._working_ahead, self._window = setting, working_ahead, window
+        self._next_batch = 0
         self.forget()
 
     def __call__(self) -> int:
         """Make all batches of an epoch."""
         if self._working_ahead:
             return sum(len(batch) for batch in self._loader)
-        self._epoch += 1
-        first = self._epoch * self._order.num_batches
-        plans = map(self._order.batch, range(first, first + self._order.num_batches))
-        return sum(len(self._assembler.assemble(plan, epoch=self._epoch)) for plan in plans)
+        first, self._next_batch = self._next_batch, self._next_batch + self._order.num_batches
+        plans = map(self._order.batch, range(first, self._next_batch))
+        return sum(len(self._assembler.assemble(plan)) for plan in plans)
 
     def forget(self) -> None:
         """Start as a new process would: nothing mapped, nothing checked."""

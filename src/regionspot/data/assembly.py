@@ -38,14 +38,14 @@ class Assembler:
         self._seed = seed
         self._pool = BufferPool(pin_memory=pin_memory)
 
-    def assemble(self, plan: BatchPlan, *, epoch: int) -> RegionBatch:
+    def assemble(self, plan: BatchPlan) -> RegionBatch:
         """Return the batch of a plan; may be called from several threads at once.
 
         Only the feature maps lie in memory that is used again, once no tensor refers to it.
 
         Args:
-            plan: Which images of which source; none gives an empty batch.
-            epoch: Decides, with the seed, which regions are used of an image with too many.
+            plan: Which images of which source; none gives an empty batch. Its number decides, with
+                the seed, which regions are used of an image with too many.
         """
         cache, images = self._caches[plan.source], plan.images
         # A disk gives its full rate only to many requests at once.
@@ -72,7 +72,7 @@ class Assembler:
         cache.copy_arrays(images, targets)
         limit = self._max_regions
         if limit is not None and num_regions > limit:
-            regional = self._limited(regional, counts, plan, epoch=epoch)
+            regional = self._limited(regional, counts, plan)
             counts, num_regions = np.minimum(counts, limit), limit
         tokens, boxes, labels, box_scores = regional
         return RegionBatch(
@@ -100,13 +100,17 @@ class Assembler:
         return int(counts.sum())
 
     def _limited(
-        self, regional: RegionalTensors, counts: IndexArray, plan: BatchPlan, *, epoch: int
+        self, regional: RegionalTensors, counts: IndexArray, plan: BatchPlan
     ) -> RegionalTensors:
-        """Return the regions that are used in an epoch, of images that may have too many."""
+        """Return the regions that are used in a batch, of images that may have too many."""
         limit = self._max_regions
         for row, image in enumerate(plan.images.tolist()):
             chosen = choose_regions(
-                int(counts[row]), limit, seed=self._seed, epoch=epoch, image=(plan.source, image)
+                int(counts[row]),
+                limit,
+                seed=self._seed,
+                batch=plan.number,
+                image=(plan.source, image),
             )
             for tensor in regional:
                 tensor[row, : len(chosen)] = tensor[row, chosen]

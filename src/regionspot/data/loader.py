@@ -7,7 +7,6 @@ other threads run, and handing it from process to process costs more than making
 
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -26,7 +25,7 @@ class CacheLoader:
 
     Every iteration is an epoch of its own, with its own order: a second ``iter(loader)`` goes on
     with the next epoch, also when the first was left early. What is yielded depends only on the
-    order's seed and the epoch.
+    order's seed and the numbers of the batches.
 
     Args:
         order: Which images make up which batch.
@@ -77,7 +76,7 @@ class CacheLoader:
         self._restored = False
         end = self._next_batch + len(self) - self._next_batch % len(self)
         made = made_ahead(
-            partial(self._assembler.assemble, epoch=self._next_batch // len(self)),
+            self._assembler.assemble,
             map(self._share, range(self._next_batch, end)),
             num_threads=_NUM_THREADS,
             depth=self._prefetch_batches,

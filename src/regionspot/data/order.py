@@ -24,6 +24,8 @@ IndexArray = NDArray[np.int64]
 class BatchPlan:
     """The images of one batch, all of one cache."""
 
+    number: int
+    """Which batch of the run, counted from 0 over all epochs."""
     source: int
     """Which cache, counted from 0."""
     images: IndexArray
@@ -94,7 +96,10 @@ class MixedOrder:
         turn = epoch * self._counts[source] + int(turns[place])
         passes = self._sources[source]
         return BatchPlan(
-            source=source, images=passes.batch(turn), shards_due=passes.shards_due(turn)
+            number=number,
+            source=source,
+            images=passes.batch(turn),
+            shards_due=passes.shards_due(turn),
         )
 
     def _turns(self, epoch: int) -> tuple[IndexArray, IndexArray]:
@@ -129,7 +134,7 @@ class SequentialOrder:
         """Return a batch; ``number`` is counted from 0 over all epochs."""
         start = number % self.num_batches * self.batch_size
         stop = min(start + self.batch_size, self.num_images)
-        return BatchPlan(source=0, images=np.arange(start, stop, dtype=np.int64))
+        return BatchPlan(number=number, source=0, images=np.arange(start, stop, dtype=np.int64))
 
 
 def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
@@ -142,15 +147,15 @@ def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
 
 
 def choose_regions(
-    num_regions: int, limit: int | None, *, seed: int, epoch: int, image: tuple[int, int]
+    num_regions: int, limit: int | None, *, seed: int, batch: int, image: tuple[int, int]
 ) -> IndexArray:
-    """Choose which regions of an image to use in an epoch.
+    """Choose which regions of an image to use in a batch.
 
     Args:
         num_regions: How many there are.
         limit: How many to use at most; None for all.
-        seed: The run's seed; the choice depends on it, on the epoch and on the image.
-        epoch: Counted from 0.
+        seed: The run's seed; the choice depends on it, on the batch and on the image.
+        batch: Number of the batch in the run.
         image: Number of the source, and position of the image in it.
 
     Returns:
@@ -158,5 +163,5 @@ def choose_regions(
     """
     if limit is None or num_regions <= limit:
         return np.arange(num_regions, dtype=np.int64)
-    rng = generator(seed, Purpose.REGIONS, epoch, *image)
+    rng = generator(seed, Purpose.REGIONS, batch, *image)
     return np.sort(rng.choice(num_regions, size=limit, replace=False)).astype(np.int64)

@@ -29,8 +29,8 @@ def test_shards_that_fall_due_are_read_ahead_from_front_to_end(
     make_cache: MakeCache, announced: list[tuple[str, int]]
 ) -> None:
     with FeatureCache.open(make_cache()) as cache:
-        plan = BatchPlan(source=0, images=np.array([0]), shards_due=(2, 1))
-        Assembler([cache]).assemble(plan, epoch=0)
+        plan = BatchPlan(number=0, source=0, images=np.array([0]), shards_due=(2, 1))
+        Assembler([cache]).assemble(plan)
     second, third = (f"00000{shard}.tar" for shard in (1, 2))
     assert announced == [
         ("000000.tar", 0),

@@ -14,6 +14,7 @@ from regionspot.data import CacheLoader, RegionBatch
 from regionspot.data.assembly import Assembler
 from regionspot.data.order import BatchPlan, MixedOrder, SequentialOrder
 from regionspot.data.passes import ShuffledPasses
+from regionspot.data.repeats import RepeatedDraws
 
 MakeCache = Callable[..., Path]
 
@@ -199,6 +200,19 @@ def test_regions_are_limited_and_stay_together(make_cache: MakeCache) -> None:
     np.testing.assert_array_equal(
         batch.position_tokens[3].numpy(), np.asarray(sample.position_tokens)[rows]
     )
+
+
+def test_an_image_that_is_drawn_again_in_an_epoch_shows_other_regions(
+    make_cache: MakeCache,
+) -> None:
+    with FeatureCache.open(make_cache(num_images=5)) as cache:  # image 3 has 4 regions
+        often = RepeatedDraws(np.array([20.0]))
+        passes = ShuffledPasses(np.array([3]), batch_size=1, seed=0, repeats=often)
+        made = assembler([cache], max_regions=2)
+        batches = list(CacheLoader(MixedOrder([passes], seed=0), made))
+        assert [batch.keys for batch in batches] == [(cache.index.key(3),)] * 20
+        shown = {tuple(map(tuple, batch.boxes_xyxy[0].tolist())) for batch in batches}
+        assert len(shown) > 3  # of 6 pairs
 
 
 def test_moving_a_batch_moves_every_tensor(make_cache: MakeCache) -> None:

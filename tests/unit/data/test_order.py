@@ -172,11 +172,11 @@ def test_sequential_order_visits_every_image_once_an_epoch() -> None:
 
 
 def test_regions_are_chosen_without_repeats_and_in_order() -> None:
-    assert choose_regions(3, None, seed=0, epoch=0, image=(0, 0)).tolist() == [0, 1, 2]
-    assert choose_regions(3, 3, seed=0, epoch=0, image=(0, 0)).tolist() == [0, 1, 2]
+    assert choose_regions(3, None, seed=0, batch=0, image=(0, 0)).tolist() == [0, 1, 2]
+    assert choose_regions(3, 3, seed=0, batch=0, image=(0, 0)).tolist() == [0, 1, 2]
     seen = Counter[int]()
-    for epoch in range(200):
-        chosen = choose_regions(10, 4, seed=0, epoch=epoch, image=(0, 7)).tolist()
+    for batch in range(200):
+        chosen = choose_regions(10, 4, seed=0, batch=batch, image=(0, 7)).tolist()
         assert len(set(chosen)) == 4
         assert chosen == sorted(chosen)
         seen.update(chosen)
