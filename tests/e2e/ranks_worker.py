@@ -50,7 +50,7 @@ class Recorder(pl.Callback):
         path = self._folder / f"rank{trainer.global_rank}.jsonl"
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if trainer.global_step == self._kill_at_step:
+        if self._kill_at_step and trainer.global_step == self._kill_at_step:
             os.kill(os.getpid(), self._signal)
 
 

@@ -113,12 +113,24 @@ def test_a_killed_run_goes_on_with_the_same_images_and_the_same_losses(
     assert logged(run, saved) == text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on(
-    devices: int, make_cache: MakeCache, train_config: TrainConfig, tmp_path: Path
+@pytest.mark.parametrize(
+    ("devices", "accumulate"),
+    [
+        (1, 3),
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on_where_it_was(
+    devices: int,
+    accumulate: int,
+    make_cache: MakeCache,
+    train_config: TrainConfig,
+    tmp_path: Path,
 ) -> None:
-    fit = ["fit", "--config", str(train_config(make_cache(), max_steps=20, save_every=5))]
+    config = train_config(make_cache(), max_steps=20, save_every=50, dropout=0.1)
+    fit = ["fit", "--config", str(config), "--trainer.accumulate_grad_batches", str(accumulate)]
+    main([*fit, "--trainer.default_root_dir", str(tmp_path / "all"), *recorder(tmp_path / "all")])
     ended = run_train(
         *(*fit, "--trainer.strategy", "ddp", "--trainer.devices", str(devices)),
         # Sent to all ranks, as by `scancel`.
@@ -129,10 +141,16 @@ def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on(
     assert "--ckpt_path last" in ended.stderr
     assert "Traceback" not in ended.stderr
     for rank in range(devices):
-        # The step at hand was finished, and no other begun.
-        assert len(recorded(tmp_path / "first", rank)) == 12
+        # The step at hand was finished and saved, and no other begun.
+        assert len(recorded(tmp_path / "first", rank)) == 12 * accumulate
+    run = tmp_path / "run"
+    assert [path.name for path in run.glob("checkpoints/*")] == ["last.ckpt"]
     main([*fit, "--ckpt_path", "last", *recorder(tmp_path / "rest")])
-    assert [line["step"] for line in recorded(tmp_path / "rest")] == list(range(11, 21))
+    wanted = recorded(tmp_path / "all")[12 * accumulate :]
+    rest = recorded(tmp_path / "rest")
+    assert [line["keys"] for line in rest] == [line["keys"] for line in wanted]
+    if devices == 1:
+        assert logged(run, 12) == logged(tmp_path / "all", 12)
 
 
 @pytest.mark.slow
