@@ -80,6 +80,10 @@ def variants(config: Path) -> dict[str, tuple[list[str], list[str]]]:
     in_order = ["in-order", *fit]
     regions = ["--model.loss.normalization", "regions"]
     twice = ["--trainer.accumulate_grad_batches", "2"]
+    average = [
+        "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging",
+        *("--trainer.callbacks.decay", "0.75"),
+    ]
     return {
         # 13 images in batches of 4: the last one has one image, for one rank.
         "paper": (in_order, in_order),
@@ -89,6 +93,7 @@ def variants(config: Path) -> dict[str, tuple[list[str], list[str]]]:
         "twice regions": ([*in_order, *regions, *twice], [*in_order, *regions, *twice]),
         "random order": (fit, fit),
         "compiled": ([*in_order, "--model.compile", "true"], in_order),
+        "average": ([*in_order, *average], [*in_order, *average]),
     }
 
 
@@ -123,12 +128,13 @@ def test_two_processes_train_as_one_does(
 
 
 @pytest.mark.slow
-def test_two_processes_accumulate_shuffle_and_compile_as_one_does(
+def test_two_processes_accumulate_shuffle_compile_and_average_as_one_does(
     make_cache: MakeCache, train_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     cache = make_cache(num_images=13, empty={4, 5, 6, 7, 8})
     config = train_config(cache, max_steps=6)
-    compare(tmp_path, config, 2, ["twice", "twice regions", "random order", "compiled"])
+    names = ["twice", "twice regions", "random order", "compiled", "average"]
+    compare(tmp_path, config, 2, names)
 
 
 @pytest.mark.slow
