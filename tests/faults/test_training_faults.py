@@ -140,6 +140,9 @@ def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on_where_it_was(
     assert "terminated: " in ended.stderr
     assert "--ckpt_path last" in ended.stderr
     assert "Traceback" not in ended.stderr
+    for once in ("GPU available", "images to train on", "An epoch has 3 batches"):
+        assert ended.stderr.count(once) == 1
+    assert "litlogger" not in ended.stderr
     for rank in range(devices):
         # The step at hand was finished and saved, and no other begun.
         assert len(recorded(tmp_path / "first", rank)) == 12 * accumulate

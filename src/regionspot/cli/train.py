@@ -5,6 +5,7 @@ A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_
 ``summary.json``.
 """
 
+import logging
 import math
 import sys
 import warnings
@@ -18,6 +19,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
@@ -176,6 +178,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The words after ``train.py``; the process's own by default.
     """
+    _log_to_console()
     # The docstrings under the fields of the option groups become help texts.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -203,6 +206,23 @@ def main(args: Sequence[str] | None = None) -> None:
                 file=sys.stderr,
             )
             raise SystemExit(143) from None
+
+
+def _log_to_console() -> None:
+    """Print what is logged, once: ours on the first rank, and Lightning's without its own ways."""
+    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    level = logging.INFO if is_first else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s")
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Lightning recommends a product of its makers in every run."""
+    return "litlogger" not in record.getMessage()
 
 
 def _run_dir(options: Namespace) -> Path:

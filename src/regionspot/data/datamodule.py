@@ -168,7 +168,8 @@ class CachedRegions(pl.LightningDataModule):
                 len(cache) - len(usable),
             )
         if stage == "fit":
-            warn_of_little_room(self.train_caches, self._order_options.shuffle_window)
+            if self.trainer is None or self.trainer.is_global_zero:
+                warn_of_little_room(self.train_caches, self._order_options.shuffle_window)
             _LOGGER.info(
                 "An epoch has %d batches, of each cache %s",
                 self._order.num_batches,
