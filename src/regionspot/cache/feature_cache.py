@@ -1,7 +1,5 @@
 """A finished cache, opened for reading."""
 
-import logging
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,7 +10,6 @@ from typing_extensions import override
 
 from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.category_tree import Descendants, read_category_tree
-from regionspot.cache.fetching_ahead import FetchingAhead
 from regionspot.cache.fingerprint import Fingerprint
 from regionspot.cache.image_copies import BatchTargets
 from regionspot.cache.index import CacheIndex
@@ -24,20 +21,13 @@ from regionspot.cache.layout import (
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest
-from regionspot.cache.opening import (
-    check_sidecar_is_known,
-    fits_in_memory,
-    max_open_shards,
-    read_checked,
-)
+from regionspot.cache.open_shards import OpenShards
+from regionspot.cache.opening import read_checked
 from regionspot.cache.remote_files import named_by_url
 from regionspot.cache.sample import CachedSample
-from regionspot.cache.shard import ShardReader
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import CacheCorruptError, MissingFileError
 from regionspot.storage import is_url, max_local_bytes
-
-logger = logging.getLogger(__name__)
 
 
 class FeatureCache:
@@ -55,21 +45,7 @@ class FeatureCache:
         self._manifest = manifest
         self._index = index
         self._limit_bytes = limit_bytes
-        num_open = max_open_shards(index.num_shards)
-        if self.is_remote:
-            # A copy that was evicted takes its space as long as it is mapped.
-            num_kept = limit_bytes // max(int(index.tar_bytes.max(initial=1)), 1)
-            num_open = min(num_open, max(num_kept, 1))
-        self._reader = lru_cache(maxsize=num_open)(self._open_shard)
-        # One byte each, set once this process has compared it with its checksum. Two threads may
-        # do so at once, which does no harm.
-        self._image_is_checked = bytearray(len(index))
-        num_bytes = int(index.tar_bytes.sum())
-        self._stays_at_hand = (
-            num_bytes <= limit_bytes if self.is_remote else fits_in_memory(num_bytes)
-        )
-        self._shard_is_checked = bytearray(index.num_shards)
-        self._fetching_ahead = FetchingAhead(self._fetch)
+        self._shards = OpenShards(files, index, limit_bytes=limit_bytes)
 
     @classmethod
     def open(
@@ -162,7 +138,7 @@ class FeatureCache:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} is not among the {len(self)} of {self.location}.")
         shard = int(self._index.shards[index])
-        sample = self._checked(index, shard).sample(self._place(index, shard))
+        sample = self._shards.reader(index, shard).sample(self._shards.place(index, shard))
         wanted = self._index.key(index)
         if sample.key != wanted:
             raise CacheCorruptError(
@@ -195,34 +171,20 @@ class FeatureCache:
         ):
             if image < 0:  # what is too large was found by its column
                 raise IndexError(f"image {image} is not among the {len(self)} of {self.location}.")
-            # Held by its name while it is copied from, or another thread might have it unmapped.
-            reader = self._checked(image, shard)
+            reader = self._shards.reader(image, shard)  # held while it is copied from
             targets.fill(row, reader.address, offsets, num_regions)
 
     def read_ahead(self, images: NDArray[np.int64]) -> None:
         """Have images read from disk soon, or their shards fetched; returns at once.
 
-        Does nothing for images that were read before and should still be at hand. Of a remote cache
-        of which not all shards can be kept here, none is fetched: it might go before it is used.
+        Does nothing for images that were read before and should still be at hand, nor for a remote
+        cache of which not all shards can be kept here.
         """
-        if not self._stays_at_hand and self.is_remote:
-            return
-        for image, shard in zip(images.tolist(), self._index.shards[images].tolist(), strict=True):
-            if self._image_is_checked[image] and self._stays_at_hand:
-                continue
-            if self.is_remote:
-                self._fetching_ahead.ask(shard)
-            else:
-                self._reader(shard).read_ahead(self._place(image, shard))
+        self._shards.read_images_ahead(images)
 
     def read_shard_ahead(self, shard: int) -> None:
         """Have a shard read from disk from front to end, or fetched, soon; returns at once."""
-        if self.is_remote:
-            self._fetching_ahead.ask(shard)
-            return
-        reader = self._reader(shard)
-        for image in range(len(reader)):  # one by one: what one request reads ahead is limited
-            reader.read_ahead(image)
+        self._shards.read_shard_ahead(shard)
 
     def text_bank(self, templates: str) -> NDArray[np.float32]:
         """Return the unit-norm embeddings, (C, E), of the vocabulary by the cache's CLIP.
@@ -263,7 +225,7 @@ class FeatureCache:
 
     def close(self) -> None:
         """Let go of all memory maps; those with samples still in use stay until these are gone."""
-        self._reader.cache_clear()
+        self._shards.close()
 
     def __enter__(self) -> Self:
         return self
@@ -279,44 +241,6 @@ class FeatureCache:
     @override
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return _reopened, (type(self), self.location, self._limit_bytes / 1e9)
-
-    def _checked(self, image: int, shard: int) -> ShardReader:
-        """Return the reader of the shard that holds an image, once that was found whole."""
-        reader = self._reader(shard)
-        if self._image_is_checked[image]:
-            return reader
-        place = self._place(image, shard)
-        try:
-            reader.check_image(place)
-        except CacheCorruptError:
-            if not self._files.drop_copy(shard, self._sidecar_sha256(shard)):
-                raise
-            # It was whole when it was fetched.
-            logger.warning("%s: the copy of shard %d here was damaged", self.location, shard)
-            self.close()
-            reader = self._reader(shard)
-            reader.check_image(place)
-        self._image_is_checked[image] = True
-        return reader
-
-    def _place(self, image: int, shard: int) -> int:
-        return image - int(self._index.shard_starts[shard])
-
-    def _sidecar_sha256(self, shard: int) -> str:
-        return self._index.sidecar_sha256[shard].decode("ascii")
-
-    def _open_shard(self, shard: int) -> ShardReader:
-        sidecar_sha256 = self._sidecar_sha256(shard)
-        # What is kept of a remote cache was compared with its sidecar when it was fetched.
-        if not (self.is_remote or self._shard_is_checked[shard]):
-            check_sidecar_is_known(self._path, shard, sidecar_sha256)
-            self._shard_is_checked[shard] = True
-        with self._files.tar(shard, sidecar_sha256) as path:
-            return ShardReader(path, self._index.layout(shard))
-
-    def _fetch(self, shard: int) -> None:
-        with self._files.tar(shard, self._sidecar_sha256(shard)):
-            pass
 
 
 def _reopened(kind: type[FeatureCache], location: str, max_local_gb: float) -> FeatureCache:

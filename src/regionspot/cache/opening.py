@@ -1,7 +1,5 @@
 """What is checked of a finished cache before its images are read."""
 
-import os
-import resource
 from pathlib import Path
 
 from regionspot.cache.cache_files import CacheFiles
@@ -20,9 +18,6 @@ from regionspot.cache.manifest import Manifest, read_manifest
 from regionspot.cache.shard import check_tar_bytes
 from regionspot.cache.sidecar import read_sealed_sidecar
 from regionspot.core.errors import CacheCorruptError, MissingFileError
-
-_DESCRIPTORS_LEFT = 512
-"""What is left to the rest of the process; each mapped shard takes a file descriptor."""
 
 
 def read_checked(files: CacheFiles, fingerprint: Fingerprint | None) -> tuple[Manifest, CacheIndex]:
@@ -89,22 +84,3 @@ def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:
             f" it: {CACHE_COMMAND}"
         )
     return index
-
-
-def max_open_shards(num_shards: int) -> int:
-    """Return how many shards to keep mapped; more files may be open from now on, if need be.
-
-    In random order each image is in another shard, and to map one anew costs as much as to copy an
-    image.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = soft + num_shards
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if allowed > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return max(min(num_shards, allowed - _DESCRIPTORS_LEFT), 64)
-
-
-def fits_in_memory(num_bytes: int) -> bool:
-    """Say whether files that were read once can be expected to stay in this machine's memory."""
-    return num_bytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2

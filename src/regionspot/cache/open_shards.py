@@ -1,0 +1,148 @@
+"""The shards of a cache that are open: mapped when first read, and each image checked once."""
+
+import logging
+import os
+import resource
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.cache.cache_files import CacheFiles
+from regionspot.cache.fetching_ahead import FetchingAhead
+from regionspot.cache.index import CacheIndex
+from regionspot.cache.opening import check_sidecar_is_known
+from regionspot.cache.shard import ShardReader
+from regionspot.core.errors import CacheCorruptError
+from regionspot.storage import is_url
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTORS_LEFT = 512
+"""What is left to the rest of the process; each mapped shard takes a file descriptor."""
+
+
+class OpenShards:
+    """Gives the reader of any shard, from several threads.
+
+    Args:
+        files: The files of the cache.
+        index: Its index.
+        limit_bytes: What the shards that are kept here of remote caches may take.
+    """
+
+    def __init__(self, files: CacheFiles, index: CacheIndex, *, limit_bytes: int) -> None:
+        self._files = files
+        self._index = index
+        self._is_remote = is_url(files.location)
+        num_open = _max_open(index.num_shards)
+        num_bytes = int(index.tar_bytes.sum())
+        if self._is_remote:
+            # A copy that was evicted takes its space as long as it is mapped.
+            num_kept = limit_bytes // max(int(index.tar_bytes.max(initial=1)), 1)
+            num_open = min(num_open, max(num_kept, 1))
+            self._stay_at_hand = num_bytes <= limit_bytes
+        else:
+            self._stay_at_hand = num_bytes < _memory_bytes() / 2
+        self._reader = lru_cache(maxsize=num_open)(self._open)
+        # Set once this process has compared a sidecar, or an image, with its checksum. Two threads
+        # may do so at once, which does no harm.
+        self._shard_is_checked = bytearray(index.num_shards)
+        self._image_is_checked = bytearray(len(index))
+        self._fetching_ahead = FetchingAhead(self._fetch)
+
+    def reader(self, image: int, shard: int) -> ShardReader:
+        """Return the reader of the shard that holds an image, once the image was found whole.
+
+        It is to be held while it is read from, or another thread might have it unmapped.
+
+        Args:
+            image: Position in the cache, counted from 0.
+            shard: The shard that it is in.
+
+        Raises:
+            CacheCorruptError: The image, or the sidecar of its shard, is damaged.
+        """
+        reader = self._reader(shard)
+        if self._image_is_checked[image]:
+            return reader
+        place = self.place(image, shard)
+        try:
+            reader.check_image(place)
+        except CacheCorruptError:
+            if not self._files.drop_copy(shard, self._sidecar_sha256(shard)):
+                raise
+            # It was whole when it was fetched.
+            logger.warning("%s: the copy of shard %d here was damaged", self._files.location, shard)
+            self.close()
+            reader = self._reader(shard)
+            reader.check_image(place)
+        self._image_is_checked[image] = True
+        return reader
+
+    def place(self, image: int, shard: int) -> int:
+        """Return the position of an image in its shard."""
+        return image - int(self._index.shard_starts[shard])
+
+    def read_images_ahead(self, images: NDArray[np.int64]) -> None:
+        """Have images read from disk soon, or their shards fetched; returns at once.
+
+        Does nothing for images that were read before and should still be at hand. Of a remote cache
+        of which not all shards can be kept here, none is fetched: it might go before it is used.
+        """
+        if self._is_remote and not self._stay_at_hand:
+            return
+        for image, shard in zip(images.tolist(), self._index.shards[images].tolist(), strict=True):
+            if self._image_is_checked[image] and self._stay_at_hand:
+                continue
+            if self._is_remote:
+                self._fetching_ahead.ask(shard)
+            else:
+                self._reader(shard).read_ahead(self.place(image, shard))
+
+    def read_shard_ahead(self, shard: int) -> None:
+        """Have a shard read from disk from front to end, or fetched, soon; returns at once."""
+        if self._is_remote:
+            self._fetching_ahead.ask(shard)
+            return
+        reader = self._reader(shard)
+        for image in range(len(reader)):  # one by one: what one request reads ahead is limited
+            reader.read_ahead(image)
+
+    def close(self) -> None:
+        """Let go of all memory maps; those with samples still in use stay until these are gone."""
+        self._reader.cache_clear()
+
+    def _open(self, shard: int) -> ShardReader:
+        sidecar_sha256 = self._sidecar_sha256(shard)
+        # What is kept of a remote cache was compared with its sidecar when it was fetched.
+        if not (self._is_remote or self._shard_is_checked[shard]):
+            check_sidecar_is_known(self._files.folder, shard, sidecar_sha256)
+            self._shard_is_checked[shard] = True
+        with self._files.tar(shard, sidecar_sha256) as path:
+            return ShardReader(path, self._index.layout(shard))
+
+    def _fetch(self, shard: int) -> None:
+        with self._files.tar(shard, self._sidecar_sha256(shard)):
+            pass
+
+    def _sidecar_sha256(self, shard: int) -> str:
+        return self._index.sidecar_sha256[shard].decode("ascii")
+
+
+def _max_open(num_shards: int) -> int:
+    """Return how many shards to keep mapped; more files may be open from now on, if need be.
+
+    In random order each image is in another shard, and to map one anew costs as much as to copy an
+    image.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + num_shards
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(min(num_shards, allowed - _DESCRIPTORS_LEFT), 64)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
