@@ -45,9 +45,9 @@ class OpenShards:
         else:
             self._stay_at_hand = num_bytes < _memory_bytes() / 2
         self._reader = lru_cache(maxsize=num_open)(self._open)
-        # Set once this process has compared a sidecar, or an image, with its checksum. Two threads
-        # may do so at once, which does no harm.
-        self._shard_is_checked = bytearray(index.num_shards)
+        # Set once this process has opened a shard, or compared an image with its checksum. Two
+        # threads may do so at once, which does no harm.
+        self._was_opened = bytearray(index.num_shards)
         self._image_is_checked = bytearray(len(index))
         self._fetching_ahead = FetchingAhead(self._fetch)
 
@@ -95,10 +95,10 @@ class OpenShards:
         for image, shard in zip(images.tolist(), self._index.shards[images].tolist(), strict=True):
             if self._image_is_checked[image] and self._stay_at_hand:
                 continue
-            if self._is_remote:
-                self._fetching_ahead.ask(shard)
-            else:
+            if not self._is_remote:
                 self._reader(shard).read_ahead(self.place(image, shard))
+            elif not self._was_opened[shard]:
+                self._fetching_ahead.ask(shard)
 
     def read_shard_ahead(self, shard: int) -> None:
         """Have a shard read from disk from front to end, or fetched, soon; returns at once."""
@@ -116,11 +116,12 @@ class OpenShards:
     def _open(self, shard: int) -> ShardReader:
         sidecar_sha256 = self._sidecar_sha256(shard)
         # What is kept of a remote cache was compared with its sidecar when it was fetched.
-        if not (self._is_remote or self._shard_is_checked[shard]):
+        if not (self._is_remote or self._was_opened[shard]):
             check_sidecar_is_known(self._files.folder, shard, sidecar_sha256)
-            self._shard_is_checked[shard] = True
         with self._files.tar(shard, sidecar_sha256) as path:
-            return ShardReader(path, self._index.layout(shard))
+            reader = ShardReader(path, self._index.layout(shard))
+        self._was_opened[shard] = True
+        return reader
 
     def _fetch(self, shard: int) -> None:
         with self._files.tar(shard, self._sidecar_sha256(shard)):
