@@ -10,9 +10,10 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import lightning.pytorch as pl
+import torch
 from typing_extensions import override
 
 from regionspot.cli.train import main
@@ -28,6 +29,12 @@ class Recorder(pl.Callback):
         self._folder = Path(folder)
         self._kill_at_step = kill_at_step
         self._signal = signal.Signals[kill_by]
+        self._broadcast = Mock(wraps=torch.distributed.broadcast)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:  # in a process of its own
+            torch.distributed.broadcast = self._broadcast
 
     @override
     def on_train_batch_end(
@@ -46,6 +53,7 @@ class Recorder(pl.Callback):
             "loss": outputs["loss"].item().hex(),
             # What DDP sends from rank 0 before each forward pass.
             "num_buffers_sent": len(getattr(trainer.strategy.model, "modules_buffers", ())),
+            "num_broadcasts": self._broadcast.call_count,
         }
         path = self._folder / f"rank{trainer.global_rank}.jsonl"
         with path.open("a", encoding="utf-8") as file:

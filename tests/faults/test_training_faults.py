@@ -178,6 +178,7 @@ def test_a_run_resumed_on_more_ranks_sees_every_image_once_an_epoch(
         for rank in range(devices):
             for line in recorded(tmp_path / f"{devices}", rank):
                 assert line["num_buffers_sent"] == 0  # text banks, 40 MB for V3Det's classes
+                assert line["num_broadcasts"] == 0  # each would have to be waited for
                 seen += [(line["epoch"], key) for key in line["keys"]]
     every_image = {f"image{number:03d}" for number in range(20)}
     assert Counter(seen) == Counter((epoch, key) for epoch in range(3) for key in every_image)

@@ -258,3 +258,14 @@ def test_what_does_not_fit_is_refused() -> None:
             classifier=classifier,
             normalization="batch",  # type: ignore[arg-type]
         )
+
+
+def test_regions_whose_number_is_known_give_the_same_loss_and_another_number_is_refused() -> None:
+    z, bank, labels, mask, classifier = case(torch.float32)
+    num_counted = sum(COUNTS)
+    wanted = region_focal_loss(z, bank, labels, mask, classifier=classifier)
+    found = region_focal_loss(z, bank, labels, mask, classifier=classifier, num_counted=num_counted)
+    assert found.equal(wanted)
+    for wrong in (num_counted - 1, num_counted + 1):
+        with pytest.raises(ShapeError, match=f"{num_counted} regions count, .* is {wrong}"):
+            region_focal_loss(z, bank, labels, mask, classifier=classifier, num_counted=wrong)

@@ -86,6 +86,7 @@ class Assembler:
             boxes_xyxy=boxes,
             size_hw=torch.from_numpy(index.sizes_hw[images].astype(np.int64)),
             source=plan.source,
+            num_regions=int(counts.sum()),
             num_regions_of_step=self._num_regions_of_step(plan, counts),
         )
 

@@ -45,6 +45,8 @@ class RegionBatch:
     """Height and width of the original images in pixels, (B, 2) int64."""
     source: int
     """Which of the loader's caches the images are from, counted from 0."""
+    num_regions: int
+    """Real regions, over all images."""
     num_regions_of_step: int
     """Regions of the batch over all ranks, of which this may be the share of one."""
 
@@ -59,9 +61,12 @@ class RegionBatch:
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with all tensors on ``device``.
 
-        The copy is complete when this returns: the memory it is made from is used again.
+        A CUDA device copies while work goes on here, and nothing has to wait for it: what is not in
+        page-locked memory torch puts aside first, and what is, it keeps until it was copied. Any
+        other copy is complete when this returns, as the memory it is made from is used again.
         """
-        return self._map(lambda tensor: tensor.to(device))
+        is_cuda = torch.device(device).type == "cuda"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=is_cuda))
 
     def pin_memory(self) -> Self:
         """Return the batch in page-locked memory, from which a GPU copies faster."""

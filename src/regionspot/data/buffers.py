@@ -21,7 +21,8 @@ class BufferPool:
     memory not used again, and the pool grows.
 
     Args:
-        pin_memory: Whether to use page-locked memory, from which a GPU copies faster.
+        pin_memory: Whether to use page-locked memory, from which a GPU copies faster. torch has a
+            pool of that kind itself; it also knows when a GPU has copied what it was to copy.
     """
 
     def __init__(self, *, pin_memory: bool = False) -> None:
@@ -33,8 +34,9 @@ class BufferPool:
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor of ``shape`` with whatever content."""
         num_bytes = math.prod(shape) * dtype.itemsize
-        if num_bytes == 0:  # the share of a rank that a small batch leaves without an image
-            return torch.empty(shape, dtype=dtype)
+        # Without a byte: the share of a rank that a small batch leaves without an image.
+        if self._pin_memory or num_bytes == 0:
+            return torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
         storage = self._free_storage(num_bytes)
         # torch keeps the array alive until the memory of the tensor and of all its views is let
         # go; that is the moment to take the storage back.
@@ -48,7 +50,4 @@ class BufferPool:
             if len(free) >= num_bytes:
                 return free  # smaller ones are dropped: batches only ever grow to a maximum
         self.num_allocated += 1
-        storage: NDArray[np.uint8] = torch.empty(
-            num_bytes, dtype=torch.uint8, pin_memory=self._pin_memory
-        ).numpy()
-        return storage
+        return np.empty(num_bytes, np.uint8)

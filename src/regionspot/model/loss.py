@@ -63,17 +63,33 @@ class CountedRegions:
         values_BRX: What there is of every region, (B, R, ...); only the shape is looked at.
         labels_BR: Class indices from 0, (B, R) int64; -1 marks a region that does not count.
         region_mask_BR: True for a real region, (B, R) bool; None leaves it to the labels.
+        num_counted: N where it is known. A GPU is then asked nothing, which would take until it has
+            caught up; so there it is believed, and labels are not checked.
 
     Raises:
-        ShapeError: The shapes differ.
+        ShapeError: The shapes differ, or another number of regions counts.
     """
 
     def __init__(
-        self, values_BRX: Tensor, labels_BR: Tensor, region_mask_BR: Tensor | None
+        self,
+        values_BRX: Tensor,
+        labels_BR: Tensor,
+        region_mask_BR: Tensor | None,
+        num_counted: int | None = None,
     ) -> None:
         counts_BR = _counting_regions(values_BRX, labels_BR, region_mask_BR)
+        is_counted = counts_BR.flatten()
+        self._may_ask = num_counted is None or is_counted.is_cpu
         # One index of rows, not two: its gradient is a sum of rows, which is much faster.
-        self._row_N = counts_BR.flatten().nonzero()[:, 0]
+        if self._may_ask:
+            self._row_N = is_counted.nonzero()[:, 0]
+        else:
+            self._row_N = _first_true(is_counted)[:num_counted]
+        if num_counted not in (None, len(self._row_N)):
+            raise ShapeError(
+                f"{len(self._row_N)} regions count, by their labels and the mask; num_counted is"
+                f" {num_counted}."
+            )
         self._image_N = self._row_N // max(counts_BR.shape[1], 1)
         self._regions_per_image_B = counts_BR.sum(dim=1)
         self.labels_N = self.rows(labels_BR)
@@ -83,11 +99,13 @@ class CountedRegions:
         return values_BRX.flatten(0, 1).index_select(0, self._row_N)
 
     def check_labels(self, num_classes: int) -> None:
-        """Refuse labels that are not below ``num_classes``.
+        """Refuse labels that are not below ``num_classes``, where that costs no wait.
 
         Raises:
             ShapeError: There is one.
         """
+        if not self._may_ask:
+            return
         largest = int(self.labels_N.max()) if len(self.labels_N) else -1
         if largest >= num_classes:
             raise ShapeError(
@@ -118,6 +136,11 @@ def _focal_terms(logits_NC: Tensor, labels_N: Tensor, *, alpha: float, gamma: fl
     weights = (1 - alpha) + (2 * alpha - 1) * targets_NC
     entropies = F.binary_cross_entropy_with_logits(logits_NC, targets_NC, reduction="none")
     return weights * missed**gamma * entropies
+
+
+def _first_true(is_counted_N: Tensor) -> Tensor:
+    """Return all positions, those that are true first: ``nonzero`` would have to be waited for."""
+    return is_counted_N.int().argsort(descending=True, stable=True)
 
 
 def _counting_regions(

@@ -33,6 +33,7 @@ def region_focal_loss(  # noqa: PLR0913 - the loss's options, keyword-only
     gamma: float = 2.0,
     normalization: Normalization = "paper",
     num_regions: int | None = None,
+    num_counted: int | None = None,
 ) -> Tensor:
     """Return ``sigmoid_focal_loss(classifier(z, text_bank), labels, region_mask)``, but leaner.
 
@@ -52,13 +53,15 @@ def region_focal_loss(  # noqa: PLR0913 - the loss's options, keyword-only
         gamma: How strongly easy decisions are discounted, 0 or more.
         normalization: As in `sigmoid_focal_loss`.
         num_regions: As in `sigmoid_focal_loss`.
+        num_counted: How many regions of the batch count, where that is known. A GPU then computes
+            the loss without being waited for; that the labels are below ``C`` is not checked there.
 
     Returns:
         A scalar, float32 (float64 for such embeddings); 0 with zero gradients when no region
         counts. It can be differentiated once.
 
     Raises:
-        ShapeError: The shapes do not fit, or a label is not below ``C``.
+        ShapeError: The shapes do not fit, a label is not below ``C``, or ``num_counted`` is wrong.
         ConfigError: ``normalization`` is unknown, or the text bank wants a gradient. In the
             backward pass: a gradient of the gradient is asked for.
     """
@@ -68,7 +71,7 @@ def region_focal_loss(  # noqa: PLR0913 - the loss's options, keyword-only
             "region_focal_loss takes the text bank as frozen, found one that wants a gradient. Use"
             " sigmoid_focal_loss(classifier(z, text_bank), labels, region_mask)."
         )
-    counted = CountedRegions(z_BRE, labels_BR, region_mask_BR)
+    counted = CountedRegions(z_BRE, labels_BR, region_mask_BR, num_counted)
     counted.check_labels(len(text_bank_CE))
     labels_N = counted.labels_N
     matmul_dtype = _matmul_dtype(z_BRE)
@@ -187,19 +190,14 @@ def _add_wrong_classes(
 
     ``logits`` is room for those of a tile.
     """
-    num_tiles = -(-len(bank_CE) // tile.classes)
-    counts = torch.bincount(labels_N // tile.classes, minlength=num_tiles).tolist()
-    of_tiles = labels_N.argsort().split(counts)  # the regions whose right class is in the tile
-    column_N = labels_N % tile.classes
-    for index, of_tile in enumerate(of_tiles):
-        start = index * tile.classes
+    for start in range(0, len(bank_CE), tile.classes):
         part_CE = bank_CE[start : start + tile.classes].to(factor_NE.dtype)
         x_NC = logits[: len(factor_NE) * len(part_CE)].view(len(factor_NE), len(part_CE))
         if part_CE.dtype == x_NC.dtype:
             torch.mm(factor_NE, part_CE.T, out=x_NC)
         else:
             x_NC.copy_(factor_NE @ part_CE.T)
-        x_NC[of_tile, column_N[of_tile]] = -torch.inf
+        _leave_out_(x_NC, labels_N - start)
         for x_rows, losses in zip(
             x_NC.split(tile.regions_at_once), sums.losses.split(tile.regions_at_once), strict=True
         ):
@@ -211,6 +209,14 @@ def _add_wrong_classes(
             sums.slopes.addmm_(x_NC, part_CE)
         else:
             sums.slopes.add_(x_NC.to(part_CE.dtype) @ part_CE)
+
+
+def _leave_out_(x_NC: Tensor, column_N: Tensor) -> None:
+    """Make one logit of a row minus infinite, where its column is among those of the tile."""
+    is_here_N1 = ((column_N >= 0) & (column_N < x_NC.shape[1]))[:, None]
+    column_N1 = column_N.clamp(0, x_NC.shape[1] - 1)[:, None]
+    # Not by a list of the rows it concerns: a GPU would have to be asked how many they are.
+    x_NC.scatter_(1, column_N1, x_NC.gather(1, column_N1).masked_fill_(is_here_N1, -torch.inf))
 
 
 def _focal_and_slope_(x_NC: Tensor, gamma: float) -> Tensor:

@@ -164,6 +164,7 @@ class RegionSpotModule(pl.LightningModule):
             gamma=self._loss_options.gamma,
             normalization=self._loss_options.normalization,
             num_regions=batch.num_regions_of_step,
+            num_counted=batch.num_regions,
         )
         loss = share * self._share_factor()
         self._loss_of_step += loss.detach() / self.trainer.accumulate_grad_batches

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from regionspot.data import CacheLoader, RegionBatch
@@ -41,7 +40,7 @@ class Throughput(pl.Callback):
         self.training_device_seconds = 0.0
         self.device_seconds = 0.0
         # Stays on the device until it is logged: asking for its value would wait for the GPU.
-        self._num_regions: Tensor | int = 0
+        self._num_regions = 0
         self._since: float | None = None  # when the clock was last read; None while it stands
         self._validating = False
         self._num_devices = 1
@@ -88,12 +87,11 @@ class Throughput(pl.Callback):
     ) -> None:
         self.num_images += len(batch) * trainer.world_size
         self.seconds_waited = self._waited_before + _seconds_waited(trainer)
-        self._num_regions = self._num_regions + batch.region_mask.sum()
+        self._num_regions += batch.num_regions_of_step
         step = trainer.global_step
         # With accumulated gradients several batches end in one and the same step.
         if step == self._logged_step or not is_logging_step(trainer, step):
             return
-        regions = int(self._num_regions) * trainer.world_size
         self._take_time()
         images, seconds, waited = self._logged
         elapsed = max(self.seconds - seconds, 1e-9)
@@ -101,7 +99,10 @@ class Throughput(pl.Callback):
             "train/images_per_s": (self.num_images - images) / elapsed,
             "train/data_wait": (self.seconds_waited - waited) / elapsed,
         }
-        rest = {"train/regions_per_s": regions / elapsed, "train/images": float(self.num_images)}
+        rest = {
+            "train/regions_per_s": self._num_regions / elapsed,
+            "train/images": float(self.num_images),
+        }
         for rates, in_progress_bar in ((shown, True), (rest, False)):
             pl_module.log_dict(
                 {name: torch.tensor(rate) for name, rate in rates.items()},
