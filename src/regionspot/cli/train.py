@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -122,6 +123,9 @@ class TrainCLI(LightningCLI):
         watching: list[pl.Callback] = [self.throughput]
         if len(self.datamodule.names) > 1:
             watching.append(LossByCache(self.datamodule.names))
+        is_shown = options.trainer.enable_progress_bar is not False
+        if is_shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            watching.append(_progress_bar())
         kwargs["callbacks"] = [*watching, *self._validation(callbacks), *callbacks]
         kwargs["logger"] = loggers(run_dir, given=options.trainer.logger)
         if options.max_images is not None:
@@ -206,6 +210,11 @@ def main(args: Sequence[str] | None = None) -> None:
                 file=sys.stderr,
             )
             raise SystemExit(143) from None
+
+
+def _progress_bar() -> ProgressBar:
+    """Return Lightning's own, which has to wait for a GPU whenever it shows a loss."""
+    return TQDMProgressBar(refresh_rate=16 if torch.cuda.is_available() else 1)
 
 
 def _log_to_console() -> None:

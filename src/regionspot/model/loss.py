@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regionspot.core import waiting
 from regionspot.core.errors import ConfigError, ShapeError
 
 Normalization = Literal["paper", "regions"]
@@ -63,8 +64,8 @@ class CountedRegions:
         values_BRX: What there is of every region, (B, R, ...); only the shape is looked at.
         labels_BR: Class indices from 0, (B, R) int64; -1 marks a region that does not count.
         region_mask_BR: True for a real region, (B, R) bool; None leaves it to the labels.
-        num_counted: N where it is known. A GPU is then asked nothing, which would take until it has
-            caught up; so there it is believed, and labels are not checked.
+        num_counted: N where it is known. A GPU is then asked nothing; so there it is believed, and
+            labels are not checked.
 
     Raises:
         ShapeError: The shapes differ, or another number of regions counts.
@@ -79,7 +80,7 @@ class CountedRegions:
     ) -> None:
         counts_BR = _counting_regions(values_BRX, labels_BR, region_mask_BR)
         is_counted = counts_BR.flatten()
-        self._may_ask = num_counted is None or is_counted.is_cpu
+        self._may_ask = num_counted is None or not waiting.must_be_waited_for(is_counted)
         # One index of rows, not two: its gradient is a sum of rows, which is much faster.
         if self._may_ask:
             self._row_N = is_counted.nonzero()[:, 0]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from regionspot.core import waiting
 from regionspot.core.errors import NotFiniteError
 from regionspot.data import CachedRegions, RegionBatch
 
@@ -63,7 +64,7 @@ class FiniteLoss(pl.Callback):
         self._kept.append(
             _Batch(step=trainer.global_step, keys=batch.keys, source=batch.source, loss=loss)
         )
-        if not _must_be_waited_for(loss) or len(self._kept) >= _BATCHES_BETWEEN_LOOKS:
+        if not waiting.must_be_waited_for(loss) or len(self._kept) >= _BATCHES_BETWEEN_LOOKS:
             self.look(trainer)
 
     @override
@@ -110,11 +111,6 @@ def check_weights(tensors: Mapping[str, Tensor], *, step: int) -> None:
             " safest) and at trainer.gradient_clip_val, and go on from an earlier checkpoint with"
             " --ckpt_path."
         )
-
-
-def _must_be_waited_for(loss: Tensor) -> bool:
-    """Say whether a device computes it, perhaps still."""
-    return loss.device.type != "cpu"
 
 
 def _of_all_ranks(keys: tuple[str, ...], world_size: int) -> list[str]:

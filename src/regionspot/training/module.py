@@ -168,8 +168,6 @@ class RegionSpotModule(pl.LightningModule):
         )
         loss = share * self._share_factor()
         self._loss_of_step += loss.detach() / self.trainer.accumulate_grad_batches
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log("train/lr", rate, batch_size=len(batch))
         return {"loss": loss, "batch_loss": share.detach() * self.trainer.world_size}
 
     def _share_factor(self) -> int:
@@ -186,12 +184,13 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the loss of the step over all ranks, and the norm of its gradient before clipping."""
+        """Log the loss of the step over all ranks, its rate, and its gradient before clipping."""
         loss, self._loss_of_step = self._loss_of_step, 0.0
         if is_logging_step(self.trainer, self.trainer.global_step + 1):
             # The mean, as DDP takes it of the gradients; only here, for all ranks wait for it.
             loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
             self.log("train/loss", loss, prog_bar=True, batch_size=1)
+            self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
 
