@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.files import tree
 from regionspot.cache import exclusive_writer, sharing_writer, try_lock_shard, verify_cache
 from regionspot.core.errors import ConfigError
 from regionspot.extraction.parts import Part
@@ -60,14 +61,6 @@ def finished(world: Path) -> dict[str, bytes]:
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     return tree(world / "whole")
-
-
-def tree(cache: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(cache)): path.read_bytes()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_parts_one_after_the_other_end_in_the_bytes_of_one_run(

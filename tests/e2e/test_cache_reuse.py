@@ -19,6 +19,7 @@ import webdataset
 from PIL import Image
 from torch import nn
 
+from helpers.files import flip_bit, tree
 from regionspot.backbones import FrozenModels, GridProposer, ModelsConfig, load_frozen_models
 from regionspot.cache import FeatureCache, verify_cache
 from regionspot.cli.main import main
@@ -165,11 +166,6 @@ def make(world: Path, models: FrozenModels, tmp_path: Path) -> Make:
 
 def tars(cache: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(cache.glob("shards/*.tar"))}
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def arrays(cache: Path, member: str) -> dict[int, bytes]:
@@ -389,9 +385,7 @@ def test_a_damaged_image_is_not_taken_over(
 ) -> None:
     damaged = Path(shutil.copytree(old, tmp_path / "damaged"))
     tar = damaged / "shards" / "000001.tar"
-    content = bytearray(tar.read_bytes())
-    content[2000] ^= 1  # the feature map of the shard's first image
-    tar.write_bytes(content)
+    flip_bit(tar, 2000, bit=0)  # the feature map of the shard's first image
     with pytest.raises(CacheCorruptError, match=f"{tar} is damaged: .* regionspot cache repair"):
         make(world / "old.json", reuse=str(damaged))
 

@@ -12,6 +12,7 @@ from PIL import Image
 from s3fs import S3FileSystem
 from typing_extensions import override
 
+from helpers.files import tree
 from regionspot.cli.main import main
 
 NUM_IMAGES = 7
@@ -95,14 +96,6 @@ def words(annotations: str, images: str, cache: Path, *more: str) -> list[str]:
         *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
         *("--images_per_shard", "3", "--batch_size", "2", *more),
     ]
-
-
-def tree(cache: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(cache).as_posix(): path.read_bytes()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from s3fs import S3FileSystem
 
+from helpers.files import flip_bit
+from helpers.files import tree as local_tree
 from regionspot.cli.main import main
 from regionspot.storage import RemoteFolder, RemoteObject
 
@@ -58,11 +60,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """What a local run writes."""
     folder = tmp_path_factory.mktemp("local") / "cache"
     run(world, str(folder))
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return local_tree(folder)
 
 
 def run(world: Path, cache: str, *more: str) -> None:
@@ -209,9 +207,7 @@ def test_what_one_machine_had_no_time_to_publish_gives_way_to_what_another_did(
         with pytest.raises(StoppedError):
             run(world, url, "--staging_dir", str(tmp_path / "a"))
     tar = tmp_path / "a" / "cache" / "shards" / "000001.tar"
-    content = bytearray(tar.read_bytes())
-    content[3000] ^= 1  # as the other machine's numbers may differ in their last bit
-    tar.write_bytes(content)
+    flip_bit(tar, 3000, bit=0)  # as the other machine's numbers may differ in their last bit
     run(world, url, "--staging_dir", str(tmp_path / "b"))
     run(world, url, "--staging_dir", str(tmp_path / "a"))
     assert tree(url) == finished
@@ -240,8 +236,7 @@ def test_a_network_disk_by_url_gets_the_bytes_of_a_local_cache(
     monkeypatch.setenv("REGIONSPOT_HOME", str(tmp_path / "home"))
     disk = tmp_path / "disk" / "cache"
     run(world, disk.as_uri())
-    found = {p.relative_to(disk).as_posix(): p.read_bytes() for p in disk.rglob("*") if p.is_file()}
-    assert found == finished
+    assert local_tree(disk) == finished
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 They are real ones: a tmpfs of the size that the test wants, which only root may mount.
 """
 
-import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.files import tree
 from regionspot.cli.main import main
 
 NUM_IMAGES = 6
@@ -84,14 +84,6 @@ def words(world: Path, cache: Path, *command: str) -> list[str]:
     ]
 
 
-def tree(cache: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
 def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
@@ -130,7 +122,7 @@ def test_a_full_disk_is_told_leaves_nothing_half_written_and_is_gone_on_with(
         " room, or allow writing there, and give the same command again; or set another"
         " --output_dir."
     )
-    whole = {file: sha for file, sha in tree(cache).items() if not file.endswith(".tmp")}
+    whole = {file: data for file, data in tree(cache).items() if not file.endswith(".tmp")}
     assert whole == {file: tree(finished)[file] for file in before}
     disk.change(f"size={ROOM}")
     main(words(world, cache))

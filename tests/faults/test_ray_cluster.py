@@ -16,6 +16,7 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file, save_file
 
+from helpers.files import tree
 from regionspot.cache import try_lock_shard, verify_cache
 
 ROOT = Path(__file__).parents[2]
@@ -111,14 +112,6 @@ def start(
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     output, errors = process.communicate(timeout=TIMEOUT_S)
     return process.returncode, output, errors
-
-
-def tree(cache: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(cache)): path.read_bytes()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
 """Runs that are killed, stopped or not allowed something: the same command ends in the same bytes.
 
-The oracle is the tree that an undisturbed run leaves, hashed file by file.
+The oracle is the tree that an undisturbed run leaves, file by file.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.files import tree
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import CacheCorruptError
 
@@ -123,20 +123,12 @@ def words(world: Path, cache: Path, *command: str) -> list[str]:
     ]
 
 
-def tree(cache: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """What an undisturbed run leaves, and how long it takes."""
 
     cache: Path
-    tree: dict[str, str]
+    tree: dict[str, bytes]
     seconds: float
 
 
@@ -153,8 +145,8 @@ def finished(server: Server, world: Path, tmp_path_factory: pytest.TempPathFacto
 
 def check_absent_or_whole(cache: Path, finished: Finished) -> None:
     """Whatever has its final name has its final bytes, and a reader is not taken in by the rest."""
-    for name, sha256 in tree(cache).items():
-        assert name.endswith((".tmp", ".lock")) or sha256 == finished.tree[name], name
+    for name, content in tree(cache).items():
+        assert name.endswith((".tmp", ".lock")) or content == finished.tree[name], name
     if not (cache / "index.h5").exists() and (cache / "manifest.json").exists():
         with pytest.raises(CacheCorruptError, match="is not finished"):
             FeatureCache.open(cache)

@@ -1,6 +1,5 @@
 """The folder of the images goes away in the middle of a run: nothing is left out for good."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.files import tree
 from regionspot.cli.main import main
 
 NUM_IMAGES, IMAGES_PER_SHARD, IN_A_ROW = 12, 3, 4
@@ -38,16 +38,8 @@ def words(world: Path, cache: Path, *changes: str) -> list[str]:
     ]
 
 
-def tree(cache: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
-def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     cache = tmp_path_factory.mktemp("finished")
     main(words(world, cache))
     return tree(cache)
@@ -70,7 +62,7 @@ def test_a_run_stops_before_any_shard_is_finished_without_images_that_are_only_a
     shards_done: list[str],
     part: tuple[str, ...],
     world: Path,
-    finished: dict[str, str],
+    finished: dict[str, bytes],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import webdataset
 
+from helpers.files import flip_bit, tree
 from regionspot.cache import (
     CachedSample,
     CacheMerge,
@@ -114,11 +115,6 @@ def stock_samples(cache: Path) -> list[dict[str, Any]]:
         {name: value for name, value in sample.items() if name not in {"__url__", "__local_path__"}}
         for sample in samples
     ]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def words(output_dir: Path, sources: Sequence[Path], *more: str) -> list[str]:
@@ -251,12 +247,6 @@ def test_killed_merges_end_in_the_same_bytes(sources: list[Path], tmp_path: Path
     assert tree(tmp_path / "killed") == tree(tmp_path / "undisturbed")
 
 
-def flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 4
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     "name",
     ["shards/000001.tar", "shards/000000.json", "manifest.json", "index.h5", "text_banks.h5"],
@@ -270,7 +260,7 @@ def test_repair_makes_just_the_damaged_parts_again(
     before = tree(merged)
     whole = merged / "shards" / "000002.tar"
     written = whole.stat().st_mtime_ns
-    flip(merged / name, 700)
+    flip_bit(merged / name, 700)
     main(words(merged, sources, "--repair"))
     assert tree(merged) == before
     assert whole.stat().st_mtime_ns == written
@@ -281,7 +271,7 @@ def test_repair_makes_just_the_damaged_parts_again(
 def test_a_damaged_source_is_refused_before_anything_is_written(
     sources: list[Path], tmp_path: Path, name: str
 ) -> None:
-    flip(sources[0] / name, 600)
+    flip_bit(sources[0] / name, 600)
     with pytest.raises(CacheCorruptError, match=str(sources[0] / name)):
         CacheMerge(sources, images_per_shard=4)
 
@@ -292,7 +282,7 @@ def test_a_flipped_bit_of_a_source_stops_with_its_name_and_what_to_type(
 ) -> None:
     tar = sources[1] / "shards" / "000001.tar"
     before = tar.read_bytes()
-    flip(tar, position)
+    flip_bit(tar, position)
     with pytest.raises(SystemExit) as exit_info:
         main(words(tmp_path / "merged", sources))
     assert exit_info.value.code == 2
