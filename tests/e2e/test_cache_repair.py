@@ -5,11 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from helpers.files import flip_bit, tree
+from helpers.worlds import cache_options, write_world
 from regionspot.cache import MeasuredError, read_sidecar, verify_cache
 from regionspot.cli.main import main
 
@@ -18,23 +17,12 @@ NUM_IMAGES = 7
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    rows = [f"{number}.png,1,2,{9 + number},20,class {number % 2}" for number in range(NUM_IMAGES)]
-    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def words(world: Path, cache: Path) -> list[str]:
-    return [
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--output_dir", str(cache)),
-        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
-        *("--images_per_shard", "3", "--max_quarantined_share", "0.5"),
-    ]
+    options = ("--max_quarantined_share", "0.5")
+    return cache_options(world / "own.csv", world, cache, *options)
 
 
 @pytest.fixture(scope="module")

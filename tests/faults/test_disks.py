@@ -8,12 +8,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from helpers.files import tree
+from helpers.worlds import cache_options, write_world
 from regionspot.cli.main import main
 
 NUM_IMAGES = 6
@@ -64,24 +63,11 @@ def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = ["image,x1,y1,x2,y2,label"]
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(rows))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def words(world: Path, cache: Path, *command: str) -> list[str]:
-    return [
-        *("cache", *command, "--output_dir", str(cache)),
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--models.preset", "toy"),
-        *("--templates", "[none]", "--device", "cpu", "--images_per_shard", "3"),
-    ]
+    return ["cache", *command, *cache_options(world / "own.csv", world, cache)]
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from typing import Self
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from helpers.files import tree
+from helpers.worlds import cache_options, write_world
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import CacheCorruptError
 
@@ -102,25 +102,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def words(world: Path, cache: Path, *command: str) -> list[str]:
-    return [
-        *("cache", *command, "--output_dir", str(cache)),
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--models.preset", "toy"),
-        *("--templates", "[none]", "--device", "cpu", "--max_quarantined_share", "0.5"),
-        *("--images_per_shard", str(IMAGES_PER_SHARD), "--batch_size", "2"),
-    ]
+    options = cache_options(world / "own.csv", world, cache, images_per_shard=IMAGES_PER_SHARD)
+    return ["cache", *command, *options, "--max_quarantined_share", "0.5"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

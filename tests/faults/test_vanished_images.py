@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from helpers.files import tree
+from helpers.worlds import cache_options, draw_images, write_own_csv
 from regionspot.cli.main import main
 
 NUM_IMAGES, IMAGES_PER_SHARD, IN_A_ROW = 12, 3, 4
@@ -17,25 +16,18 @@ NUM_IMAGES, IMAGES_PER_SHARD, IN_A_ROW = 12, 3, 4
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
-    rows = ["image,x1,y1,x2,y2,label"]
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
-        rows.append(f"{number}.png,1,2,9,12,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(rows))
+    draw_images(folder / "photos", [f"{number}.png" for number in range(NUM_IMAGES)])
+    rows = [f"{number}.png,1,2,9,12,class {number % 2}" for number in range(NUM_IMAGES)]
+    write_own_csv(folder, rows)
     return folder
 
 
 def words(world: Path, cache: Path, *changes: str) -> list[str]:
-    return [
-        *("cache", "--output_dir", str(cache), "--annotations.format", "csv"),
-        *("--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world / "photos"), "--models.preset", "toy"),
-        *("--templates", "[none]", "--device", "cpu", "--max_quarantined_share", "1"),
-        *("--max_quarantined_in_a_row", str(IN_A_ROW), "--batch_size", "2"),
-        *("--images_per_shard", str(IMAGES_PER_SHARD), *changes),
-    ]
+    options = cache_options(
+        world / "own.csv", world / "photos", cache, images_per_shard=IMAGES_PER_SHARD
+    )
+    allowed = ("--max_quarantined_share", "1", "--max_quarantined_in_a_row", str(IN_A_ROW))
+    return ["cache", *options, *allowed, *changes]
 
 
 @pytest.fixture(scope="module")

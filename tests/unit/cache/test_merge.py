@@ -1,11 +1,8 @@
 """Caches that become one: every byte of every image is there again, and nothing else."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 import webdataset
 
 from helpers.files import flip_bit, tree
+from helpers.processes import kill_at_renames
 from regionspot.cache import (
     CachedSample,
     CacheMerge,
@@ -204,29 +202,6 @@ def test_the_last_lines_count(
 
 # --- Stopped, and damaged --------------------------------------------------------------------
 
-KILLER = """
-import json, os, signal, sys
-import regionspot.cli.cache_merge
-from regionspot.cli.main import main
-
-words, numbers = json.loads(sys.argv[1])
-for number in numbers:
-    if (process := os.fork()) == 0:
-        seen = 0
-
-        def hook(name, args):
-            global seen
-            if name == "os.rename" and str(args[0]).endswith(".tmp"):
-                seen += 1
-                if seen == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        main(words)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
-
 
 def test_killed_merges_end_in_the_same_bytes(sources: list[Path], tmp_path: Path) -> None:
     put_bank(sources[0], "single", number=0)
@@ -235,13 +210,7 @@ def test_killed_merges_end_in_the_same_bytes(sources: list[Path], tmp_path: Path
     # The manifest, the bank, and tar and sidecar of a shard are renamed: nothing is left, then a
     # manifest, a tar without a sidecar, a shard, and all but the index.
     numbers = [1, 2, 3, 3, 6]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, json.dumps([again, numbers])],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = kill_at_renames(again, numbers, modules=["regionspot.cli.cache_merge"])
     assert done.stdout.split() == [str(-signal.SIGKILL)] * len(numbers), done.stderr
     main(again)
     assert tree(tmp_path / "killed") == tree(tmp_path / "undisturbed")
