@@ -9,6 +9,7 @@ import torch
 import yaml
 from hypothesis import settings
 
+from helpers.training import training_config
 from regionspot.cache import (
     CachedSample,
     FeatureCodec,
@@ -155,34 +156,9 @@ def train_config(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a small configuration for ``train.py fit``."""
 
     def write(cache: Path, *, max_steps: int, save_every: int = 1000, dropout: float = 0.0) -> Path:
-        checkpoint = {"filename": "last", "every_n_train_steps": save_every}
-        config = {
-            "seed_everything": 7,
-            "trainer": {
-                "default_root_dir": str(tmp_path / "run"),
-                "accelerator": "cpu",
-                "max_steps": max_steps,
-                "max_epochs": -1,
-                "gradient_clip_val": 1.0,
-                "log_every_n_steps": 1,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "use_distributed_sampler": False,
-                "callbacks": [
-                    {
-                        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                        "init_args": {**checkpoint, "enable_version_counter": False},
-                    }
-                ],
-            },
-            "data": {"train": [str(cache)], "batch_size": 4},
-            "model": {
-                "head": {"num_blocks": 1, "num_heads": 2, "ffn_dim": 24, "dropout": dropout},
-                "classifier": {"scale": 10.0, "bias": -2.0, "trainable": True},
-                "optimizer": {"lr": 0.01},
-                "schedule": {"warmup_images": 8, "milestones_images": []},
-            },
-        }
+        config = training_config(
+            tmp_path / "run", [cache], max_steps=max_steps, save_every=save_every, dropout=dropout
+        )
         path = tmp_path / "train.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path

@@ -25,6 +25,7 @@ from PIL import Image
 from segment_anything import SamPredictor
 from torch import Tensor
 
+from helpers.files import tree
 from regionspot.backbones import load_clip, load_sam
 from regionspot.cache import FeatureCache, read_manifest, verify_cache, write_manifest
 from regionspot.cli.cache import main
@@ -169,15 +170,6 @@ def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A finished cache to do as one likes with."""
     return Path(shutil.copytree(finished, tmp_path / "copied"))
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder, leftovers of crashes included."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -634,7 +626,7 @@ def test_templates_can_be_added_later(
     both_at_once = tmp_path / "both"
     main(world.words(both_at_once, {"templates": "[none,single]"}))
     assert tree(copied) == tree(both_at_once)
-    changed = {name for name, sha256 in tree(finished).items() if tree(copied)[name] != sha256}
+    changed = {name for name, content in tree(finished).items() if tree(copied)[name] != content}
     assert changed == {"text_banks.h5"}
     with FeatureCache.open(copied) as cache:
         assert cache.text_bank("single").shape == cache.text_bank("none").shape

@@ -1,56 +1,31 @@
 """``--part``: processes that share nothing but a folder end with the bytes of one alone."""
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from helpers.files import tree
+from helpers.processes import start_regionspot
+from helpers.worlds import cache_options, write_world
 from regionspot.cache import exclusive_writer, sharing_writer, try_lock_shard, verify_cache
 from regionspot.core.errors import ConfigError
 from regionspot.extraction.parts import Part
 
 NUM_IMAGES, NUM_SHARDS = 23, 8
-START = "from regionspot.cli.main import main; main()"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
-    return folder
-
-
-def words(world: Path, cache: Path, part: str | None = None) -> list[str]:
-    return [
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--output_dir", str(cache)),
-        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
-        *("--images_per_shard", "3", "--batch_size", "2"),
-        *(("--part", part) if part else ()),
-    ]
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def start(world: Path, cache: Path, part: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", START, "cache", *words(world, cache, part)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    options = cache_options(world / "own.csv", world, cache)
+    return start_regionspot(["cache", *options, "--part", part])
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +35,6 @@ def finished(world: Path) -> dict[str, bytes]:
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     return tree(world / "whole")
-
-
-def tree(cache: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(cache)): path.read_bytes()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_parts_one_after_the_other_end_in_the_bytes_of_one_run(

@@ -5,10 +5,9 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from helpers.worlds import cache_options, draw_images, write_own_csv
 from regionspot.cli.main import main
 
 NUM_IMAGES = 7
@@ -18,24 +17,15 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows += [f"{number}.png,1,{place},30,25,cat" for place in range(4 * number)]
-    rows.append("0.png,,,,,")
-    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
+    draw_images(folder, [f"{number}.png" for number in range(NUM_IMAGES)])
+    boxes = [(number, place) for number in range(NUM_IMAGES) for place in range(4 * number)]
+    rows = [f"{number}.png,1,{place},30,25,cat" for number, place in boxes]
+    write_own_csv(folder, [*rows, "0.png,,,,,"])
     return folder
 
 
 def words(world: Path, cache: Path) -> list[str]:
-    return [
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--output_dir", str(cache)),
-        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
-        *("--images_per_shard", "3", "--batch_size", "2"),
-    ]
+    return cache_options(world / "own.csv", world, cache)
 
 
 def planned(world: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:

@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from helpers.files import flip_bit, tree
+from helpers.worlds import cache_options, write_world
 from regionspot.cache import MeasuredError, read_sidecar, verify_cache
 from regionspot.cli.main import main
 
@@ -17,23 +17,12 @@ NUM_IMAGES = 7
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    rows = [f"{number}.png,1,2,{9 + number},20,class {number % 2}" for number in range(NUM_IMAGES)]
-    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def words(world: Path, cache: Path) -> list[str]:
-    return [
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--output_dir", str(cache)),
-        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
-        *("--images_per_shard", "3", "--max_quarantined_share", "0.5"),
-    ]
+    options = ("--max_quarantined_share", "0.5")
+    return cache_options(world / "own.csv", world, cache, *options)
 
 
 @pytest.fixture(scope="module")
@@ -48,30 +37,16 @@ def damaged(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def bytes_of(cache: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(cache)): path.read_bytes()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
-
-
-def flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 4
-    path.write_bytes(content)
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "a bit of a tar": lambda cache: flip(cache / "shards" / "000001.tar", 3000),
+    "a bit of a tar": lambda cache: flip_bit(cache / "shards" / "000001.tar", 3000),
     "a cut tar": lambda cache: (cache / "shards" / "000000.tar").write_bytes(b""),
     "a lost tar": lambda cache: (cache / "shards" / "000002.tar").unlink(),
-    "a bit of a sidecar": lambda cache: flip(cache / "shards" / "000001.json", 100),
+    "a bit of a sidecar": lambda cache: flip_bit(cache / "shards" / "000001.json", 100),
     "a lost sidecar": lambda cache: (cache / "shards" / "000001.json").unlink(),
-    "a bit of the manifest": lambda cache: flip(cache / "manifest.json", 60),
-    "a bit of the index": lambda cache: flip(cache / "index.h5", 2000),
+    "a bit of the manifest": lambda cache: flip_bit(cache / "manifest.json", 60),
+    "a bit of the index": lambda cache: flip_bit(cache / "index.h5", 2000),
     "a lost index": lambda cache: (cache / "index.h5").unlink(),
-    "a bit of the text banks": lambda cache: flip(cache / "text_banks.h5", 2000),
+    "a bit of the text banks": lambda cache: flip_bit(cache / "text_banks.h5", 2000),
     "another quarantine": lambda cache: (cache / "quarantine.jsonl").write_text("{}"),
 }
 
@@ -84,19 +59,19 @@ def test_repair_ends_in_the_bytes_before_the_damage(
     assert verify_cache(damaged)
     main(["cache", "repair", *words(world, damaged)])
     assert "found and mended" in capsys.readouterr().out
-    assert bytes_of(damaged) == bytes_of(finished)
+    assert tree(damaged) == tree(finished)
     assert verify_cache(damaged) == []
 
 
 def test_repair_tells_a_script_what_it_mended(
     finished: Path, damaged: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flip(damaged / "shards" / "000001.tar", 3000)
+    flip_bit(damaged / "shards" / "000001.tar", 3000)
     main(["cache", "repair", "--json", "true", *words(world, damaged)])
     told = json.loads(capsys.readouterr().out)
     (mended,) = told.pop("mended")
     assert (mended["shard"], mended["member"], mended["offset"]) == (1, "feature_map.npy", 1536)
-    num_bytes = sum(len(content) for content in bytes_of(finished).values())
+    num_bytes = sum(len(content) for content in tree(finished).values())
     assert told.pop("seconds") > 0
     assert told == {
         "cache_dir": str(damaged),
@@ -114,7 +89,7 @@ def test_repair_tells_a_script_what_it_mended(
 
 
 def test_whole_shards_are_not_written_again(damaged: Path, world: Path) -> None:
-    flip(damaged / "shards" / "000001.tar", 3000)
+    flip_bit(damaged / "shards" / "000001.tar", 3000)
     before = {path.name: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
     main(["cache", "repair", *words(world, damaged)])
     after = {path.name: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
@@ -145,19 +120,19 @@ def test_images_that_were_mended_come_back_when_asked_for(
     main(["cache", "repair", *words(own, tmp_path / "cache")])
     assert read_sidecar(tmp_path / "cache", 1).quarantined
     main(["cache", "repair", *words(own, tmp_path / "cache"), "--retry_quarantined", "true"])
-    assert bytes_of(tmp_path / "cache") == bytes_of(finished)
+    assert tree(tmp_path / "cache") == tree(finished)
 
 
 def test_a_cache_of_something_else_is_refused_and_not_touched(
     damaged: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flip(damaged / "shards" / "000001.tar", 3000)
-    before = bytes_of(damaged)
+    flip_bit(damaged / "shards" / "000001.tar", 3000)
+    before = tree(damaged)
     with pytest.raises(SystemExit) as exit_info:
         main(["cache", "repair", *words(world, damaged), "--exif_policy", "apply"])
     assert exit_info.value.code == 2
     assert "fingerprint.exif_policy: found 'ignore', wanted 'apply'" in capsys.readouterr().err
-    assert bytes_of(damaged) == before
+    assert tree(damaged) == before
 
 
 def test_a_folder_without_a_cache_is_no_repair(
@@ -176,7 +151,7 @@ def test_stats_count_what_is_there(finished: Path, capsys: pytest.CaptureFixture
     assert (stats["num_images"], stats["num_regions"], stats["num_shards"]) == (7, 7, 3)
     assert stats["most_frequent_classes"] == {"class 0": 4, "class 1": 3}
     assert stats["regions_per_image"] == {"median": 1, "p95": 1, "max": 1}
-    assert stats["total_bytes"] == sum(len(content) for content in bytes_of(finished).values())
+    assert stats["total_bytes"] == sum(len(content) for content in tree(finished).values())
     assert stats["text_banks"] == ["none"]
     assert (stats["precision"], stats["codec"]) == ("float32", "float16")
     assert stats["measured_error"] is None
@@ -230,7 +205,7 @@ def test_garbage_is_listed_and_only_removed_when_asked(
     }
     main(["cache", "gc", str(damaged), "--delete"])
     assert capsys.readouterr().out.splitlines()[-1] == f"{damaged}: 5 files, 25 B removed"
-    assert bytes_of(damaged) == bytes_of(finished)
+    assert tree(damaged) == tree(finished)
 
 
 @pytest.mark.parametrize("command", ["stats", "gc"])

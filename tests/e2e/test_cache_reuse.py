@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +16,8 @@ import webdataset
 from PIL import Image
 from torch import nn
 
+from helpers.files import flip_bit, tree
+from helpers.processes import kill_at_renames
 from regionspot.backbones import FrozenModels, GridProposer, ModelsConfig, load_frozen_models
 from regionspot.cache import FeatureCache, verify_cache
 from regionspot.cli.main import main
@@ -165,11 +164,6 @@ def make(world: Path, models: FrozenModels, tmp_path: Path) -> Make:
 
 def tars(cache: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(cache.glob("shards/*.tar"))}
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def arrays(cache: Path, member: str) -> dict[int, bytes]:
@@ -389,9 +383,7 @@ def test_a_damaged_image_is_not_taken_over(
 ) -> None:
     damaged = Path(shutil.copytree(old, tmp_path / "damaged"))
     tar = damaged / "shards" / "000001.tar"
-    content = bytearray(tar.read_bytes())
-    content[2000] ^= 1  # the feature map of the shard's first image
-    tar.write_bytes(content)
+    flip_bit(tar, 2000, bit=0)  # the feature map of the shard's first image
     with pytest.raises(CacheCorruptError, match=f"{tar} is damaged: .* regionspot cache repair"):
         make(world / "old.json", reuse=str(damaged))
 
@@ -436,32 +428,6 @@ def test_plan_counts_the_images_that_are_known(
     assert "\n4 feature maps of them are taken over\n" in capsys.readouterr().out
 
 
-KILLER = """
-import json, os, signal, sys
-import open_clip, segment_anything, torch
-import regionspot.extraction.run
-from regionspot.cli.main import main
-
-words, numbers = json.loads(sys.argv[1])
-for number in numbers:
-    if (process := os.fork()) == 0:
-        seen = 0
-
-        def hook(name, args):
-            global seen
-            if name == "os.rename" and str(args[0]).endswith(".tmp"):
-                seen += 1
-                if seen == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        torch.set_num_threads(1)
-        main(["cache", *words])
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
-
-
 def test_killed_runs_end_in_the_same_bytes(
     world: Path, make: Make, tmp_path: Path, models: FrozenModels
 ) -> None:
@@ -472,13 +438,8 @@ def test_killed_runs_end_in_the_same_bytes(
     options = words(world, tmp_path / "killed", world / "old.json", part)
     # Files come in the order manifest, text banks, tar and sidecar of each shard: the first run
     # leaves no shard, the second a whole one and a tar without a sidecar.
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, json.dumps([options, [3, 4]])],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    modules = ("open_clip", "segment_anything", "regionspot.extraction.run")
+    done = kill_at_renames(["cache", *options], [3, 4], modules=modules)
     assert done.stdout.split() == [str(-signal.SIGKILL)] * 2, done.stderr
     main(["cache", *options])
     assert tree(tmp_path / "killed") == tree(undisturbed)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.files import flip_bit
 from regionspot.cli.main import main
 
 MakeCache = Callable[..., Path]
@@ -25,9 +26,7 @@ def test_one_flipped_bit_is_named_and_the_exit_code_is_1(
 ) -> None:
     sound, damaged = make_cache("sound"), make_cache("damaged")
     tar = damaged / "shards" / "000001.tar"
-    content = bytearray(tar.read_bytes())
-    content[2000] ^= 1
-    tar.write_bytes(content)
+    flip_bit(tar, 2000, bit=0)
     with pytest.raises(SystemExit) as exit_info:
         main(["cache", "verify", str(sound), str(damaged)])
     assert exit_info.value.code == 1
@@ -58,9 +57,7 @@ def test_json_tells_a_script_the_same(
     sidecar = damaged / "shards" / "000001.json"
     start = json.loads(sidecar.read_text(encoding="utf-8"))["offsets"][2][1]
     tar = damaged / "shards" / "000001.tar"
-    content = bytearray(tar.read_bytes())
-    content[start + 130] ^= 1
-    tar.write_bytes(content)
+    flip_bit(tar, start + 130, bit=0)
     with pytest.raises(SystemExit) as exit_info:
         main(["cache", "verify", "--json", str(sound), str(damaged)])
     assert exit_info.value.code == 1

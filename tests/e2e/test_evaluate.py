@@ -2,13 +2,14 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.heads import random_head
 from regionspot.annotations import AnnotatedImages, ImageRecord, read_annotations
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
 from regionspot.cache import (
@@ -27,10 +28,6 @@ from regionspot.evaluation import Predictions
 from regionspot.evaluation.lvis_reference import reference_lvis_figures
 from regionspot.inference import load_image
 from regionspot.model import (
-    FusionHead,
-    HeadCard,
-    RegionClassifier,
-    TrainedHead,
     save_trained_head,
 )
 from regionspot.toy import generate_world
@@ -59,7 +56,9 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     models = load_frozen_models(ModelsConfig(preset="toy"))
     images = read_annotations("lvis", world / "val.json", world)
     write_cache(cache, images, models)
-    save_trained_head(head / "head", random_head(models))
+    trained = random_head(models, seed=2, normalize_inputs=True)
+    card = replace(trained.card, training={"steps": 1234, "caches": ["toy365"]})
+    save_trained_head(head / "head", replace(trained, card=card))
     options = (
         *("--cache", str(cache), "--annotations", str(world / "val.json")),
         *("--checkpoints", f"[{head}]", "--templates", "none", "--device", "cpu"),
@@ -109,27 +108,6 @@ def sample_of(record: ImageRecord, images_dir: Path, models: FrozenModels) -> Ca
         position_tokens=tokens.numpy().astype(np.float16),
         feature_map=features.numpy().astype(np.float16),
     )
-
-
-def random_head(models: FrozenModels) -> TrainedHead:
-    torch.manual_seed(2)
-    head = FusionHead(
-        token_dim=models.localizer.token_dim,
-        feature_dim=models.encoder.width,
-        text_dim=models.encoder.text_dim,
-        num_blocks=1,
-        num_heads=4,
-        ffn_dim=32,
-        normalize_inputs=True,
-    )
-    card = HeadCard(
-        head=head.spec,
-        scale=20.0,
-        bias=0.0,
-        fingerprint=models.fingerprint().to_dict(),
-        training={"steps": 1234, "caches": ["toy365"]},
-    )
-    return TrainedHead(head=head.eval(), classifier=RegionClassifier(20.0, 0.0), card=card)
 
 
 @pytest.fixture(scope="module")

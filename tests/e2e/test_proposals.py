@@ -8,6 +8,7 @@ import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator
 
+from helpers.heads import random_head
 from regionspot.annotations import read_annotations
 from regionspot.backbones import ModelsConfig, load_frozen_models, load_sam
 from regionspot.cache import FeatureCache
@@ -20,7 +21,7 @@ from regionspot.evaluation import Predictions
 from regionspot.evaluation.lvis_reference import reference_lvis_figures
 from regionspot.extraction.config import ProposalsConfig
 from regionspot.inference import load_image
-from regionspot.model import FusionHead, HeadCard, RegionClassifier, TrainedHead, save_trained_head
+from regionspot.model import save_trained_head
 from regionspot.toy import generate_world
 
 NUM_IMAGES = 4
@@ -88,20 +89,7 @@ def caches(
 @pytest.fixture(scope="module")
 def head(world: Path) -> Path:
     models = load_frozen_models(ModelsConfig(preset="toy"))
-    torch.manual_seed(3)
-    fusion = FusionHead(
-        token_dim=models.localizer.token_dim,
-        feature_dim=models.encoder.width,
-        text_dim=models.encoder.text_dim,
-        num_blocks=1,
-        num_heads=4,
-        ffn_dim=32,
-    )
-    card = HeadCard(
-        head=fusion.spec, scale=20.0, bias=0.0, fingerprint=models.fingerprint().to_dict()
-    )
-    trained = TrainedHead(head=fusion.eval(), classifier=RegionClassifier(20.0), card=card)
-    save_trained_head(world / "head", trained)
+    save_trained_head(world / "head", random_head(models, seed=3))
     return world / "head"
 
 

@@ -1,6 +1,5 @@
 """Training on many processes is the training of one: real gloo processes against one process."""
 
-import csv
 import importlib
 import json
 import os
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.training import column
 from regionspot.model import load_trained_head
 
 MakeCache = Callable[..., Path]
@@ -43,12 +43,6 @@ def run_worker(
         check=False,
         timeout=600,
     )
-
-
-def column(run: Path, name: str) -> list[float]:
-    *_, newest = sorted(run.glob("csv/version_*/metrics.csv"))
-    with newest.open(encoding="utf-8") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
 def weights(run: Path) -> dict[str, Tensor]:

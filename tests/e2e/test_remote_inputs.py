@@ -6,12 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
-from PIL import Image
 from s3fs import S3FileSystem
 from typing_extensions import override
 
+from helpers.files import tree
+from helpers.worlds import cache_options, draw_images, write_own_csv
 from regionspot.cli.main import main
 
 NUM_IMAGES = 7
@@ -20,14 +20,11 @@ NUM_IMAGES = 7
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = ["image,x1,y1,x2,y2,label"]
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        name = f"photo #{number}.png"  # a name that a URL cannot hold as it is
-        Image.fromarray(pixels).save(folder / name)
-        rows.append(f"{name},1,2,{9 + number},20,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(rows))
+    # Names that a URL cannot hold as they are.
+    names = [f"photo #{number}.png" for number in range(NUM_IMAGES)]
+    draw_images(folder, names)
+    rows = [f"{name},1,2,{9 + n},20,class {n % 2}" for n, name in enumerate(names)]
+    write_own_csv(folder, rows)
     return folder
 
 
@@ -89,20 +86,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def words(annotations: str, images: str, cache: Path, *more: str) -> list[str]:
-    return [
-        *("cache", "--annotations.format", "csv", "--annotations.path", annotations),
-        *("--annotations.images_dir", images, "--output_dir", str(cache)),
-        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
-        *("--images_per_shard", "3", "--batch_size", "2", *more),
-    ]
-
-
-def tree(cache: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(cache).as_posix(): path.read_bytes()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
+    return ["cache", *cache_options(annotations, images, cache, *more)]
 
 
 @pytest.fixture(scope="module")

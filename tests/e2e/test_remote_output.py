@@ -1,56 +1,33 @@
 """A cache behind s3://: the bytes of a local one, whatever is killed on the way."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from s3fs import S3FileSystem
 
+from helpers.files import flip_bit
+from helpers.files import tree as local_tree
+from helpers.processes import start_regionspot
+from helpers.worlds import cache_options, write_world
 from regionspot.cli.main import main
 from regionspot.storage import RemoteFolder, RemoteObject
 
-START = "from regionspot.cli.main import main; main()"
 NUM_IMAGES, NUM_SHARDS = 13, 5
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def words(world: Path, cache: str, *more: str) -> list[str]:
-    return [
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--output_dir", cache),
-        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
-        *("--images_per_shard", "3", "--batch_size", "2", *more),
-    ]
-
-
-def start(arguments: list[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", START, "cache", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return cache_options(world / "own.csv", world, cache, *more)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +35,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """What a local run writes."""
     folder = tmp_path_factory.mktemp("local") / "cache"
     run(world, str(folder))
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return local_tree(folder)
 
 
 def run(world: Path, cache: str, *more: str) -> None:
@@ -100,7 +73,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_command(
     world: Path, finished: dict[str, bytes], bucket: str
 ) -> None:
     url = f"{bucket}/cache"
-    process = start(words(world, url))
+    process = start_regionspot(["cache", *words(world, url)])
     deadline = time.monotonic() + 120
     while "shards/000001.tar" not in tree(url) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -115,6 +88,22 @@ def test_a_run_that_is_killed_goes_on_with_the_same_command(
 
 class StoppedError(Exception):
     """Stands for the end of a process between two requests to the server."""
+
+
+@contextmanager
+def stopped(monkeypatch: pytest.MonkeyPatch, when: str, step: str) -> Iterator[None]:
+    """Stop what runs within, before or after it publishes a file."""
+    put = RemoteFolder.put
+
+    def stopping(self: RemoteFolder, path: Path, name: str) -> RemoteObject:
+        found = None if (name, when) == (step, "before") else put(self, path, name)
+        if name == step or found is None:
+            raise StoppedError
+        return found
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(RemoteFolder, "put", stopping)
+        yield
 
 
 STEPS = [
@@ -132,22 +121,10 @@ def test_a_run_that_ends_at_any_step_of_publishing_goes_on_here_or_elsewhere(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    put = RemoteFolder.put
     for number, (step, when) in enumerate(STEPS):
         url, first = f"{bucket}/{number}", tmp_path / str(number)
-
-        def stopping(
-            self: RemoteFolder, path: Path, name: str, step: str = step, when: str = when
-        ) -> RemoteObject:
-            found = None if (name, when) == (step, "before") else put(self, path, name)
-            if name == step or found is None:
-                raise StoppedError
-            return found
-
-        with monkeypatch.context() as patch:
-            patch.setattr(RemoteFolder, "put", stopping)
-            with pytest.raises(StoppedError):
-                run(world, url, "--staging_dir", str(first))
+        with stopped(monkeypatch, when, step):
+            run(world, url, "--staging_dir", str(first))
         there = tree(url)
         assert (step in there) == (when == "after")
         sidecars = [name for name in there if name.startswith("shards/") and ".json" in name]
@@ -161,17 +138,9 @@ def test_a_run_that_ends_at_any_step_of_publishing_goes_on_here_or_elsewhere(
 def test_a_shard_that_was_written_and_not_published_is_not_made_again(
     world: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url, put = f"{bucket}/cache", RemoteFolder.put
-
-    def stopping(self: RemoteFolder, path: Path, name: str) -> RemoteObject:
-        if name == "shards/000001.tar":
-            raise StoppedError
-        return put(self, path, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RemoteFolder, "put", stopping)
-        with pytest.raises(StoppedError):
-            run(world, url)
+    url = f"{bucket}/cache"
+    with stopped(monkeypatch, "before", "shards/000001.tar"):
+        run(world, url)
     capsys.readouterr()
     run(world, url)
     assert "\n7 images in " in capsys.readouterr().out  # 13 less those of two shards
@@ -197,21 +166,11 @@ def test_what_one_machine_had_no_time_to_publish_gives_way_to_what_another_did(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    url, put = f"{bucket}/cache", RemoteFolder.put
-
-    def stopping(self: RemoteFolder, path: Path, name: str) -> RemoteObject:
-        if name == "shards/000001.tar":
-            raise StoppedError
-        return put(self, path, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RemoteFolder, "put", stopping)
-        with pytest.raises(StoppedError):
-            run(world, url, "--staging_dir", str(tmp_path / "a"))
+    url = f"{bucket}/cache"
+    with stopped(monkeypatch, "before", "shards/000001.tar"):
+        run(world, url, "--staging_dir", str(tmp_path / "a"))
     tar = tmp_path / "a" / "cache" / "shards" / "000001.tar"
-    content = bytearray(tar.read_bytes())
-    content[3000] ^= 1  # as the other machine's numbers may differ in their last bit
-    tar.write_bytes(content)
+    flip_bit(tar, 3000, bit=0)  # as the other machine's numbers may differ in their last bit
     run(world, url, "--staging_dir", str(tmp_path / "b"))
     run(world, url, "--staging_dir", str(tmp_path / "a"))
     assert tree(url) == finished
@@ -240,8 +199,7 @@ def test_a_network_disk_by_url_gets_the_bytes_of_a_local_cache(
     monkeypatch.setenv("REGIONSPOT_HOME", str(tmp_path / "home"))
     disk = tmp_path / "disk" / "cache"
     run(world, disk.as_uri())
-    found = {p.relative_to(disk).as_posix(): p.read_bytes() for p in disk.rglob("*") if p.is_file()}
-    assert found == finished
+    assert local_tree(disk) == finished
 
 
 @pytest.mark.slow
@@ -249,7 +207,8 @@ def test_processes_that_share_a_staging_folder_end_in_the_same_bytes(
     world: Path, finished: dict[str, bytes], bucket: str
 ) -> None:
     url = f"{bucket}/cache"
-    processes = [start(words(world, url, "--part", part)) for part in ("1/2", "1/2")]
+    command = ["cache", *words(world, url, "--part", "1/2")]
+    processes = [start_regionspot(command) for _ in range(2)]
     for process in processes:
         _, errors = process.communicate()
         assert process.returncode == 0, errors

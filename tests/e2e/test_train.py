@@ -1,6 +1,5 @@
 """``train.py`` from caches to a trained head, in this process and on the CPU."""
 
-import csv
 import json
 import re
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from helpers.training import column, training_config
 from regionspot.cache import FeatureCache
 from regionspot.cli.train import main
 from regionspot.data import CachedRegions
@@ -27,40 +27,13 @@ def _few_threads() -> None:
 
 
 def write_config(folder: Path, train: list[Path], *, max_steps: int = 20) -> Path:
-    config = {
-        "seed_everything": 7,
-        "trainer": {
-            "default_root_dir": str(folder / "run"),
-            "accelerator": "cpu",
-            "max_steps": max_steps,
-            "max_epochs": -1,
-            "gradient_clip_val": 1.0,
-            "check_val_every_n_epoch": None,
-            "val_check_interval": 10,
-            "num_sanity_val_steps": 0,
-            "log_every_n_steps": 1,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "use_distributed_sampler": False,
-            "callbacks": [
-                {
-                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {
-                        "filename": "last",
-                        "every_n_train_steps": 5,
-                        "enable_version_counter": False,
-                    },
-                }
-            ],
-        },
-        "data": {"train": [str(path) for path in train], "batch_size": 4},
-        "model": {
-            "head": {"num_blocks": 1, "num_heads": 2, "ffn_dim": 24, "dropout": 0.0},
-            "classifier": {"scale": 10.0, "bias": -2.0, "trainable": True},
-            "optimizer": {"lr": 0.01},
-            "schedule": {"warmup_images": 8, "milestones_images": [60]},
-        },
+    config = training_config(folder / "run", train, max_steps=max_steps, save_every=5)
+    config["trainer"] |= {
+        "check_val_every_n_epoch": None,
+        "val_check_interval": 10,
+        "num_sanity_val_steps": 0,
     }
+    config["model"]["schedule"]["milestones_images"] = [60]
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
@@ -85,12 +58,6 @@ def logits(trained: TrainedHead, cache_dir: Path) -> torch.Tensor:
     with torch.no_grad():
         embeddings = trained.head(batch.position_tokens, batch.features(), batch.region_mask)
         return trained.classifier(embeddings, bank)
-
-
-def column(run_dir: Path, name: str) -> list[float]:
-    *_, newest = sorted(run_dir.glob("csv/version_*/metrics.csv"))
-    with newest.open(encoding="utf-8") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
 def write_lvis_annotations(path: Path, cache_dir: Path) -> None:

@@ -3,17 +3,16 @@
 They are real ones: a tmpfs of the size that the test wants, which only root may mount.
 """
 
-import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from helpers.files import tree
+from helpers.worlds import cache_options, write_world
 from regionspot.cli.main import main
 
 NUM_IMAGES = 6
@@ -64,32 +63,11 @@ def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = ["image,x1,y1,x2,y2,label"]
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(rows))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def words(world: Path, cache: Path, *command: str) -> list[str]:
-    return [
-        *("cache", *command, "--output_dir", str(cache)),
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--models.preset", "toy"),
-        *("--templates", "[none]", "--device", "cpu", "--images_per_shard", "3"),
-    ]
-
-
-def tree(cache: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
+    return ["cache", *command, *cache_options(world / "own.csv", world, cache)]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +108,7 @@ def test_a_full_disk_is_told_leaves_nothing_half_written_and_is_gone_on_with(
         " room, or allow writing there, and give the same command again; or set another"
         " --output_dir."
     )
-    whole = {file: sha for file, sha in tree(cache).items() if not file.endswith(".tmp")}
+    whole = {file: data for file, data in tree(cache).items() if not file.endswith(".tmp")}
     assert whole == {file: tree(finished)[file] for file in before}
     disk.change(f"size={ROOM}")
     main(words(world, cache))

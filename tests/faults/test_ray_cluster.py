@@ -4,23 +4,22 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file, save_file
 
+from helpers.files import tree
+from helpers.processes import start_regionspot
+from helpers.worlds import cache_options, write_world
 from regionspot.cache import try_lock_shard, verify_cache
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "src/regionspot/backbones/tiny"
-START = "from regionspot.cli.main import main; main()"
 NUM_IMAGES, IMAGES_PER_SHARD, NUM_SHARDS = 96, 12, 8
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 TIMEOUT_S = 120
@@ -75,50 +74,28 @@ def wait_until(is_so: Callable[[], object], what: str) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,1,2,{9 + number % 30},20,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def start(
     world: Path, cache: Path, cluster: Cluster | None, *options: str
 ) -> "subprocess.Popen[str]":
     """Start the command as in a shell in the world's folder, with relative paths."""
-    words = [
-        *("--annotations.format", "csv", "--annotations.path", "own.csv"),
-        *("--annotations.images_dir", ".", "--output_dir", os.path.relpath(cache, world)),
-        *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
-        *("--images_per_shard", str(IMAGES_PER_SHARD), "--batch_size", "4"),
-    ]
+    words = cache_options(
+        "own.csv",
+        ".",
+        os.path.relpath(cache, world),
+        images_per_shard=IMAGES_PER_SHARD,
+        batch_size=4,
+    )
     if cluster is not None:
         words += ["--executor", "ray", "--ray.address", cluster.address]
-    return subprocess.Popen(
-        [sys.executable, "-c", START, "cache", *words, *options],
-        cwd=world,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
+    return start_regionspot(["cache", *words, *options], cwd=world, env=environment())
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     output, errors = process.communicate(timeout=TIMEOUT_S)
     return process.returncode, output, errors
-
-
-def tree(cache: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(cache)): path.read_bytes()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")

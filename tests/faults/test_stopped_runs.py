@@ -1,9 +1,8 @@
 """Runs that are killed, stopped or not allowed something: the same command ends in the same bytes.
 
-The oracle is the tree that an undisturbed run leaves, hashed file by file.
+The oracle is the tree that an undisturbed run leaves, file by file.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,8 +16,9 @@ from typing import Self
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from helpers.files import tree
+from helpers.worlds import cache_options, write_world
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import CacheCorruptError
 
@@ -102,33 +102,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,1,2,{9 + number},20,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
 def words(world: Path, cache: Path, *command: str) -> list[str]:
-    return [
-        *("cache", *command, "--output_dir", str(cache)),
-        *("--annotations.format", "csv", "--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world), "--models.preset", "toy"),
-        *("--templates", "[none]", "--device", "cpu", "--max_quarantined_share", "0.5"),
-        *("--images_per_shard", str(IMAGES_PER_SHARD), "--batch_size", "2"),
-    ]
-
-
-def tree(cache: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
+    options = cache_options(world / "own.csv", world, cache, images_per_shard=IMAGES_PER_SHARD)
+    return ["cache", *command, *options, "--max_quarantined_share", "0.5"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +115,7 @@ class Finished:
     """What an undisturbed run leaves, and how long it takes."""
 
     cache: Path
-    tree: dict[str, str]
+    tree: dict[str, bytes]
     seconds: float
 
 
@@ -153,8 +132,8 @@ def finished(server: Server, world: Path, tmp_path_factory: pytest.TempPathFacto
 
 def check_absent_or_whole(cache: Path, finished: Finished) -> None:
     """Whatever has its final name has its final bytes, and a reader is not taken in by the rest."""
-    for name, sha256 in tree(cache).items():
-        assert name.endswith((".tmp", ".lock")) or sha256 == finished.tree[name], name
+    for name, content in tree(cache).items():
+        assert name.endswith((".tmp", ".lock")) or content == finished.tree[name], name
     if not (cache / "index.h5").exists() and (cache / "manifest.json").exists():
         with pytest.raises(CacheCorruptError, match="is not finished"):
             FeatureCache.open(cache)

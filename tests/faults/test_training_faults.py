@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.files import flip_bit
 from regionspot.cache import read_sidecar, shard_path
 from regionspot.cli.train import main
 from regionspot.core import waiting
@@ -233,10 +234,7 @@ def test_weights_that_are_not_finite_are_never_saved() -> None:
 def flip_byte_of_image(cache: Path, shard: int, row: int) -> None:
     """Flip one bit in the feature map of an image."""
     offset = int(read_sidecar(cache, shard).offsets[row, 1]) + 128
-    path = shard_path(cache, shard)
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1
-    path.write_bytes(content)
+    flip_bit(shard_path(cache, shard), offset, bit=0)
 
 
 def test_a_damaged_shard_ends_the_run_with_its_name_and_the_repair_command(

@@ -1,13 +1,12 @@
 """The folder of the images goes away in the middle of a run: nothing is left out for good."""
 
-import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from helpers.files import tree
+from helpers.worlds import cache_options, draw_images, write_own_csv
 from regionspot.cli.main import main
 
 NUM_IMAGES, IMAGES_PER_SHARD, IN_A_ROW = 12, 3, 4
@@ -17,37 +16,22 @@ NUM_IMAGES, IMAGES_PER_SHARD, IN_A_ROW = 12, 3, 4
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
-    rows = ["image,x1,y1,x2,y2,label"]
-    for number in range(NUM_IMAGES):
-        pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
-        rows.append(f"{number}.png,1,2,9,12,class {number % 2}")
-    (folder / "own.csv").write_text("\n".join(rows))
+    draw_images(folder / "photos", [f"{number}.png" for number in range(NUM_IMAGES)])
+    rows = [f"{number}.png,1,2,9,12,class {number % 2}" for number in range(NUM_IMAGES)]
+    write_own_csv(folder, rows)
     return folder
 
 
 def words(world: Path, cache: Path, *changes: str) -> list[str]:
-    return [
-        *("cache", "--output_dir", str(cache), "--annotations.format", "csv"),
-        *("--annotations.path", str(world / "own.csv")),
-        *("--annotations.images_dir", str(world / "photos"), "--models.preset", "toy"),
-        *("--templates", "[none]", "--device", "cpu", "--max_quarantined_share", "1"),
-        *("--max_quarantined_in_a_row", str(IN_A_ROW), "--batch_size", "2"),
-        *("--images_per_shard", str(IMAGES_PER_SHARD), *changes),
-    ]
-
-
-def tree(cache: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in cache.rglob("*")
-        if path.is_file()
-    }
+    options = cache_options(
+        world / "own.csv", world / "photos", cache, images_per_shard=IMAGES_PER_SHARD
+    )
+    allowed = ("--max_quarantined_share", "1", "--max_quarantined_in_a_row", str(IN_A_ROW))
+    return ["cache", *options, *allowed, *changes]
 
 
 @pytest.fixture(scope="module")
-def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     cache = tmp_path_factory.mktemp("finished")
     main(words(world, cache))
     return tree(cache)
@@ -70,7 +54,7 @@ def test_a_run_stops_before_any_shard_is_finished_without_images_that_are_only_a
     shards_done: list[str],
     part: tuple[str, ...],
     world: Path,
-    finished: dict[str, str],
+    finished: dict[str, bytes],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

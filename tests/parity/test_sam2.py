@@ -26,6 +26,7 @@ from transformers import (
     Sam2VisionConfig,
 )
 
+from helpers.heads import random_head
 from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
     SAM2_RESIZE,
@@ -48,7 +49,6 @@ from regionspot.core.geometry import resize_boxes_xyxy
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.prepare import PreparedImage
 from regionspot.inference import RegionSpot
-from regionspot.model import FusionHead, HeadCard, RegionClassifier, TrainedHead
 
 TRUCK = Path(__file__).parents[3] / "shared/data/sam_truck.jpg"
 SIDE = 64
@@ -460,24 +460,7 @@ def test_regions_of_an_image_are_named_with_sam2(
     models: FrozenModels, sam2: Sam2Model, processor: Sam2Processor
 ) -> None:
     names = ("red striped circle", "blue plain square")
-    torch.manual_seed(0)
-    head = FusionHead(
-        token_dim=models.localizer.token_dim,
-        feature_dim=models.encoder.width,
-        text_dim=models.encoder.text_dim,
-        num_blocks=1,
-        num_heads=4,
-        ffn_dim=32,
-    )
-    card = HeadCard(
-        head=head.spec,
-        scale=20.0,
-        bias=-8.0,
-        fingerprint=models.fingerprint().to_dict(),
-        vocabulary=names,
-        templates="single",
-    )
-    trained = TrainedHead(head=head.eval(), classifier=RegionClassifier(20.0, -8.0), card=card)
+    trained = random_head(models, seed=0, bias=-8.0, vocabulary=names, templates="single")
     image = _image(SIZE_HW)
     regions = RegionSpot(trained, models).recognize(image, boxes_xyxy=BOXES[:2])
     assert set(regions.labels) <= set(names)

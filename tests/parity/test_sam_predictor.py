@@ -9,11 +9,10 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from helpers.sam import small_sam
 from regionspot.backbones import (
     SamLocalizer,
-    SamShape,
     TokenSite,
-    build_sam,
     load_sam,
     position_tokens,
 )
@@ -27,29 +26,7 @@ LABELS = np.array([[1, 0], [1, -1]])
 
 @pytest.fixture(scope="module")
 def sam() -> Sam:
-    shape = SamShape(
-        image_size=64,
-        patch_size=8,
-        encoder_dim=32,
-        encoder_depth=2,
-        encoder_heads=2,
-        encoder_mlp_ratio=2.0,
-        global_attention_blocks=(1,),
-        window_size=4,
-        prompt_dim=32,
-        mask_in_chans=8,
-        decoder_depth=2,
-        decoder_heads=2,
-        decoder_mlp_dim=64,
-        num_multimask_outputs=3,
-        iou_head_depth=2,
-        iou_head_hidden_dim=16,
-        pixel_mean=(123.675, 116.28, 103.53),
-        pixel_std=(58.395, 57.12, 57.375),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build_sam(shape).eval()
+    return small_sam()
 
 
 def _image(size_hw: tuple[int, int]) -> NDArray[np.uint8]:

@@ -8,44 +8,20 @@ from numpy.typing import NDArray
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from segment_anything.modeling import Sam
 
+from helpers.sam import small_sam
 from regionspot.backbones import (
     LoadedClip,
     SamLocalizer,
-    SamShape,
     WordTokenizer,
-    build_sam,
     describe_clip,
 )
 
 WORDS = ("a", "photo", "of", "red", "blue", "star", "egg", ".", "the")
 
-SMALL_SAM = SamShape(
-    image_size=64,
-    patch_size=8,
-    encoder_dim=32,
-    encoder_depth=2,
-    encoder_heads=2,
-    encoder_mlp_ratio=2.0,
-    global_attention_blocks=(1,),
-    window_size=4,
-    prompt_dim=32,
-    mask_in_chans=8,
-    decoder_depth=2,
-    decoder_heads=2,
-    decoder_mlp_dim=64,
-    num_multimask_outputs=3,
-    iou_head_depth=2,
-    iou_head_hidden_dim=16,
-    pixel_mean=(123.675, 116.28, 103.53),
-    pixel_std=(58.395, 57.12, 57.375),
-)
-
 
 @pytest.fixture(scope="session")
 def sam() -> Sam:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build_sam(SMALL_SAM).eval().requires_grad_(requires_grad=False)
+    return small_sam().requires_grad_(requires_grad=False)
 
 
 @pytest.fixture

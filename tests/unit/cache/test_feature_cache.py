@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from helpers.files import tree
 from regionspot.cache import (
     CachedSample,
     CacheIndex,
@@ -32,11 +33,6 @@ from regionspot.cache import (
 from regionspot.core.errors import CacheCorruptError, CacheMismatchError, MissingFileError
 
 NUMBERS = (0, 1, 2, 3, 5, 6)
-
-
-def tree(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_a_cache_returns_every_image_in_order(

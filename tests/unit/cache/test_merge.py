@@ -1,11 +1,8 @@
 """Caches that become one: every byte of every image is there again, and nothing else."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +12,8 @@ import numpy as np
 import pytest
 import webdataset
 
+from helpers.files import flip_bit, tree
+from helpers.processes import kill_at_renames
 from regionspot.cache import (
     CachedSample,
     CacheMerge,
@@ -116,11 +115,6 @@ def stock_samples(cache: Path) -> list[dict[str, Any]]:
     ]
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
 def words(output_dir: Path, sources: Sequence[Path], *more: str) -> list[str]:
     return [
         *("cache", "merge", "--output_dir", str(output_dir), "--images_per_shard", "4"),
@@ -208,29 +202,6 @@ def test_the_last_lines_count(
 
 # --- Stopped, and damaged --------------------------------------------------------------------
 
-KILLER = """
-import json, os, signal, sys
-import regionspot.cli.cache_merge
-from regionspot.cli.main import main
-
-words, numbers = json.loads(sys.argv[1])
-for number in numbers:
-    if (process := os.fork()) == 0:
-        seen = 0
-
-        def hook(name, args):
-            global seen
-            if name == "os.rename" and str(args[0]).endswith(".tmp"):
-                seen += 1
-                if seen == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        main(words)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
-
 
 def test_killed_merges_end_in_the_same_bytes(sources: list[Path], tmp_path: Path) -> None:
     put_bank(sources[0], "single", number=0)
@@ -239,22 +210,10 @@ def test_killed_merges_end_in_the_same_bytes(sources: list[Path], tmp_path: Path
     # The manifest, the bank, and tar and sidecar of a shard are renamed: nothing is left, then a
     # manifest, a tar without a sidecar, a shard, and all but the index.
     numbers = [1, 2, 3, 3, 6]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, json.dumps([again, numbers])],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = kill_at_renames(again, numbers, modules=["regionspot.cli.cache_merge"])
     assert done.stdout.split() == [str(-signal.SIGKILL)] * len(numbers), done.stderr
     main(again)
     assert tree(tmp_path / "killed") == tree(tmp_path / "undisturbed")
-
-
-def flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 4
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +229,7 @@ def test_repair_makes_just_the_damaged_parts_again(
     before = tree(merged)
     whole = merged / "shards" / "000002.tar"
     written = whole.stat().st_mtime_ns
-    flip(merged / name, 700)
+    flip_bit(merged / name, 700)
     main(words(merged, sources, "--repair"))
     assert tree(merged) == before
     assert whole.stat().st_mtime_ns == written
@@ -281,7 +240,7 @@ def test_repair_makes_just_the_damaged_parts_again(
 def test_a_damaged_source_is_refused_before_anything_is_written(
     sources: list[Path], tmp_path: Path, name: str
 ) -> None:
-    flip(sources[0] / name, 600)
+    flip_bit(sources[0] / name, 600)
     with pytest.raises(CacheCorruptError, match=str(sources[0] / name)):
         CacheMerge(sources, images_per_shard=4)
 
@@ -292,7 +251,7 @@ def test_a_flipped_bit_of_a_source_stops_with_its_name_and_what_to_type(
 ) -> None:
     tar = sources[1] / "shards" / "000001.tar"
     before = tar.read_bytes()
-    flip(tar, position)
+    flip_bit(tar, position)
     with pytest.raises(SystemExit) as exit_info:
         main(words(tmp_path / "merged", sources))
     assert exit_info.value.code == 2

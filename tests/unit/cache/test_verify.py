@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.files import flip_bit
 from regionspot.cache import (
     MEMBERS,
     Manifest,
@@ -21,12 +22,6 @@ from regionspot.cache import (
 )
 from regionspot.cache.sidecar import write_sidecar
 from regionspot.core.errors import MissingFileError
-
-
-def flip(path: Path, position: int, bit: int = 0) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1 << bit
-    path.write_bytes(data)
 
 
 def test_a_sound_cache_has_no_problem(cache_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -56,7 +51,7 @@ def test_a_sound_cache_has_no_problem(cache_dir: Path, caplog: pytest.LogCapture
 def test_a_flipped_bit_in_a_tar_is_found_and_placed(
     position: int, key: str | None, member: str | None, offset: int, part: str, cache_dir: Path
 ) -> None:
-    flip(shard_path(cache_dir, 0), position, bit=position % 8)
+    flip_bit(shard_path(cache_dir, 0), position, bit=position % 8)
     (problem,) = verify_cache(cache_dir)
     assert (problem.shard, problem.key, problem.member, problem.offset) == (0, key, member, offset)
     assert part in problem.message
@@ -66,7 +61,7 @@ def test_every_64th_bit_of_a_tar_is_guarded(cache_dir: Path) -> None:
     path = shard_path(cache_dir, 2)
     good = path.read_bytes()
     for bit in range(0, 8 * len(good), 8 * 64 + 1):
-        flip(path, bit // 8, bit % 8)
+        flip_bit(path, bit // 8, bit % 8)
         assert [problem.shard for problem in verify_cache(cache_dir)] == [2], bit
         path.write_bytes(good)
 
@@ -98,7 +93,7 @@ def test_flipped_bits_in_every_other_file_are_found(cache_dir: Path) -> None:
     ):
         good = path.read_bytes()
         for position in range(0, len(good), len(good) // 7):
-            flip(path, position, bit=position % 8)
+            flip_bit(path, position, bit=position % 8)
             problems = verify_cache(cache_dir)
             assert problems, (path, position)
             assert any(path.name in problem.message for problem in problems)

@@ -8,16 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.heads import random_head
 from regionspot.backbones import ModelsConfig, load_frozen_models
 from regionspot.cli.recognize import format_table, main, parse_rows, parse_vocabulary
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference import Regions
 from regionspot.model import (
-    FusionHead,
-    HeadCard,
-    RegionClassifier,
-    TrainedHead,
     save_trained_head,
 )
 
@@ -122,27 +119,9 @@ def head_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random head for the tiny towers that come with the package."""
     torch.set_num_threads(1)
     models = load_frozen_models(ModelsConfig(preset="toy"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        head = FusionHead(
-            token_dim=models.localizer.token_dim,
-            feature_dim=models.encoder.width,
-            text_dim=models.encoder.text_dim,
-            num_blocks=1,
-            num_heads=2,
-            ffn_dim=16,
-        )
-    card = HeadCard(
-        head=head.spec,
-        scale=10.0,
-        bias=0.0,
-        fingerprint=models.fingerprint().to_dict(),
-        vocabulary=NAMES,
-        templates="single",
-    )
+    trained = random_head(models, seed=0, vocabulary=NAMES, templates="single")
     folder = tmp_path_factory.mktemp("head")
-    classifier = RegionClassifier(10.0, 0.0)
-    save_trained_head(folder, TrainedHead(head=head, classifier=classifier, card=card))
+    save_trained_head(folder, trained)
     return folder
 
 

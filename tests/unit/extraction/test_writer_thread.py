@@ -4,11 +4,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from helpers.worlds import write_world
 from regionspot.backbones import ModelsConfig
 from regionspot.cache import write_manifest
 from regionspot.extraction import AnnotationsConfig, CacheConfig
@@ -115,13 +114,7 @@ def test_an_interrupt_lets_nothing_more_be_begun() -> None:
 def job(tmp_path: Path) -> CacheJob:
     """A job with one thread of 40 images, two of them a batch and a shard."""
     torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-    rows = ["image,x1,y1,x2,y2,label"]
-    for number in range(40):
-        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        rows.append(f"{number}.png,1,2,20,20,thing")
-    (tmp_path / "own.csv").write_text("\n".join(rows))
+    write_world(tmp_path, 40)
     annotations = AnnotationsConfig(
         format="csv", path=str(tmp_path / "own.csv"), images_dir=str(tmp_path)
     )

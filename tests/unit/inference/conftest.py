@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from helpers.heads import random_head
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference import RegionSpot
-from regionspot.model import FusionHead, HeadCard, RegionClassifier, TrainedHead
+from regionspot.model import TrainedHead
 
 NAMES = ("red striped circle", "blue plain square", "sea egg", "green dotted star")
 
@@ -34,26 +35,16 @@ def bank(models: FrozenModels, vocabulary: Vocabulary) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def trained_head(models: FrozenModels) -> TrainedHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        head = FusionHead(
-            token_dim=models.localizer.token_dim,
-            feature_dim=models.encoder.width,
-            text_dim=models.encoder.text_dim,
-            num_blocks=2,
-            num_heads=4,
-            ffn_dim=64,
-            normalize_inputs=True,
-        )
-    card = HeadCard(
-        head=head.spec,
-        scale=20.0,
+    return random_head(
+        models,
+        seed=3,
+        num_blocks=2,
+        ffn_dim=64,
+        normalize_inputs=True,
         bias=-8.0,
-        fingerprint=models.fingerprint().to_dict(),
         vocabulary=NAMES,
         templates="single",
     )
-    return TrainedHead(head=head.eval(), classifier=RegionClassifier(20.0, -8.0), card=card)
 
 
 @pytest.fixture(scope="session")

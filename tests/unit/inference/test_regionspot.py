@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
+from helpers.heads import SCALE
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError, MissingFileError, ShapeError, VocabularyError
@@ -25,7 +26,6 @@ from regionspot.inference import ImageError, ImageLike, Regions, RegionSpot, sco
 from regionspot.model import TrainedHead
 
 Pixels = NDArray[np.uint8]
-SCALE = 20.0  # of the head in conftest.py
 SENTENCE = "a photo of a {}."  # of the template set "single", which its card names
 
 

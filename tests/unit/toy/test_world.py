@@ -11,6 +11,7 @@ from lvis import LVIS
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from helpers.files import tree
 from regionspot.core.errors import ConfigError
 from regionspot.toy import (
     TRAINING_SPLITS,
@@ -30,14 +31,9 @@ def read(world_dir: Path, split: str) -> dict[str, Any]:
     return content
 
 
-def all_bytes(world_dir: Path) -> dict[str, bytes]:
-    files = (path for path in world_dir.rglob("*") if path.is_file())
-    return {path.relative_to(world_dir).as_posix(): path.read_bytes() for path in files}
-
-
 def test_the_same_seed_gives_the_same_bytes(world_dir: Path, tmp_path: Path) -> None:
     generate_world(tmp_path, seed=3, num_val=NUM_VAL, num_train=NUM_TRAIN)
-    assert all_bytes(tmp_path) == all_bytes(world_dir)
+    assert tree(tmp_path) == tree(world_dir)
 
 
 def test_another_seed_gives_other_images(world_dir: Path, tmp_path: Path) -> None:
@@ -57,7 +53,7 @@ def test_a_larger_world_begins_with_the_images_of_a_smaller_one(
 @pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(world_dir: Path, tmp_path: Path) -> None:
     generate_world(tmp_path, seed=3, num_val=NUM_VAL, num_train=NUM_TRAIN, num_processes=2)
-    assert all_bytes(tmp_path) == all_bytes(world_dir)
+    assert tree(tmp_path) == tree(world_dir)
 
 
 @pytest.mark.parametrize("split", SPLITS)
