@@ -31,6 +31,9 @@ def cluster() -> Iterator[Cluster]:
     folder = tempfile.mkdtemp(prefix="ray")  # short: the paths of sockets are limited
     before = os.environ.copy()
     os.environ.update(environment())
+    # Where Ray notes the address of the cluster: it does not make /tmp/ray for that itself.
+    os.environ["RAY_TMPDIR"] = folder
+    Path(folder, "ray").mkdir()
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": folder})
     try:
         cluster.add_node(**NODE)
