@@ -87,17 +87,15 @@ class Assembler:
             size_hw=torch.from_numpy(index.sizes_hw[images].astype(np.int64)),
             source=plan.source,
             num_regions=int(counts.sum()),
-            num_regions_of_step=self._num_regions_of_step(plan, counts),
+            num_regions_of_step=self._num_regions_of_step(plan),
         )
 
-    def _num_regions_of_step(self, plan: BatchPlan, counts: IndexArray) -> int:
+    def _num_regions_of_step(self, plan: BatchPlan) -> int:
         """Return the regions of a batch over all ranks, from the index alone."""
-        if plan.images_of_step is not None:
-            counts = (
-                self._caches[plan.source].index.num_regions[plan.images_of_step].astype(np.int64)
-            )
-            if self._max_regions is not None:
-                counts = np.minimum(counts, self._max_regions)
+        images = plan.images if plan.images_of_step is None else plan.images_of_step
+        counts = self._caches[plan.source].index.num_regions[images]
+        if self._max_regions is not None:
+            counts = np.minimum(counts, self._max_regions)
         return int(counts.sum())
 
     def _limited(

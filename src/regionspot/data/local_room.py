@@ -26,17 +26,19 @@ def warn_of_little_room(caches: Sequence[FeatureCache], shuffle_window: int | No
     all_bytes = sum(int(shards.sum()) for shards in tar_bytes)
     if all_bytes <= limit_bytes:
         return
+    bytes_by_window = _bytes_of_two_windows(tar_bytes)
     kept = human_bytes(limit_bytes)
     advice = "Raise data.max_local_gb if the disk can take more"
-    if window := _largest_window(tar_bytes, limit_bytes):
-        advice += f", or draw from fewer shards at a time: --data.shuffle_window {window}"
+    if fitting := int(np.searchsorted(bytes_by_window, limit_bytes, side="right")):
+        advice += f", or draw from fewer shards at a time: --data.shuffle_window {fitting}"
     if shuffle_window is None:
         logger.warning(
             "The training caches behind URLs have %s of shards, but only %s of them are kept here:"
             " in random order they are fetched again and again. %s.",
             *(human_bytes(all_bytes), kept, advice),
         )
-    elif (wanted := _bytes_of_windows(tar_bytes, shuffle_window)) > limit_bytes:
+    elif shuffle_window > fitting:
+        wanted = int(bytes_by_window[:shuffle_window][-1])
         logger.warning(
             "With data.shuffle_window %d, the shards that are drawn from and those that come next"
             " take up to %s, but only %s are kept here: some are fetched twice. %s.",
@@ -44,14 +46,11 @@ def warn_of_little_room(caches: Sequence[FeatureCache], shuffle_window: int | No
         )
 
 
-def _bytes_of_windows(tar_bytes: Sequence[NDArray[np.int64]], window: int) -> int:
-    """Return what two windows of each cache take at most."""
-    return sum(int(np.sort(shards)[-2 * window :].sum()) for shards in tar_bytes)
-
-
-def _largest_window(tar_bytes: Sequence[NDArray[np.int64]], limit_bytes: int) -> int:
-    """Return the largest window of which two fit; 0 if none does."""
-    window = 0
-    while _bytes_of_windows(tar_bytes, window + 1) <= limit_bytes:
-        window += 1
-    return window
+def _bytes_of_two_windows(tar_bytes: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return what two windows of each cache take at most, for windows of 1, 2, 3, ... shards."""
+    num_shards = 2 * np.arange(1, -(-max(map(len, tar_bytes)) // 2) + 1)
+    totals = np.zeros(len(num_shards), np.int64)
+    for shards in tar_bytes:
+        of_largest = np.sort(shards)[::-1].cumsum()
+        totals += of_largest[np.minimum(num_shards, len(shards)) - 1]
+    return totals

@@ -35,7 +35,7 @@ class EndTogether(pl.Callback):
         if threading.current_thread() is threading.main_thread():
             # Lightning puts back what was there before its own when the run ends.
             signal.signal(signal.SIGTERM, self._ask)
-        # Before each batch it asks rank 0, for which a GPU has to be waited for.
+        # Lightning asks rank 0 before each batch, too, for which a GPU has to be waited for.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]  # noqa: SLF001
 
     @override

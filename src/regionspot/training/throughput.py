@@ -39,8 +39,7 @@ class Throughput(pl.Callback):
         self.seconds_waited = 0.0
         self.training_device_seconds = 0.0
         self.device_seconds = 0.0
-        # Stays on the device until it is logged: asking for its value would wait for the GPU.
-        self._num_regions = 0
+        self._num_regions = 0  # since the last time it was logged
         self._since: float | None = None  # when the clock was last read; None while it stands
         self._validating = False
         self._num_devices = 1
