@@ -31,7 +31,7 @@ def run_cli(command: Callable[[], None]) -> None:
     traceback.
     """
     try:
-        with _no_signal_lost():
+        with _no_signal_lost(), _interruptible():
             command()
     except RegionSpotError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,19 +57,49 @@ def terminable(advice: str) -> Iterator[None]:
     Args:
         advice: What to do next, for the message.
     """
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise _TerminatedError(advice)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
+    with _ended_by(signal.SIGTERM, lambda: _TerminatedError(advice)):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _TerminatedError(BaseException):
     """SIGTERM came; like KeyboardInterrupt it is nobody's to catch but the command line's."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the block, where it is Python's to answer: jobs of a shell may ignore it."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    with _ended_by(signal.SIGINT, KeyboardInterrupt):
+        yield
+
+
+@contextmanager
+def _ended_by(number: signal.Signals, end: Callable[[], BaseException]) -> Iterator[None]:
+    """Raise ``end()`` in the block when a signal comes, whatever becomes of it there.
+
+    C code that asks an object for something may take the exception for the object's answer, and
+    raise an error of its own.
+    """
+    came = False
+
+    def answer(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        raise end()
+
+    before = signal.signal(number, answer)
+    try:
+        yield
+    except Exception as error:
+        if came:
+            raise end() from error
+        raise
+    finally:
+        signal.signal(number, before)
 
 
 @contextmanager

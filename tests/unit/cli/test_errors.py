@@ -60,6 +60,24 @@ def test_a_signal_that_arrives_in_a_weak_reference_s_callback_is_not_lost(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_a_library_takes_for_an_error_is_not_lost(
+    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        with terminable("whole shards are safe"):
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(30)
+            except BaseException:  # noqa: BLE001 - as torch does when it asks for a length
+                raise ValueError("could not determine the shape") from None
+
+    with pytest.raises(SystemExit) as exit_info:
+        run_cli(command)
+    assert exit_info.value.code == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     def command() -> None:
         raise KeyError("bug")
