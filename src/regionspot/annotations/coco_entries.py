@@ -14,7 +14,13 @@ from typing_extensions import override
 from regionspot.annotations.json_entries import Entries, Entry
 from regionspot.annotations.json_piece import JsonPiece
 from regionspot.annotations.judging import Verdicts, first_reasons, judge_xywh
-from regionspot.annotations.region_prompts import Prompt, points_text, segmentation_text
+from regionspot.annotations.region_prompts import (
+    Prompt,
+    points_text,
+    rle_size_hw,
+    segmentation_fault,
+    segmentation_text,
+)
 from regionspot.annotations.report import Reason
 from regionspot.annotations.text_column import TextColumn
 from regionspot.core.errors import AnnotationError
@@ -159,6 +165,9 @@ class AnnotationColumns:
     is_crowd: NDArray[np.bool_]
     prompts: TextColumn | None
     """What SAM is shown in place of the box; None if it is the box. See `region_prompts`."""
+    mask_sizes_hw: NDArray[np.int64]
+    """Image size that a mask states, (A, 2); -1 for one that states none. (0, 2) if no prompt is a
+    mask."""
 
 
 class AnnotationEntries(Entries[_Annotation]):
@@ -168,6 +177,7 @@ class AnnotationEntries(Entries[_Annotation]):
         super().__init__(msgspec.json.Decoder(_list_of_annotations(prompt)))
         self._prompt: Prompt = prompt
         self._prompts: list[TextColumn] = []
+        self._mask_sizes = [np.zeros((0, 2), np.int64)]
         # An empty piece in front, so that a list without any has columns, too.
         self._image_ids = [np.zeros(0, np.int64)]
         self._category_ids = [np.zeros(0, np.int64)]
@@ -184,6 +194,7 @@ class AnnotationEntries(Entries[_Annotation]):
             faults=_pop_joined(self._faults),
             is_crowd=_pop_joined(self._crowds),
             prompts=None if self._prompt == "box" else TextColumn.joined(self._prompts),
+            mask_sizes_hw=_pop_joined(self._mask_sizes),
         )
 
     @override
@@ -233,17 +244,30 @@ class AnnotationEntries(Entries[_Annotation]):
         prompt_values: Iterable[list[bytes]],
     ) -> None:
         boxes_xyxy, faults = judge_xywh(boxes_xywh, has_box)
-        if self._prompt != "box":
-            texts = [_prompt_text(self._prompt, values) for values in prompt_values]
+        if self._prompt == "points":
+            texts = [points_text(*values) for values in prompt_values]
             lacks_any = np.array([not text for text in texts], np.bool_)
-            reason = Reason.NO_POINTS if self._prompt == "points" else Reason.NO_MASK
-            faults = first_reasons(faults, {reason: lacks_any})
+            faults = first_reasons(faults, {Reason.NO_POINTS: lacks_any})
             self._prompts.append(TextColumn.from_texts(texts))
+        elif self._prompt != "box":
+            faults = self._add_masks(faults, [value for (value,) in prompt_values])
         self._image_ids.append(np.array(image_ids, np.int64))
         self._category_ids.append(np.array(category_ids, np.int64))
         self._boxes.append(boxes_xyxy)
         self._faults.append(faults)
         self._crowds.append(is_crowd)
+
+    def _add_masks(self, faults: Verdicts, segmentations: Sequence[bytes]) -> Verdicts:
+        texts = [segmentation_text(value) for value in segmentations]
+        reasons = [segmentation_fault(*pair) for pair in zip(segmentations, texts, strict=True)]
+        self._prompts.append(TextColumn.from_texts(texts))
+        sizes = [rle_size_hw(text) or (-1, -1) for text in texts]
+        self._mask_sizes.append(np.array(sizes, np.int64).reshape(-1, 2))
+        against = {
+            reason: np.array([found == reason for found in reasons], np.bool_)
+            for reason in (Reason.NO_MASK, Reason.BAD_MASK)
+        }
+        return first_reasons(faults, against)
 
 
 def _list_of_annotations(prompt: Prompt) -> type[list[_Annotation]]:
@@ -252,10 +276,6 @@ def _list_of_annotations(prompt: Prompt) -> type[list[_Annotation]]:
     # A list that is only read may hold a kind of the wanted thing.
     kind = list[_PointedAnnotation] if prompt == "points" else list[_MaskedAnnotation]
     return cast("type[list[_Annotation]]", kind)
-
-
-def _prompt_text(prompt: Prompt, values: list[bytes]) -> str:
-    return points_text(*values) if prompt == "points" else segmentation_text(*values)
 
 
 def _pop_joined(pieces: list[NDArray[_Number]]) -> NDArray[_Number]:

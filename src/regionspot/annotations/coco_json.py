@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regionspot.annotations.coco_entries import (
+    AnnotationColumns,
     AnnotationEntries,
     CategoryEntries,
     FileNameOf,
@@ -14,6 +16,7 @@ from regionspot.annotations.coco_entries import (
 from regionspot.annotations.identities import distinct_images, rows_of, synonyms_of, vocabulary_of
 from regionspot.annotations.json_entries import OtherEntries
 from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
+from regionspot.annotations.judging import Verdicts, first_reasons
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
 from regionspot.annotations.recognition import (
     WANTED_LISTS,
@@ -124,20 +127,32 @@ class _Reading:
             self._categories.ids, self._categories.names, self._path
         )
         columns = self._annotations.pop_columns()
+        image_rows = rows_of(columns.image_ids, images.ids)
         return RawAnnotations(
             images=images,
             num_repeated_images=num_repeated,
             vocabulary=vocabulary,
             synonyms=synonyms_of(vocabulary, self._categories.names, self._categories.synonyms),
             category_ids=category_ids,
-            image_rows=rows_of(columns.image_ids, images.ids),
+            image_rows=image_rows,
             labels=rows_of(columns.category_ids, np.array(category_ids, np.int64)),
             boxes_xyxy=columns.boxes_xyxy,
-            faults=columns.faults,
+            faults=_with_mask_faults(columns, images, image_rows),
             marks={Reason.CROWD: columns.is_crowd},
             prompts=columns.prompts,
             sha256s=(self._stream.sha256,),
         )
+
+
+def _with_mask_faults(
+    columns: AnnotationColumns, images: ImageColumns, image_rows: NDArray[np.int32]
+) -> Verdicts:
+    """Add the faults of masks that state another size than that of their image."""
+    found_hw = columns.mask_sizes_hw
+    if not len(found_hw) or images.sizes_hw is None:
+        return columns.faults
+    is_other = (found_hw[:, 0] >= 0) & (found_hw != images.sizes_hw[image_rows]).any(axis=1)
+    return first_reasons(columns.faults, {Reason.BAD_MASK: is_other})
 
 
 def _check_format(path: Path, outline: Outline, format_name: str, wanted: set[str]) -> None:

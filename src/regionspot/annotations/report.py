@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NEGATIVE_SIZE = "of negative width or height"
     ZERO_AREA = "of zero area"
     NO_MASK = "without a segmentation (polygons or RLE)"
+    BAD_MASK = "with a mask that does not fit its image (RLE counts or size, polygon corners)"
     NO_POINTS = "without points in them (point_coords or keypoints)"
     OUTSIDE = "wholly outside the image"
     DUPLICATE = "that repeat a box of the same image (and category, unless proposals)"

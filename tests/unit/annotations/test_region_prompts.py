@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from regionspot.annotations import ReadOptions, Reason, read_annotations
 from regionspot.annotations.region_prompts import (
     decode_mask,
     decode_points,
@@ -64,11 +68,94 @@ def test_a_mask_without_a_pixel_is_no_mask() -> None:
         [["a", "b"]],
         {"counts": [1, 2]},
         {"size": [3], "counts": [1, 2]},
+        {"size": [3, 4], "counts": [2, 4, 7]},  # one pixel more than 3 x 4
+        {"size": [3, 4], "counts": [2, 4, 5]},  # one less: pycocotools returns what lies there
+        {"size": [3, 4], "counts": [2, -4, 14]},
+        {"size": [3, 4], "counts": [2.5, 4, 5.5]},
+        {"size": [3, 4], "counts": []},
+        {"size": [-3, -4], "counts": [2, 4, 6]},
+        {"size": [0, 4], "counts": [0]},
+        {"size": [2**80, 1], "counts": [2**80]},
+        {"size": [3, 4], "counts": "245"},
+        {"size": [3, 4], "counts": "24V"},  # ends within a number
+        {"size": [3, 4], "counts": "24 6"},
+        {"size": [3, 4], "counts": "24\u00e9"},
+        {"size": [3, 4], "counts": "P" * 90 + "0"},
+        {"size": [3, 4], "counts": ""},
         "polygon",
+        [*TRIANGLE, [1, 2, 3, 4, 5, 6, 7]],  # half a corner
+        [[1, 1, 5, 1, 1e300, 5]],
+        [[1, 1, 5, 1, -1e9, 5]],
+        [[0, 0, 60_000, 60_000] * 100],  # a line of 12 million pixels
+        [[1, 1, 5, None, 1, 5]],  # what NaN becomes
     ],
 )
 def test_what_is_no_segmentation_gives_no_text(value: object) -> None:
     assert segmentation_text(encoded(value)) == ""
+
+
+@given(data=st.data(), height=st.integers(1, 9), width=st.integers(1, 9))
+def test_run_lengths_are_read_as_pycocotools_writes_them(
+    data: st.DataObject, height: int, width: int
+) -> None:
+    pixels = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    mask = np.array(pixels, np.uint8).reshape(height, width)
+    compressed = coco_mask.encode(np.asfortranarray(mask))
+    column_by_column = mask.T.ravel()
+    ends = np.flatnonzero(np.diff(column_by_column)) + 1
+    counts = np.diff([0, *ends, mask.size]).tolist()
+    counts = [0, *counts] if column_by_column[0] else counts
+    for value in (counts, compressed["counts"].decode()):
+        text = segmentation_text(encoded({"size": [height, width], "counts": value}))
+        found = decode_mask(text, (height, width))
+        assert (found is None) == (not mask.any())
+        if found is not None:
+            np.testing.assert_array_equal(found, mask.astype(bool))
+
+
+@given(text=st.text(st.characters(min_codepoint=32, max_codepoint=130), max_size=12))
+def test_compressed_counts_are_sound_exactly_if_they_add_up_to_the_image(text: str) -> None:
+    """The oracle is pycocotools' own way back: sound counts are those that it writes, too."""
+    found = segmentation_text(encoded({"size": [3, 4], "counts": text}))
+    if found:
+        mask = decode_mask(found, (3, 4))
+        theirs = coco_mask.decode({"size": [3, 4], "counts": text})
+        assert (mask is None) == (not theirs.any())
+        if mask is not None:
+            np.testing.assert_array_equal(mask, theirs.astype(bool))
+
+
+def test_masks_that_do_not_fit_their_image_are_dropped_and_counted(tmp_path: Path) -> None:
+    sound = {"size": [64, 96], "counts": [522, 30, 5592]}
+    segmentations = [
+        sound,
+        [[8, 10, 38, 10, 38, 40, 8, 40]],
+        sound | {"counts": [522, 30, 6000]},
+        sound | {"counts": [522, 30]},
+        sound | {"counts": [522, -30, 5652]},
+        {"size": [96, 64], "counts": [522, 30, 5592]},  # of another image
+        [[8, 10, float("nan"), 10, 38, 40]],
+        None,
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 96, "height": 64}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [8 + n, 10, 30, 30], "segmentation": value}
+            for n, value in enumerate(segmentations)
+        ],
+        "categories": [{"id": 1, "name": "red box"}],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    data = read_annotations("coco", path, tmp_path, options=ReadOptions(prompt="mask"))
+    assert {entry.reason: (entry.count, entry.first) for entry in data.report.dropped} == {
+        Reason.NO_MASK: (1, (7,)),
+        Reason.BAD_MASK: (5, (2, 3, 4)),
+    }
+    prompts = data.records[0].prompts
+    assert prompts is not None
+    masks = [decode_mask(text, (64, 96)) for text in prompts]
+    assert [None if mask is None else int(mask.sum()) for mask in masks] == [30, 900]
 
 
 def test_polygons_without_an_area_are_left_out_beside_sound_ones() -> None:
