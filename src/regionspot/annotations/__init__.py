@@ -1,5 +1,11 @@
 """Genuine annotation and proposal files in, records out; what is dropped or changed is counted."""
 
+from regionspot.annotations.box_checks import (
+    ExaminedBoxes,
+    Implausible,
+    implausible_error,
+    overshooting,
+)
 from regionspot.annotations.formats import READERS, read_annotations
 from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
 from regionspot.annotations.proposal_table import ProposalTable
@@ -18,7 +24,9 @@ __all__ = [
     "AnnotationReport",
     "BoxUnit",
     "Dropped",
+    "ExaminedBoxes",
     "ImageRecord",
+    "Implausible",
     "KeepOrDrop",
     "Prompt",
     "ProposalFormat",
@@ -26,6 +34,8 @@ __all__ = [
     "ReadOptions",
     "Reason",
     "RecordTable",
+    "implausible_error",
+    "overshooting",
     "read_annotations",
     "read_category_tree",
     "read_proposals",

@@ -1,12 +1,20 @@
 """Builds records from a file's raw content: judges each box once, for all formats, and counts."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.annotations.box_checks import (
+    MAX_EXAMINED,
+    ExaminedBoxes,
+    Implausible,
+    hardly_any_fits,
+    implausible_error,
+    wrong_units_or_order,
+)
 from regionspot.annotations.judging import (
     KEPT,
     REASONS,
@@ -19,9 +27,11 @@ from regionspot.annotations.names import check_names
 from regionspot.annotations.raw import RawAnnotations
 from regionspot.annotations.records import RecordTable, RegionColumns
 from regionspot.annotations.repeats import blocks_of_whole_images, is_repeated
-from regionspot.annotations.report import AnnotationReport, Reason
+from regionspot.annotations.report import PROPOSALS, AnnotationReport, Dropped, Reason
 from regionspot.core.errors import AnnotationError
 from regionspot.core.geometry import box_area, clip_boxes_xyxy
+
+_NUM_SHOWN = 3
 
 
 def assemble(
@@ -30,6 +40,9 @@ def assemble(
     path: Path,
     drop: Collection[Reason],
     max_per_image: int | None = None,
+    implausible: Implausible = "refuse",
+    chose_classes: bool = False,
+    dropped_before: Collection[Dropped] = (),
 ) -> tuple[RecordTable, AnnotationReport]:
     """Turn raw annotations into records, dropping what is no region and clipping the rest.
 
@@ -38,24 +51,42 @@ def assemble(
         path: The file, for messages.
         drop: Which of ``raw.marks`` are no regions.
         max_per_image: How many regions an image may have; the first are kept. All when None.
+        implausible: Whether a file is refused whose annotations look wrong as a whole.
+        chose_classes: Whether the classes are those of a list that was given.
+        dropped_before: Entries of the file that ``raw`` does not have any more.
 
     Raises:
-        AnnotationError: An image cannot be used, or nothing can.
+        AnnotationError: An image cannot be used, or nothing can, or nearly nothing.
     """
     verdicts = _judge_entries(raw, drop)
     _check_any(verdicts, path)
+    boxes_doubt = _doubt_about_boxes(raw, verdicts, dropped_before)
     sorter = _RegionSorter(raw=raw, verdicts=verdicts, max_per_image=max_per_image)
     regions = sorter.sort()
     records = RecordTable(images=raw.images, regions=regions, rows=range(len(raw.images)))
     check_names(records)
     is_kept = verdicts == KEPT
+    dropped = count_dropped(verdicts, raw.positions)
+    has_region = np.diff(regions.starts) > 0
+    fit_doubt = hardly_any_fits(
+        [*dropped_before, *dropped],
+        num_annotations=len(verdicts) + sum(entry.count for entry in dropped_before),
+        share_of_images_with_regions=float(has_region.mean()),
+        chose_classes=chose_classes,
+        entries=raw.entries,
+        show=raw.show,
+    )
+    crowds_doubt, crowds_note = _about_crowds(raw, drop)
+    doubts = [doubt for doubt in (boxes_doubt, fit_doubt, crowds_doubt) if doubt]
+    if doubts and implausible == "refuse":
+        raise _refused(doubts[0], raw, path)
 
     def num_marked(reason: Reason) -> int:
         return int((raw.marks[reason] & is_kept).sum()) if reason in raw.marks else 0
 
     return records, AnnotationReport(
         num_images=len(records),
-        num_images_without_regions=int((np.diff(regions.starts) == 0).sum()),
+        num_images_without_regions=int((~has_region).sum()),
         num_images_without_size=len(records) if raw.images.sizes_hw is None else 0,
         num_repeated_images=raw.num_repeated_images,
         num_rotated_images=raw.num_rotated_images,
@@ -65,9 +96,9 @@ def assemble(
         num_groups=num_marked(Reason.GROUP),
         num_depictions=num_marked(Reason.DEPICTION),
         num_clipped=sorter.num_clipped,
-        dropped=count_dropped(verdicts, raw.positions),
+        dropped=dropped,
         entries=raw.entries,
-        notes=raw.notes,
+        notes=(*raw.notes, *doubts, *crowds_note),
     )
 
 
@@ -85,6 +116,63 @@ def _check_any(verdicts: Verdicts, path: Path) -> None:
     for reason, needed in _NEEDED.items():
         if len(verdicts) and (verdicts == code_of(reason)).all():
             raise AnnotationError(f"{path}: none of its {len(verdicts):,} annotations {needed}")
+
+
+def _doubt_about_boxes(
+    raw: RawAnnotations, verdicts: Verdicts, dropped_before: Collection[Dropped]
+) -> str | None:
+    rows = np.flatnonzero(verdicts == KEPT)
+    step = max(1, -(-len(rows) // MAX_EXAMINED))
+    rows = rows[::step]
+    limits_hw: NDArray[np.integer | np.floating] | None = None
+    if raw.box_unit == "relative":
+        limits_hw = np.ones((len(rows), 2))
+    elif raw.images.sizes_hw is not None:
+        limits_hw = raw.images.sizes_hw[raw.image_rows[rows]]
+    num_inverted = int((verdicts == code_of(Reason.NEGATIVE_SIZE)).sum())
+    num_inverted += sum(e.count for e in dropped_before if e.reason == Reason.NEGATIVE_SIZE)
+    return wrong_units_or_order(
+        ExaminedBoxes(
+            boxes_xyxy=raw.boxes_xyxy[rows],
+            limits_hw=limits_hw,
+            layout=raw.box_layout,
+            is_relative=raw.box_unit == "relative",
+            num_inverted=num_inverted // step,
+        )
+    )
+
+
+def _about_crowds(
+    raw: RawAnnotations, drop: Collection[Reason]
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return what is wrong, or what is to be told, where all annotations are crowds."""
+    is_crowd = raw.marks.get(Reason.CROWD)
+    if is_crowd is None or not len(is_crowd) or not is_crowd.all():
+        return None, ()
+    found = (
+        f"all {len(is_crowd):,} annotations are crowds (iscrowd 1). Most likely they are single"
+        " objects: CVAT, for one, marks every mask that was drawn with a brush so"
+    )
+    if Reason.CROWD in drop:
+        return f"{found}. Leave --annotations.crowds at keep, or set iscrowd to 0 in the file.", ()
+    return None, (f"{found}; they are kept as regions like any other",)
+
+
+def _refused(doubt: str, raw: RawAnnotations, path: Path) -> AnnotationError:
+    if str(Reason.UNKNOWN_IMAGE) in doubt:
+        doubt += f"\nThe image ids that are listed are {_few(raw.images.ids.tolist())}"
+    if str(Reason.UNKNOWN_CATEGORY) in doubt:
+        pairs = zip(raw.category_ids, raw.vocabulary, strict=True)
+        names = [f"{number} ({name})" for number, name in pairs]
+        doubt += f"\nThe categories that are listed are {_few(names)}"
+    return implausible_error(
+        path, doubt, "proposals" if raw.entries == PROPOSALS else "annotations"
+    )
+
+
+def _few(values: Sequence[object]) -> str:
+    more = ", ..." if len(values) > _NUM_SHOWN else "."
+    return ", ".join(map(str, values[:_NUM_SHOWN])) + more
 
 
 def _judge_entries(raw: RawAnnotations, drop: Collection[Reason]) -> Verdicts:
@@ -133,6 +221,7 @@ class _RegionSorter:
             prompts=None if self.raw.prompts is None else self.raw.prompts.take(entries),
             starts=np.concatenate([[0], np.cumsum(num_of_image)]),
             box_unit=self.raw.box_unit,
+            box_layout=self.raw.box_layout,
         )
 
     def _fit(self, entries: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from regionspot.annotations.identities import whole_number
 from regionspot.annotations.json_entries import Entries, Entry
 from regionspot.annotations.json_piece import JsonPiece
 from regionspot.annotations.judging import Verdicts, first_reasons, judge_xywh
@@ -48,7 +49,7 @@ class _Annotation(msgspec.Struct, gc=False):
     image_id: _Id
     category_id: _Id
     bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
+    iscrowd: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
 
 
 class _MaskedAnnotation(_Annotation, gc=False):
@@ -206,6 +207,7 @@ class AnnotationEntries(Entries[_Annotation]):
             boxes_xywh=sides.reshape(-1, 4),
             has_box=np.ones(len(entries), np.bool_),
             is_crowd=np.array([entry.iscrowd for entry in entries], np.bool_),
+            has_odd_crowd=None,
             prompt_values=(
                 [bytes(getattr(entry, field)) for field in _PROMPT_FIELDS[self._prompt]]
                 for entry in entries
@@ -221,12 +223,14 @@ class AnnotationEntries(Entries[_Annotation]):
                     place, keys = self._place(piece, index), ", ".join(entry)
                     raise AnnotationError(f"{place} has no {field} (keys: {keys}).")
         boxes = [four_numbers(entry.get("bbox")) for entry in entries]
+        crowds = [crowd_of(entry.get("iscrowd")) for entry in entries]
         self._add(
             image_ids=[_id_or_unknown(entry["image_id"]) for entry in entries],
             category_ids=[_id_or_unknown(entry["category_id"]) for entry in entries],
             boxes_xywh=np.array([box or NO_BOX for box in boxes], np.float64).reshape(-1, 4),
             has_box=np.array([box is not None for box in boxes], np.bool_),
-            is_crowd=np.array([bool(entry.get("iscrowd")) for entry in entries], np.bool_),
+            is_crowd=np.array([crowd is True for crowd in crowds], np.bool_),
+            has_odd_crowd=np.array([crowd is None for crowd in crowds], np.bool_),
             prompt_values=(
                 [msgspec.json.encode(entry.get(field)) for field in _PROMPT_FIELDS[self._prompt]]
                 for entry in entries
@@ -241,9 +245,12 @@ class AnnotationEntries(Entries[_Annotation]):
         boxes_xywh: NDArray[np.float64],
         has_box: NDArray[np.bool_],
         is_crowd: NDArray[np.bool_],
+        has_odd_crowd: NDArray[np.bool_] | None,
         prompt_values: Iterable[list[bytes]],
     ) -> None:
         boxes_xyxy, faults = judge_xywh(boxes_xywh, has_box)
+        if has_odd_crowd is not None:
+            faults = first_reasons(faults, {Reason.ODD_CROWD: has_odd_crowd})
         if self._prompt == "points":
             texts = [points_text(*values) for values in prompt_values]
             lacks_any = np.array([not text for text in texts], np.bool_)
@@ -290,20 +297,28 @@ def _text(entry: Entry, field: str) -> str | None:
 
 
 def _whole_number(entry: Entry, field: str, place: str) -> int:
-    value = entry.get(field)
-    # JSON writers that go through float tables turn 480 into 480.0: the same number.
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise AnnotationError(f"{place}.{field} is {value!r}; wanted a whole number, 0 or more.")
-    return value
+    number = whole_number(entry.get(field))
+    if number is None:
+        raise AnnotationError(
+            f"{place}.{field} is {entry.get(field)!r}; wanted a whole number, 0 or more."
+        )
+    return number
 
 
 def _id_or_unknown(value: object) -> int:
     """Map what cannot be an id to -1, which no image or category has: it is counted as unknown."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if isinstance(value, int) and 0 <= value < 2**63 else -1
+    number = whole_number(value)
+    return -1 if number is None else number
+
+
+def crowd_of(value: object) -> bool | None:
+    """Return what a value of ``iscrowd`` says, which is no if it is null; None if it is unclear."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, str) and value.strip().lower() in {"true", "false"}:
+        return value.strip().lower() == "true"
+    number = whole_number(value)
+    return bool(number) if number in {0, 1} else None
 
 
 def four_numbers(value: object) -> tuple[float, ...] | None:

@@ -1,6 +1,7 @@
 """What COCO, LVIS and their relatives share: a JSON object of images, annotations, categories."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from regionspot.annotations.coco_entries import (
     ImageEntries,
 )
 from regionspot.annotations.identities import distinct_images, rows_of, synonyms_of, vocabulary_of
-from regionspot.annotations.json_entries import OtherEntries
+from regionspot.annotations.json_entries import OtherEntries, entry_text
 from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
 from regionspot.annotations.judging import Verdicts, first_reasons
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
@@ -141,6 +142,7 @@ class _Reading:
             marks={Reason.CROWD: columns.is_crowd},
             prompts=columns.prompts,
             sha256s=(self._stream.sha256,),
+            show=partial(entry_text, self._path, "annotations"),
         )
 
 

@@ -8,6 +8,7 @@ complains about them.
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ BLOCK_BYTES = 1 << 20
 """Bytes that are read at once; what is made of them stays in the processor's cache."""
 _NOT_PLAIN = (b'"', b"\r", b" ", b"\t", b"\0")
 
+_MAX_SHOWN = 200
 _QUOTED_BYTES = 1 << 20
 _COMMA, _LINE_BREAK = b",\n"
 
@@ -175,6 +177,13 @@ class CsvTable:
                     f"{self._path}, line {self._num_lines + number} is not UTF-8 text"
                     f" ({line[error.start : error.start + 8]!r}). Save the file as UTF-8."
                 ) from error
+
+
+def row_text(path: Path, index: int) -> str:
+    """Return a row of a file as it stands there, counted from 0 below the header."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = (row for row in csv.reader(file) if row)
+        return ",".join(next(islice(rows, index + 1, None), ()))[:_MAX_SHOWN]
 
 
 def _shown(header: Sequence[str]) -> str:

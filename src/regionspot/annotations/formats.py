@@ -54,7 +54,8 @@ def read_annotations(
 
     Raises:
         MissingFileError: A file or the folder does not exist.
-        AnnotationError: The file has another format, is damaged, or contradicts itself.
+        AnnotationError: The file has another format, is damaged, or contradicts itself; or its
+            annotations look wrong as a whole.
         VocabularyError: A class name is empty or occurs twice.
         ConfigError: An option does not belong to the format, or one that it needs is missing.
     """
@@ -73,7 +74,13 @@ def read_annotations(
         )
     raw = reader(Source(path=annotations_path, images_dir=images_dir, options=options))
     drop = options.dropped & raw.marks.keys()
-    records, report = assemble(raw, path=annotations_path, drop=drop)
+    records, report = assemble(
+        raw,
+        path=annotations_path,
+        drop=drop,
+        implausible=options.implausible or "refuse",
+        chose_classes=options.classes_path is not None,
+    )
     return AnnotatedImages(
         name=name or annotations_path.stem,
         format=format,

@@ -1,5 +1,6 @@
-"""Checks that ids stand for one thing each, and turns them into rows of columns."""
+"""Reads ids, checks that they stand for one thing each, and turns them into rows of columns."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,28 @@ from regionspot.core.errors import AnnotationError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 
 _BLOCK = 1 << 16
+_WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,20})(\.0*)?")
+
+
+def whole_number(value: object, *, at_least: int = 0) -> int | None:
+    """Return the whole number that a JSON value stands for; None if it stands for none.
+
+    JSON writers that go through float tables turn 480 into 480.0, and those that go through tables
+    of text turn it into "480": all are the same number, so that ids meet however each list of a
+    file spells them.
+
+    Args:
+        value: A value from a JSON file.
+        at_least: The smallest number taken; the largest is that of 64 bits with a sign.
+    """
+    if isinstance(value, str):
+        spelled = _WHOLE_NUMBER.fullmatch(value.strip())
+        value = None if spelled is None else int(spelled[1])
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if at_least <= value < 2**63 else None
 
 
 def rows_of(ids: NDArray[np.int64], known_ids: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -5,20 +5,24 @@ careful one, for a piece in which the fast one meets anything else: NaN, numbers
 fields. Both give the same for what the fast one takes; only the careful one complains.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
 from typing_extensions import override
 
 from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.json_stream import JsonStream
 from regionspot.core.errors import AnnotationError
 
 Entry = Mapping[str, object]
 """An entry as the careful decoder gives it: an object of anything."""
 
 _T = TypeVar("_T")
+_MAX_SHOWN = 200
 
 
 class Entries(ABC, Generic[_T]):
@@ -74,6 +78,25 @@ class Entries(ABC, Generic[_T]):
     @abstractmethod
     def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
         """Take entries of any content, or raise ``AnnotationError``."""
+
+
+def entry_text(path: Path, name: str | None, index: int) -> str:
+    """Return the text of an entry of a list in a file that was read before, for messages.
+
+    Args:
+        path: The file.
+        name: Key of the list; None if the list is the file.
+        index: Which entry, counted from 0.
+    """
+    start = 0
+    for piece in JsonStream(path).pieces():
+        values = piece.load() if piece.name == name and piece.is_list else None
+        if not isinstance(values, list):
+            continue
+        if index < start + len(values):
+            return json.dumps(values[index - start], ensure_ascii=False)[:_MAX_SHOWN]
+        start += len(values)
+    return ""
 
 
 class OtherEntries(Entries[msgspec.Raw]):

@@ -11,12 +11,13 @@ ignore``; how many of them are rotated is counted, not corrected.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.csv_block import CsvBlock
-from regionspot.annotations.csv_table import CsvTable
+from regionspot.annotations.csv_table import CsvTable, row_text
 from regionspot.annotations.identities import rows_of
 from regionspot.annotations.judging import judge_xyxy
 from regionspot.annotations.openimages_files import (
@@ -85,7 +86,9 @@ def read_openimages(source: Source) -> RawAnnotations:
         marks={reason: np.concatenate(rows.marks[reason]) for reason in rows.marks},
         sha256s=(table.sha256, classes_sha256),
         box_unit="relative",
+        box_layout="xyxy",
         entries="rows",
+        show=partial(row_text, source.path),
         notes=tuple(notes),
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from regionspot.annotations.box_checks import Implausible
 from regionspot.annotations.region_prompts import Prompt
 from regionspot.annotations.report import Reason
 from regionspot.core.errors import ConfigError
@@ -26,7 +27,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "csv": ("classes_path",),
     }
 )
-"""Names of the options that each format takes."""
+"""Names of the options that each format takes, beside those that all take."""
+_OF_ALL_FORMATS = ("classes", "implausible")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,11 @@ class ReadOptions:
     """V3Det: the category tree, to be kept beside the cache; no region depends on it."""
     prompt: Prompt | None = None
     """What of a region SAM is to be shown, and so has to be read; its box if None."""
+    classes: Literal["annotated"] | tuple[str, ...] | None = None
+    """Which of the file's classes make the vocabulary: those that have a region, or those of these
+    names; all of them if None."""
+    implausible: Implausible | None = None
+    """What to do with a file whose annotations look wrong as a whole; refuse if None."""
 
     def check(self, format_name: str) -> None:
         """Refuse what does not belong to a format, and miss what it needs.
@@ -56,7 +63,7 @@ class ReadOptions:
             ConfigError: An option was given that the format has no use for, or OpenImages is to be
                 read without its class descriptions.
         """
-        allowed = OPTIONS[format_name]
+        allowed = (*OPTIONS[format_name], *_OF_ALL_FORMATS)
         for field in fields(self):
             if getattr(self, field.name) is not None and field.name not in allowed:
                 takers = [name for name, options in OPTIONS.items() if field.name in options]

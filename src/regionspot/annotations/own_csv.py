@@ -5,6 +5,7 @@ A row with nothing but its image (``empty.jpg,,,,,``) stands for an image withou
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import PurePosixPath
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.csv_block import CsvBlock
-from regionspot.annotations.csv_table import CsvTable
+from regionspot.annotations.csv_table import CsvTable, row_text
 from regionspot.annotations.judging import code_of, judge_xyxy
 from regionspot.annotations.options import Source
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
@@ -66,7 +67,9 @@ def read_own_csv(source: Source) -> RawAnnotations:
         faults=np.concatenate(rows.faults),
         marks={},
         sha256s=(table.sha256,),
+        box_layout="xyxy",
         entries="rows",
+        show=partial(row_text, source.path),
         notes=(f"ignored the columns {', '.join(extra)}",) if extra else (),
     )
 

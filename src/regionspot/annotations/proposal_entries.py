@@ -4,7 +4,6 @@ A box that is none (three numbers, NaN) becomes a verdict and is counted, as in 
 image id or a score that cannot be read is an error: nobody could say what was meant.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from regionspot.annotations.coco_entries import NO_BOX, four_numbers
+from regionspot.annotations.identities import whole_number
 from regionspot.annotations.json_entries import Entries, Entry
 from regionspot.annotations.json_piece import JsonPiece
 from regionspot.annotations.judging import Verdicts, judge_xywh, judge_xyxy
@@ -25,7 +25,7 @@ _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Sides = tuple[float, float, float, float]
 
-_ID_KEY = re.compile(r"-?[0-9]{1,20}")
+_LOWEST_ID = -(2**63)  # ids of OpenImages are 64 bits with a sign
 _IMAGES_AT_ONCE = 256
 
 
@@ -200,10 +200,7 @@ class GlipBoxes:
 
 def image_id_of_key(key: str) -> int | None:
     """Return the image id that a key spells, or None."""
-    if not _ID_KEY.fullmatch(key):
-        return None
-    number = int(key)
-    return number if -(2**63) <= number < 2**63 else None
+    return whole_number(key, at_least=_LOWEST_ID)
 
 
 def _read_image(value: object, place: str) -> tuple[list[tuple[float, ...] | None], list[float]]:
@@ -231,13 +228,10 @@ def _columns(
 def _image_id(entry: Entry, place: str) -> int:
     if "image_id" not in entry:
         raise AnnotationError(f"{place} has no image_id (keys: {', '.join(entry) or 'none'}).")
-    value = entry["image_id"]
-    # JSON writers that go through float tables turn 42 into 42.0: the same number.
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise AnnotationError(f"{place}.image_id is {value!r}; wanted a whole number.")
-    return value
+    number = whole_number(entry["image_id"], at_least=_LOWEST_ID)
+    if number is None:
+        raise AnnotationError(f"{place}.image_id is {entry['image_id']!r}; wanted a whole number.")
+    return number
 
 
 def _score_of(entry: Entry, place: str) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.annotations.box_checks import BoxLayout
 from regionspot.annotations.judging import KEPT, code_of, count_dropped
 from regionspot.annotations.proposal_entries import ProposalColumns
 from regionspot.annotations.repeats import blocks_of_whole_images, is_repeated
@@ -35,6 +36,8 @@ class ProposalTable:
     """Where each stands among the boxes of the file, counted from 0, (R,)."""
     sha256: str
     """SHA-256 of the file, in hex."""
+    box_layout: BoxLayout
+    """How the file writes boxes."""
     num_read: int
     """Boxes in the file: R and those dropped."""
     dropped: tuple[Dropped, ...]
@@ -55,7 +58,9 @@ class ProposalTable:
         return self.boxes_xyxy[own].copy(), self.scores[own].copy()
 
 
-def sorted_table(columns: ProposalColumns, *, path: Path, sha256: str) -> ProposalTable:
+def sorted_table(
+    columns: ProposalColumns, *, path: Path, sha256: str, box_layout: BoxLayout
+) -> ProposalTable:
     """Sort proposals by image and score; drop what is no box, and all but the best of equal boxes.
 
     A detector that names one box with several classes lists it once for each; without the classes
@@ -82,6 +87,7 @@ def sorted_table(columns: ProposalColumns, *, path: Path, sha256: str) -> Propos
         scores=columns.scores[kept],
         positions=kept.astype(np.int64),
         sha256=sha256,
+        box_layout=box_layout,
         num_read=len(verdicts),
         dropped=count_dropped(verdicts),
     )

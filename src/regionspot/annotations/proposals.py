@@ -72,7 +72,12 @@ def read_proposals(
     if reader is None:  # no list or object in it
         raise _other_file_error(path, format)
     _check_values(stream.skeleton, path)
-    table = sorted_table(reader.finish(), path=path, sha256=stream.sha256)
+    table = sorted_table(
+        reader.finish(),
+        path=path,
+        sha256=stream.sha256,
+        box_layout="xywh" if isinstance(reader, CocoResults) else "xyxy",
+    )
     if not len(table):
         raise _no_box_error(table)
     return table

@@ -1,12 +1,15 @@
 """Puts proposals in the place of annotated boxes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from regionspot.annotations.assembly import assemble
+from regionspot.annotations.box_checks import Implausible
 from regionspot.annotations.identities import rows_of
+from regionspot.annotations.json_entries import entry_text
 from regionspot.annotations.judging import KEPT, REASONS
 from regionspot.annotations.proposal_table import ProposalTable
 from regionspot.annotations.raw import RawAnnotations
@@ -24,6 +27,7 @@ def with_proposals(
     *,
     min_score: float = 0.0,
     max_per_image: int | None = None,
+    implausible: Implausible = "refuse",
 ) -> AnnotatedImages:
     """Return a data set whose regions are proposals instead of the annotated boxes.
 
@@ -38,9 +42,11 @@ def with_proposals(
         min_score: Score that a proposal must have, 0 to 1.
         max_per_image: How many of an image's proposals are kept, the best; all when None. Those
             outside the image and repeats do not count.
+        implausible: Whether a file is refused whose proposals look wrong as a whole.
 
     Raises:
-        AnnotationError: No proposal belongs to an image of the data set.
+        AnnotationError: No proposal belongs to an image of the data set, or the proposals look
+            wrong as a whole.
         ConfigError: An option is out of its range.
     """
     _check_options(min_score, max_per_image)
@@ -75,9 +81,16 @@ def with_proposals(
         notes=(*annotated.report.notes, in_place),
         scores=proposals.scores,
         positions=proposals.positions,
+        box_layout=proposals.box_layout,
+        show=_shower(proposals),
     )
     records, report = assemble(
-        raw, path=proposals.path, drop={Reason.LOW_SCORE}, max_per_image=max_per_image
+        raw,
+        path=proposals.path,
+        drop={Reason.LOW_SCORE},
+        max_per_image=max_per_image,
+        implausible=implausible,
+        dropped_before=proposals.dropped,
     )
     chosen = {"min_score": float(min_score), "max_per_image": max_per_image}
     identity = canonical_json({"file": proposals.sha256, **chosen})
@@ -107,6 +120,7 @@ def without_regions(annotated: AnnotatedImages) -> AnnotatedImages:
         box_scores=np.zeros(0, np.float32),
         starts=np.zeros(len(records.images) + 1, np.int64),
         box_unit="pixel",
+        box_layout="xyxy",
     )
     return replace(
         annotated,
@@ -128,6 +142,12 @@ def without_regions(annotated: AnnotatedImages) -> AnnotatedImages:
             notes=(*report.notes, note),
         ),
     )
+
+
+def _shower(proposals: ProposalTable) -> Callable[[int], str]:
+    if proposals.box_layout == "xywh":  # a list of entries
+        return partial(entry_text, proposals.path, None)
+    return lambda _: ""
 
 
 def _check_options(min_score: float, max_per_image: int | None) -> None:

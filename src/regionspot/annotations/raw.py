@@ -5,12 +5,13 @@ and built into records once for all formats, in `regionspot.annotations.assembly
 columns, since the largest data sets have 25 million boxes. N images, A annotations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.annotations.box_checks import BoxLayout
 from regionspot.annotations.record import BoxUnit
 from regionspot.annotations.report import Reason
 from regionspot.annotations.text_column import TextColumn
@@ -58,6 +59,8 @@ class RawAnnotations:
     """SHA-256 of each file that has a say in the regions, in hex; the annotation file first."""
     box_unit: BoxUnit = "pixel"
     """What box coordinates count."""
+    box_layout: BoxLayout = "xywh"
+    """How the file writes boxes."""
     scores: NDArray[np.float32] | None = None
     """Score of each box, (A,), if they are proposals, whose label is -1; of each image the best
     first. None for annotations."""
@@ -69,6 +72,8 @@ class RawAnnotations:
     """Images that are known to be stored on their side or upside down."""
     entries: str = "annotations"
     """What the file calls its annotations, for messages."""
+    show: Callable[[int], str] = lambda _: ""
+    """Gives the text of an annotation in the file, by its position there, for messages."""
     prompts: TextColumn | None = None
     """What SAM is shown of each annotation in place of its box; see `region_prompts`."""
     synonyms: tuple[tuple[str, ...], ...] | None = None

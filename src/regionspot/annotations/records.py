@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from regionspot.annotations.box_checks import BoxLayout
 from regionspot.annotations.raw import ImageColumns
 from regionspot.annotations.record import BoxUnit, ImageRecord
 from regionspot.annotations.report import AnnotationReport
@@ -28,6 +29,8 @@ class RegionColumns:
     """Where each image's regions start, and R at the end, (N + 1,)."""
     box_unit: BoxUnit
     """What box coordinates count."""
+    box_layout: BoxLayout
+    """How the file writes boxes, for messages."""
     prompts: TextColumn | None = None
     """What SAM is shown of each region in place of its box (see `region_prompts`), (R,)."""
     box_scores: NDArray[np.float32] | None = None

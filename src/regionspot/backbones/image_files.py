@@ -7,6 +7,7 @@ they are not in the pipelines that SAM and CLIP were trained with.
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,19 @@ def _decode(data: bytes, size_hw: tuple[int, int] | None, exif_policy: ExifPolic
         if pixels is None:
             pixels = _to_rgb(image)
     return _turned(pixels, turn)
+
+
+def read_size_hw(path: Path, *, exif_policy: ExifPolicy = "ignore") -> tuple[int, int] | None:
+    """Return the height and width in pixels that `decode_image` would give, from a file's header.
+
+    None where the file is missing or no image; decoding it says why.
+    """
+    try:
+        with Image.open(path) as image:
+            is_turned = _turn_to_undo(image, exif_policy) in _TURNED_ON_THEIR_SIDE
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    except Exception:  # noqa: BLE001 - Pillow raises anything on damaged bytes
+        return None
 
 
 def rgb_pixels(image: Image.Image, *, exif_policy: ExifPolicy = "ignore") -> Pixels:

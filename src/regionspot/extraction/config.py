@@ -7,6 +7,7 @@ from typing import Literal
 
 from regionspot.annotations import (
     AnnotationFormat,
+    Implausible,
     KeepOrDrop,
     Prompt,
     ProposalFormat,
@@ -69,6 +70,10 @@ class AnnotationsConfig:
     """What of a region SAM is shown: its box; mask, the shape of its segmentation; box_and_mask; or
     points, its point_coords (with point_labels, 1 in the region and 0 not in it) or keypoints. All
     but box only for coco and lvis. Regions without what is to be shown are dropped and counted."""
+    implausible: Implausible = "refuse"
+    """What to do with annotations that look wrong as a whole (more than 90 % of them do not fit, or
+    their boxes look normalised, or of another order, or of other images): refuse stops before
+    anything is cached; accept goes on, and the last lines say what is odd."""
 
     def __post_init__(self) -> None:
         self.read_options().check(self.format)
@@ -91,6 +96,7 @@ class AnnotationsConfig:
             depictions=self.depictions,
             tree_path=located(self.tree_path),
             prompt=None if self.prompt == "box" else self.prompt,
+            implausible=None if self.implausible == "refuse" else self.implausible,
         )
 
 
@@ -110,6 +116,9 @@ class ProposalsConfig:
     """Leave out boxes of the file with a lower score."""
     max_per_image: int | None = None
     """Keep only the best so many boxes of the file an image; by default all."""
+    implausible: Implausible = "refuse"
+    """What to do with a file of boxes that look wrong as a whole; see the option of the same name
+    for annotations."""
     grid: GridProposer | None = None
     """No detector: SAM is asked at the points of a grid, and rates what it finds. {} for its
     defaults."""

@@ -1,6 +1,7 @@
 """Annotations without image sizes, and a category tree, through the tiny towers into a cache."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from regionspot.backbones.presets import ModelsConfig
 from regionspot.cache import FeatureCache
+from regionspot.core.errors import AnnotationError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 
 A, B = "00000000000000aa", "ffffffffffffffff"
@@ -71,6 +73,20 @@ def test_boxes_that_turn_out_to_lie_outside_are_left_out_and_counted(images_dir:
         assert (first.num_clipped_regions, first.num_dropped_regions) == (1, 1)
         assert (second.num_regions, second.num_dropped_regions) == (0, 1)
         assert (cache.index.num_clipped_regions, cache.index.num_dropped_regions) == (1, 2)
+
+
+def test_boxes_of_larger_images_are_refused_before_anything_is_cached(images_dir: Path) -> None:
+    rows = [f"{name}.jpg,{n},4{n},{n}5,5{n},a" for name in (A, B) for n in (3, 4, 5)]
+    (images_dir / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
+    config = AnnotationsConfig(
+        format="csv", path=str(images_dir / "own.csv"), images_dir=str(images_dir)
+    )
+    message = r"own\.csv: 6 of 6 boxes reach far over .* of an image of 50 x 30 pixels"
+    with pytest.raises(AnnotationError, match=message):
+        cached(config, images_dir)
+    assert not (images_dir / "cache").exists()
+    with cached(replace(config, implausible="accept"), images_dir) as cache:
+        assert cache.index.num_dropped_regions == 6
 
 
 def test_a_category_tree_is_kept_by_label(images_dir: Path) -> None:

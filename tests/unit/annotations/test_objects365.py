@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regionspot.annotations import Reason, read_annotations
+from regionspot.annotations import ReadOptions, Reason, read_annotations
 from regionspot.core.errors import AnnotationError, MissingFileError, VocabularyError
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -112,7 +112,8 @@ def test_a_folder_without_any_of_the_images_is_named(tmp_path: Path) -> None:
 @needs_data
 def test_the_genuine_record_is_read(tmp_path: Path) -> None:
     touch(tmp_path / "patch8" / "any.jpg")
-    data = read_annotations("objects365", OBJECTS365, tmp_path)
+    accept = ReadOptions(implausible="accept")
+    data = read_annotations("objects365", OBJECTS365, tmp_path, options=accept)
     (record,) = data.records
     assert (record.key, record.image_id) == ("000000420917", 420917)
     assert record.file_name == "patch8/objects365_v1_00420917.jpg"

@@ -245,7 +245,7 @@ def test_blocks_hold_what_the_csv_module_reads(
 
 
 def test_sizes_stay_unknown_without_regions(read: Read) -> None:
-    data = read("a.jpg,5,5,5,5,cat")
+    data = read("a.jpg,,,,,", "b.jpg,5,5,50,50,cat")
     assert data.records[0].boxes_xyxy.shape == (0, 4)
     assert data.records[0].boxes_xyxy.dtype == np.float32
     assert data.report.num_images_without_regions == 1

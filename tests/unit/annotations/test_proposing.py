@@ -283,6 +283,7 @@ def test_regions_are_those_of_a_plain_recomputation(
         read_proposals(proposals_path),
         min_score=min_score,
         max_per_image=max_per_image,
+        implausible="accept",
     )
     assert {record.image_id: proposed(record) for record in data.records} == wanted
     report = data.report

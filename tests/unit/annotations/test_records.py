@@ -91,7 +91,8 @@ def test_records_are_those_of_a_plain_recomputation(
         seen: set[tuple[Any, ...]] = set()
         verdicts = [judged(entry, seen, drop_crowds=drop_crowds) for entry in entries]
 
-    data = read_annotations("coco", path, folder, options=ReadOptions(crowds=crowds))
+    options = ReadOptions(crowds=crowds, implausible="accept")
+    data = read_annotations("coco", path, folder, options=options)
 
     kept = [v for v in verdicts if not isinstance(v, Reason)]
     dropped = Counter(verdict for verdict in verdicts if isinstance(verdict, Reason))

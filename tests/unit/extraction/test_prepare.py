@@ -69,7 +69,7 @@ def records_of(
             for number, (height, width) in enumerate(sizes_hw)
         ],
         "annotations": [
-            {"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, 1, 1]}
+            {"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, 9, 9]}
             for number in range(len(sizes_hw))
             if number % 4 != 1
         ],

@@ -1,0 +1,231 @@
+"""Checks boxes as a whole: in the wrong units or order, or of other images, hardly any is right.
+
+Single bad boxes are dropped or clipped, and counted. Where nearly all are bad, nobody wants the few
+that happen to be left: the file is refused, unless ``implausible`` is ``accept``. Then what is odd
+stands among the notes of the report. K boxes that are examined.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.annotations.report import Dropped, Reason
+from regionspot.core.errors import AnnotationError
+
+Implausible = Literal["refuse", "accept"]
+"""What to do with a file whose annotations look wrong as a whole."""
+BoxLayout = Literal["xywh", "xyxy"]
+"""How a file writes a box: a corner and its size, or two corners."""
+
+NEARLY_ALL: Final = 0.9
+"""More than this share of boxes with one and the same fault is no coincidence."""
+MANY: Final = 0.25
+"""More than this share is none where the boxes make sense in another order."""
+TINY: Final = 1.5
+"""A box whose sides are shorter, in pixels, shows nothing."""
+
+MAX_EXAMINED: Final = 1 << 20
+"""Boxes of a file that are worth examining; a sample of so many tells as much as all."""
+
+_MIN_BOXES = 4  # fewer may be odd by chance
+_OVERSHOOT = 0.05  # of the image's side; annotators draw over the edge by less
+
+_UNFIT = (
+    Reason.UNKNOWN_IMAGE,
+    Reason.UNKNOWN_CATEGORY,
+    Reason.NO_BOX,
+    Reason.NOT_FINITE,
+    Reason.NEGATIVE_SIZE,
+    Reason.ZERO_AREA,
+    Reason.ODD_CROWD,
+    Reason.NO_MASK,
+    Reason.BAD_MASK,
+    Reason.NO_POINTS,
+    Reason.OUTSIDE,
+)
+_CHOSEN = (
+    Reason.CROWD,
+    Reason.GROUP,
+    Reason.DEPICTION,
+    Reason.BLANK,
+    Reason.OTHER_CLASS,
+    Reason.LOW_SCORE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExaminedBoxes:
+    """Boxes that are sound each by itself, as the file means them."""
+
+    boxes_xyxy: NDArray[np.float32]
+    """Corners, (K, 4), not clipped."""
+    limits_hw: NDArray[np.integer | np.floating] | None
+    """Height and width of each box's image, (K, 2), in the unit of the boxes; None if unknown."""
+    layout: BoxLayout
+    """How the file writes them."""
+    is_relative: bool = False
+    """Whether they count the image's width and height as 1, not pixels."""
+    num_inverted: int = 0
+    """Further boxes of the file, of negative width or height."""
+
+
+def wrong_units_or_order(boxes: ExaminedBoxes) -> str | None:
+    """Say what boxes look like that are in other units or in another order than the file's format.
+
+    Returns:
+        What was found and what to give, in sentences; None if nothing is odd.
+    """
+    if not len(boxes.boxes_xyxy) and not boxes.num_inverted:
+        return None
+    return _tiny(boxes) or _inverted(boxes) or overshooting(boxes)
+
+
+def _tiny(boxes: ExaminedBoxes) -> str | None:
+    if boxes.is_relative:
+        return None
+    sides = boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2]
+    is_tiny = np.all(sides < TINY, axis=1)
+    has_fractions = bool((boxes.boxes_xyxy % 1 > 0).any())
+    is_chance = len(is_tiny) < _MIN_BOXES and not has_fractions
+    if is_chance or not _share(is_tiny) > NEARLY_ALL:
+        return None
+    found = f"{_count(is_tiny)} are smaller than {TINY} x {TINY} pixels, {_first(boxes, is_tiny)}."
+    of_tiny = boxes.boxes_xyxy[is_tiny]
+    if of_tiny.min() >= 0 and of_tiny.max() <= TINY:
+        found += (
+            " They look normalised, as shares of the image's width and height. Give pixels:"
+            " multiply x and width by the width of the image, and y and height by its height."
+        )
+    return f"{found} {_wanted(boxes)}"
+
+
+def _inverted(boxes: ExaminedBoxes) -> str | None:
+    total = len(boxes.boxes_xyxy) + boxes.num_inverted
+    if total < _MIN_BOXES or boxes.num_inverted / total <= MANY:
+        return None
+    found = f"{boxes.num_inverted:,} of {total:,} boxes have a negative width or height."
+    if boxes.layout == "xyxy":
+        found += (
+            " They may be x, y, width, height; or their corners stand in another order. Give the"
+            " left upper and the right lower corner: x2 = x + width, y2 = y + height."
+        )
+    return f"{found} {_wanted(boxes)}"
+
+
+def overshooting(boxes: ExaminedBoxes) -> str | None:
+    """Say what boxes look like that nearly all leave their image; see `wrong_units_or_order`."""
+    if boxes.limits_hw is None or len(boxes.boxes_xyxy) < _MIN_BOXES:
+        return None
+    limits_wh = boxes.limits_hw[:, ::-1].astype(np.float64)
+    slack = _OVERSHOOT * limits_wh
+    lower, upper = boxes.boxes_xyxy[:, :2], boxes.boxes_xyxy[:, 2:]
+    leaves = np.any((lower < -slack) | (upper > limits_wh + slack), axis=1)
+    found = f"{_count(leaves)} reach far over the edge of their image, {_first(boxes, leaves)}."
+    if boxes.layout == "xywh" and _share(leaves) > MANY:
+        # If two corners were meant, the second one was taken for the size; it exceeds the first.
+        second = upper - lower
+        is_second = np.all((second > lower) & (second <= limits_wh + slack), axis=1)
+        if _share(is_second) > NEARLY_ALL:
+            return (
+                f"{found} Read as x1, y1, x2, y2 they would fit. Give width = x2 - x1 and height ="
+                f" y2 - y1. {_wanted(boxes)}"
+            )
+    if not _share(leaves) > NEARLY_ALL:
+        return None
+    if boxes.is_relative:
+        return f"{found} They look like pixels. {_wanted(boxes)}"
+    return (
+        f"{found} They may be of images of another size, or in another order or unit."
+        f" {_wanted(boxes)}"
+    )
+
+
+def implausible_error(
+    path: object, doubt: str, group: Literal["annotations", "proposals"]
+) -> AnnotationError:
+    """Return the error that refuses a file for what looks wrong with it as a whole."""
+    return AnnotationError(
+        f"{path}: {doubt}\nNothing was cached. Mend the file; if it is right as it is, give"
+        f" --{group}.implausible accept."
+    )
+
+
+def _wanted(boxes: ExaminedBoxes) -> str:
+    layout = "x, y, width, height" if boxes.layout == "xywh" else "x1, y1, x2, y2"
+    unit = "shares of the image's width and height" if boxes.is_relative else "pixels of the image"
+    return f"Wanted {layout} in {unit}."
+
+
+def _share(applies: NDArray[np.bool_]) -> float:
+    return float(applies.mean()) if len(applies) else 0.0
+
+
+def _count(applies: NDArray[np.bool_]) -> str:
+    return f"{int(applies.sum()):,} of {len(applies):,} boxes"
+
+
+def _first(boxes: ExaminedBoxes, applies: NDArray[np.bool_]) -> str:
+    row = int(applies.argmax())
+    x1, y1, x2, y2 = boxes.boxes_xyxy[row].tolist()
+    of_image = ""
+    if boxes.limits_hw is not None and not boxes.is_relative:
+        height, width = boxes.limits_hw[row].tolist()
+        of_image = f" of an image of {width} x {height} pixels"
+    return f"such as the one from ({x1:.6g}, {y1:.6g}) to ({x2:.6g}, {y2:.6g}){of_image}"
+
+
+def hardly_any_fits(
+    dropped: Iterable[Dropped],
+    *,
+    num_annotations: int,
+    share_of_images_with_regions: float,
+    chose_classes: bool,
+    entries: str,
+    show: Callable[[int], str] = lambda _: "",
+) -> str | None:
+    """Say why nearly all annotations were dropped, if they were.
+
+    What the options leave out is no fault. Annotations of images that the file does not list are
+    none either where most listed images have regions (a part of a data set), and nor are those of
+    classes that the options do not name, as long as any region is left.
+
+    Args:
+        dropped: What was dropped.
+        num_annotations: Annotations in the file.
+        share_of_images_with_regions: Share of the listed images that have a region left.
+        chose_classes: Whether a list of classes was given by an option.
+        entries: What the file calls its annotations.
+        show: Gives the text of an annotation, by its position in the file.
+
+    Returns:
+        Counts by reason, each with its first annotation; None if enough are left.
+    """
+    excused = set[Reason]()
+    if share_of_images_with_regions > 0.5:
+        excused.add(Reason.UNKNOWN_IMAGE)
+    if share_of_images_with_regions > 0 and chose_classes:
+        excused.add(Reason.UNKNOWN_CATEGORY)
+    counts: dict[Reason, int] = dict.fromkeys(Reason, 0)
+    first: dict[Reason, int] = {}
+    for entry in dropped:
+        counts[entry.reason] += entry.count
+        first[entry.reason] = min(first.get(entry.reason, entry.first[0]), entry.first[0])
+    left_out = {*_CHOSEN, *excused}
+    unfit: Sequence[Reason] = [reason for reason in _UNFIT if reason not in excused]
+    num_looked_at = num_annotations - sum(counts[reason] for reason in left_out)
+    num_unfit = sum(counts[reason] for reason in unfit)
+    if not num_unfit or num_unfit <= NEARLY_ALL * num_looked_at:
+        return None
+    lines = [f"of {num_looked_at:,} {entries} only {num_looked_at - num_unfit:,} fit:"]
+    for reason in unfit:
+        if counts[reason]:
+            place = first[reason]
+            text = show(place)
+            lines.append(
+                f"  {counts[reason]:,} {reason}; the first is {entries}[{place}]"
+                f"{f': {text}' if text else ''}"
+            )
+    return "\n".join(lines)
