@@ -27,7 +27,7 @@ MANY: Final = 0.25
 TINY: Final = 1.5
 """A box whose sides are shorter, in pixels, shows nothing."""
 
-MAX_EXAMINED: Final = 1 << 20
+MAX_EXAMINED: Final = 1 << 18
 """Boxes of a file that are worth examining; a sample of so many tells as much as all."""
 
 _MIN_BOXES = 4  # fewer may be odd by chance

@@ -20,7 +20,10 @@ from regionspot.core.errors import AnnotationError
 
 BLOCK_BYTES = 1 << 20
 """Bytes that are read at once; what is made of them stays in the processor's cache."""
-_NOT_PLAIN = (b'"', b"\r", b" ", b"\t", b"\0")
+# No character above U+3000 is white space.
+_WHITE_SPACE = [chr(code).encode() for code in range(0x3001) if chr(code).isspace()]
+_NOT_PLAIN = (b'"', b"\0", *(code for code in _WHITE_SPACE if code.isascii() and code != b"\n"))
+_WIDE_WHITE_SPACE = tuple(code for code in _WHITE_SPACE if not code.isascii())
 
 _MAX_SHOWN = 200
 _QUOTED_BYTES = 1 << 20
@@ -120,6 +123,8 @@ class CsvTable:
     def _split(self, data: bytes) -> CsvBlock | None:
         """Split rows at their commas; None where that would not do, or rows are not alike."""
         if any(code in data for code in _NOT_PLAIN):
+            return None
+        if not data.isascii() and any(code in data for code in _WIDE_WHITE_SPACE):
             return None
         width = len(self.header)
         codes = np.frombuffer(data, np.uint8)

@@ -1,6 +1,7 @@
 """The small files that come with OpenImages boxes: class descriptions and rotations."""
 
 import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def read_classes(path: Path) -> tuple[dict[bytes, int], Vocabulary, str]:
     labels: dict[bytes, int] = {}
     names: list[str] = []
     text, sha256 = _text_of(path)
-    for number, row in enumerate(csv.reader(text.splitlines(keepends=True)), start=1):
+    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
         is_header = number == 1 and len(row) > 1 and not row[0].startswith("/")
         if not row or is_header:
             continue

@@ -337,3 +337,12 @@ def test_ids_keep_their_bits(numbers: list[int]) -> None:
     signed = [number - 2**64 if number >= 2**63 else number for number in numbers]
     assert ids.tolist() == signed
     assert [row.tobytes() for row in id_digits(ids)] == values
+
+
+@pytest.mark.parametrize("character", ["\x0b", "\x1c", "\x85", "\u2028"])
+def test_only_line_breaks_end_the_line_of_a_class(tmp_path: Path, character: str) -> None:
+    path = tmp_path / "classes.csv"
+    path.write_bytes(f"/m/a,sea{character}egg\r\n/m/b,bee\n".encode())
+    labels, vocabulary, _ = read_classes(path)
+    assert labels == {b"/m/a": 0, b"/m/b": 1}
+    assert vocabulary.names == (f"sea{character}egg", "bee")

@@ -212,11 +212,20 @@ def test_long_paths_have_keys_too() -> None:
     assert key_of("--2d.jpg") == "-2d-2d2d-2ejpg"
 
 
+WHITE_SPACE = [character for code in range(0x110000) if (character := chr(code)).isspace()]
+NO_WHITE_SPACE = ["\u200b", "\ufeff", "\u2060"]  # of no width, and no white space by Unicode
 VALUES = st.text(st.sampled_from('ab" ,\n\u00e9'), max_size=5)
+# One kind of special character a file, so that plain blocks stay plain but for it.
+SPACED = st.sampled_from([*WHITE_SPACE, *NO_WHITE_SPACE]).flatmap(
+    lambda character: st.lists(
+        st.tuples(*[st.text(st.sampled_from(["a", "\u00e9", character]), max_size=4)] * 3),
+        max_size=8,
+    )
+)
 
 
 @given(
-    rows=st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=8),
+    rows=st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=8) | SPACED,
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     ending=st.sampled_from(["\n", "\r\n"]),
     block_bytes=st.integers(1, 40),
@@ -242,6 +251,19 @@ def test_blocks_hold_what_the_csv_module_reads(
     # White space around values does not count.
     plain = [[value.strip().encode() for value in row] for row in rows]
     assert found == [(x, z) for x, _, z in plain]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [space for space in WHITE_SPACE if space not in "\r\n"],
+    ids=lambda space: f"U+{ord(space):04X}",
+)
+def test_a_label_is_stripped_of_white_space_in_a_plain_block_as_in_any_other(
+    read: Read, space: str
+) -> None:
+    plain = read(f"a.jpg,0,0,5,5,{space}cat{space}", "a.jpg,9,0,50,5,cat")
+    quoted = read(f"a.jpg,0,0,5,5,{space}cat{space}", 'a.jpg,9,0,50,5,"cat"')
+    assert plain.vocabulary.names == quoted.vocabulary.names == ("cat",)
 
 
 def test_sizes_stay_unknown_without_regions(read: Read) -> None:
