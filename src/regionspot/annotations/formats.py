@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from regionspot.annotations.assembly import assemble
+from regionspot.annotations.classes import Classes, mark_other_classes, with_classes
 from regionspot.annotations.coco import read_coco
 from regionspot.annotations.lvis import read_lvis
 from regionspot.annotations.objects365 import read_objects365
@@ -57,7 +58,8 @@ def read_annotations(
         AnnotationError: The file has another format, is damaged, or contradicts itself; or its
             annotations look wrong as a whole.
         VocabularyError: A class name is empty or occurs twice.
-        ConfigError: An option does not belong to the format, or one that it needs is missing.
+        ConfigError: An option does not belong to the format, or one that it needs is missing; or
+            a class is asked for that there is not.
     """
     reader = READERS.get(format)
     if reader is None:
@@ -73,6 +75,8 @@ def read_annotations(
             f" that the file names in {annotations_path} are relative to."
         )
     raw = reader(Source(path=annotations_path, images_dir=images_dir, options=options))
+    if isinstance(options.classes, tuple):
+        raw = mark_other_classes(raw, options.classes, annotations_path)
     drop = options.dropped & raw.marks.keys()
     records, report = assemble(
         raw,
@@ -81,7 +85,7 @@ def read_annotations(
         implausible=options.implausible or "refuse",
         chose_classes=options.classes_path is not None,
     )
-    return AnnotatedImages(
+    annotated = AnnotatedImages(
         name=name or annotations_path.stem,
         format=format,
         images_dir=images_dir,
@@ -89,14 +93,20 @@ def read_annotations(
         category_ids=raw.category_ids,
         synonyms=raw.synonyms,
         records=records,
-        annotation_sha256=_identity(raw.sha256s, drop),
+        annotation_sha256=_identity(raw.sha256s, drop, options.classes),
         report=report,
     )
+    return with_classes(annotated, options.classes)
 
 
-def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason]) -> str:
+def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason], classes: Classes | None) -> str:
     """Hash all that decides which regions there are; a file alone has the hash of its bytes."""
-    if len(sha256s) == 1 and not drop:
+    if len(sha256s) == 1 and not drop and classes is None:
         return sha256s[0]
-    dropped = sorted(reason.name for reason in drop)
-    return sha256_bytes(canonical_json({"files": sha256s, "dropped": dropped}).encode())
+    decides: dict[str, object] = {
+        "files": sha256s,
+        "dropped": sorted(reason.name for reason in drop),
+    }
+    if classes is not None:
+        decides["classes"] = classes if isinstance(classes, str) else sorted(classes)
+    return sha256_bytes(canonical_json(decides).encode())

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from regionspot.annotations.box_checks import Implausible
+from regionspot.annotations.classes import Classes
 from regionspot.annotations.region_prompts import Prompt
 from regionspot.annotations.report import Reason
 from regionspot.core.errors import ConfigError
@@ -50,7 +51,7 @@ class ReadOptions:
     """V3Det: the category tree, to be kept beside the cache; no region depends on it."""
     prompt: Prompt | None = None
     """What of a region SAM is to be shown, and so has to be read; its box if None."""
-    classes: Literal["annotated"] | tuple[str, ...] | None = None
+    classes: Classes | None = None
     """Which of the file's classes make the vocabulary: those that have a region, or those of these
     names; all of them if None."""
     implausible: Implausible | None = None
@@ -85,7 +86,10 @@ class ReadOptions:
             Reason.GROUP: self.groups or "drop",
             Reason.DEPICTION: self.depictions or "keep",
         }
-        return frozenset(reason for reason, choice in choices.items() if choice == "drop")
+        dropped = {reason for reason, choice in choices.items() if choice == "drop"}
+        if isinstance(self.classes, tuple):
+            dropped.add(Reason.OTHER_CLASS)
+        return frozenset(dropped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

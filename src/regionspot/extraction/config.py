@@ -70,6 +70,10 @@ class AnnotationsConfig:
     """What of a region SAM is shown: its box; mask, the shape of its segmentation; box_and_mask; or
     points, its point_coords (with point_labels, 1 in the region and 0 not in it) or keypoints. All
     but box only for coco and lvis. Regions without what is to be shown are dropped and counted."""
+    classes: Literal["annotated"] | list[str] | None = None
+    """Which classes of the file make the vocabulary: annotated, those that have a region; or a list
+    of names, [cat, dog]: regions of others are dropped and counted. By default all of them, also
+    those that nobody annotated, which the last lines name."""
     implausible: Implausible = "refuse"
     """What to do with annotations that look wrong as a whole (more than 90 % of them do not fit, or
     their boxes look normalised, or of another order, or of other images): refuse stops before
@@ -96,6 +100,7 @@ class AnnotationsConfig:
             depictions=self.depictions,
             tree_path=located(self.tree_path),
             prompt=None if self.prompt == "box" else self.prompt,
+            classes=tuple(self.classes) if isinstance(self.classes, list) else self.classes,
             implausible=None if self.implausible == "refuse" else self.implausible,
         )
 

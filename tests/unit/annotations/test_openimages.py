@@ -132,7 +132,7 @@ def test_the_genuine_rotation_list_is_read(read: Read) -> None:
     path = DATA / "train-images-boxable-with-rotation.csv"
     data = read(row("4fa8054781a4c382"), row("b37f763ae67d0888"), row(A), rotations_path=path)
     assert data.report.num_rotated_images == 0
-    assert data.report.notes == ("1 images are not in train-images-boxable-with-rotation.csv",)
+    assert data.report.notes[0] == "1 images are not in train-images-boxable-with-rotation.csv"
 
 
 def test_rotated_images_are_counted_and_kept_as_they_are(read: Read, tmp_path: Path) -> None:
