@@ -26,6 +26,9 @@ from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.reuse import OldCache, Reused
 from regionspot.storage import RemoteFolder, StorageError
 
+DOES_NOT_EXIST = "does not exist"
+"""Why an image cannot be used whose file is not there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
@@ -222,7 +225,7 @@ def _read(folder: Path | RemoteFolder, name: str) -> bytes:
             return folder.read(name)
         return (folder / name).read_bytes()
     except FileNotFoundError as error:
-        raise ImageError("does not exist") from error
+        raise ImageError(DOES_NOT_EXIST) from error
     except StorageError:
         raise
     except OSError as error:

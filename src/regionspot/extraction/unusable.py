@@ -8,11 +8,14 @@ shards are finished. What is on disk then is as if it had been stopped before th
 
 import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from regionspot.cache import QuarantinedImage
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import TooManyQuarantinedError
-from regionspot.extraction.prepare import PreparedBatch
+from regionspot.extraction.misplaced import where_instead
+from regionspot.extraction.prepare import DOES_NOT_EXIST, PreparedBatch
+from regionspot.storage import is_url
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class UnusableImages:
         self._num_images = num_images
         self._all = list(already)
         self._row: list[QuarantinedImage] = []
+        self._instead: str | None = None
+        self._has_looked = False
 
     def checked(self, batches: Iterable[PreparedBatch]) -> Iterator[PreparedBatch]:
         """Pass batches on in their order, those that end with unusable images a little later.
@@ -88,6 +93,19 @@ class UnusableImages:
     def _leave_out(self, image: QuarantinedImage) -> None:
         _logger.warning("left out: %s %s", image.file_name, image.reason)
         self._all.append(image)
+        if image.reason == DOES_NOT_EXIST and not self._has_looked:
+            self._has_looked = True  # once a run: the others most likely miss alike
+            self._instead = self._where_instead(image)
+            if self._instead is not None:
+                _logger.warning("%s", self._instead)
+
+    def _where_instead(self, image: QuarantinedImage) -> str | None:
+        images_dir = self._config.annotations.images_dir
+        return None if is_url(images_dir) else where_instead(Path(images_dir), image.file_name)
+
+    def _examples(self, images: list[QuarantinedImage]) -> str:
+        lines = [f"  {image.file_name} {image.reason}" for image in images[:_NUM_EXAMPLES]]
+        return "\n".join(lines if self._instead is None else [*lines, self._instead])
 
     def _check_share(self) -> None:
         # Not compared as numbers of images: 0.58 * 50 is a little less than 29.
@@ -98,7 +116,7 @@ class UnusableImages:
         images_dir = self._config.annotations.images_dir
         return TooManyQuarantinedError(
             f"{len(self._row)} images in a row cannot be used. The first of them, in"
-            f" {images_dir}:\n  {_examples(self._row)}\n"
+            f" {images_dir}:\n{self._examples(self._row)}\n"
             f"Look whether {images_dir} is still there, as --annotations.images_dir; then give the"
             " same command again: none of them was left out yet. To leave out so many, raise"
             " --max_quarantined_in_a_row."
@@ -108,13 +126,9 @@ class UnusableImages:
         return TooManyQuarantinedError(
             f"{len(self._all)} of {self._num_images} images cannot be used, more than the allowed"
             f" share of {self._config.max_quarantined_share:g}. The first of them, in"
-            f" {self._config.annotations.images_dir}:\n  {_examples(self._all)}\n"
+            f" {self._config.annotations.images_dir}:\n{self._examples(self._all)}\n"
             "Mend them, or check --annotations.images_dir; to leave so many out, raise"
             " --max_quarantined_share (1 allows all); then give the same command again. (Images"
             " of finished shards are tried again by `regionspot cache repair"
             " --retry_quarantined true` with the same options.)"
         )
-
-
-def _examples(images: list[QuarantinedImage]) -> str:
-    return "\n  ".join(f"{image.file_name} {image.reason}" for image in images[:_NUM_EXAMPLES])
