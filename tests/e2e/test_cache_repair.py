@@ -85,6 +85,7 @@ def test_repair_tells_a_script_what_it_mended(
         "num_new_images": 3,
         "num_reused_maps": 0,
         "num_reused_tokens": 0,
+        "num_ignored_orientations": 0,
     }
 
 

@@ -25,8 +25,10 @@ Pixels = NDArray[np.uint8]
 
 _JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = 1
-_TURNED_ON_THEIR_SIDE = range(5, 9)
+UPRIGHT = 1
+"""EXIF orientation of images that are stored as they are shown."""
+TURNED_ON_THEIR_SIDE = range(5, 9)
+"""EXIF orientations of images whose width and height are swapped."""
 _QUARTER_TURNS = {6: 8, 8: 6}
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -75,7 +77,7 @@ def _decode(data: bytes, size_hw: tuple[int, int] | None, exif_policy: ExifPolic
     with Image.open(io.BytesIO(data)) as image:
         turn = _turn_to_undo(image, exif_policy)
         found_hw = (image.height, image.width)
-        if turn in _TURNED_ON_THEIR_SIDE:
+        if turn in TURNED_ON_THEIR_SIDE:
             found_hw = found_hw[::-1]
         if size_hw is not None and found_hw != size_hw:
             raise ImageError(_size_message(image, found_hw, size_hw, exif_policy))
@@ -92,7 +94,7 @@ def read_size_hw(path: Path, *, exif_policy: ExifPolicy = "ignore") -> tuple[int
     """
     try:
         with Image.open(path) as image:
-            is_turned = _turn_to_undo(image, exif_policy) in _TURNED_ON_THEIR_SIDE
+            is_turned = _turn_to_undo(image, exif_policy) in TURNED_ON_THEIR_SIDE
             return (image.width, image.height) if is_turned else (image.height, image.width)
     except Exception:  # noqa: BLE001 - Pillow raises anything on damaged bytes
         return None
@@ -113,13 +115,19 @@ def rgb_pixels(image: Image.Image, *, exif_policy: ExifPolicy = "ignore") -> Pix
         raise ImageError(f"cannot be decoded: {_summary(error)}") from error
 
 
+def stored_orientation(data: bytes) -> int:
+    """Return the `exif_orientation` of an image file that can be decoded."""
+    with Image.open(io.BytesIO(data)) as image:
+        return exif_orientation(image)
+
+
 def exif_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1, upright, where there is none or it is nonsense."""
     try:
-        value: Any = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+        value: Any = image.getexif().get(_ORIENTATION_TAG, UPRIGHT)
     except (SyntaxError, ValueError, struct.error):  # what Pillow raises on damaged EXIF data
-        return _UPRIGHT
-    return value if isinstance(value, int) and 1 <= value <= 8 else _UPRIGHT
+        return UPRIGHT
+    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
 
 
 def _turn_to_undo(image: Image.Image, exif_policy: ExifPolicy) -> int:
@@ -129,10 +137,10 @@ def _turn_to_undo(image: Image.Image, exif_policy: ExifPolicy) -> int:
     """
     if image.format == "TIFF":
         if exif_policy == "apply":
-            return _UPRIGHT
+            return UPRIGHT
         orientation = exif_orientation(image)
         return _QUARTER_TURNS.get(orientation, orientation)
-    return exif_orientation(image) if exif_policy == "apply" else _UPRIGHT
+    return exif_orientation(image) if exif_policy == "apply" else UPRIGHT
 
 
 def _decode_simple_jpeg(data: bytes) -> Pixels | None:
@@ -171,9 +179,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation: 2 to 4 are mirrored or upside down, 5 to 8 lie on their side."""
-    if orientation == _UPRIGHT:
+    if orientation == UPRIGHT:
         return pixels
-    if orientation in _TURNED_ON_THEIR_SIDE:
+    if orientation in TURNED_ON_THEIR_SIDE:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in {2, 3, 6, 7}:
         pixels = pixels[:, ::-1]
@@ -192,7 +200,7 @@ def _size_message(
         f"is {found_hw[1]} x {found_hw[0]} pixels (width x height), annotated as"
         f" {wanted_hw[1]} x {wanted_hw[0]}"
     )
-    if found_hw == wanted_hw[::-1] and exif_orientation(image) in _TURNED_ON_THEIR_SIDE:
+    if found_hw == wanted_hw[::-1] and exif_orientation(image) in TURNED_ON_THEIR_SIDE:
         other = "apply" if exif_policy == "ignore" else "ignore"
         message += f"; with exif_policy {other} it would fit"
     return message

@@ -37,6 +37,8 @@ class WorkerAnswer:
     """Feature maps that it took over from another cache."""
     num_reused_tokens: int = 0
     """Position tokens that it took over."""
+    num_ignored_orientations: int = 0
+    """Images of the shard with an EXIF orientation that was ignored."""
 
 
 class ShardWorker:
@@ -105,6 +107,7 @@ class ShardWorker:
             where=self._where,
             num_reused_maps=writer.num_reused_maps,
             num_reused_tokens=writer.num_reused_tokens,
+            num_ignored_orientations=writer.num_ignored_orientations,
         )
 
     @contextmanager

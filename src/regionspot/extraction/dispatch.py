@@ -51,6 +51,8 @@ class ShardDispatcher:
         """Feature maps that were taken over from another cache."""
         self.num_reused_tokens = 0
         """Position tokens that were."""
+        self.num_ignored_orientations = 0
+        """Images with an EXIF orientation that was ignored."""
         self._todo: deque[int] = deque()
         self._losses: Counter[int] = Counter()
         self._places: list[_Place] = []
@@ -122,6 +124,7 @@ class ShardDispatcher:
     def _count(self, shard: int, answer: WorkerAnswer, bar: "tqdm[NoReturn]") -> None:
         self.num_reused_maps += answer.num_reused_maps
         self.num_reused_tokens += answer.num_reused_tokens
+        self.num_ignored_orientations += answer.num_ignored_orientations
         sidecar = read_sidecar(self._job.output_dir, shard)
         self._unusable.add(sidecar.quarantined)
         bar.update(len(self._plan.images_of(shard)))

@@ -22,6 +22,9 @@ from regionspot.extraction.regions import describe_proposals, read_regions
 from regionspot.extraction.reuse import OldCache
 from regionspot.storage import RemoteFolder, is_url
 
+# Formats of people's own data: who drew the boxes may have seen photos upright or as stored.
+_WITHOUT_A_KNOWN_ORIENTATION = ("coco", "csv")
+
 
 class CacheJob:
     """What a cache is made from; nothing is written here.
@@ -98,6 +101,7 @@ class CacheJob:
             locator=self.locator,
             encoder=self.models.encoder,
             old_cache=self.old_cache,
+            knows_orientation=self.config.annotations.format not in _WITHOUT_A_KNOWN_ORIENTATION,
         )
 
     def text_bank(self, templates: str) -> NDArray[np.float32]:

@@ -18,7 +18,13 @@ from torch import Tensor
 from regionspot.annotations import ImageRecord
 from regionspot.annotations.record import ResolvedRecord
 from regionspot.backbones import Encoder
-from regionspot.backbones.image_files import ImageError, decode_image
+from regionspot.backbones.image_files import (
+    TURNED_ON_THEIR_SIDE,
+    UPRIGHT,
+    ImageError,
+    decode_image,
+    stored_orientation,
+)
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.cache import QuarantinedImage
 from regionspot.core.errors import ShapeError
@@ -56,6 +62,9 @@ class PreparedImage:
     """Regions whose box was clipped to the decoded image."""
     num_dropped: int = 0
     """Regions that turned out to lie outside it, or to be equal once clipped."""
+    ignored_orientation: int = UPRIGHT
+    """EXIF orientation that was ignored although nothing tells whether the annotators saw it; 1,
+    upright, if none was."""
 
     @property
     def has_reused_tokens(self) -> bool:
@@ -93,6 +102,8 @@ class Preparation:
     """Resizes for CLIP."""
     old_cache: OldCache | None = None
     """What need not be computed again."""
+    knows_orientation: bool = False
+    """Whether it is known that annotators saw the pixels as stored, as those of LVIS did."""
 
     def prepare(self, record: ImageRecord) -> PreparedImage | QuarantinedImage:
         """Read, decode and resize one image, or say why it cannot be used.
@@ -107,8 +118,9 @@ class Preparation:
         if reused is not None and reused.regions is not None:
             return _prepared(reused.resolved, sam_pixels=None, clip_pixels=None, reused=reused)
         try:
+            data = _read(self.images_dir, record.file_name)
             pixels = decode_image(
-                _read(self.images_dir, record.file_name),
+                data,
                 size_hw=record.annotated_size_hw,
                 exif_policy=self.exif_policy,
             )
@@ -121,11 +133,21 @@ class Preparation:
                 sam_pixels=self.locator.localizer.resize(pixels) if wants_sam else None,
                 clip_pixels=self.encoder.resize(pixels) if reused is None else None,
                 reused=reused,
+                ignored_orientation=self._ignored_orientation(data, record),
             )
         except ShapeError as error:
             return _quarantined(record, f"cannot be resized: {error}")
         except ImageError as error:
             return _quarantined(record, str(error))
+
+    def _ignored_orientation(self, data: bytes, record: ImageRecord) -> int:
+        if self.exif_policy == "apply" or self.knows_orientation:
+            return UPRIGHT
+        orientation = stored_orientation(data)
+        size_hw = record.annotated_size_hw
+        if size_hw is not None and orientation in TURNED_ON_THEIR_SIDE and len({*size_hw}) > 1:
+            return UPRIGHT  # the annotated size is that of the pixels as stored
+        return orientation
 
 
 def _prepared(
@@ -134,6 +156,7 @@ def _prepared(
     sam_pixels: Tensor | None,
     clip_pixels: Tensor | None,
     reused: Reused | None,
+    ignored_orientation: int = UPRIGHT,
 ) -> PreparedImage:
     return PreparedImage(
         record=resolved.record,
@@ -142,6 +165,7 @@ def _prepared(
         reused=reused,
         num_clipped=resolved.num_clipped,
         num_dropped=resolved.num_dropped,
+        ignored_orientation=ignored_orientation,
     )
 
 

@@ -169,6 +169,7 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
         num_own_missing=sum(map(part.has, todo)),
         num_reused_maps=writer.num_reused_maps,
         num_reused_tokens=writer.num_reused_tokens,
+        num_ignored_orientations=writer.num_ignored_orientations,
         num_new_images=num_written,
         seconds=seconds,
     )
@@ -206,14 +207,15 @@ def _done_and_todo(job: CacheJob) -> tuple[list[int], list[int]]:
     return done, [shard for shard, complete in enumerate(is_done) if not complete]
 
 
-class _CountsReused(Protocol):
+class _Counts(Protocol):
     num_reused_maps: int
     num_reused_tokens: int
+    num_ignored_orientations: int
 
 
 def _summary(
     job: CacheJob,
-    writer: _CountsReused,
+    writer: _Counts,
     index: CacheIndex,
     *,
     num_new_images: int,
@@ -232,6 +234,7 @@ def _summary(
         num_new_images=num_new_images,
         num_reused_maps=writer.num_reused_maps,
         num_reused_tokens=writer.num_reused_tokens,
+        num_ignored_orientations=writer.num_ignored_orientations,
         seconds=seconds,
     )
 

@@ -35,6 +35,8 @@ class CacheSummary:
     """Feature maps that this run took over from another cache."""
     num_reused_tokens: int = 0
     """Position tokens that it took over."""
+    num_ignored_orientations: int = 0
+    """Images that this run cached whose EXIF orientation was ignored."""
     seconds: float
     """Duration of this run from the first image to the last."""
 
@@ -63,6 +65,7 @@ class CacheSummary:
                 f"{self.num_new_images:,} images in {self.seconds:,.1f} s, {rate:,.1f} images/s"
             )
             lines += _reused_lines(self.num_reused_maps, self.num_reused_tokens)
+            lines += _orientation_lines(self.num_ignored_orientations)
         else:
             lines.append("already complete, nothing to do")
         return [*self.annotations.lines(), *lines]
@@ -86,6 +89,8 @@ class PartSummary:
     """Feature maps that this run took over from another cache."""
     num_reused_tokens: int = 0
     """Position tokens that it took over."""
+    num_ignored_orientations: int = 0
+    """Images that this run cached whose EXIF orientation was ignored."""
     seconds: float
     """Duration of this run from the first image to the last."""
 
@@ -99,6 +104,7 @@ class PartSummary:
             f"{there}; the part that ends last finishes the cache",
         ]
         lines += _reused_lines(self.num_reused_maps, self.num_reused_tokens)
+        lines += _orientation_lines(self.num_ignored_orientations)
         if self.num_own_missing:
             lines.append(f"another process is at {self.num_own_missing:,} shards of this part")
         return lines
@@ -108,3 +114,12 @@ def _reused_lines(num_maps: int, num_tokens: int) -> list[str]:
     if not num_maps:
         return []
     return [f"taken over: {num_maps:,} feature maps, {num_tokens:,} position tokens"]
+
+
+def _orientation_lines(num_images: int) -> list[str]:
+    if not num_images:
+        return []
+    what = (
+        "whose EXIF orientation was ignored: if their boxes are those of the photo as viewers show"
+    )
+    return [f"{num_images:,} images {what} it, give --exif_policy apply"]

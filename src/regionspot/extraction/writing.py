@@ -7,11 +7,13 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
+from regionspot.backbones.image_files import UPRIGHT
 from regionspot.cache import CachedSample, QuarantinedImage, read_sidecar, write_shard
 from regionspot.extraction.featurize import launch
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import (
     PreparedBatch,
+    PreparedImage,
     ShardJob,
     prepared_batches,
 )
@@ -34,6 +36,8 @@ class ShardsWriter:
         """Feature maps that were taken over from another cache."""
         self.num_reused_tokens = 0
         """Position tokens that were."""
+        self.num_ignored_orientations = 0
+        """Images with an EXIF orientation that was ignored."""
 
     def write(
         self,
@@ -88,6 +92,7 @@ class ShardsWriter:
 
     def _launched(self, batch: PreparedBatch) -> ShardBatch:
         job, images = self._job, batch.images
+        self._count_orientations(images)
         if job.old_cache is not None and batch.shard_index not in self._compared:
             self._compared.add(batch.shard_index)
             check_same_images(job, job.old_cache, batch.shard_index)
@@ -103,6 +108,20 @@ class ShardsWriter:
             quarantined=batch.quarantined,
             ends_shard=batch.ends_shard,
         )
+
+    def _count_orientations(self, images: Iterable[PreparedImage]) -> None:
+        for image in images:
+            if image.ignored_orientation == UPRIGHT:
+                continue
+            self.num_ignored_orientations += 1
+            if self.num_ignored_orientations == 1:
+                _logger.warning(
+                    "%s carries an EXIF orientation (%d), which is ignored: boxes have to be those"
+                    " of the pixels as stored, not of the photo as viewers show it. If they are of"
+                    " the latter, give --exif_policy apply. The last lines count such images.",
+                    image.record.file_name,
+                    image.ignored_orientation,
+                )
 
     def _write_shard(
         self, shard_index: int, batches: Iterable[ShardBatch], bar: "tqdm[NoReturn]"

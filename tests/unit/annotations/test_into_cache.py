@@ -89,6 +89,34 @@ def test_boxes_of_larger_images_are_refused_before_anything_is_cached(images_dir
         assert cache.index.num_dropped_regions == 6
 
 
+def test_photos_whose_orientation_was_ignored_are_counted_in_the_last_lines(
+    images_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown 30 wide and 50 high
+    Image.new("RGB", (50, 30)).save(images_dir / f"{A}.jpg", exif=exif)
+    rows = [f"{A}.jpg,5,5,20,45,a", f"{B}.jpg,5,5,45,20,a"]
+    (images_dir / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
+    config = CacheConfig(
+        output_dir=str(images_dir / "cache"),
+        annotations=AnnotationsConfig(
+            format="csv", path=str(images_dir / "own.csv"), images_dir=str(images_dir)
+        ),
+        models=ModelsConfig(preset="toy"),
+        templates=["none"],
+        device="cpu",
+    )
+    lines = cache_features(config).lines()
+    assert lines[-1] == (
+        "1 images whose EXIF orientation was ignored: if their boxes are those of the photo as"
+        " viewers show it, give --exif_policy apply"
+    )
+    (told,) = [one for one in caplog.messages if "EXIF" in one]
+    assert told.startswith(f"{A}.jpg carries an EXIF orientation (6), which is ignored: boxes have")
+    applied = replace(config, output_dir=str(images_dir / "upright"), exif_policy="apply")
+    assert "EXIF" not in "\n".join(cache_features(applied).lines())
+
+
 def test_a_category_tree_is_kept_by_label(images_dir: Path) -> None:
     names = {1: "dog", 7: "toy dog", 3: "lemon", 9: "puppy"}
     content = {

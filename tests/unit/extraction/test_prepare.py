@@ -4,7 +4,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,36 @@ def test_pixels_are_resized_as_segment_anything_and_pillow_do(
     assert prepared.sam_pixels.dtype == prepared.clip_pixels.dtype == torch.uint8
     np.testing.assert_array_equal(prepared.sam_pixels.permute(1, 2, 0), for_sam)
     np.testing.assert_array_equal(prepared.clip_pixels.permute(1, 2, 0), for_clip)
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "annotated_hw", "orientation", "is_told"),
+    [
+        ((30, 40), None, 6, True),  # csv: nothing says what the annotators saw
+        ((30, 40), None, 3, True),
+        ((30, 40), None, 1, False),
+        ((30, 40), (30, 40), 6, False),  # coco: the pixels as stored, says the size
+        ((30, 40), (30, 40), 3, True),  # upside down, which no size tells
+        ((30, 30), (30, 30), 6, True),  # nor does that of a square
+    ],
+)
+def test_an_orientation_is_told_where_no_size_says_what_the_annotators_saw(
+    tmp_path: Path,
+    models: FrozenModels,
+    size_hw: tuple[int, int],
+    annotated_hw: tuple[int, int] | None,
+    orientation: int,
+    is_told: bool,  # noqa: FBT001 - a table
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size_hw[::-1]).save(tmp_path / "0.png", exif=exif)
+    record = replace(records_of(tmp_path, [size_hw])[0], annotated_size_hw=annotated_hw)
+    ignoring = preparation(tmp_path, models)
+    knowing = replace(ignoring, knows_orientation=True)
+    prepared = [one.prepare(record) for one in (ignoring, knowing)]
+    found = [one.ignored_orientation for one in prepared if isinstance(one, PreparedImage)]
+    assert found == [orientation if is_told else 1, 1]
 
 
 def test_an_image_without_regions_is_prepared_for_clip_only(
