@@ -96,7 +96,7 @@ def _tiny(boxes: ExaminedBoxes) -> str | None:
     of_tiny = boxes.boxes_xyxy[is_tiny]
     if of_tiny.min() >= 0 and of_tiny.max() <= TINY:
         found += (
-            " They look normalised, as shares of the image's width and height. Give pixels:"
+            " They look normalised, as fractions of the image's width and height. Give pixels:"
             " multiply x and width by the width of the image, and y and height by its height."
         )
     return f"{found} {_wanted(boxes)}"
@@ -148,14 +148,16 @@ def implausible_error(
 ) -> AnnotationError:
     """Return the error that refuses a file for what looks wrong with it as a whole."""
     return AnnotationError(
-        f"{path}: {doubt}\nNothing was cached. Mend the file; if it is right as it is, give"
+        f"{path}: {doubt}\nFix the file; if it is right as it is, give"
         f" --{group}.implausible accept."
     )
 
 
 def _wanted(boxes: ExaminedBoxes) -> str:
     layout = "x, y, width, height" if boxes.layout == "xywh" else "x1, y1, x2, y2"
-    unit = "shares of the image's width and height" if boxes.is_relative else "pixels of the image"
+    unit = (
+        "fractions of the image's width and height" if boxes.is_relative else "pixels of the image"
+    )
     return f"Wanted {layout} in {unit}."
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from regionspot.annotations.assembly import assemble
-from regionspot.annotations.classes import Classes, mark_other_classes, with_classes
+from regionspot.annotations.classes import mark_other_classes, with_classes
 from regionspot.annotations.coco import read_coco
 from regionspot.annotations.lvis import read_lvis
 from regionspot.annotations.objects365 import read_objects365
@@ -93,20 +93,18 @@ def read_annotations(
         category_ids=raw.category_ids,
         synonyms=raw.synonyms,
         records=records,
-        annotation_sha256=_identity(raw.sha256s, drop, options.classes),
+        annotation_sha256=_identity(raw.sha256s, drop - {Reason.OTHER_CLASS}),
         report=report,
     )
     return with_classes(annotated, options.classes)
 
 
-def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason], classes: Classes | None) -> str:
-    """Hash all that decides which regions there are; a file alone has the hash of its bytes."""
-    if len(sha256s) == 1 and not drop and classes is None:
+def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason]) -> str:
+    """Hash all that decides which regions there are; a file alone has the hash of its bytes.
+
+    Which classes were asked for is told by the vocabulary, and is no part of it.
+    """
+    if len(sha256s) == 1 and not drop:
         return sha256s[0]
-    decides: dict[str, object] = {
-        "files": sha256s,
-        "dropped": sorted(reason.name for reason in drop),
-    }
-    if classes is not None:
-        decides["classes"] = classes if isinstance(classes, str) else sorted(classes)
-    return sha256_bytes(canonical_json(decides).encode())
+    dropped = sorted(reason.name for reason in drop)
+    return sha256_bytes(canonical_json({"files": sha256s, "dropped": dropped}).encode())

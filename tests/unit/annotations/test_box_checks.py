@@ -191,6 +191,22 @@ def test_the_proposals_of_more_images_than_are_listed_are_taken(read: Read, tmp_
     assert with_proposals(read(content(SIZES)), read_proposals(path)).report.num_regions == 1
 
 
+def test_proposals_of_which_hardly_any_fits_are_refused_with_counts(
+    read: Read, tmp_path: Path
+) -> None:
+    flat, outside = [[n, 5, 0, 9] for n in range(6)], [[n, 5, 9, 9] for n in (96, 97)]
+    boxes = [*flat, [8, 10, 30, 30], *outside, *flat[:3]]
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([{"image_id": "1", "bbox": b, "score": 0.5} for b in boxes]))
+    with pytest.raises(AnnotationError) as caught:
+        with_proposals(read(content(SIZES)), read_proposals(path))
+    message = str(caught.value)
+    assert "boxes.json: of 12 proposals only 1 fit:" in message
+    assert "\n  9 of zero area; the first is proposals[0]: {" in message
+    assert "\n  2 wholly outside the image; the first is proposals[7]: {" in message
+    assert message.endswith("give --proposals.implausible accept.")
+
+
 def test_what_the_options_leave_out_is_no_fault(read: Read, tmp_path: Path) -> None:
     value = content(SIZES)
     value["annotations"] += [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -15,6 +15,7 @@ from regionspot.annotations.region_prompts import (
     decode_mask,
     decode_points,
     points_text,
+    segmentation_fault,
     segmentation_text,
 )
 
@@ -206,3 +207,34 @@ def test_points_come_back_as_arrays_if_they_lie_in_the_image() -> None:
     assert points_xy.tolist() == [[0, 0], [4, 3]]
     assert labels.tolist() == [1, 0]
     assert decode_points(text, (3, 3)) is None
+
+
+NUMBERS = st.integers(-5, 2**70) | st.integers(0, 12) | st.floats()
+RUNS = {
+    "size": st.just([3, 4]) | st.lists(NUMBERS, max_size=3),
+    "counts": st.lists(NUMBERS, max_size=5) | st.text(max_size=8) | st.none(),
+}
+SEGMENTATIONS = st.one_of(
+    st.fixed_dictionaries(RUNS),
+    st.lists(st.lists(NUMBERS, max_size=9), max_size=3),
+    st.recursive(
+        st.none() | st.booleans() | NUMBERS | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+        max_leaves=8,
+    ),
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000)
+@given(value=SEGMENTATIONS)
+def test_any_segmentation_is_a_mask_of_the_image_or_none(value: object) -> None:
+    text = segmentation_text(encoded(value))
+    assert (segmentation_fault(encoded(value), text) is None) == bool(text)
+    if text:
+        for size_hw in ((3, 4), (4, 3)):
+            first, again = decode_mask(text, size_hw), decode_mask(text, size_hw)
+            assert (first is None) == (again is None)
+            if first is not None and again is not None:
+                assert first.shape == size_hw
+                np.testing.assert_array_equal(first, again)
