@@ -3,6 +3,7 @@
 Shape letters: C classes, L tokens of a text, E the joint text space.
 """
 
+import logging
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from regionspot.backbones.text_towers import embed_texts
 from regionspot.backbones.tokenizer import Tokenizer
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.extras import needs_extra
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 _READABLE, _SYNONYMS = "-readable", "-synonyms"
 _SLOT = "{}"
+_logger = logging.getLogger(__name__)
+
+_BATCHES_SORTED_AT_ONCE = 8
+_TEXTS_WORTH_A_BAR = 2_000
 _PLAIN_SETS = ("ensemble81", "ensemble80", "single", "none")
 
 TEMPLATE_SETS: tuple[str, ...] = tuple(
@@ -108,8 +115,13 @@ def text_bank(
     if _READABLE in templates:
         names_of = [[name.replace("_", " ") for name in of_class] for of_class in names_of]
     device = clip.logit_scale.device
-    step = max(1, batch_size // len(sentences))
+    step = max(1, _BATCHES_SORTED_AT_ONCE * batch_size // len(sentences))
     rows = []
+    num_texts = len(sentences) * sum(map(len, names_of))
+    is_long = num_texts >= _TEXTS_WORTH_A_BAR
+    if is_long:
+        _logger.info("embedding %d class names as %d texts", len(names), num_texts)
+    bar = tqdm(total=num_texts, unit=" texts", disable=None if is_long else True)
     for start in range(0, len(names), step):
         group = names_of[start : start + step]
         # Not str.format: a name may hold braces itself.
@@ -118,14 +130,8 @@ def text_bank(
             for of_class in group
         ]
         texts = list(chain.from_iterable(texts_of))
-        embedded = torch.cat(
-            [
-                # CoCa's would be normalised already, if not told otherwise.
-                clip.encode_text(
-                    tokenizer(texts[first : first + batch_size]).to(device), normalize=False
-                ).float()
-                for first in range(0, len(texts), batch_size)
-            ]
-        )
+        embedded = embed_texts(clip, tokenizer(texts).to(device), batch_size=batch_size)
         rows += [of_class.mean(dim=0) for of_class in embedded.split(list(map(len, texts_of)))]
+        bar.update(len(texts))
+    bar.close()
     return F.normalize(torch.stack(rows), dim=-1)
