@@ -28,6 +28,7 @@ from regionspot.extraction.job import CacheJob
 from regionspot.extraction.run import run_job
 
 NUM_IMAGES = 7
+NAMES = ("red star", "blue egg", "white ring")
 Boxes = dict[int, list[tuple[float, float, float, float]]]
 """Boxes as x, y, width and height, by image."""
 
@@ -64,7 +65,7 @@ def annotate(folder: Path, boxes: Boxes, *, name: str, labels: Sequence[int] = (
             for number, of_image in boxes.items()
             for place, box in enumerate(of_image)
         ],
-        "categories": [{"id": number, "name": f"class {number}"} for number in (1, 2, 3)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(NAMES, start=1)],
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content), encoding="utf-8")

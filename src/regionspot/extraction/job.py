@@ -35,6 +35,8 @@ class CacheJob:
         MissingFileError: The annotation file, the folder of images or a weights file is missing.
         AnnotationError: The annotations are in another format, or hold nothing to cache.
         ConfigError: Synonyms are asked for that the annotations do not list.
+        VocabularyError: CLIP does not know a word of a class name, or cannot tell names apart, and
+            the configuration refuses that.
         DiskError: A file lies where the cache's folder should be.
         WeightsError: Weights do not fit their model.
         CacheMismatchError: The cache to reuse was made by other models or settings.
@@ -80,6 +82,7 @@ class CacheJob:
             vocabulary=self.annotated.vocabulary,
             category_ids=self.annotated.category_ids,
         )
+        self.name_notes = _check_class_names(config, self.annotated, self.models)
         self.old_cache: OldCache | None = None
         if config.reuse is not None:
             self.old_cache = OldCache.open(
@@ -120,6 +123,23 @@ class CacheJob:
             records = self.records[images.start : images.stop]
             jobs.append(ShardJob(shard_index=shard, records=records))
         return jobs
+
+
+def _check_class_names(
+    config: CacheConfig, annotated: AnnotatedImages, models: FrozenModels
+) -> tuple[str, ...]:
+    """Refuse class names that CLIP cannot use, and return what to say about the others."""
+    notes: dict[str, None] = {}
+    for templates in config.templates:
+        findings = models.examine_names(
+            annotated.vocabulary, templates=templates, synonyms=annotated.synonyms
+        )
+        if config.unknown_words == "refuse":
+            findings.check_words(" To try the pipeline all the same: --unknown_words keep.")
+        if config.same_tokens == "refuse":
+            findings.check_alike()
+        notes |= dict.fromkeys(findings.lines())
+    return tuple(notes)
 
 
 def _check_synonyms(config: CacheConfig, annotated: AnnotatedImages) -> None:
