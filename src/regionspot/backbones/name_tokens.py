@@ -74,8 +74,12 @@ class NameFindings:
         if self.alike:
             raise VocabularyError(f"{self._alike_text()}. Rename or remove all but one of each.")
 
-    def lines(self) -> list[str]:
-        """Say it in English, one fact a line; nothing where all is well."""
+    def lines(self, same_tokens: SameTokens = "keep") -> list[str]:
+        """Say it in English, one fact a line; nothing where all is well.
+
+        Args:
+            same_tokens: What was done about names with the same tokens.
+        """
         lines = []
         if self.unknown:
             lines.append(
@@ -84,7 +88,8 @@ class NameFindings:
                 " made of them are guesses"
             )
         if self.alike:
-            lines.append(f"{self._alike_text()} (kept; see same_tokens)")
+            done = "merged" if same_tokens == "merge" else "kept; see same_tokens"
+            lines.append(f"{self._alike_text()} ({done})")
         if self.cut:
             names = _listed(_quoted(self.names[index]) for index in self.cut)
             lines.append(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regionspot.annotations import AnnotatedImages
+from regionspot.annotations import AnnotatedImages, with_merged_classes
 from regionspot.backbones import FrozenModels, load_frozen_models
 from regionspot.cache import Manifest, Plan
 from regionspot.core.errors import ConfigError
@@ -53,10 +53,8 @@ class CacheJob:
         self.config = config
         self.destination = open_destination(config.output_dir, config.staging_dir)
         self.output_dir = self.destination.folder
-        self.annotated = annotated or read_regions(config)
-        self.records = self.annotated.records[: config.limit]
-        _check_synonyms(config, self.annotated)
-        plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)
+        annotated = annotated or read_regions(config)
+        _check_synonyms(config, annotated)
         self.part = None if config.part is None else Part.parse(config.part, os.environ)
         device = config.device
         if self.part is not None and device == "auto" and torch.cuda.is_available():
@@ -64,6 +62,9 @@ class CacheJob:
         self.models = models or load_frozen_models(
             config.models, device=device, batch_size=config.batch_size
         )
+        self.annotated, self.name_notes = _with_sound_names(config, annotated, self.models)
+        self.records = self.annotated.records[: config.limit]
+        plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)
         self.locator = RegionLocator(
             localizer=self.models.localizer,
             prompt=config.annotations.prompt,
@@ -82,7 +83,6 @@ class CacheJob:
             vocabulary=self.annotated.vocabulary,
             category_ids=self.annotated.category_ids,
         )
-        self.name_notes = _check_class_names(config, self.annotated, self.models)
         self.old_cache: OldCache | None = None
         if config.reuse is not None:
             self.old_cache = OldCache.open(
@@ -125,10 +125,10 @@ class CacheJob:
         return jobs
 
 
-def _check_class_names(
+def _with_sound_names(
     config: CacheConfig, annotated: AnnotatedImages, models: FrozenModels
-) -> tuple[str, ...]:
-    """Refuse class names that CLIP cannot use, and return what to say about the others."""
+) -> tuple[AnnotatedImages, tuple[str, ...]]:
+    """Do about class names what the configuration says, and return what to say about them."""
     notes: dict[str, None] = {}
     for templates in config.templates:
         findings = models.examine_names(
@@ -138,8 +138,10 @@ def _check_class_names(
             findings.check_words(" To try the pipeline all the same: --unknown_words keep.")
         if config.same_tokens == "refuse":
             findings.check_alike()
-        notes |= dict.fromkeys(findings.lines())
-    return tuple(notes)
+        elif config.same_tokens == "merge" and findings.alike:
+            annotated = with_merged_classes(annotated, findings.alike)
+        notes |= dict.fromkeys(findings.lines(config.same_tokens))
+    return annotated, tuple(notes)
 
 
 def _check_synonyms(config: CacheConfig, annotated: AnnotatedImages) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from helpers.worlds import draw_images, write_own_csv
 from regionspot.backbones import ModelsConfig
-from regionspot.core.errors import VocabularyError
+from regionspot.cache import FeatureCache
+from regionspot.core.errors import CacheMismatchError, VocabularyError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 
 
@@ -59,6 +60,21 @@ def test_names_with_the_same_tokens_are_told_or_refused(tmp_path: Path) -> None:
     lines = lines_of(tmp_path, labels, templates=["none", "single"])
     assert [line for line in lines if "tell them apart: 'Red star' = 'red star'" in line]
     assert len([line for line in lines if "tell them apart" in line]) == 1
+
+
+def test_names_with_the_same_tokens_may_be_merged_into_the_first(tmp_path: Path) -> None:
+    labels = ["blue egg", "Red star", "red star", "RED STAR", "white ring"]
+    lines = lines_of(tmp_path, labels, same_tokens="merge")
+    assert lines[-1].endswith("'Red star' = 'red star' = 'RED STAR' (merged)")
+    with FeatureCache.open(tmp_path / "cache") as cache:
+        assert cache.manifest.vocabulary.names == ("blue egg", "Red star", "white ring")
+        assert cache.manifest.category_ids == (0, 1, 4)
+        assert cache.sample(0).labels.tolist() == [0, 1, 1, 1, 2]
+        assert cache.text_bank("none").shape[0] == 3
+    again = lines_of(tmp_path, labels, same_tokens="merge")
+    assert "already complete, nothing to do" in again
+    with pytest.raises(CacheMismatchError, match="annotation_sha256"):
+        lines_of(tmp_path, labels, same_tokens="keep")
 
 
 def test_known_names_need_no_word(tmp_path: Path) -> None:
