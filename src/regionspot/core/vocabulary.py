@@ -97,16 +97,7 @@ def _check_names(names: tuple[str, ...], *, place: str, first: int) -> None:
         raise VocabularyError("the vocabulary holds no name: give at least one class name.")
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=first):
-        if not isinstance(name, str):
-            raise VocabularyError(
-                f"{place} {number}: the class name {name!r} is of type {type(name).__name__};"
-                " wanted text."
-            )
-        if "\0" in name:
-            raise VocabularyError(
-                f"{place} {number}: the class name {name!r} holds a null character. Is the list in"
-                " UTF-16? Save it as UTF-8."
-            )
+        _check_text(name, place=f"{place} {number}")
         if not name.strip() or "\n" in name:
             raise VocabularyError(
                 f"{place} {number}: the class name {name!r} is empty or spans lines. Every entry"
@@ -118,3 +109,16 @@ def _check_names(names: tuple[str, ...], *, place: str, first: int) -> None:
                 " labels with one name cannot be told apart: rename or remove one."
             )
         seen[name] = number
+
+
+def _check_text(name: object, *, place: str) -> None:
+    if not isinstance(name, str):
+        raise VocabularyError(
+            f"{place}: the class name {name!r} is of type {type(name).__name__}; wanted text."
+        )
+    # Surrogates are what Python makes of bytes in another encoding, a null what UTF-16 looks like.
+    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise VocabularyError(
+            f"{place}: the class name {name!r} is not UTF-8 text: it was read in another encoding."
+            " Save the list as UTF-8."
+        )

@@ -175,7 +175,7 @@ def _read_boxes(boxes_xyxy: ArrayLike, size_hw: tuple[int, int]) -> FloatArray:
     """Check boxes and clip them to the image."""
     boxes = check_corners(as_boxes(as_array(boxes_xyxy, name="boxes_xyxy", dtype=np.float32)))
     height, width = size_hw
-    if look_relative(boxes):
+    if look_relative(boxes) and max(size_hw) > 1:
         raise ShapeError(
             f"box 0 is {format_numbers(boxes[0])}: these boxes look normalised, as they end within"
             f" 1.5 pixels of the corner of an image of {width} x {height} pixels (width x height)."

@@ -88,7 +88,7 @@ def test_a_file_in_another_encoding_is_told_with_the_byte(tmp_path: Path) -> Non
     for name, message in (
         ("latin.txt", "byte 9 is not UTF-8 text. Give a text file with one class name a line"),
         ("utf16.txt", "byte 0 is not UTF-8 text"),
-        ("utf16le.txt", r"line 1: the class name 'h\\x00e\\x00a.* holds a null character"),
+        ("utf16le.txt", r"line 1: the class name 'h\\x00e\\x00a.* is not UTF-8 text"),
     ):
         with pytest.raises(VocabularyError, match=rf"{name}\b.*{message}"):
             parse_vocabulary(str(tmp_path / name))
