@@ -273,7 +273,7 @@ def test_new_images_among_known_ones_go_the_whole_way(
 def test_a_box_that_decoding_clipped_is_known_again_though_no_annotation_tells_the_size(
     world: Path, make: Make, tmp_path: Path
 ) -> None:
-    rows = [f"{number}.png,1,2,{500 if number % 2 else 9},20,cat" for number in range(4)]
+    rows = [f"{number}.png,1,2,{500 if number % 2 else 9},20,egg" for number in range(4)]
     path = tmp_path / "own.csv"
     path.write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
     first, _, _ = make(path, "first")
