@@ -1,6 +1,7 @@
 """Genuine annotation and proposal files in, records out; what is dropped or changed is counted."""
 
 from regionspot.annotations.formats import READERS, read_annotations
+from regionspot.annotations.merging import with_merged_classes
 from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
 from regionspot.annotations.proposal_table import ProposalTable
 from regionspot.annotations.proposals import ProposalFormat, read_proposals
@@ -29,6 +30,7 @@ __all__ = [
     "read_annotations",
     "read_category_tree",
     "read_proposals",
+    "with_merged_classes",
     "with_proposals",
     "without_regions",
 ]
