@@ -763,7 +763,7 @@ def test_exactly_the_allowed_share_may_be_left_out(world: World, tmp_path: Path,
             for number in range(50)
         ],
         "annotations": [],
-        "categories": [{"id": 1, "name": "lemon", "frequency": "r"}],
+        "categories": [{"id": 1, "name": "star", "frequency": "r"}],
     }
     many.annotations.write_text(json.dumps(content), encoding="utf-8")
     options = {"images_per_shard": "50", "batch_size": "50"}

@@ -28,6 +28,7 @@ from regionspot.extraction.job import CacheJob
 from regionspot.extraction.run import run_job
 
 NUM_IMAGES = 7
+NAMES = ("red star", "blue egg", "white ring")
 Boxes = dict[int, list[tuple[float, float, float, float]]]
 """Boxes as x, y, width and height, by image."""
 
@@ -64,7 +65,7 @@ def annotate(folder: Path, boxes: Boxes, *, name: str, labels: Sequence[int] = (
             for number, of_image in boxes.items()
             for place, box in enumerate(of_image)
         ],
-        "categories": [{"id": number, "name": f"class {number}"} for number in (1, 2, 3)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(NAMES, start=1)],
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -272,7 +273,7 @@ def test_new_images_among_known_ones_go_the_whole_way(
 def test_a_box_that_decoding_clipped_is_known_again_though_no_annotation_tells_the_size(
     world: Path, make: Make, tmp_path: Path
 ) -> None:
-    rows = [f"{number}.png,1,2,{500 if number % 2 else 9},20,cat" for number in range(4)]
+    rows = [f"{number}.png,1,2,{500 if number % 2 else 9},20,egg" for number in range(4)]
     path = tmp_path / "own.csv"
     path.write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
     first, _, _ = make(path, "first")

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 zip(BOXES_XYWH, segmentations, POINTS, POINT_LABELS, strict=True)
             )
         ],
-        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+        "categories": [{"id": 0, "name": "egg"}, {"id": 1, "name": "star"}],
     }
     (folder / "own.json").write_text(json.dumps(content), encoding="utf-8")
     return folder

@@ -37,10 +37,14 @@ def cache_options(
     images_per_shard: int = 3,
     batch_size: int = 2,
 ) -> list[str]:
-    """Return what is typed after ``regionspot cache`` to cache such images by the toy towers."""
+    """Return what is typed after ``regionspot cache`` to cache such images by the toy towers.
+
+    Labels may be any words, though the tiny CLIP knows few: these caches are not for naming.
+    """
     return [
         *("--annotations.format", "csv", "--annotations.path", str(annotations)),
         *("--annotations.images_dir", str(images_dir), "--output_dir", str(output_dir)),
         *("--models.preset", "toy", "--templates", "[none]", "--device", "cpu"),
+        *("--unknown_words", "keep"),
         *("--images_per_shard", str(images_per_shard), "--batch_size", str(batch_size), *more),
     ]

@@ -47,7 +47,9 @@ def _open(path: Path) -> Pixels:
 
 def _ours(sam: Sam, image: Pixels, grid: GridProposer) -> GridProposals:
     localizer = SamLocalizer(sam, token_site="transformer", model_name="tiny")  # noqa: S106
-    embedding = localizer.embed(localizer.preprocess(image)[None])
+    # SAM's own, to the last bit: masks at their thresholds may turn over with it.
+    with torch.inference_mode():
+        embedding = sam.image_encoder(localizer.preprocess(image)[None])
     return localizer.propose(embedding, (image.shape[0], image.shape[1]), grid)
 
 

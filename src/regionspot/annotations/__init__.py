@@ -7,6 +7,7 @@ from regionspot.annotations.box_checks import (
     overshooting,
 )
 from regionspot.annotations.formats import READERS, read_annotations
+from regionspot.annotations.merging import with_merged_classes
 from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
 from regionspot.annotations.proposal_table import ProposalTable
 from regionspot.annotations.proposals import ProposalFormat, read_proposals
@@ -39,6 +40,7 @@ __all__ = [
     "read_annotations",
     "read_category_tree",
     "read_proposals",
+    "with_merged_classes",
     "with_proposals",
     "without_regions",
 ]

@@ -38,7 +38,8 @@ def read_own_csv(source: Source) -> RawAnnotations:
     Raises:
         MissingFileError: A file does not exist.
         AnnotationError: A column is missing, or a line cannot be read; names it.
-        VocabularyError: The list of classes is empty, or has an empty or a repeated name.
+        VocabularyError: The list of classes is no UTF-8 text with one name a line, is empty, or has
+            an empty or a repeated name.
     """
     classes = _read_classes(source)
     table = CsvTable(source.path, _COLUMNS, describe=_describe)
@@ -149,13 +150,7 @@ class _Rows:
 
 def _read_classes(source: Source) -> Vocabulary | None:
     path = source.options.classes_path
-    try:
-        return None if path is None else Vocabulary.from_file(path)
-    except UnicodeDecodeError as error:
-        raise AnnotationError(
-            f"{path}: byte {error.start} is not UTF-8 text. Set --annotations.classes_path to a"
-            " text file with one class name a line."
-        ) from error
+    return None if path is None else Vocabulary.from_file(path)
 
 
 def _is_text(value: bytes) -> bool:

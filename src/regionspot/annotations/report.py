@@ -41,7 +41,8 @@ class Dropped:
     count: int
     """How many."""
     first: tuple[int, ...]
-    """Positions of the first few among the file's annotations or proposals, counted from 0."""
+    """Positions of the first few among the file's annotations or proposals, counted from 0; none
+    for those that only merging classes made repeats of each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,6 @@ class AnnotationReport:
         for entry in self.dropped:
             places = ", ".join(str(position) for position in entry.first)
             more = ", ..." if entry.count > len(entry.first) else ""
-            lines.append(
-                f"dropped {entry.count:,} boxes {entry.reason} ({self.entries}[{places}{more}])"
-            )
+            where = f" ({self.entries}[{places}{more}])" if entry.first else ""
+            lines.append(f"dropped {entry.count:,} boxes {entry.reason}{where}")
         return [*lines, *self.notes]

@@ -10,6 +10,7 @@ from regionspot.backbones.device import resolve_device
 from regionspot.backbones.framed_prompts import MaskPrompt
 from regionspot.backbones.frozen import FrozenModels, load_frozen_models, load_localizer
 from regionspot.backbones.localizer import Localizer
+from regionspot.backbones.name_tokens import NameFindings, SameTokens, examine_names
 from regionspot.backbones.position_tokens import position_tokens, token_dim
 from regionspot.backbones.presets import PRESETS, ModelsConfig, ResolvedModels, TokenSite, resolve
 from regionspot.backbones.sam import SAM_RESIZE, SamLocalizer
@@ -17,7 +18,7 @@ from regionspot.backbones.sam2 import SAM2_RESIZE, Sam2Localizer
 from regionspot.backbones.sam2_models import load_sam2
 from regionspot.backbones.sam_grid import GridProposals, GridProposer
 from regionspot.backbones.sam_models import SamShape, build_sam, load_sam
-from regionspot.backbones.tokenizer import Tokenizer, WordTokenizer
+from regionspot.backbones.tokenizer import LazyTokenizer, Tokenizer, WordTokenizer
 from regionspot.backbones.weights import state_sha256
 
 __all__ = [
@@ -30,19 +31,23 @@ __all__ = [
     "FrozenModels",
     "GridProposals",
     "GridProposer",
+    "LazyTokenizer",
     "LoadedClip",
     "Localizer",
     "MaskPrompt",
     "ModelsConfig",
+    "NameFindings",
     "ResolvedModels",
     "Sam2Localizer",
     "SamLocalizer",
     "SamShape",
+    "SameTokens",
     "TokenSite",
     "Tokenizer",
     "WordTokenizer",
     "build_sam",
     "describe_clip",
+    "examine_names",
     "feature_map",
     "load_clip",
     "load_frozen_models",

@@ -3,6 +3,7 @@
 Shape letters: C classes, L tokens of a text, E the joint text space.
 """
 
+import logging
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from regionspot.backbones.text_towers import embed_texts
 from regionspot.backbones.tokenizer import Tokenizer
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.extras import needs_extra
@@ -19,7 +22,12 @@ if TYPE_CHECKING:
     from open_clip.model import CLIP
 
 _READABLE, _SYNONYMS = "-readable", "-synonyms"
-_SLOT = "{}"
+SLOT = "{}"
+"""Where the class name goes in a sentence."""
+_logger = logging.getLogger(__name__)
+
+_BATCHES_SORTED_AT_ONCE = 8
+_TEXTS_WORTH_A_BAR = 2_000
 _PLAIN_SETS = ("ensemble81", "ensemble80", "single", "none")
 
 TEMPLATE_SETS: tuple[str, ...] = tuple(
@@ -53,13 +61,41 @@ def template_texts(templates: str) -> tuple[str, ...]:
         )
     plain = templates.removesuffix(_SYNONYMS).removesuffix(_READABLE)
     if plain == "none":
-        return (_SLOT,)
+        return (SLOT,)
     if plain == "single":
-        return (f"a photo of a {_SLOT}.",)
+        return (f"a photo of a {SLOT}.",)
     with needs_extra("extract"):
         from open_clip import OPENAI_IMAGENET_TEMPLATES
-    imagenet = tuple(str(template(_SLOT)) for template in OPENAI_IMAGENET_TEMPLATES)
-    return imagenet if plain == "ensemble80" else (f"{_SLOT}.", *imagenet)
+    imagenet = tuple(str(template(SLOT)) for template in OPENAI_IMAGENET_TEMPLATES)
+    return imagenet if plain == "ensemble80" else (f"{SLOT}.", *imagenet)
+
+
+def spellings(
+    names: Sequence[str], templates: str, synonyms: Sequence[Sequence[str]] | None = None
+) -> list[list[str]]:
+    """Return all names of each class, spelled as a template set puts them into its sentences.
+
+    Args:
+        names: C class names.
+        templates: One of `TEMPLATE_SETS`.
+        synonyms: All names of each class, its own among them; only used by the ``-synonyms`` sets.
+
+    Raises:
+        VocabularyError: There is no name, or the synonyms are not one entry a class.
+    """
+    if not names:
+        raise VocabularyError("there is no class name to embed: give at least one.")
+    if synonyms is not None and len(synonyms) != len(names):
+        raise VocabularyError(
+            f"there are {len(names)} class names and the synonyms of {len(synonyms)} classes;"
+            " wanted those of each class, in the same order."
+        )
+    names_of = [[name] for name in names]
+    if templates.endswith(_SYNONYMS) and synonyms is not None:
+        names_of = [list(of_class) for of_class in synonyms]
+    if _READABLE in templates:
+        names_of = [[name.replace("_", " ") for name in of_class] for of_class in names_of]
+    return names_of
 
 
 @torch.no_grad()
@@ -94,38 +130,26 @@ def text_bank(
         ConfigError: There is no such template set.
         VocabularyError: There is no name, or the synonyms are not one entry a class.
     """
-    if not names:
-        raise VocabularyError("there is no class name to embed: give at least one.")
-    if synonyms is not None and len(synonyms) != len(names):
-        raise VocabularyError(
-            f"there are {len(names)} class names and the synonyms of {len(synonyms)} classes;"
-            " wanted those of each class, in the same order."
-        )
     sentences = template_texts(templates)
-    names_of = [[name] for name in names]
-    if templates.endswith(_SYNONYMS) and synonyms is not None:
-        names_of = [list(of_class) for of_class in synonyms]
-    if _READABLE in templates:
-        names_of = [[name.replace("_", " ") for name in of_class] for of_class in names_of]
+    names_of = spellings(names, templates, synonyms)
     device = clip.logit_scale.device
-    step = max(1, batch_size // len(sentences))
+    step = max(1, _BATCHES_SORTED_AT_ONCE * batch_size // len(sentences))
     rows = []
+    num_texts = len(sentences) * sum(map(len, names_of))
+    is_long = num_texts >= _TEXTS_WORTH_A_BAR
+    if is_long:
+        _logger.info("embedding %d class names as %d texts", len(names), num_texts)
+    bar = tqdm(total=num_texts, unit=" texts", disable=None if is_long else True)
     for start in range(0, len(names), step):
         group = names_of[start : start + step]
         # Not str.format: a name may hold braces itself.
         texts_of = [
-            [sentence.replace(_SLOT, name) for name in of_class for sentence in sentences]
+            [sentence.replace(SLOT, name) for name in of_class for sentence in sentences]
             for of_class in group
         ]
         texts = list(chain.from_iterable(texts_of))
-        embedded = torch.cat(
-            [
-                # CoCa's would be normalised already, if not told otherwise.
-                clip.encode_text(
-                    tokenizer(texts[first : first + batch_size]).to(device), normalize=False
-                ).float()
-                for first in range(0, len(texts), batch_size)
-            ]
-        )
+        embedded = embed_texts(clip, tokenizer(texts).to(device), batch_size=batch_size)
         rows += [of_class.mean(dim=0) for of_class in embedded.split(list(map(len, texts_of)))]
+        bar.update(len(texts))
+    bar.close()
     return F.normalize(torch.stack(rows), dim=-1)

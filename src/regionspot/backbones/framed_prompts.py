@@ -16,8 +16,9 @@ from regionspot.backbones.prompts import SamPrompts, check_boxes_sam
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import (
     FloatArray,
-    as_boxes,
+    check_corners,
     clip_boxes_xyxy,
+    format_numbers,
     resize_boxes_xyxy,
     resize_points_xy,
 )
@@ -53,15 +54,15 @@ def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
     Raises:
         ShapeError: The boxes are not (R, 4), end before they start, or reach outside the image.
     """
-    boxes = as_boxes(boxes_xyxy)
+    boxes = check_corners(boxes_xyxy)
     height, width = frame.size_hw
     inside = clip_boxes_xyxy(boxes, frame.size_hw)
     if (np.abs(inside - boxes) > _TOLERANCE_PX).any():
         row = int((np.abs(inside - boxes) > _TOLERANCE_PX).any(axis=1).argmax())
         raise ShapeError(
-            f"box {row} {boxes[row].tolist()} reaches outside the image of {width} x {height}"
-            " pixels (width x height); wanted (x1, y1, x2, y2) in pixels of the original image. Cut"
-            " boxes with regionspot.core.geometry.clip_boxes_xyxy."
+            f"box {row} {format_numbers(boxes[row])} reaches outside the image of {width} x"
+            f" {height} pixels (width x height); wanted (x1, y1, x2, y2) in pixels of the original"
+            " image. Cut boxes with regionspot.core.geometry.clip_boxes_xyxy."
         )
     boxes_sam = torch.from_numpy(resize_boxes_xyxy(inside, frame.size_hw, frame.resized_hw))
     checked = check_boxes_sam(boxes_sam, frame_px=frame.side_px)
@@ -93,8 +94,8 @@ def point_prompts(
     outside = ~((points >= 0) & (points <= (width, height))).all(axis=-1) & (labels != -1)
     if outside.any():
         raise ShapeError(
-            f"point {points[outside][0].tolist()} lies outside the image of {width} x {height}"
-            " pixels (width x height); wanted (x, y) in pixels of the original image."
+            f"point {format_numbers(points[outside][0])} lies outside the image of {width} x"
+            f" {height} pixels (width x height); wanted (x, y) in pixels of the original image."
         )
     points_sam = resize_points_xy(points, frame.size_hw, frame.resized_hw)
     return SamPrompts(

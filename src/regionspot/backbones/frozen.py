@@ -12,6 +12,7 @@ from regionspot.backbones.clip_text import text_bank
 from regionspot.backbones.device import resolve_device
 from regionspot.backbones.execution import FLOAT32, Execution, check_compiles
 from regionspot.backbones.localizer import Localizer
+from regionspot.backbones.name_tokens import NameFindings, examine_names
 from regionspot.backbones.presets import (
     SAM2_DEFAULT_WEIGHTS,
     ModelsConfig,
@@ -91,6 +92,17 @@ class FrozenModels:
         """Embed a vocabulary with this CLIP, (C, E) float32, unit norm; see `text_bank`."""
         clip = self.encoder.clip
         return text_bank(clip.model, clip.tokenizer, vocabulary.names, templates, synonyms=synonyms)
+
+    def examine_names(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        templates: str = "ensemble81",
+        synonyms: Sequence[Sequence[str]] | None = None,
+    ) -> NameFindings:
+        """Say which names this CLIP does not know, cuts or cannot tell apart; runs no model."""
+        tokenizer = self.encoder.clip.tokenizer
+        return examine_names(tokenizer, vocabulary.names, templates, synonyms=synonyms)
 
 
 def load_localizer(

@@ -3,6 +3,7 @@
 Shape letters: B images, R regions, M masks a region, S SAM's width, H W a grid or an image.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_flo
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.prompts import SamPrompts, decode_masks, decode_tokens, token_dim
+from regionspot.backbones.sam_encoder import encode_image
 from regionspot.core.geometry import resized_size_hw
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class SamLocalizer(Localizer):
 
         super().__init__(token_site=token_site, model_name=model_name, execution=execution)
         self.sam = sam
-        self._encode = execution.compiled(sam.image_encoder)
+        self._encode = execution.compiled(partial(encode_image, sam.image_encoder))
         if execution.precision != "float32":
             keep_norms_in_float32(sam, LayerNorm2d)
 

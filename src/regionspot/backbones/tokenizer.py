@@ -4,7 +4,8 @@ All follow open_clip's calling convention, so that code which embeds texts need 
 it was given.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +13,20 @@ from torch import Tensor
 from regionspot.core.errors import WeightsError
 from regionspot.core.extras import needs_extra
 
-Tokenizer = Callable[[list[str]], Tensor]
-"""N texts to token ids, (N, L) int64."""
+
+class Tokenizer(Protocol):
+    """Turns N texts into token ids, (N, L) int64, as all tokenizers of open_clip do."""
+
+    def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
+        """Tokenize texts.
+
+        Args:
+            texts: N texts.
+            context_length: Tokens L of each, start and end included; None takes what the CLIP
+                reads. Longer texts are cut.
+        """
+        ...
+
 
 _PAD, _UNKNOWN, _FIRST_WORD = 0, 1, 2
 
@@ -29,8 +42,12 @@ class LazyTokenizer:
         self._model = model
         self._tokenizer: Tokenizer | None = None
 
-    def __call__(self, texts: list[str]) -> Tensor:
+    def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
         """Tokenize texts.
+
+        Args:
+            texts: N texts.
+            context_length: Tokens of each; None takes what the CLIP reads.
 
         Raises:
             MissingExtraError: The tokenizer needs ``transformers``, which is not installed.
@@ -38,7 +55,7 @@ class LazyTokenizer:
         """
         if self._tokenizer is None:
             self._tokenizer = self._fetch()
-        return self._tokenizer(texts)
+        return self._tokenizer(texts, context_length)
 
     def _fetch(self) -> Tokenizer:
         with needs_extra("extract"):
@@ -98,6 +115,15 @@ class WordTokenizer:
         self.start_id = len(words) + _FIRST_WORD
         self.end_id = self.start_id + 1
         self.vocab_size = self.end_id + 1
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The known words, in the order of their ids."""
+        return tuple(self._ids)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text that all become the one unknown id, in order."""
+        return [word for word in _split(text) if word not in self._ids]
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
         """Tokenize texts; words that do not fit are cut off, the end of text never is.

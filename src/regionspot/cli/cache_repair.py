@@ -41,7 +41,7 @@ def _repair(args: Sequence[str]) -> None:
 
 def _as_json(problems: Sequence[Problem], summary: CacheSummary) -> str:
     numbers = asdict(summary)
-    del numbers["annotations"], numbers["location"]
+    del numbers["annotations"], numbers["name_notes"], numbers["location"]
     found = {"cache_dir": summary.location, "mended": list(map(asdict, problems))}
     return json.dumps({**numbers, **found}, indent=1, ensure_ascii=False)
 

@@ -1,18 +1,22 @@
 """``regionspot recognize``: name the regions of one image and print a table."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from regionspot.backbones import GridProposer
+from regionspot.backbones import GridProposer, SameTokens
 from regionspot.cli.errors import run_cli
-from regionspot.core.errors import ConfigError
+from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.files import is_file
 from regionspot.core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from regionspot.inference import Regions
+
+_LIST_FILE = re.compile(r"\.(txt|text|csv|tsv|json|ya?ml|names|lst|list|md)$", re.IGNORECASE)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -40,6 +44,7 @@ def _recognize(options: Namespace) -> None:
             grid=options.grid,
             vocabulary=vocabulary,
             templates=options.templates,
+            same_tokens=options.same_tokens,
             top_k=options.top_k,
             with_masks=output is not None,
         )
@@ -50,6 +55,7 @@ def _recognize(options: Namespace) -> None:
             points=points,
             vocabulary=vocabulary,
             templates=options.templates,
+            same_tokens=options.same_tokens,
             top_k=options.top_k,
             with_masks=output is not None,
         )
@@ -114,11 +120,22 @@ def parse_vocabulary(text: str) -> Vocabulary:
     """Read comma-separated names, or the file that is named, with one name a line.
 
     Raises:
-        VocabularyError: A name is empty or repeated.
+        MissingFileError: It looks like a path, and there is no file.
+        VocabularyError: A name is empty or repeated, or separated by something else than commas.
     """
-    if Path(text).is_file():
+    names = [name.strip() for name in text.split(",")]
+    # A name of several may hold a slash, as "cabinet/shelf" of Objects365.
+    looks_like_path = any(map(_LIST_FILE.search, names)) or (
+        len(names) == 1 and any(mark in text for mark in "/\\~")
+    )
+    if is_file(text) or looks_like_path:
         return Vocabulary.from_file(Path(text))
-    return Vocabulary.from_names(name.strip() for name in text.split(","))
+    if len(names) == 1 and any(mark in text for mark in ";|\t\n"):
+        raise VocabularyError(
+            f"--vocabulary {text!r} is one name; wanted names separated by commas, for instance"
+            ' "red heart, sea egg", or a file with one name a line.'
+        )
+    return Vocabulary.from_names(names)
 
 
 def format_table(regions: "Regions") -> str:
@@ -189,6 +206,13 @@ def _parser() -> ArgumentParser:
         "--templates",
         type=str,
         help="ensemble81, ensemble80, single or none; by default those of the training.",
+    )
+    parser.add_argument(
+        "--same_tokens",
+        type=SameTokens,
+        default="keep",
+        help="Names that CLIP cannot tell apart, such as Dog and dog: keep them, to share their"
+        " probability; merge them under the first; or refuse them.",
     )
     parser.add_argument("--output", type=str, help="Write a picture of the named regions here.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")

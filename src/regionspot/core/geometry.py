@@ -7,12 +7,17 @@ over the whole image is ``(0, 0, width, height)``. All functions take and return
 arrays.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.core.errors import ShapeError
 
 FloatArray = NDArray[np.float32]
+
+_LARGEST_RELATIVE = 1.5
+"""Relative coordinates end at 1, and boxes overshoot their image by a little."""
 
 
 def as_boxes(boxes: object, *, name: str = "boxes_xyxy") -> FloatArray:
@@ -51,6 +56,42 @@ def clip_boxes_xyxy(
     """Clip boxes, (R, 4), to an image of ``size_hw`` pixels, or each to its own, (R, 2)."""
     limits_xyxy = np.asarray(size_hw, np.float32)[..., [1, 0, 1, 0]]
     return np.clip(as_boxes(boxes_xyxy), 0, limits_xyxy)
+
+
+def check_corners(boxes_xyxy: FloatArray) -> FloatArray:
+    """Return boxes, (R, 4), after checking that none ends before it starts.
+
+    Raises:
+        ShapeError: A box does; the message has its numbers as they were given.
+    """
+    boxes = as_boxes(boxes_xyxy)
+    inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+    if not inverted.any():
+        return boxes
+    row = int(inverted.argmax())
+    x1, y1, x2, y2 = boxes[row]
+    hint = ""
+    if x2 > 0 and y2 > 0:
+        corners = format_numbers((x1, y1, x1 + x2, y1 + y2))
+        hint = f" If it is (x, y, width, height), its corners are {corners}."
+    raise ShapeError(
+        f"box {row} {format_numbers(boxes[row])} ends before it starts; wanted the corners"
+        f" (x1, y1, x2, y2) with x1 < x2 and y1 < y2.{hint}"
+    )
+
+
+def look_relative(boxes_xyxy: FloatArray) -> bool:
+    """Say whether boxes, (R, 4), can only count the image's width and height as 1.
+
+    All of their coordinates are below 1.5: in pixels no box would hold more than the first one.
+    """
+    boxes = as_boxes(boxes_xyxy)
+    return len(boxes) > 0 and bool((boxes < _LARGEST_RELATIVE).all())
+
+
+def format_numbers(values: Iterable[float | np.floating]) -> str:
+    """Return numbers as a person would type them: ``(10, 20.5, 30, 40)``."""
+    return f"({', '.join(np.format_float_positional(np.float32(v), trim='-') for v in values)})"
 
 
 def relative_to_pixels(boxes_xyxy: FloatArray, size_hw: tuple[int, int]) -> FloatArray:

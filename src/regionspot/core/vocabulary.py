@@ -1,12 +1,16 @@
 """Vocabularies: ordered lists of class names, validated once."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from regionspot.core.errors import MissingFileError, VocabularyError
+from regionspot.core.files import is_file
 from regionspot.core.hashing import sha256_bytes
+
+_SEPARATOR = re.compile("[,;\t]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,26 @@ class Vocabulary:
 
         Raises:
             MissingFileError: There is no such file.
-            VocabularyError: The file is empty, or a line is empty or repeats an earlier one.
+            VocabularyError: The file is empty, not UTF-8 text, or one line of several names; or a
+                line is empty or repeats an earlier one.
         """
-        if not path.is_file():
+        if not is_file(path):
             raise MissingFileError(
                 f"no vocabulary file at {path}: give a text file with one class name a line."
             )
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise VocabularyError(
+                f"{path}: byte {error.start} is not UTF-8 text. Give a text file with one class"
+                " name a line, saved as UTF-8."
+            ) from error
+        names = tuple(line.strip() for line in text.splitlines())
+        if len(names) == 1 and (found := _SEPARATOR.search(names[0])):
+            raise VocabularyError(
+                f"{path} is one line with {found.group()!r} in it, {names[0][:60]!r}; wanted one"
+                " class name a line. If these are several names, put each on a line of its own."
+            )
         _check_names(names, place=f"{path}, line", first=1)
         return cls(names)
 
@@ -80,6 +97,7 @@ def _check_names(names: tuple[str, ...], *, place: str, first: int) -> None:
         raise VocabularyError("the vocabulary holds no name: give at least one class name.")
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=first):
+        _check_text(name, place=f"{place} {number}")
         if not name.strip() or "\n" in name:
             raise VocabularyError(
                 f"{place} {number}: the class name {name!r} is empty or spans lines. Every entry"
@@ -91,3 +109,16 @@ def _check_names(names: tuple[str, ...], *, place: str, first: int) -> None:
                 " labels with one name cannot be told apart: rename or remove one."
             )
         seen[name] = number
+
+
+def _check_text(name: object, *, place: str) -> None:
+    if not isinstance(name, str):
+        raise VocabularyError(
+            f"{place}: the class name {name!r} is of type {type(name).__name__}; wanted text."
+        )
+    # Surrogates are what Python makes of bytes in another encoding, a null what UTF-16 looks like.
+    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise VocabularyError(
+            f"{place}: the class name {name!r} is not UTF-8 text: it was read in another encoding."
+            " Save the list as UTF-8."
+        )

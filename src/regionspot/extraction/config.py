@@ -13,7 +13,7 @@ from regionspot.annotations import (
     ProposalFormat,
     ReadOptions,
 )
-from regionspot.backbones import GridProposer
+from regionspot.backbones import GridProposer, SameTokens
 from regionspot.backbones.clip_text import TEMPLATE_SETS
 from regionspot.backbones.presets import ExifPolicy, ModelsConfig
 from regionspot.cache import FeatureCodec
@@ -166,6 +166,14 @@ class CacheConfig:
     or none; with -readable at its end underscores become spaces: bat_(animal), bat (animal); with
     -synonyms at the end a class is the mean over all names that the annotations list for it (LVIS).
     More can be added later by running again."""
+    same_tokens: SameTokens = "keep"
+    """What to do about class names that CLIP's tokenizer makes one of, such as Dog and dog: keep
+    them as they are, merge them into the first, or refuse them. The last lines say which they are.
+    Merge for training, not for evaluation, which scores the classes of the annotation file."""
+    unknown_words: Literal["refuse", "keep"] = "refuse"
+    """What to do about words that the toy preset's tiny CLIP does not know (docs/toy_world.md lists
+    those that it knows): refuse them, or keep them, to try the pipeline on data of your own. Names
+    made of them are guesses then."""
     images_per_shard: int = 1000
     """Images in one shard, which is what an interruption loses at most."""
     batch_size: int = 8

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regionspot.annotations import AnnotatedImages
+from regionspot.annotations import AnnotatedImages, with_merged_classes
 from regionspot.backbones import FrozenModels, load_frozen_models
 from regionspot.cache import Manifest, Plan
 from regionspot.core.errors import ConfigError
@@ -38,6 +38,8 @@ class CacheJob:
         MissingFileError: The annotation file, the folder of images or a weights file is missing.
         AnnotationError: The annotations are in another format, or hold nothing to cache.
         ConfigError: Synonyms are asked for that the annotations do not list.
+        VocabularyError: CLIP does not know a word of a class name, or cannot tell names apart, and
+            the configuration refuses that.
         DiskError: A file lies where the cache's folder should be.
         WeightsError: Weights do not fit their model.
         CacheMismatchError: The cache to reuse was made by other models or settings.
@@ -54,10 +56,8 @@ class CacheJob:
         self.config = config
         self.destination = open_destination(config.output_dir, config.staging_dir)
         self.output_dir = self.destination.folder
-        self.annotated = annotated or read_regions(config)
-        self.records = self.annotated.records[: config.limit]
-        _check_synonyms(config, self.annotated)
-        plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)
+        annotated = annotated or read_regions(config)
+        _check_synonyms(config, annotated)
         self.part = None if config.part is None else Part.parse(config.part, os.environ)
         device = config.device
         if self.part is not None and device == "auto" and torch.cuda.is_available():
@@ -65,6 +65,9 @@ class CacheJob:
         self.models = models or load_frozen_models(
             config.models, device=device, batch_size=config.batch_size
         )
+        self.annotated, self.name_notes = _with_sound_names(config, annotated, self.models)
+        self.records = self.annotated.records[: config.limit]
+        plan = Plan.from_keys(self.records.keys(), images_per_shard=config.images_per_shard)
         self.locator = RegionLocator(
             localizer=self.models.localizer,
             prompt=config.annotations.prompt,
@@ -124,6 +127,25 @@ class CacheJob:
             records = self.records[images.start : images.stop]
             jobs.append(ShardJob(shard_index=shard, records=records))
         return jobs
+
+
+def _with_sound_names(
+    config: CacheConfig, annotated: AnnotatedImages, models: FrozenModels
+) -> tuple[AnnotatedImages, tuple[str, ...]]:
+    """Do about class names what the configuration says, and return what to say about them."""
+    notes: dict[str, None] = {}
+    for templates in config.templates:
+        findings = models.examine_names(
+            annotated.vocabulary, templates=templates, synonyms=annotated.synonyms
+        )
+        if config.unknown_words == "refuse":
+            findings.check_words(" To try the pipeline all the same: --unknown_words keep.")
+        if config.same_tokens == "refuse":
+            findings.check_alike()
+        elif config.same_tokens == "merge" and findings.alike:
+            annotated = with_merged_classes(annotated, findings.alike)
+        notes |= dict.fromkeys(findings.lines(config.same_tokens))
+    return annotated, tuple(notes)
 
 
 def _check_synonyms(config: CacheConfig, annotated: AnnotatedImages) -> None:

@@ -224,6 +224,7 @@ def _summary(
     return CacheSummary(
         location=job.destination.location,
         annotations=job.annotated.report,
+        name_notes=job.name_notes,
         num_images=len(index),
         num_regions=int(index.num_regions.sum()),
         num_clipped_regions=index.num_clipped_regions,

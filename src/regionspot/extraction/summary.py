@@ -14,6 +14,8 @@ class CacheSummary:
     """The cache's folder or URL."""
     annotations: AnnotationReport
     """What became of the annotations."""
+    name_notes: tuple[str, ...] = ()
+    """What CLIP's tokenizer makes of the class names, one sentence each, where it matters."""
     num_images: int
     """Images in the cache."""
     num_regions: int
@@ -68,7 +70,7 @@ class CacheSummary:
             lines += _orientation_lines(self.num_ignored_orientations)
         else:
             lines.append("already complete, nothing to do")
-        return [*self.annotations.lines(), *lines]
+        return [*self.annotations.lines(), *lines, *self.name_notes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,14 @@
-"""Images in: a path, a PIL image or an array, to uint8 RGB pixels."""
+"""Images in: a path, a file's bytes, a PIL image, an array or a tensor, to uint8 RGB pixels."""
 
 import io
 import logging
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from regionspot.backbones.image_files import (
     ImageError,
@@ -16,14 +19,25 @@ from regionspot.backbones.image_files import (
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.core.errors import MissingFileError, ShapeError
 from regionspot.core.extras import needs_extra
+from regionspot.core.files import is_file
+from regionspot.inference.inputs import tensor_to_array
 
 with needs_extra("extract"):
     from PIL import Image
 
 _logger = logging.getLogger(__name__)
 
-ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+ImageLike = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor
 """What `RegionSpot.recognize` takes for an image."""
+
+_CHANNELS = (1, 3, 4)
+"""Grey, RGB, RGBA."""
+
+
+def is_one_image(image: object) -> bool:
+    """Say whether something is meant to be a single image, and not a list or generator of some."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
+    return isinstance(image, kinds) or hasattr(image, "read")
 
 
 def load_image(
@@ -37,8 +51,10 @@ def load_image(
     Files are decoded by the code that makes caches, so that pixels are the same in both.
 
     Args:
-        image: A path to an image file, a PIL image of any mode, or an (H, W, 3) uint8 RGB array
-            (returned as it is).
+        image: A path to an image file, its bytes, an open file, a PIL image of any mode, or pixels
+            as uint8: an array (H, W, 3) in RGB order (returned as it is), (H, W) or (H, W, 1) in
+            grey, or (H, W, 4) in RGBA; or a tensor of these forms or with channels first.
+            Transparent pixels show white.
         exif_policy: "ignore" takes the pixels as they are stored, as data sets' boxes mean them;
             "apply" turns the picture as its EXIF orientation says, as viewers show it. Arrays have
             no EXIF.
@@ -48,27 +64,43 @@ def load_image(
     Raises:
         MissingFileError: There is no file at the path.
         ImageError: The file is not an image, or is cut short.
-        ShapeError: The array is not (H, W, 3) uint8, or it is empty.
+        ShapeError: It is none of these, or an array or tensor has another shape or type, or is
+            empty.
     """
     if isinstance(image, np.ndarray):
-        return _checked(image)
+        return _rgb(image)
+    if isinstance(image, Tensor):
+        return _rgb(_channels_last(tensor_to_array(image)))
     if isinstance(image, Image.Image):
         _log_ignored_rotation(image, "the image", exif_policy, rotation_log_level)
         try:
-            return _checked(rgb_pixels(image, exif_policy=exif_policy))
+            return _rgb(rgb_pixels(image, exif_policy=exif_policy))
         except ImageError as error:
             raise ImageError(f"the image {error}: pass another one.") from error
-    path = Path(image)
-    if not path.is_file():
-        raise MissingFileError(f"no image file at {path}: check the path, or pass the pixels.")
-    data = path.read_bytes()
+    data, name = _read(image)
     try:
         pixels = decode_image(data, exif_policy=exif_policy)
     except ImageError as error:
-        raise ImageError(f"{path} {error}: replace the file, or leave it out.") from error
+        raise ImageError(f"{name} {error}: replace the file, or leave it out.") from error
     with Image.open(io.BytesIO(data)) as opened:
-        _log_ignored_rotation(opened, str(path), exif_policy, rotation_log_level)
+        _log_ignored_rotation(opened, name, exif_policy, rotation_log_level)
     return pixels
+
+
+def _read(image: object) -> tuple[bytes, str]:
+    """Return an image file's bytes, and what to call it."""
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        if not is_file(path):
+            raise MissingFileError(f"no image file at {path}: check the path, or pass the pixels.")
+        return path.read_bytes(), str(path)
+    data = image.read() if hasattr(image, "read") else image
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ShapeError(
+            f"the image is of type {type(image).__name__}; wanted a path, the bytes of an image"
+            " file, a PIL image, or an array or tensor of uint8 pixels."
+        )
+    return bytes(data), "the image in memory"
 
 
 def _log_ignored_rotation(
@@ -83,15 +115,38 @@ def _log_ignored_rotation(
         )
 
 
-def _checked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Move the channels of a tensor's pixels to where arrays have them."""
+    if pixels.ndim != 3 or pixels.shape[0] not in _CHANNELS:
+        return pixels
+    if pixels.shape[2] in _CHANNELS:
+        raise ShapeError(
+            f"the image tensor has shape {pixels.shape}, in which channels may come first or last;"
+            " pass an array (height, width, channels)."
+        )
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Check pixels, (H, W) or (H, W, channels), and bring them to RGB."""
     if pixels.dtype != np.uint8:
         raise ShapeError(
             f"the image array has dtype {pixels.dtype}; wanted uint8 from 0 to 255. Convert a"
             " float image in 0..1 by `(image * 255).round().astype(numpy.uint8)`."
         )
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+    num_channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in {2, 3} or num_channels not in _CHANNELS or 0 in pixels.shape:
+        remedy = (
+            " Pass several images as a list, one array each."
+            if pixels.ndim == 4
+            else " Move channels last."
+        )
         raise ShapeError(
             f"the image array has shape {pixels.shape}; wanted (height, width, 3) in RGB order,"
-            " not empty. Move channels last, and repeat a grey image three times."
+            f" (height, width) in grey or (height, width, 4) in RGBA, not empty.{remedy}"
         )
-    return pixels
+    if num_channels == 3:
+        return pixels
+    if num_channels == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return rgb_pixels(Image.fromarray(pixels))

@@ -1,11 +1,12 @@
 """Images in memory with what to name in them: the input of one call of `RegionSpot.recognize`."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.core.errors import ShapeError
@@ -29,8 +30,8 @@ class PromptedPixels:
 
 
 def open_prompted(
-    image: ImageLike | Sequence[ImageLike],
-    prompts: Mapping[str, ArrayLike | Sequence[ArrayLike] | None],
+    image: ImageLike | Iterable[ImageLike],
+    prompts: Mapping[str, ArrayLike | Iterable[ArrayLike] | None],
     *,
     several: bool,
     exif_policy: ExifPolicy,
@@ -50,7 +51,7 @@ def open_prompted(
         MissingFileError: There is no image at a path.
         ImageError: A file is not an image.
     """
-    images = cast("Sequence[ImageLike]", image if several else [image])
+    images = list(cast("Iterable[ImageLike]", image if several else [image]))
     by_kind = {
         kind: _per_image(given, kind, len(images), several=several)
         for kind, given in prompts.items()
@@ -65,15 +66,19 @@ def open_prompted(
 
 
 def _per_image(
-    prompts: ArrayLike | Sequence[ArrayLike] | None, name: str, num_images: int, *, several: bool
+    prompts: ArrayLike | Iterable[ArrayLike] | None, name: str, num_images: int, *, several: bool
 ) -> Sequence[ArrayLike | None]:
     """Return one entry of prompts for each image."""
     if prompts is None:
         return [None] * num_images
     if not several:
         return [cast("ArrayLike", prompts)]
-    if not isinstance(prompts, Sequence | np.ndarray) or len(prompts) != num_images:
-        found = len(prompts) if isinstance(prompts, Sized) else type(prompts).__name__
+    if isinstance(prompts, Iterator):
+        prompts = list(prompts)
+    is_list = isinstance(prompts, Sequence | np.ndarray | Tensor)
+    has_rows = is_list and getattr(prompts, "ndim", 1) > 0
+    if not has_rows or len(cast("Sized", prompts)) != num_images:
+        found = len(cast("Sized", prompts)) if has_rows else type(prompts).__name__
         raise ShapeError(
             f"{name} has {found} entries for {num_images} images; wanted a list with one array for"
             " each image (an empty one where an image has no regions)."

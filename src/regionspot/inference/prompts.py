@@ -1,8 +1,9 @@
-"""What a person may point with: boxes, points, masks or nothing, brought to one form for SAM.
+"""What a person may point with: boxes, points, masks or nothing, checked and brought to one form.
 
-Whether boxes and points lie inside the image is checked where they are mapped to SAM's frame.
+Messages speak of the numbers that were given, in pixels of the original image.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,22 @@ from torch import Tensor
 
 from regionspot.backbones import GridProposer, Localizer, MaskPrompt
 from regionspot.core.errors import ConfigError, ShapeError
-from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy
+from regionspot.core.geometry import (
+    FloatArray,
+    as_boxes,
+    box_area,
+    check_corners,
+    clip_boxes_xyxy,
+    format_numbers,
+    look_relative,
+)
+from regionspot.inference.inputs import as_array
+
+_logger = logging.getLogger(__name__)
+
+_SMALLEST_SHARE_INSIDE = 0.5
+_NOTICED_PX = 1.0
+"""Rounding carries a box over the edge by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +92,9 @@ def read_prompts(
 
     Raises:
         ConfigError: No kind of prompt is given, or more than one.
-        ShapeError: The prompts have a wrong shape or type.
+        ShapeError: The prompts have a wrong shape or type, end before they start, look relative to
+            the image, or lie outside it, boxes for the most part. Boxes that reach over its edge
+            are clipped, as they are when a cache is made, with a warning.
     """
     given = {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks}
     names = [f"{name}=" for name, value in given.items() if value is not None]
@@ -86,19 +104,11 @@ def read_prompts(
             " boxes_xyxy=, points= or masks=, which say where the regions are. Where nobody"
             " can say, recognize_everything(image) lets SAM find them."
         )
-    try:
-        if boxes_xyxy is not None:
-            return BoxPrompts(boxes_xyxy=as_boxes(boxes_xyxy))
-        if points is not None:
-            return _read_points(points)
-        return MaskPrompts(masks=_read_masks(masks, size_hw))
-    except ShapeError:
-        raise
-    except ValueError as error:  # numpy's, of rows that differ in length or are no numbers
-        raise ShapeError(
-            f"{names[0]} makes no array ({error}). Wanted numbers, and equally many for every"
-            " region: where points differ in number, pad them with the label -1."
-        ) from error
+    if boxes_xyxy is not None:
+        return BoxPrompts(boxes_xyxy=_read_boxes(boxes_xyxy, size_hw))
+    if points is not None:
+        return _read_points(points, size_hw)
+    return MaskPrompts(masks=_read_masks(masks, size_hw))
 
 
 def locate_regions(
@@ -126,7 +136,7 @@ def locate_regions(
         mask prompt the extent of the mask. A grid gives the regions that SAM finds, best first.
 
     Raises:
-        ShapeError: A prompt is empty, turned inside out, or outside the image.
+        ShapeError: A mask is empty.
     """
     masks, box_scores = None, None
     if isinstance(prompts, GridProposer):
@@ -161,8 +171,47 @@ def mask_prompt_for(prompts: Sequence[str]) -> MaskPrompt:
     return "mask" if "mask" in prompts else "box"
 
 
-def _read_points(points: ArrayLike) -> PointPrompts:
-    array = np.asarray(points, dtype=np.float32)
+def _read_boxes(boxes_xyxy: ArrayLike, size_hw: tuple[int, int]) -> FloatArray:
+    """Check boxes and clip them to the image."""
+    boxes = check_corners(as_boxes(as_array(boxes_xyxy, name="boxes_xyxy", dtype=np.float32)))
+    height, width = size_hw
+    if look_relative(boxes) and max(size_hw) > 1:
+        raise ShapeError(
+            f"box 0 is {format_numbers(boxes[0])}: these boxes look normalised, as they end within"
+            f" 1.5 pixels of the corner of an image of {width} x {height} pixels (width x height)."
+            f" Wanted pixels: multiply x by {width} and y by {height}."
+        )
+    clipped = clip_boxes_xyxy(boxes, size_hw)
+    areas = box_area(boxes)
+    is_outside = box_area(clipped) < _SMALLEST_SHARE_INSIDE * areas
+    if (areas <= 0).any():
+        row = int((areas <= 0).argmax())
+        raise ShapeError(
+            f"box {row} {format_numbers(boxes[row])} has no area; wanted (x1, y1, x2, y2) with"
+            " x1 < x2 and y1 < y2."
+        )
+    if is_outside.any():
+        row = int(is_outside.argmax())
+        raise ShapeError(
+            f"box {row} {format_numbers(boxes[row])} lies outside the image of {width} x {height}"
+            " pixels (width x height), for more than half of its area; wanted (x1, y1, x2, y2) in"
+            " pixels of that image, not of a resized one."
+        )
+    for row in np.flatnonzero((np.abs(clipped - boxes) > _NOTICED_PX).any(axis=1)).tolist():
+        _logger.warning(
+            "box %d %s reaches over the edge of the image of %d x %d pixels (width x height) and is"
+            " clipped to %s.",
+            row,
+            format_numbers(boxes[row]),
+            width,
+            height,
+            format_numbers(clipped[row]),
+        )
+    return clipped
+
+
+def _read_points(points: ArrayLike, size_hw: tuple[int, int]) -> PointPrompts:
+    array = as_array(points, name="points", dtype=np.float32)
     if array.size == 0:
         array = array.reshape(0, 1, 2)
     if array.ndim == 2 and array.shape[1] == 2:
@@ -178,18 +227,40 @@ def _read_points(points: ArrayLike) -> PointPrompts:
             f"points have the labels {np.unique(labels).tolist()}; wanted 1 (in the region), 0 (not"
             " in it) or -1 (padding), and at least one 1 for every region."
         )
-    return PointPrompts(points_xy=array[..., :2], point_labels=labels.astype(np.int64))
+    prompts = PointPrompts(points_xy=array[..., :2], point_labels=labels.astype(np.int64))
+    _check_inside(prompts, size_hw)
+    return prompts
+
+
+def _check_inside(prompts: PointPrompts, size_hw: tuple[int, int]) -> None:
+    """Refuse points outside the image, and those that only make sense relative to its size."""
+    height, width = size_hw
+    is_point = prompts.point_labels != -1
+    given = prompts.points_xy[is_point]
+    size = f"the image of {width} x {height} pixels (width x height)"
+    outside = ~((prompts.points_xy >= 0) & (prompts.points_xy <= (width, height))).all(axis=-1)
+    if (outside & is_point).any():
+        region, place = np.argwhere(outside & is_point)[0]
+        raise ShapeError(
+            f"point {format_numbers(prompts.points_xy[region, place])} of region {region} lies"
+            f" outside {size}; wanted (x, y) in pixels of that image."
+        )
+    if len(given) and (given <= 1).all() and (given % 1 != 0).any():
+        raise ShapeError(
+            f"point {format_numbers(given[0])}: the points look normalised, as all lie in the first"
+            f" pixel of {size}. Wanted pixels: multiply x by {width} and y by {height}."
+        )
 
 
 def _read_masks(masks: ArrayLike | None, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    array = np.asarray(masks)
+    array = as_array(masks, name="masks")
     if array.size == 0:
         return np.zeros((0, *size_hw), np.bool_)
     if array.dtype != np.bool_ or array.shape[1:] != size_hw:
         raise ShapeError(
             f"masks has shape {array.shape} and dtype {array.dtype}; wanted"
             f" (R, {size_hw[0]}, {size_hw[1]}) bool: one mask of the image's height and width a"
-            " region."
+            f" region{'' if array.dtype == np.bool_ else ', for instance masks > 0'}."
         )
     return array
 

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from regionspot.backbones import FrozenModels, GridProposer
+from regionspot.backbones import FrozenModels, GridProposer, SameTokens
 from regionspot.backbones.presets import as_exif_policy
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.class_scores import class_probabilities
 from regionspot.inference.head_scores import embed_regions
-from regionspot.inference.images import ImageLike, load_image
+from regionspot.inference.images import ImageLike, is_one_image, load_image
+from regionspot.inference.inputs import as_count
 from regionspot.inference.loading import load_matching_models
 from regionspot.inference.prompted import PromptedPixels, open_prompted
 from regionspot.inference.prompts import LocatedRegions, locate_regions, mask_prompt_for
@@ -116,11 +117,12 @@ class RegionSpot:
         self,
         image: ImageLike,
         *,
-        boxes_xyxy: ArrayLike | None = None,
-        points: ArrayLike | None = None,
-        masks: ArrayLike | None = None,
+        boxes_xyxy: ArrayLike | Iterable[ArrayLike] | None = None,
+        points: ArrayLike | Iterable[ArrayLike] | None = None,
+        masks: ArrayLike | Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
         templates: str | None = None,
+        same_tokens: SameTokens = "keep",
         top_k: int = 1,
         with_masks: bool = True,
     ) -> Regions: ...
@@ -128,27 +130,29 @@ class RegionSpot:
     @overload
     def recognize(
         self,
-        image: Sequence[ImageLike],
+        image: Iterable[ImageLike],
         *,
-        boxes_xyxy: Sequence[ArrayLike] | None = None,
-        points: Sequence[ArrayLike] | None = None,
-        masks: Sequence[ArrayLike] | None = None,
+        boxes_xyxy: Iterable[ArrayLike] | None = None,
+        points: Iterable[ArrayLike] | None = None,
+        masks: Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
         templates: str | None = None,
+        same_tokens: SameTokens = "keep",
         top_k: int = 1,
         with_masks: bool = True,
     ) -> list[Regions]: ...
 
     @torch.inference_mode()
-    def recognize(
+    def recognize(  # noqa: PLR0913 - what is asked, of which regions, and how
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: ImageLike | Iterable[ImageLike],
         *,
-        boxes_xyxy: ArrayLike | Sequence[ArrayLike] | None = None,
-        points: ArrayLike | Sequence[ArrayLike] | None = None,
-        masks: ArrayLike | Sequence[ArrayLike] | None = None,
+        boxes_xyxy: ArrayLike | Iterable[ArrayLike] | None = None,
+        points: ArrayLike | Iterable[ArrayLike] | None = None,
+        masks: ArrayLike | Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
         templates: str | None = None,
+        same_tokens: SameTokens = "keep",
         top_k: int = 1,
         with_masks: bool = True,
     ) -> Regions | list[Regions]:
@@ -158,9 +162,11 @@ class RegionSpot:
         region may change what its neighbours are called.
 
         Args:
-            image: A path, a PIL image or an (H, W, 3) uint8 RGB array; or a list of these, and
+            image: A path, the bytes of an image file, a PIL image, or uint8 pixels as an array
+                (RGB, RGBA or grey, channels last) or tensor; or a list or generator of these, and
                 then the prompts are lists of the same length.
-            boxes_xyxy: Boxes, (R, 4), pixels of the original image.
+            boxes_xyxy: Boxes, (R, 4), pixels of the original image. What reaches over its edge is
+                clipped, as it is when a cache is made.
             points: One point a region, (R, 2) as (x, y), or K of them, (R, K, 2), pixels of the
                 original image. A third column holds labels: 1 in the region, 0 not in it, -1
                 padding.
@@ -168,6 +174,9 @@ class RegionSpot:
             vocabulary: The names to choose from; None takes the ones the head was trained with.
             templates: Sentences that the names are put into ("ensemble81", "ensemble80", "single",
                 "none"); None takes those of the training.
+            same_tokens: What is done about names that CLIP's tokenizer makes one of, such as "Dog"
+                and "dog": "keep" them, with a warning, to share their probability; "merge" them
+                under the first; or "refuse" them.
             top_k: How many names to return a region, best first; at most the vocabulary has.
             with_masks: Whether to return SAM's masks too. They cost time, and H * W bytes a region.
 
@@ -178,13 +187,18 @@ class RegionSpot:
         Raises:
             ConfigError: Not exactly one kind of prompt is given, ``top_k`` is not positive, or the
                 templates are unknown.
-            ShapeError: Image or prompts have a wrong shape or type, or lie outside the image.
-            VocabularyError: The vocabulary is empty, or holds an empty or repeated name.
+            ShapeError: Image or prompts have a wrong shape or type, or lie outside the image; or
+                boxes look relative to it, or end before they start.
+            VocabularyError: The vocabulary is empty, or holds an empty or repeated name, or one
+                with a word that a tiny CLIP does not know; or names with the same tokens are
+                refused.
             MissingFileError: There is no image at the path.
             ImageError: The file is not an image.
         """
-        question = self._question(vocabulary, templates, top_k=top_k, with_masks=with_masks)
-        several = isinstance(image, Sequence) and not isinstance(image, str)
+        question = self._question(
+            vocabulary, templates, same_tokens, top_k=top_k, with_masks=with_masks
+        )
+        several = isinstance(image, Iterable) and not is_one_image(image)
         prompted = open_prompted(
             image,
             {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks},
@@ -204,6 +218,7 @@ class RegionSpot:
         grid: GridProposer = _DEFAULT_GRID,
         vocabulary: Vocabulary | Iterable[str] | None = None,
         templates: str | None = None,
+        same_tokens: SameTokens = "keep",
         top_k: int = 1,
         with_masks: bool = True,
     ) -> Regions:
@@ -214,10 +229,11 @@ class RegionSpot:
         once for both.
 
         Args:
-            image: A path, a PIL image or an (H, W, 3) uint8 RGB array.
+            image: As in `recognize`, but one.
             grid: How densely SAM is asked and how sure it has to be.
             vocabulary: As in `recognize`, like the arguments below.
             templates: Sentences that the names are put into.
+            same_tokens: What is done about names that CLIP cannot tell apart.
             top_k: How many names to return a region.
             with_masks: Whether to return SAM's masks of the boxes too.
 
@@ -228,7 +244,9 @@ class RegionSpot:
         Raises:
             As `recognize`, but for errors about prompts.
         """
-        question = self._question(vocabulary, templates, top_k=top_k, with_masks=with_masks)
+        question = self._question(
+            vocabulary, templates, same_tokens, top_k=top_k, with_masks=with_masks
+        )
         pixels = load_image(image, exif_policy=self._exif_policy)
         (regions,) = self._recognize_batch([PromptedPixels(pixels=pixels, prompts=grid)], question)
         return regions[np.argsort(-regions.scores, kind="stable")]
@@ -288,17 +306,20 @@ class RegionSpot:
         self,
         vocabulary: Vocabulary | Iterable[str] | None,
         templates: str | None,
+        same_tokens: SameTokens,
         *,
         top_k: int,
         with_masks: bool,
     ) -> _Question:
-        if top_k < 1:
-            raise ConfigError(f"top_k is {top_k}; wanted at least 1 name a region.")
         names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
+        count = as_count(top_k, name="top_k")
+        embedded = self._banks.embed(
+            names, templates=templates or self._templates(), same_tokens=same_tokens
+        )
         return _Question(
-            vocabulary=names,
-            bank_CE=self._banks.embed(names, templates=templates or self._templates()),
-            top_k=min(top_k, len(names)),
+            vocabulary=embedded.vocabulary,
+            bank_CE=embedded.bank_CE,
+            top_k=min(count, len(embedded.vocabulary)),
             with_masks=with_masks,
         )
 

@@ -45,7 +45,7 @@ def test_relative_boxes_are_stored_in_pixels_of_the_image(images_dir: Path) -> N
     )
     rows = [f"{B},xclick,/m/b,1,0.2,0.5,0,1,0,0,0,0,0", f"{A},xclick,/m/a,1,0,1,0,0.5,0,0,1,0,0"]
     (images_dir / "boxes.csv").write_text("\n".join([header, *rows]))
-    (images_dir / "classes.csv").write_text("/m/a,ant\n/m/b,bee\n")
+    (images_dir / "classes.csv").write_text("/m/a,star\n/m/b,egg\n")
     config = AnnotationsConfig(
         format="openimages",
         path=str(images_dir / "boxes.csv"),
@@ -58,11 +58,11 @@ def test_relative_boxes_are_stored_in_pixels_of_the_image(images_dir: Path) -> N
         assert first.boxes_xyxy.tolist() == [[10, 0, 25, 30]]
         assert first.labels.tolist() == [1]
         assert (second.key, second.image_id, second.num_regions) == (A, 0xAA, 0)
-        assert cache.manifest.vocabulary.names == ("ant", "bee")
+        assert cache.manifest.vocabulary.names == ("star", "egg")
 
 
 def test_boxes_that_turn_out_to_lie_outside_are_left_out_and_counted(images_dir: Path) -> None:
-    rows = [f"{A}.jpg,5,5,70,20,a", f"{A}.jpg,60,5,70,20,a", f"{B}.jpg,60,5,70,20,b"]
+    rows = [f"{A}.jpg,5,5,70,20,egg", f"{A}.jpg,60,5,70,20,egg", f"{B}.jpg,60,5,70,20,gem"]
     (images_dir / "own.csv").write_text("\n".join(["image,x1,y1,x2,y2,label", *rows]))
     config = AnnotationsConfig(
         format="csv", path=str(images_dir / "own.csv"), images_dir=str(images_dir)
@@ -118,7 +118,7 @@ def test_photos_whose_orientation_was_ignored_are_counted_in_the_last_lines(
 
 
 def test_a_category_tree_is_kept_by_label(images_dir: Path) -> None:
-    names = {1: "dog", 7: "toy dog", 3: "lemon", 9: "puppy"}
+    names = {1: "egg", 7: "toy egg", 3: "star", 9: "small egg"}
     content = {
         "images": [{"id": 1, "file_name": f"{A}.jpg", "height": 30, "width": 50}],
         "annotations": [{"image_id": 1, "category_id": 7, "bbox": [1, 2, 20, 10]}],
@@ -140,7 +140,7 @@ def test_a_category_tree_is_kept_by_label(images_dir: Path) -> None:
     )
     with cached(config, images_dir) as cache:
         # Labels count the categories 1, 3, 7, 9; category 4 is in the tree alone.
-        assert cache.manifest.vocabulary.names == ("dog", "lemon", "toy dog", "puppy")
+        assert cache.manifest.vocabulary.names == ("egg", "star", "toy egg", "small egg")
         assert cache.category_tree() == ((2, 3), (), (3,), ())
 
 

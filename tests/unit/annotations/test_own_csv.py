@@ -76,7 +76,7 @@ def test_a_list_of_classes_gives_the_vocabulary(read: Read, tmp_path: Path) -> N
     with pytest.raises(VocabularyError, match=r"classes\.txt, line 2.*'lemon' stands already"):
         read("a.jpg,0,0,5,5,lemon", classes_path=classes)
     classes.write_bytes(b"caf\xe9\n")
-    with pytest.raises(AnnotationError, match=r"classes\.txt: byte 3 is not UTF-8"):
+    with pytest.raises(VocabularyError, match=r"classes\.txt: byte 3 is not UTF-8"):
         read("a.jpg,0,0,5,5,lemon", classes_path=classes)
     with pytest.raises(MissingFileError, match=r"no\.txt"):
         read("a.jpg,0,0,5,5,lemon", classes_path=tmp_path / "no.txt")

@@ -60,7 +60,7 @@ def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
             assert not normalize
             return torch.ones(len(ids), 4)
 
-    def tokenizer(texts: list[str]) -> torch.Tensor:
+    def tokenizer(texts: list[str], context_length: int | None = None) -> torch.Tensor:
         heard.extend(texts)
         return torch.zeros(len(texts), 3)
 

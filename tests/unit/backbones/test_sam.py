@@ -82,7 +82,7 @@ def test_point_prompts_are_checked(localizer: SamLocalizer, embedding: Tensor) -
     with pytest.raises(ShapeError, match=r"points have shape \(1, 2\).*wanted \(R, K, 2\)"):
         localizer.tokens_from_points(embedding, np.zeros((1, 2), np.float32), one, SIZE_HW)
     outside = np.array([[[91.0, 10.0]]], np.float32)
-    with pytest.raises(ShapeError, match=r"point \[91.0, 10.0\] lies outside the image of 90 x 45"):
+    with pytest.raises(ShapeError, match=r"point \(91, 10\) lies outside the image of 90 x 45"):
         localizer.tokens_from_points(embedding, outside, one, SIZE_HW)
     padding = localizer.tokens_from_points(embedding, outside, -one, SIZE_HW)
     assert padding.isfinite().all()

@@ -156,7 +156,9 @@ def test_an_image_in_which_nothing_is_found_gives_no_rows(
 
 def test_the_image_is_not_embedded_again(localizer: SamLocalizer, embedding: Tensor) -> None:
     calls: list[str] = []
-    hook = localizer.sam.image_encoder.register_forward_hook(lambda *_: calls.append("encoded"))
+    hook = localizer.sam.image_encoder.patch_embed.register_forward_hook(
+        lambda *_: calls.append("encoded")
+    )
     localizer.propose(embedding, SIZE_HW, ALL)
     hook.remove()
     assert not calls

@@ -11,7 +11,7 @@ from PIL import Image
 from helpers.heads import random_head
 from regionspot.backbones import ModelsConfig, load_frozen_models
 from regionspot.cli.recognize import format_table, main, parse_rows, parse_vocabulary
-from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference import Regions
 from regionspot.model import (
@@ -73,6 +73,51 @@ def test_a_vocabulary_may_be_a_file_with_a_name_a_line(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("lemon\nbat, the animal \n\u00fcber\n", encoding="utf-8")
     assert list(parse_vocabulary(str(path))) == ["lemon", "bat, the animal", "\u00fcber"]
+
+
+def test_a_list_of_names_may_be_longer_than_the_name_of_a_file() -> None:
+    names = [f"class {number}" for number in range(2000)]
+    assert list(parse_vocabulary(",".join(names))) == names
+    assert list(parse_vocabulary("a" * 5000)) == ["a" * 5000]
+
+
+def test_a_file_in_another_encoding_is_told_with_the_byte(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"heart\ncaf\xe9\n")
+    (tmp_path / "utf16.txt").write_bytes("heart\nstar\n".encode("utf-16"))
+    (tmp_path / "utf16le.txt").write_bytes("heart\nstar\n".encode("utf-16-le"))
+    for name, message in (
+        ("latin.txt", "byte 9 is not UTF-8 text. Give a text file with one class name a line"),
+        ("utf16.txt", "byte 0 is not UTF-8 text"),
+        ("utf16le.txt", r"line 1: the class name 'h\\x00e\\x00a.* is not UTF-8 text"),
+    ):
+        with pytest.raises(VocabularyError, match=rf"{name}\b.*{message}"):
+            parse_vocabulary(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("line", ["heart,star,moon\n", "heart; star", "heart\tstar\n"])
+def test_a_file_of_one_line_with_several_names_is_asked_about(tmp_path: Path, line: str) -> None:
+    (tmp_path / "names.txt").write_text(line)
+    with pytest.raises(VocabularyError, match=r"names\.txt is one line with .* wanted one"):
+        parse_vocabulary(str(tmp_path / "names.txt"))
+
+
+@pytest.mark.parametrize(
+    "text", ["no_such_file.txt", "lists/names", "~/names", r"C:\lists\names", "a.txt,b.txt"]
+)
+def test_a_path_that_does_not_exist_is_no_name(text: str) -> None:
+    with pytest.raises(MissingFileError, match="no vocabulary file at"):
+        parse_vocabulary(text)
+
+
+@pytest.mark.parametrize("text", ["heart;star", "heart|star", "heart\nstar"])
+def test_names_that_commas_do_not_separate_are_asked_about(text: str) -> None:
+    with pytest.raises(VocabularyError, match="is one name; wanted names separated by commas"):
+        parse_vocabulary(text)
+
+
+def test_names_of_public_lists_are_names() -> None:
+    names = ["cabinet/shelf", "St. Bernard", "bat_(animal)", "7.5 cm nail"]
+    assert list(parse_vocabulary(",".join(names))) == names
 
 
 @pytest.mark.parametrize(
@@ -167,6 +212,15 @@ def test_points_and_other_names_may_be_given(
         assert names_of(line)[0] in {"red star", "lamp"}
 
 
+def test_names_that_clip_cannot_tell_apart_may_be_merged(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--points", "45,55", "--vocabulary", "Egg,lamp,egg", "--same_tokens", "merge"]
+    main([*options, *words])
+    _head, line = capsys.readouterr().out.splitlines()
+    assert sorted(re.findall(r"([A-Za-z]+) \d", line)) == ["Egg", "lamp"]
+
+
 def test_everything_that_sam_finds_is_named_best_first(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,8 +270,27 @@ def test_a_picture_is_written_where_it_is_wanted(
         (["--points", "3,4", "--grid.points_per_side", "8"], "--grid goes with --everything, but"),
         (["--boxes", "1,2,30"], "--boxes '1,2,30' has a row of 3 numbers"),
         (["--points", "1,2,30"], "--points '1,2,30' has a row of 3 numbers"),
-        (["--boxes", "1,2,30,400"], "reaches outside the image of 130 x 90 pixels"),
+        (
+            ["--boxes", "10,20,80,90 1,2,30,400"],
+            "box 1 (1, 2, 30, 400) lies outside the image of 130 x 90 pixels",
+        ),
+        (["--boxes", "0.1,0.2,0.3,1.02"], "box 0 is (0.1, 0.2, 0.3, 1.02): these boxes look norm"),
+        (
+            ["--boxes", "100.5,20,20,50"],
+            "(100.5, 20, 20, 50) ends before it starts; wanted the corners (x1, y1, x2, y2)",
+        ),
+        (
+            ["--boxes", "100.5,20,20,50"],
+            "If it is (x, y, width, height), its corners are (100.5, 20, 120.5, 70).",
+        ),
+        (["--points", "0.5,0.25"], "point (0.5, 0.25): the points look normalised"),
+        (["--boxes", "1,2,30,40", "--vocabulary", "no_such.txt"], "no vocabulary file at no_such"),
         (["--boxes", "1,2,30,40", "--vocabulary", "egg,egg"], "'egg' stands already at 0"),
+        (["--boxes", "1,2,30,40", "--vocabulary", "cat,dog"], "does not know, and all of these"),
+        (
+            ["--boxes", "1,2,30,40", "--vocabulary", "Egg,egg", "--same_tokens", "refuse"],
+            "CLIP cannot tell them apart: 'Egg' = 'egg'",
+        ),
         (["--boxes", "1,2,30,40", "--top_k", "0"], "top_k is 0"),
         (["--boxes", "1,2,30,40", "--templates", "poem"], "no template set 'poem'"),
         (["--boxes", "1,2,30,40", "--output", "x.txt"], "--output x.txt: wanted a name that ends"),

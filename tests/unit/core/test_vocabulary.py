@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regionspot.core.errors import MissingFileError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
@@ -35,6 +37,8 @@ def test_identity_is_the_sha256_of_the_names_joined_by_line_breaks() -> None:
         (("a", ""), r"entry 1: the class name '' is empty"),
         (("a", "  "), r"entry 1: the class name '  ' is empty"),
         (("a", "b\nc"), r"spans lines"),
+        (("a", "b\0"), r"entry 1: the class name 'b\\x00' is not UTF-8 text"),
+        (("caf\udce9",), r"entry 0: the class name 'caf\\udce9' is not UTF-8 text"),
         (("a", "b", "a"), r"entry 2: the class name 'a' stands already at 0"),
     ],
 )
@@ -62,6 +66,28 @@ def test_the_line_of_a_bad_name_is_told(tmp_path: Path, text: str, message: str)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(VocabularyError, match=message):
         Vocabulary.from_file(path)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000)
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.text(max_size=30, alphabet="ab,\n\t ").map(lambda text: text.encode("utf-16")),
+    )
+)
+def test_a_file_of_any_bytes_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed_names.txt"
+    path.write_bytes(content)
+    try:
+        vocabulary = Vocabulary.from_file(path)
+    except VocabularyError:
+        return
+    assert len(vocabulary.sha256) == 64
+    assert all(name and name == name.strip() for name in vocabulary)
 
 
 def test_a_missing_file_and_an_unknown_name_are_told(tmp_path: Path) -> None:

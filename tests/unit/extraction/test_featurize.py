@@ -206,7 +206,7 @@ def featurize_counting(
         )
 
     whole_sam: Sam = models.localizer.module
-    sam, clip = whole_sam.image_encoder, models.encoder.clip.model.visual.conv1
+    sam, clip = whole_sam.image_encoder.patch_embed, models.encoder.clip.model.visual.conv1
     hooks = [listen(sam), listen(clip)]
     samples = featurize(models, images)
     for hook in hooks:

@@ -122,6 +122,7 @@ def job(tmp_path: Path) -> CacheJob:
         output_dir=str(tmp_path / "cache"),
         annotations=annotations,
         models=ModelsConfig(preset="toy"),
+        unknown_words="keep",
         images_per_shard=2,
         batch_size=2,
         device="cpu",

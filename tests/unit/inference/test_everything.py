@@ -55,7 +55,7 @@ def test_sam_looks_at_the_image_once(
 ) -> None:
     calls: list[str] = []
     sam: Sam = models.localizer.module
-    hook = sam.image_encoder.register_forward_hook(lambda *_: calls.append("one"))
+    hook = sam.image_encoder.patch_embed.register_forward_hook(lambda *_: calls.append("one"))
     model.recognize_everything(pixels, grid=GRID)
     hook.remove()
     assert calls == ["one"]

@@ -3,9 +3,11 @@
 import io
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -84,6 +86,57 @@ def test_transparent_and_deep_images_show_white_and_their_upper_bits(tmp_path: P
         assert load_image(path).tolist() == wanted
 
 
+def test_a_files_bytes_and_an_open_file_give_its_pixels(photo_path: Path) -> None:
+    data, theirs = photo_path.read_bytes(), pillow_rgb(photo_path)
+    forms: list[Any] = [data, io.BytesIO(data), bytearray(data), memoryview(data)]
+    for image in forms:
+        np.testing.assert_array_equal(load_image(image), theirs)
+    with photo_path.open("rb") as file:
+        np.testing.assert_array_equal(load_image(file), theirs)
+    with pytest.raises(ImageError, match="^the image in memory is no image that Pillow can open"):
+        load_image(b"no image")
+
+
+@given(
+    mode=st.sampled_from(["L", "RGB", "RGBA"]),
+    size_wh=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    seed=st.integers(0, 99),
+)
+def test_pixels_of_any_unambiguous_form_are_what_pillow_shows(
+    mode: str, size_wh: tuple[int, int], seed: int
+) -> None:
+    channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    levels = np.random.default_rng(seed).integers(0, 256, (*size_wh[::-1], channels), np.uint8)
+    image = Image.fromarray(levels if channels > 1 else levels[:, :, 0])
+    on_white = Image.new("RGBA", size_wh, "white")
+    on_white.alpha_composite(image.convert("RGBA"))
+    wanted = np.asarray(on_white.convert("RGB"))
+    tensor = torch.from_numpy(levels)
+    forms: list[Any] = [
+        levels,
+        tensor,
+        tensor.permute(2, 0, 1),
+        tensor.permute(2, 0, 1).contiguous(),
+    ]
+    if channels == 1:
+        forms += [levels[:, :, 0], tensor[:, :, 0]]
+    for form in forms:
+        np.testing.assert_array_equal(load_image(form), wanted)
+
+
+def test_a_tensor_whose_channels_may_lie_on_either_side_is_asked_about() -> None:
+    with pytest.raises(ShapeError, match=r"\(3, 9, 4\), in which channels may come first or last"):
+        load_image(torch.zeros(3, 9, 4, dtype=torch.uint8))
+    with pytest.raises(ShapeError, match=r"dtype float32; wanted uint8 from 0 to 255"):
+        load_image(torch.zeros(3, 9, 9))
+
+
+@pytest.mark.parametrize("image", [5, None, {"image": 1}, io.StringIO("text")])
+def test_what_can_be_no_image_is_told_what_can(image: Any) -> None:
+    with pytest.raises(ShapeError, match="the image is of type .*; wanted a path, the bytes of"):
+        load_image(image)
+
+
 # --- Rotation --------------------------------------------------------------------------------
 
 
@@ -148,7 +201,7 @@ def test_exif_that_is_garbage_does_not_keep_a_photo_from_being_read(
 # --- Mistakes --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nowhere.jpg", "."])
+@pytest.mark.parametrize("name", ["nowhere.jpg", ".", "long" * 100])
 def test_a_path_without_a_file_is_told(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with pytest.raises(MissingFileError) as caught:
@@ -185,10 +238,10 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(
     [
         ((4, 5, 3), np.float32, r"has dtype float32; .*\(image \* 255\)\.round\(\)\.astype"),
         ((4, 5, 3), np.int64, r"has dtype int64; wanted uint8 from 0 to 255"),
-        ((4, 5), np.uint8, r"has shape \(4, 5\); .*repeat a grey image three times"),
+        ((4,), np.uint8, r"has shape \(4,\); wanted \(height, width, 3\)"),
         ((3, 4, 5), np.uint8, r"has shape \(3, 4, 5\); .*Move channels last"),
-        ((4, 5, 4), np.uint8, r"has shape \(4, 5, 4\); wanted \(height, width, 3\)"),
-        ((1, 4, 5, 3), np.uint8, r"has shape \(1, 4, 5, 3\); wanted \(height, width, 3\)"),
+        ((4, 5, 2), np.uint8, r"has shape \(4, 5, 2\); wanted \(height, width, 3\)"),
+        ((1, 4, 5, 3), np.uint8, r"has shape \(1, 4, 5, 3\); .*several images as a list"),
         ((0, 5, 3), np.uint8, r"has shape \(0, 5, 3\); .*not empty"),
     ],
 )

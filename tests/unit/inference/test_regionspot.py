@@ -24,6 +24,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 from regionspot.inference import ImageError, ImageLike, Regions, RegionSpot, score_cached
 from regionspot.model import TrainedHead
+from regionspot.toy.names import COLOURS, TEXTURES
 
 Pixels = NDArray[np.uint8]
 SENTENCE = "a photo of a {}."  # of the template set "single", which its card names
@@ -369,13 +370,46 @@ BOX = [[10, 10, 50, 50]]
             ConfigError,
             "found boxes_xyxy= and points=; wanted exactly one",
         ),
-        ({"boxes_xyxy": BOX, "top_k": 0}, ConfigError, "top_k is 0; wanted at least 1"),
+        (
+            {"boxes_xyxy": BOX, "top_k": 0},
+            ConfigError,
+            "top_k is 0; wanted a whole number of at least 1",
+        ),
         ({"boxes_xyxy": BOX, "templates": "poem"}, ConfigError, "no template set 'poem'"),
         (
-            {"boxes_xyxy": [[10, 10, 150, 50]]},
+            {"boxes_xyxy": [*BOX, [10, 10, 450, 50]]},
             ShapeError,
-            r"reaches outside the image of 140 x 96 pixels \(width x height\)",
+            r"box 1 \(10, 10, 450, 50\) lies outside the image of 140 x 96 pixels",
         ),
+        (
+            {"boxes_xyxy": [[-90.5, 10, -10, 50]]},
+            ShapeError,
+            r"box 0 \(-90.5, 10, -10, 50\) lies outside the image",
+        ),
+        (
+            {"boxes_xyxy": [[0.1, 0.2, 0.5, 1.02], [0, 0, 1, 1]]},
+            ShapeError,
+            r"box 0 is \(0.1, 0.2, 0.5, 1.02\): these boxes look normalised.*multiply x by 140",
+        ),
+        (
+            {"boxes_xyxy": [*BOX, [100, 60, 30, 20]]},
+            ShapeError,
+            r"box 1 \(100, 60, 30, 20\) ends before.*its corners are \(100, 60, 130, 80\)",
+        ),
+        ({"boxes_xyxy": [[20, 30, 20, 60]]}, ShapeError, r"\(20, 30, 20, 60\) has no area"),
+        ({"boxes_xyxy": [[None, 1, 2, 3]]}, ShapeError, "not finite"),
+        ({"boxes_xyxy": [["a", 1, 2, 3]]}, ShapeError, "boxes_xyxy= makes no array"),
+        ({"boxes_xyxy": {"x": 1}}, ShapeError, "boxes_xyxy= makes no array"),
+        ({"boxes_xyxy": [[0, 0, 9, 1e300]]}, ShapeError, "not finite"),
+        ({"points": [[0.5, 0.25]]}, ShapeError, r"point \(0.5, 0.25\): the points look normalised"),
+        ({"boxes_xyxy": BOX, "top_k": "3"}, ConfigError, "top_k is '3'; wanted a whole number"),
+        ({"boxes_xyxy": BOX, "top_k": 2.5}, ConfigError, "top_k is 2.5; wanted a whole number"),
+        ({"boxes_xyxy": BOX, "top_k": None}, ConfigError, "top_k is None; wanted a whole number"),
+        ({"boxes_xyxy": BOX, "templates": ["single"]}, ConfigError, "no template set"),
+        ({"boxes_xyxy": BOX, "vocabulary": 5}, VocabularyError, "of type int; wanted a list"),
+        ({"boxes_xyxy": BOX, "vocabulary": b"egg"}, VocabularyError, "of type bytes; wanted a li"),
+        ({"boxes_xyxy": BOX, "vocabulary": [1, 2]}, VocabularyError, "name 1 is of type int; want"),
+        ({"boxes_xyxy": BOX, "vocabulary": Path("a.txt")}, VocabularyError, "from_file"),
         ({"boxes_xyxy": [10, 10, 50, 50]}, ShapeError, r"shape \(4,\); wanted \(R, 4\)"),
         ({"boxes_xyxy": [[1, 2, 3, float("nan")]]}, ShapeError, "not finite"),
         ({"boxes_xyxy": [[1, 2, 3, 4], [1, 2, 3]]}, ShapeError, "boxes_xyxy= makes no array"),
@@ -385,7 +419,7 @@ BOX = [[10, 10, 50, 50]]
             ShapeError,
             "masks= makes no array",
         ),
-        ({"points": [[139, 97]]}, ShapeError, r"point \[139.0, 97.0\] lies outside the image"),
+        ({"points": [[139, 97]]}, ShapeError, r"point \(139, 97\) of region 0 lies outside"),
         ({"points": [[1, 2, 3, 4]]}, ShapeError, r"shape \(1, 4\); wanted \(R, 2\)"),
         ({"points": [[[5, 6, 0]]]}, ShapeError, "at least one 1 for every region"),
         ({"points": [[[5, 6, 7]]]}, ShapeError, r"labels \[7.0\]; wanted 1"),
@@ -410,6 +444,57 @@ def test_a_mistake_in_the_question_is_explained(
         model.recognize(pixels, **options)
 
 
+def test_a_box_over_the_edge_is_clipped_as_in_a_cache_and_told(
+    model: RegionSpot, pixels: Pixels, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside = model.recognize(pixels, boxes_xyxy=[[10, 0, 140, 50]], top_k=4)
+    for box in ([10, -0.4, 140.3, 50], [10, -5, 149.5, 50]):
+        assert not caplog.records
+        regions = model.recognize(pixels, boxes_xyxy=[box], top_k=4)
+        assert_same_regions(regions, inside, atol=0)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "box 0 (10, -5, 149.5, 50) reaches over the edge of the image of 140 x 96 pixels"
+        " (width x height) and is clipped to (10, 0, 140, 50)."
+    )
+
+
+def test_numbers_may_come_in_tensors_and_generators(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    wanted = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    tensor = torch.from_numpy(boxes.round())
+    rounded = model.recognize(pixels, boxes_xyxy=boxes.round(), top_k=4)
+    forms: list[tuple[Any, Regions]] = [
+        ((row for row in boxes), wanted),
+        (list(torch.from_numpy(boxes)), wanted),
+        (torch.from_numpy(boxes).requires_grad_(), wanted),
+        (tensor.to(torch.bfloat16), rounded),
+        (tensor.long(), rounded),
+    ]
+    top_k: Any = np.int64(4)
+    for given, expected in forms:
+        found = model.recognize(pixels, boxes_xyxy=given, top_k=top_k)
+        assert_same_regions(found, expected, atol=0)
+    masks = torch.zeros(1, 96, 140, dtype=torch.bool)
+    masks[0, 20:61, 16:57] = True
+    by_tensor = model.recognize(pixels, masks=masks, top_k=4)
+    assert_same_regions(by_tensor, model.recognize(pixels, masks=masks.numpy(), top_k=4), atol=0)
+
+
+def test_several_images_may_come_from_generators(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    wanted = model.recognize([pixels, pixels[:80]], boxes_xyxy=[boxes[:1], boxes[:2]], top_k=4)
+    found = model.recognize(
+        (image for image in (pixels, pixels[:80])),
+        boxes_xyxy=(boxes[:number] for number in (1, 2)),
+        top_k=4,
+    )
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert_same_regions(ours, theirs, atol=0)
+
+
 @pytest.mark.parametrize(
     ("images", "boxes_xyxy"), [(2, [BOX]), (2, np.zeros((1, 4))), (1, BOX * 3), (2, 5)]
 )
@@ -427,7 +512,7 @@ def test_an_image_that_is_none_is_refused(model: RegionSpot, tmp_path: Path) -> 
     with pytest.raises(ImageError, match=r"text\.png"):
         model.recognize(tmp_path / "text.png", boxes_xyxy=BOX)
     with pytest.raises(ShapeError, match="dtype float64; wanted uint8"):
-        model.recognize(np.zeros((9, 9, 3)), boxes_xyxy=BOX)  # type: ignore[arg-type]
+        model.recognize(np.zeros((9, 9, 3)), boxes_xyxy=BOX)
 
 
 def test_a_vocabulary_that_the_card_does_not_name_has_to_be_given(
@@ -454,7 +539,64 @@ def test_asking_again_gives_the_same_answer_whatever_was_asked_between(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
     first = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=["egg", "lamp"], top_k=2)
-    for number in range(17):  # more vocabularies than are kept
-        model.recognize(pixels, boxes_xyxy=boxes[:1], vocabulary=["egg", f"lamp {number}"])
+    others = [f"{texture} {colour} lamp" for texture in TEXTURES for colour in COLOURS]
+    assert len(others) > 16  # which is how many vocabularies are kept
+    for name in others:
+        model.recognize(pixels, boxes_xyxy=boxes[:1], vocabulary=["egg", name])
     again = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=["egg", "lamp"], top_k=2)
     assert_same_regions(again, first, atol=0)
+
+
+# --- Names that CLIP does not know, or cannot tell apart ------------------------------------
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], ["sea egg", "cat", "red dog"]])
+def test_words_that_the_tiny_clip_does_not_know_have_nothing_to_win_with(
+    model: RegionSpot, pixels: Pixels, names: list[str]
+) -> None:
+    message = "2 of . class names hold words that the tiny CLIP does not know.*'cat', 'dog'. It"
+    with pytest.raises(VocabularyError, match=message):
+        model.recognize(pixels, boxes_xyxy=BOX, vocabulary=names)
+    with pytest.raises(VocabularyError, match=message):
+        model.recognize_everything(pixels, vocabulary=names)
+
+
+def test_names_with_the_same_tokens_share_their_probability_with_a_warning(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32], caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["Sea Egg", "blue star", "sea  egg"]
+    regions = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=names, top_k=3)
+    scores = scores_by_class(regions)
+    np.testing.assert_allclose(scores[:, 0], scores[:, 2], rtol=1e-6)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert (
+        "cannot tell them apart: 'Sea Egg' = 'sea  egg' (kept; see same_tokens)" in record.message
+    )
+    model.recognize(pixels, boxes_xyxy=boxes, vocabulary=names, top_k=3)
+    assert len(caplog.records) == 1  # told once
+
+
+def test_names_with_the_same_tokens_may_be_merged_or_refused(
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32], caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["Sea Egg", "blue star", "sea  egg"]
+    merged = model.recognize(
+        pixels, boxes_xyxy=boxes, vocabulary=names, same_tokens="merge", top_k=3
+    )
+    assert tuple(merged.vocabulary) == ("Sea Egg", "blue star")
+    alone = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=names[:2], top_k=3)
+    assert_same_regions(merged, alone, atol=0)
+    assert not caplog.records
+    with pytest.raises(VocabularyError, match="'Sea Egg' = 'sea  egg'. Rename or remove"):
+        model.recognize(pixels, boxes_xyxy=BOX, vocabulary=names, same_tokens="refuse")
+    with pytest.raises(ConfigError, match="same_tokens is 'both'; wanted one of keep, merge, ref"):
+        model.recognize(pixels, boxes_xyxy=BOX, same_tokens="both")  # type: ignore[call-overload]
+
+
+def test_a_name_longer_than_clip_reads_is_told(
+    model: RegionSpot, pixels: Pixels, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["sea egg", "red " * 40 + "star"]
+    model.recognize(pixels, boxes_xyxy=BOX, vocabulary=names, templates="none")
+    assert "1 class names are cut, as CLIP reads 32 tokens of a sentence: 'red red" in caplog.text

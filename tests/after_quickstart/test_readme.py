@@ -1,0 +1,42 @@
+"""README's examples print what README says, on what ``make quickstart`` leaves behind.
+
+``.ci/run`` runs this after the quickstart; ``make test`` has no trained head to run it with.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PERCENT_TOLERANCE = 15
+"""Training differs a little from one processor to another."""
+REGION = re.compile(r"  (.+) (\d+)% at \((.+)\)")
+
+pytestmark = pytest.mark.quickstart
+
+
+def test_readmes_python_prints_what_readme_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", readme, re.DOTALL)
+    assert len(examples) == 2
+    (tmp_path / "runs").symlink_to(ROOT / "runs")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code, shown in examples:
+        exec(code, names)  # noqa: S102 - it is ours
+        printed = capsys.readouterr().out
+        head, *regions = printed.splitlines()
+        shown_head, *shown_regions = shown.splitlines()
+        assert head == shown_head, printed
+        assert len(regions) == len(shown_regions), printed
+        # Boxes are not compared: which of SAM's is named first depends on the head, too.
+        for line, shown_line in zip(regions, shown_regions, strict=True):
+            found, wanted = REGION.fullmatch(line), REGION.fullmatch(shown_line)
+            assert found is not None
+            assert wanted is not None
+            assert found[1] == wanted[1], printed
+            assert abs(int(found[2]) - int(wanted[2])) <= PERCENT_TOLERANCE, printed
+    assert (tmp_path / "named.png").is_file()
