@@ -29,7 +29,9 @@ from regionspot.evaluation.results import (
     write_metrics,
     write_per_category,
 )
-from regionspot.storage import local_input
+from regionspot.storage import folder_lock, local_input
+
+_SECOND_EVALUATION = "Wait for it to end, or give another --output_dir."
 
 
 def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult:
@@ -43,8 +45,14 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
         The figures, as written to ``metrics.json``.
 
     Raises:
-        RegionSpotError: A file is missing, or things do not belong together.
+        RegionSpotError: A file is missing, things do not belong together, or another process writes
+            to the same folder.
     """
+    with folder_lock(Path(config.output_dir), advice=_SECOND_EVALUATION):
+        return _evaluate_alone(config, command)
+
+
+def _evaluate_alone(config: EvalConfig, command: str) -> EvaluationResult:
     # What can be wrong is read before anything is computed.
     steps = read_steps(Path(config.steps)) if config.steps else []
     curves = draw_curves(config.training_dirs)

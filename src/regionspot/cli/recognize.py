@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import GridProposer
 from regionspot.cli.errors import run_cli
+from regionspot.cli.options import set_up_parsing
 from regionspot.core.errors import ConfigError
 from regionspot.core.vocabulary import Vocabulary
 
@@ -154,7 +155,7 @@ def _row_help(num_values: int) -> str:
 
 
 def _parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_up_parsing()
     parser = ArgumentParser(prog="regionspot recognize", description=__doc__)
     parser.add_argument(
         "--model",
