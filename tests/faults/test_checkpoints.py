@@ -69,6 +69,7 @@ class Touch:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @override
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self._path,)
 

@@ -22,6 +22,7 @@ from regionspot.cli.options import parse_options
 from regionspot.evaluation import LvisScorer
 from regionspot.evaluation.protocols import PROTOCOL_NOTES
 from regionspot.evaluation.report import REPORT_NAME, write_report
+from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.evaluation.results import (
     EvaluationResult,
     MethodResult,
@@ -48,11 +49,6 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
         RegionSpotError: A file is missing, things do not belong together, or another process writes
             to the same folder.
     """
-    with folder_lock(Path(config.output_dir), advice=_SECOND_EVALUATION):
-        return _evaluate_alone(config, command)
-
-
-def _evaluate_alone(config: EvalConfig, command: str) -> EvaluationResult:
     # What can be wrong is read before anything is computed.
     steps = read_steps(Path(config.steps)) if config.steps else []
     curves = draw_curves(config.training_dirs)
@@ -62,6 +58,18 @@ def _evaluate_alone(config: EvalConfig, command: str) -> EvaluationResult:
         local_input(config.annotations),
         None if config.images_dir is None else Path(config.images_dir),
     )
+    with folder_lock(Path(config.output_dir), advice=_SECOND_EVALUATION):
+        return _evaluate_alone(config, data, steps=steps, curves=curves, command=command)
+
+
+def _evaluate_alone(
+    config: EvalConfig,
+    data: EvaluationData,
+    *,
+    steps: Sequence[EarlierStep],
+    curves: tuple[ReportPicture, ...],
+    command: str,
+) -> EvaluationResult:
     scorer = LvisScorer(data.truth)
     run = run_methods(config, data)
     output_dir = Path(config.output_dir)

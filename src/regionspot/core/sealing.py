@@ -7,6 +7,7 @@ before.
 """
 
 import hashlib
+import io
 import re
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -24,6 +25,7 @@ _JSON_TAIL_BYTES = len(_JSON_TAIL.format("0" * 64))
 _END_OF_ZIP = re.compile(rb"PK\x05\x06.{16}\x00\x00", re.DOTALL)
 """The end of a ZIP archive without a comment; the last two bytes are the comment's length."""
 _END_OF_ZIP_BYTES = 22
+_LENGTH_BYTES = 2
 _COMMENT = "sha256 of all bytes before this comment: {}\n"
 _COMMENT_BYTES = len(_COMMENT.format("0" * 64))
 _PIECE_BYTES = 1 << 20
@@ -46,13 +48,12 @@ def json_seal(data: bytes) -> str | None:
     return seal if data.endswith(_JSON_TAIL.format(seal).encode("ascii")) else None
 
 
-def seal_zip(data: bytes | memoryview) -> bytes:
-    """Return a ZIP archive without a comment (bytes of a file) with its own SHA-256 as comment."""
-    length = _COMMENT_BYTES.to_bytes(2, "little")
-    digest = hashlib.sha256(data[: -len(length)])
-    digest.update(length)
-    comment = _COMMENT.format(digest.hexdigest()).encode("ascii")
-    return b"".join((data[: -len(length)], length, comment))
+def seal_zip(archive: io.BytesIO) -> None:
+    """Add its own SHA-256 to a ZIP archive in memory that has no comment yet, as its comment."""
+    archive.seek(-_LENGTH_BYTES, io.SEEK_END)
+    archive.write(_COMMENT_BYTES.to_bytes(_LENGTH_BYTES, "little"))
+    seal = sha256_bytes(archive.getbuffer())
+    archive.write(_COMMENT.format(seal).encode("ascii"))
 
 
 def zip_state(path: Path) -> SealState:

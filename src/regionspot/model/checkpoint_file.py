@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from regionspot.core.atomic import write_bytes_atomic
+from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import MissingFileError, WeightsError
 from regionspot.core.sealing import seal_zip, zip_state
 
@@ -32,7 +32,9 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write a checkpoint, sealed; until it is whole on disk, a former one stays in its place."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
-    write_bytes_atomic(path, seal_zip(buffer.getbuffer()))
+    seal_zip(buffer)
+    with open_atomic(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

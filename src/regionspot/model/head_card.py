@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, TypeAlias
 
 from regionspot.core.errors import RegionSpotError, WeightsError
@@ -121,7 +120,7 @@ def _check_types(card: HeadCard) -> None:
     """Refuse values of another kind, which would fail somewhere else, without the file's name."""
     for name in ("scale", "bias"):
         value = getattr(card, name)
-        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        if type(value) not in (int, float) or not math.isfinite(value):
             raise TypeError(f"{name} is {value!r}, no finite number")
     for option in dataclasses.fields(HeadSpec):
         value, kind = getattr(card.head, option.name), type(option.default)

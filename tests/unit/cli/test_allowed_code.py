@@ -1,7 +1,6 @@
 """What options and configurations may name: code of RegionSpot, Lightning, and what is allowed."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ MODULE = "code_of_a_stranger"
 
 
 @pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What importing the module `MODULE` creates, as any code could."""
     marker = tmp_path / "marker"
     text = f"""

@@ -158,7 +158,7 @@ def test_weights_and_card_of_two_trainings_are_no_head(
 ) -> None:
     save_trained_head(tmp_path / "a", trained)
     with torch.no_grad():
-        trained.head.projector.bias += 1
+        trained.head.projector.bias.add_(1)
     save_trained_head(tmp_path / "b", trained)
     (tmp_path / "a" / "head.json").write_bytes((tmp_path / "b" / "head.json").read_bytes())
     with pytest.raises(WeightsError, match="of another head than"):
