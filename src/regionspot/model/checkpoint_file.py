@@ -8,7 +8,7 @@ comment (`regionspot.core.sealing`). Every checkpoint that this library reads co
 import io
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +60,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     if state == "unsealed":
         _logger.warning("%s carries no checksum: damage to it would go unnoticed", path)
-    checkpoint = load_tensors(path, advice=_advice(path))
+    checkpoint = load_tensors(path, advice=lambda: _advice(path))
     if not isinstance(checkpoint, dict) or CHECKPOINT_CARD_KEY not in checkpoint:
         raise WeightsError(
             f"{path} was not written by RegionSpot's train.py: it holds no"
@@ -77,12 +77,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_tensors(path: Path, *, advice: str) -> Any:
+def load_tensors(path: Path, *, advice: Callable[[], str]) -> Any:
     """Read what `torch.save` wrote: tensors, numbers, text and containers of them, nothing else.
 
     Args:
         path: The file.
-        advice: What to do when it cannot be read, as a sentence for the user.
+        advice: Called when it cannot be read: says what to do, as a sentence for the user.
 
     Raises:
         WeightsError: It is damaged, or holds other objects.
@@ -93,7 +93,7 @@ def load_tensors(path: Path, *, advice: str) -> Any:
         named = _GLOBAL.search(str(error))
         found = f"it names {named[1]}" if named else f"{type(error).__name__} while reading it"
         raise WeightsError(
-            f"{path} cannot be read as a checkpoint of plain tensors: {found}. {advice}"
+            f"{path} cannot be read as a checkpoint of plain tensors: {found}. {advice()}"
         ) from error
 
 

@@ -39,7 +39,7 @@ def load_released_head(path: Path | str) -> FusionHead:
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"no checkpoint at {path}: give the path of a released .pth file.")
-    checkpoint = load_tensors(path, advice="Download it again.")
+    checkpoint = load_tensors(path, advice=lambda: "Download it again.")
     tensors = _head_tensors(checkpoint, where=path)
     feature_dim, token_dim = tensors["to_clip.weight"].shape
     head = FusionHead(
