@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +32,7 @@ from regionspot.core.errors import ConfigError, MissingFileError, RegionSpotErro
 from regionspot.data import CachedRegions
 from regionspot.model import CHECKPOINT_CARD_KEY, load_trained_head, read_checkpoint
 from regionspot.storage import folder_lock
-from regionspot.training import RegionSpotModule, SealedCheckpointIO, find_checkpoint
+from regionspot.training import RegionSpotModule, SealedCheckpointIO
 from regionspot.training.checkpoints import own_checkpoints
 
 MakeCache = Callable[..., Path]
@@ -421,6 +420,7 @@ def test_a_run_that_is_killed_while_it_writes_a_checkpoint_goes_on(
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 6
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
 def test_a_stray_file_of_a_killed_run_hides_no_checkpoint_and_is_removed(
     trained: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,7 +435,6 @@ def test_a_stray_file_of_a_killed_run_hides_no_checkpoint_and_is_removed(
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_LOCALID", "0")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    warnings.filterwarnings("ignore", message="The dirpath has changed")  # it is a copied file
     words = ["fit", "--config", str(trained / "train.yaml")]
     main([*words, "--trainer.default_root_dir", str(run), "--trainer.max_steps", "4"])
     assert not (run / "hpc_ckpt_2.ckpt.tmp").exists()
@@ -443,42 +442,17 @@ def test_a_stray_file_of_a_killed_run_hides_no_checkpoint_and_is_removed(
     assert (summary["steps"], summary["images"]) == (4, 16)
 
 
-def test_the_words_for_checkpoints_name_files(tmp_path: Path) -> None:
-    run, folder = tmp_path, tmp_path / "checkpoints"
-    folder.mkdir()
-    best = ModelCheckpoint(folder, filename="best-{step}", monitor="val/AP")
-    find = partial(find_checkpoint, run_dir=run, callbacks=[best], is_fit=True)
-    assert find(None) is None
-    assert find("last") is None  # the first start
-    for word in ("best", "hpc", str(folder / "x.ckpt"), "registry:x"):
-        with pytest.raises(MissingFileError, match=r"has no checkpoints"):
-            find(word)
-    with pytest.raises(MissingFileError, match=r"has no checkpoints"):
-        find_checkpoint("last", run_dir=run, callbacks=[best], is_fit=False)
-    for number, name in enumerate(("last-v1", "last", "best-step=3", "other")):
-        path = folder / f"{name}.ckpt"
-        path.touch()
-        os.utime(path, ns=(number, number))
-    for number in (2, 10):
-        (run / f"hpc_ckpt_{number}.ckpt").touch()
-    assert find("last") == str(folder / "last.ckpt")
-    assert find("best") == str(folder / "best-step=3.ckpt")
-    assert find("hpc") == str(run / "hpc_ckpt_10.ckpt")
-    assert find(str(folder / "other.ckpt")) == str(folder / "other.ckpt")
-    (folder / "best-step=4.ckpt").touch()
-    with pytest.raises(ConfigError, match=r"best could be .*step=3\.ckpt, .*step=4\.ckpt"):
-        find("best")
-    with pytest.raises(ConfigError, match="is a URL"):
-        find("s3://bucket/last.ckpt")
-
-
-def test_only_a_checkpoint_s_file_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "folder.ckpt").mkdir()
-    for name in ("notes.txt", "old.ckpt", "folder.ckpt/notes.txt"):
-        (tmp_path / name).touch()
-    for name in ("notes.txt", "old.ckpt", "folder.ckpt", "nothing.ckpt"):
-        SealedCheckpointIO().remove_checkpoint(tmp_path / name)
-    assert list(tree(tmp_path)) == ["folder.ckpt/notes.txt", "notes.txt"]
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+def test_no_option_is_taken_from_a_checkpoint(
+    trained: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] = {"init_from": str(tmp_path / "head_of_a_stranger")}
+    SealedCheckpointIO().save_checkpoint(content, checkpoint)
+    words = ["fit", "--config", str(trained / "train.yaml"), "--ckpt_path", str(checkpoint)]
+    run = tmp_path / "run"
+    main([*words, "--trainer.default_root_dir", str(run), "--trainer.max_steps", "4"])
+    assert load_trained_head(run).card.training["init_from"] is None
 
 
 def test_a_second_training_in_a_folder_is_refused(
