@@ -88,7 +88,16 @@ def random_sample(
 @pytest.fixture
 def make_cache(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a finished cache below ``tmp_path`` and returns its folder."""
+    return cache_maker(tmp_path)
 
+
+@pytest.fixture(scope="module")
+def make_module_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the same for all tests of a file."""
+    return cache_maker(tmp_path_factory.mktemp("caches"))
+
+
+def cache_maker(parent: Path) -> Callable[..., Path]:
     def make(
         name: str = "tiny",
         *,
@@ -103,7 +112,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
         measured_error: MeasuredError | None = None,
     ) -> Path:
         rng = np.random.default_rng(seed)
-        folder = tmp_path / name
+        folder = parent / name
         vocabulary = Vocabulary(names)
         keys = [f"image{number:03d}" for number in range(num_images)]
         plan = Plan.from_keys(keys, images_per_shard=IMAGES_PER_SHARD)

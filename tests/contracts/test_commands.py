@@ -10,7 +10,8 @@ def test_help_lists_every_command(args: list[str], capsys: pytest.CaptureFixture
     main(args)
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert listed == [
-        *("cache", "fit", "validate", "evaluate", "recognize", "convert", "convert-proposals"),
+        *("cache", "fit", "validate", "evaluate", "recognize", "verify", "convert"),
+        "convert-proposals",
         *("toy", "quickstart"),
     ]
 
@@ -29,7 +30,7 @@ def test_an_unknown_command_exits_with_2_and_lists_the_known(
 @pytest.mark.parametrize(
     "command",
     [
-        *("cache", "fit", "evaluate", "recognize", "convert", "convert-proposals", "toy"),
+        *("cache", "fit", "evaluate", "recognize", "verify", "convert", "convert-proposals", "toy"),
         "quickstart",
     ],
 )

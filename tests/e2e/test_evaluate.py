@@ -30,6 +30,7 @@ from regionspot.inference import load_image
 from regionspot.model import (
     save_trained_head,
 )
+from regionspot.storage import folder_lock
 from regionspot.toy import generate_world
 
 NUM_IMAGES, NUM_QUARANTINED = 8, 1
@@ -273,11 +274,24 @@ def test_annotations_of_another_data_set_are_refused(
     assert "holds 1 images and 0 categories that" in capsys.readouterr().err
 
 
+def test_a_second_evaluation_in_a_folder_is_refused(
+    setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with folder_lock(tmp_path, advice=""), pytest.raises(SystemExit) as exit_info:
+        main([*setting.options, "--output_dir", str(tmp_path)])
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"another process is writing to {tmp_path}" in error
+    assert "--output_dir" in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_heads_of_other_models_are_refused(
     setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = json.loads((setting.head / "head" / "head.json").read_text())
     card["fingerprint"]["clip_model"] = "ViT-B-16-quickgelu"
+    del card["sha256"], card["weights_sha256"]  # as of a head of before there were seals
     other = tmp_path / "head"
     other.mkdir()
     weights = (setting.head / "head" / "head.safetensors").read_bytes()

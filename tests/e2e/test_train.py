@@ -218,8 +218,10 @@ def test_validation_logs_top1_and_ap(make_cache: MakeCache, tmp_path: Path) -> N
     assert precisions[-1] > 80
     assert (run / "checkpoints" / "best.ckpt").exists()
 
-    main(["validate", *options, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
+    main(["validate", *options, "--ckpt_path", "last"])
     assert column(run, "val/AP") == pytest.approx(precisions[-1:])
+    main(["validate", *options, "--ckpt_path", "best"])
+    assert column(run, "val/AP") == pytest.approx([max(precisions)])
 
 
 def test_stage_two_starts_from_the_weights_of_stage_one(

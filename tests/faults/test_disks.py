@@ -14,6 +14,7 @@ import torch
 from helpers.files import tree
 from helpers.worlds import cache_options, write_world
 from regionspot.cli.main import main
+from regionspot.training import SealedCheckpointIO
 
 NUM_IMAGES = 6
 ROOM = 64 << 20
@@ -173,3 +174,14 @@ def test_other_commands_tell_a_full_disk_as_well(
     told = refused(typed[command], capsys)
     assert told.startswith("error: ")
     assert "No space left on device. Make room, or give another path" in told
+
+
+def test_a_checkpoint_without_room_leaves_the_former_one(make_disk: MakeDisk) -> None:
+    disk = make_disk(3 << 20)
+    path = disk.path / "last.ckpt"
+    former, larger = torch.zeros(250_000), torch.zeros(600_000)  # 1 and 2.4 MB
+    SealedCheckpointIO().save_checkpoint({"weights": former}, path)
+    before = tree(disk.path)
+    with pytest.raises(OSError, match="No space left on device"):
+        SealedCheckpointIO().save_checkpoint({"weights": larger}, path)
+    assert tree(disk.path) == before

@@ -38,6 +38,7 @@ def _few_threads_and_the_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recorder(folder: Path, *, kill_at_step: int = 0, by: str = "SIGKILL") -> list[str]:
     return [
+        *("--allow_code", "ranks_worker"),
         *("--trainer.callbacks+=ranks_worker.Recorder", "--trainer.callbacks.folder", str(folder)),
         *("--trainer.callbacks.kill_at_step", str(kill_at_step)),
         *("--trainer.callbacks.kill_by", by),

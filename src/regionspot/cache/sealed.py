@@ -18,13 +18,11 @@ import h5py
 from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION
 from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import CacheCorruptError, CacheMismatchError, MissingFileError
-from regionspot.core.hashing import sha256_bytes
+from regionspot.core.sealing import SEAL_KEY, json_seal, seal_json_text
 
 USER_BLOCK_BYTES: Final = 512
 """Length of the block before the HDF5 part of a sealed HDF5 file."""
 
-_TAIL = ',\n"sha256": "{}"\n}}\n'
-_TAIL_BYTES = len(_TAIL.format("0" * 64))
 _PIECE_BYTES = 1 << 20
 
 
@@ -41,9 +39,7 @@ def seal_json(value: Mapping[str, Any], *, indent: int | None = None) -> tuple[s
     separators = (",", ":") if indent is None else (",", ": ")
     versioned = {"schema_version": SCHEMA_VERSION, **value}
     text = json.dumps(versioned, indent=indent, separators=separators, ensure_ascii=False)
-    body = text.removesuffix("}").rstrip("\n")
-    seal = sha256_bytes(body.encode("utf-8"))
-    return body + _TAIL.format(seal), seal
+    return seal_json_text(text)
 
 
 def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
@@ -72,13 +68,13 @@ def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
     if not isinstance(value, dict):
         raise CacheCorruptError(f"{path} is damaged: it holds no JSON object. {remedy}")
     check_schema_version(value.pop("schema_version", None), path)
-    seal = sha256_bytes(memoryview(data)[:-_TAIL_BYTES])
-    if not data.endswith(_TAIL.format(seal).encode("ascii")):
+    seal = json_seal(data)
+    if seal is None:
         raise CacheCorruptError(
             f"{path} is damaged or was edited: its contents do not have the sha256 in its last"
             f" line. {remedy}"
         )
-    del value["sha256"]
+    del value[SEAL_KEY]
     return value, seal
 
 

@@ -6,16 +6,15 @@ that cannot lock, a warning is logged and writers are unprotected.
 """
 
 import fcntl
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from regionspot.cache.layout import shard_lock_path, shards_path
-from regionspot.core.errors import ConfigError
+from regionspot.storage import folder_lock, try_flock
 
-logger = logging.getLogger(__name__)
+_ADVICE = "Wait for it, give all of them a --part, or give another output_dir."
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def exclusive_writer(cache_dir: Path) -> Iterator[None]:
     Raises:
         ConfigError: Another process is writing there.
     """
-    with _locked_folder(cache_dir, fcntl.LOCK_EX):
+    with folder_lock(cache_dir, advice=_ADVICE):
         yield
 
 
@@ -44,7 +43,7 @@ def sharing_writer(cache_dir: Path) -> Iterator[None]:
     Raises:
         ConfigError: A process is writing there that does not share.
     """
-    with _locked_folder(cache_dir, fcntl.LOCK_SH):
+    with folder_lock(cache_dir, advice=_ADVICE, shared=True):
         yield
 
 
@@ -55,7 +54,7 @@ def one_at_a_time(cache_dir: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _try_flock(descriptor, fcntl.LOCK_EX, folder)
+        try_flock(descriptor, fcntl.LOCK_EX, folder)
         yield
     finally:
         os.close(descriptor)
@@ -87,7 +86,7 @@ def try_lock_shard(cache_dir: Path, shard_index: int) -> ShardLock | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _try_flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
+        try_flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -101,31 +100,3 @@ def remove_shard_locks(cache_dir: Path) -> None:
     """
     for path in shards_path(cache_dir).glob("*.lock"):
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked_folder(cache_dir: Path, kind: int) -> Iterator[None]:
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(cache_dir, os.O_RDONLY)
-    try:
-        try:
-            _try_flock(descriptor, kind | fcntl.LOCK_NB, cache_dir)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another process is writing to {cache_dir}; wanted to be the only one. Wait for"
-                " it, give all of them a --part, or give another output_dir."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _try_flock(descriptor: int, kind: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, kind)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        logger.warning(
-            "%s cannot be locked (%s): make sure that no other process writes there", path, error
-        )

@@ -17,7 +17,7 @@ from regionspot.cli import (
     cache_plan,
     cache_repair,
     cache_stats,
-    cache_verify,
+    verify,
 )
 from regionspot.cli.errors import run_cli, terminable
 from regionspot.cli.options import parse_options
@@ -25,7 +25,7 @@ from regionspot.extraction import CacheConfig, cache_features
 
 _COMMANDS = {
     "plan": cache_plan.main,
-    "verify": cache_verify.main,
+    "verify": verify.main_of_caches,
     "repair": cache_repair.main,
     "stats": cache_stats.main,
     "gc": cache_gc.main,

@@ -12,8 +12,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from regionspot.cache import CacheMerge, exclusive_writer
-from regionspot.cli.cache_verify import describe_problem
 from regionspot.cli.errors import run_cli, terminable
+from regionspot.cli.verify import describe_problem
 from regionspot.core.errors import ConfigError
 from regionspot.extraction.run import check_not_strange
 from regionspot.storage import is_url

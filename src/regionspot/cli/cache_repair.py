@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from regionspot.cache import Problem
-from regionspot.cli.cache_verify import describe_problem
 from regionspot.cli.errors import run_cli, terminable
 from regionspot.cli.options import parse_options
+from regionspot.cli.verify import describe_problem
 from regionspot.extraction import CacheConfig, CacheSummary, repair_cache
 
 

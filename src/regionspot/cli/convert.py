@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 
 from regionspot.backbones.presets import ModelsConfig
 from regionspot.cli.errors import run_cli
+from regionspot.cli.options import set_up_parsing
 from regionspot.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _RELEASED_SUFFIX = ".pth"  # regionspot.model.RELEASED_SUFFIX: importing it take
 
 def main(args: Sequence[str] | None = None) -> None:
     """Convert a head; see ``regionspot convert --help``."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_up_parsing()
     parser = ArgumentParser(prog="regionspot convert", description=__doc__)
     parser.add_argument("source", type=str, help="A released .pth file, or a trained head.")
     parser.add_argument("target", type=str, help="The folder or the .pth file to write.")

@@ -22,6 +22,7 @@ from regionspot.cli.options import parse_options
 from regionspot.evaluation import LvisScorer
 from regionspot.evaluation.protocols import PROTOCOL_NOTES
 from regionspot.evaluation.report import REPORT_NAME, write_report
+from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.evaluation.results import (
     EvaluationResult,
     MethodResult,
@@ -29,7 +30,9 @@ from regionspot.evaluation.results import (
     write_metrics,
     write_per_category,
 )
-from regionspot.storage import local_input
+from regionspot.storage import folder_lock, local_input
+
+_SECOND_EVALUATION = "Wait for it to end, or give another --output_dir."
 
 
 def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult:
@@ -43,7 +46,8 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
         The figures, as written to ``metrics.json``.
 
     Raises:
-        RegionSpotError: A file is missing, or things do not belong together.
+        RegionSpotError: A file is missing, things do not belong together, or another process writes
+            to the same folder.
     """
     # What can be wrong is read before anything is computed.
     steps = read_steps(Path(config.steps)) if config.steps else []
@@ -54,6 +58,18 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
         local_input(config.annotations),
         None if config.images_dir is None else Path(config.images_dir),
     )
+    with folder_lock(Path(config.output_dir), advice=_SECOND_EVALUATION):
+        return _evaluate_alone(config, data, steps=steps, curves=curves, command=command)
+
+
+def _evaluate_alone(
+    config: EvalConfig,
+    data: EvaluationData,
+    *,
+    steps: Sequence[EarlierStep],
+    curves: tuple[ReportPicture, ...],
+    command: str,
+) -> EvaluationResult:
     scorer = LvisScorer(data.truth)
     run = run_methods(config, data)
     output_dir = Path(config.output_dir)

@@ -23,6 +23,10 @@ _COMMANDS = {
         "AP APr APc APf of the head and of CLIP on crops; a report",
     ),
     "recognize": ("regionspot.cli.recognize", "name the regions of one image"),
+    "verify": (
+        "regionspot.cli.verify",
+        "read every byte of caches, heads and checkpoints, and name all damage",
+    ),
     "convert": ("regionspot.cli.convert", "read or write the layout of the paper's released heads"),
     "convert-proposals": (
         "regionspot.cli.convert_proposals",

@@ -11,6 +11,18 @@ from regionspot.core.errors import RegionSpotError
 T = TypeVar("T")
 
 
+def set_up_parsing() -> None:
+    """Let the texts below fields become help, and let no value name code to import.
+
+    A group of options takes ``{class_path: ...}`` in place of its fields, too.
+    """
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True,
+        import_path_denylist=["*"],
+        instantiate_subclass_spec_in_any=False,
+    )
+
+
 def parse_options(
     config_class: type[T], words: Sequence[str], *, prog: str, about: str | None
 ) -> T:
@@ -25,7 +37,7 @@ def parse_options(
     Raises:
         ConfigError: An option cannot work; raised by the class itself.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_up_parsing()
     parser = ArgumentParser(prog=prog, description=about)
     parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
     parser.add_class_arguments(config_class)

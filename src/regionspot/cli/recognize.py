@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import GridProposer, SameTokens
 from regionspot.cli.errors import run_cli
+from regionspot.cli.options import set_up_parsing
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.files import is_file
 from regionspot.core.vocabulary import Vocabulary
@@ -171,7 +172,7 @@ def _row_help(num_values: int) -> str:
 
 
 def _parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_up_parsing()
     parser = ArgumentParser(prog="regionspot recognize", description=__doc__)
     parser.add_argument(
         "--model",

@@ -10,6 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,27 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
+from regionspot.cli.allowed_code import (
+    ALLOW_CODE,
+    ALLOW_CODE_HELP,
+    LimitedArgumentParser,
+    code_limited_to,
+    take_allow_code,
+)
 from regionspot.cli.errors import run_cli
 from regionspot.cli.loggers import DEFAULT_LOGGERS, complete_wandb, loggers
 from regionspot.core.atomic import write_text_atomic
-from regionspot.core.errors import ConfigError, MissingFileError
+from regionspot.core.errors import ConfigError
 from regionspot.data import CachedRegions
 from regionspot.model import RUN_FOLDER, save_trained_head
-from regionspot.storage import is_url
+from regionspot.storage import folder_lock, is_url
 from regionspot.training import (
     SUMMARY_NAME,
     LossByCache,
     RegionSpotModule,
     Throughput,
+    find_checkpoint,
+    remove_strays,
     summarize,
 )
 
@@ -45,9 +55,7 @@ _UPSTREAM_WARNINGS = (
     "instantiate_classes",
     "LeafSpec",
 )
-
-_CHECKPOINT_WORDS = ("last", "best", "hpc")
-"""What Lightning takes for a checkpoint beside a path."""
+_SECOND_TRAINING = "Wait for it to end, or give another --trainer.default_root_dir."
 
 
 class SaveConfig(SaveConfigCallback):
@@ -69,6 +77,11 @@ class SaveConfig(SaveConfigCallback):
 
 class TrainCLI(LightningCLI):
     """Commands ``fit`` and ``validate``; the caches, not the user, set the widths of the head."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Parse and run, as LightningCLI does; locks end with it."""
+        with ExitStack() as self._locks:
+            super().__init__(*args, **kwargs)
 
     @staticmethod
     @override
@@ -97,18 +110,30 @@ class TrainCLI(LightningCLI):
             help="Images to train on, over all devices, counted with repeats; in place of"
             " trainer.max_steps.",
         )
+        parser.add_argument(ALLOW_CODE, type=str | None, default=None, help=ALLOW_CODE_HELP)
 
     @override
     def before_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that is not there; tell W&B the name of the run and its folder."""
+        """Keep a second training out of the folder; tell W&B the name of the run and its folder."""
         options = self.config[self.subcommand]
-        _check_checkpoint(options.ckpt_path, _run_dir(options))
+        if options.allow_code is not None:
+            raise ConfigError(
+                f"a configuration has allow_code: {options.allow_code}. No configuration may allow"
+                f" itself to run code: give {ALLOW_CODE} on the command line."
+            )
+        if self.subcommand == "fit" and _is_rank_zero():
+            self._locks.enter_context(folder_lock(_run_dir(options), advice=_SECOND_TRAINING))
+            remove_strays(_run_dir(options))
         complete_wandb(_run_dir(options), given=options.trainer.logger)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``, or the process's own; Lightning's version warns of having both."""
         self.config = parser.parse_args(args)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Take no options from a checkpoint: ours hold none, and foreign ones are refused."""
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -119,6 +144,12 @@ class TrainCLI(LightningCLI):
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(run_dir / "checkpoints")
+        options.ckpt_path = find_checkpoint(
+            options.ckpt_path,
+            run_dir=run_dir,
+            callbacks=[c for c in callbacks if isinstance(c, ModelCheckpoint)],
+            is_fit=self.subcommand == "fit",
+        )
         self.throughput = Throughput()
         watching: list[pl.Callback] = [self.throughput]
         if len(self.datamodule.names) > 1:
@@ -187,16 +218,19 @@ def main(args: Sequence[str] | None = None) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
     def command() -> None:
-        TrainCLI(
-            RegionSpotModule,
-            CachedRegions,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
-            seed_everything_default=0,
-            args=None if args is None else list(args),
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        words, allowed = take_allow_code(sys.argv[1:] if args is None else args)
+        with code_limited_to(allowed):
+            TrainCLI(
+                RegionSpotModule,
+                CachedRegions,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+                seed_everything_default=0,
+                parser_class=LimitedArgumentParser,
+                args=words,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
 
     with warnings.catch_warnings():
         for message in _UPSTREAM_WARNINGS:
@@ -219,8 +253,7 @@ def _progress_bar() -> ProgressBar:
 
 def _log_to_console() -> None:
     """Print what is logged, once: ours on the first rank, and Lightning's without its own ways."""
-    is_first = getattr(rank_zero_only, "rank", 0) == 0
-    level = logging.INFO if is_first else logging.WARNING
+    level = logging.INFO if _is_rank_zero() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logger = logging.getLogger(name)
@@ -229,22 +262,19 @@ def _log_to_console() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
 
 
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     """Lightning recommends a product of its makers in every run."""
     return "litlogger" not in record.getMessage()
 
 
 def _run_dir(options: Namespace) -> Path:
-    return Path(options.trainer.default_root_dir or Path.cwd())
-
-
-def _check_checkpoint(ckpt_path: str | None, run_dir: Path) -> None:
-    if ckpt_path is None or ckpt_path in _CHECKPOINT_WORDS or is_url(ckpt_path):
-        return
-    if not Path(ckpt_path).is_file():
-        found = sorted(str(path) for path in (run_dir / "checkpoints").glob("*.ckpt"))
-        raise MissingFileError(
-            f"--ckpt_path {ckpt_path} is no file. {run_dir} has"
-            f" {', '.join(found) or 'no checkpoints'}; --ckpt_path last takes the newest last.ckpt"
-            " of this run, and starts afresh without one."
+    if is_url(options.trainer.default_root_dir or ""):
+        raise ConfigError(
+            f"trainer.default_root_dir is {options.trainer.default_root_dir}; a run writes to a"
+            " folder on disk. Copy the run to the URL when it has ended."
         )
+    return Path(options.trainer.default_root_dir or Path.cwd())

@@ -12,19 +12,23 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears under ``path`` only when the block ends well.
 
     A crash at any moment leaves either no file or the former one under ``path``, and at most a
-    stray ``<name>.tmp`` beside it, which the next writer overwrites. The folder is created if need
-    be.
+    stray ``<name>.tmp`` beside it, which the next writer overwrites. An error in the block leaves
+    no stray file, which would keep its room on a full disk. The folder is created if need be.
 
     Yields:
         A binary file open for writing and reading.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w+b") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
 
 

@@ -1,5 +1,12 @@
 """The trained part in plain torch: fusion head, classifier, loss, and their files."""
 
+from regionspot.model.checkpoint_file import (
+    CHECKPOINT_CARD_KEY,
+    CHECKPOINT_SUFFIX,
+    read_checkpoint,
+    whole_checkpoints,
+    write_checkpoint,
+)
 from regionspot.model.classifier import RegionClassifier, classification_logits
 from regionspot.model.fusion_head import FusionHead, HeadSpec, PositionCode
 from regionspot.model.head_card import HeadCard, JsonValue
@@ -12,9 +19,10 @@ from regionspot.model.released import (
     save_released_head,
 )
 from regionspot.model.trained_head import (
-    CHECKPOINT_CARD_KEY,
     RUN_FOLDER,
+    WEIGHTS_SUFFIX,
     TrainedHead,
+    check_shapes,
     load_strictly,
     load_trained_head,
     save_trained_head,
@@ -22,8 +30,10 @@ from regionspot.model.trained_head import (
 
 __all__ = [
     "CHECKPOINT_CARD_KEY",
+    "CHECKPOINT_SUFFIX",
     "RELEASED_SUFFIX",
     "RUN_FOLDER",
+    "WEIGHTS_SUFFIX",
     "FusionHead",
     "HeadCard",
     "HeadSpec",
@@ -32,13 +42,17 @@ __all__ = [
     "PositionCode",
     "RegionClassifier",
     "TrainedHead",
+    "check_shapes",
     "classification_logits",
     "load_released",
     "load_released_head",
     "load_strictly",
     "load_trained_head",
+    "read_checkpoint",
     "region_focal_loss",
     "save_released_head",
     "save_trained_head",
     "sigmoid_focal_loss",
+    "whole_checkpoints",
+    "write_checkpoint",
 ]

@@ -1,7 +1,6 @@
 """The layout of the heads that the paper's authors released, read and written."""
 
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from regionspot.core.atomic import write_bytes_atomic
 from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.model.checkpoint_file import load_tensors
 from regionspot.model.classifier import RegionClassifier
 from regionspot.model.fusion_head import FusionHead, HeadSpec
 from regionspot.model.head_card import HeadCard, JsonValue
@@ -39,12 +39,7 @@ def load_released_head(path: Path | str) -> FusionHead:
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"no checkpoint at {path}: give the path of a released .pth file.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as a checkpoint of plain tensors ({error})."
-        ) from error
+    checkpoint = load_tensors(path, advice=lambda: "Download it again.")
     tensors = _head_tensors(checkpoint, where=path)
     feature_dim, token_dim = tensors["to_clip.weight"].shape
     head = FusionHead(

@@ -1,11 +1,15 @@
 """Trained heads on disk: safe tensors and a card, or the checkpoint of a run.
 
 The tensors carry the names of `FusionHead.state_dict()`; the classifier's two stand beside them as
-``classifier.log_scale`` and ``classifier.bias``.
+``classifier.log_scale`` and ``classifier.bias``. The card ends with two hashes: ``weights_sha256``
+of the bytes of the weights' file, and ``sha256`` of the card itself up to there.
 """
 
-import pickle
+import json
+import logging
+import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +18,29 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from regionspot.core.atomic import write_bytes_atomic, write_text_atomic
+from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.core.hashing import canonical_json, sha256_bytes
+from regionspot.core.sealing import SEAL_KEY, json_seal, seal_json_text
+from regionspot.model.checkpoint_file import (
+    CHECKPOINT_CARD_KEY,
+    CHECKPOINT_SUFFIX,
+    check_finite,
+    read_checkpoint,
+)
 from regionspot.model.classifier import RegionClassifier
-from regionspot.model.fusion_head import FusionHead
-from regionspot.model.head_card import HeadCard
+from regionspot.model.fusion_head import FusionHead, HeadSpec
+from regionspot.model.head_card import HeadCard, parse_card
 
-WEIGHTS_NAME = "head.safetensors"
+WEIGHTS_SUFFIX = ".safetensors"
+WEIGHTS_NAME = f"head{WEIGHTS_SUFFIX}"
 CARD_NAME = "head.json"
 RUN_FOLDER = "head"
-CHECKPOINT_CARD_KEY = "regionspot_head_card"
+_WEIGHTS_KEY = "weights_sha256"
 _CLASSIFIER_PREFIX = "classifier."
 _CHECKPOINT_HEAD_PREFIX = "head."
+_MAX_BLOCKS = 1000
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +56,7 @@ class TrainedHead:
 
 
 def save_trained_head(output_dir: Path | str, trained: TrainedHead) -> None:
-    """Write ``head.safetensors`` and ``head.json``, each whole or not at all.
+    """Write ``head.safetensors`` and ``head.json``, each whole or not at all, with their seal.
 
     Args:
         output_dir: The directory to write to; made if need be.
@@ -51,9 +66,17 @@ def save_trained_head(output_dir: Path | str, trained: TrainedHead) -> None:
     for name, tensor in trained.classifier.state_dict().items():
         tensors[_CLASSIFIER_PREFIX + name] = tensor
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    weights = safetensors.torch.save(on_cpu)
+    fields = json.loads(trained.card.to_json()) | {_WEIGHTS_KEY: sha256_bytes(weights)}
+    card, _ = seal_json_text(canonical_json(fields))
     output_dir = Path(output_dir)
-    write_bytes_atomic(output_dir / WEIGHTS_NAME, safetensors.torch.save(on_cpu))
-    write_text_atomic(output_dir / CARD_NAME, trained.card.to_json() + "\n")
+    # Both are on disk before either gets its name, so that a crash hardly ever parts them.
+    with ExitStack() as both:
+        for name, data in ((CARD_NAME, card.encode("utf-8")), (WEIGHTS_NAME, weights)):
+            file = both.enter_context(open_atomic(output_dir / name))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load_trained_head(path: Path | str) -> TrainedHead:
@@ -69,7 +92,9 @@ def load_trained_head(path: Path | str) -> TrainedHead:
 
     Raises:
         MissingFileError: A file is not there.
-        WeightsError: The file is none of the three, or its tensors do not fit its card.
+        WeightsError: The file is none of the three, was damaged or edited, holds weights that are
+            not finite, or its tensors do not fit its card. One without a seal, as earlier versions
+            wrote them, is loaded with a warning.
     """
     path = Path(path)
     if path.is_dir():
@@ -81,9 +106,9 @@ def load_trained_head(path: Path | str) -> TrainedHead:
             " fit`, or the path of a .safetensors file. `regionspot quickstart` makes the run"
             " runs/quickstart."
         )
-    if path.suffix == ".safetensors":
+    if path.suffix == WEIGHTS_SUFFIX:
         tensors, card = _read_safetensors(path)
-    elif path.suffix == ".ckpt":
+    elif path.suffix == CHECKPOINT_SUFFIX:
         tensors, card = _read_checkpoint(path)
     else:
         raise WeightsError(
@@ -94,10 +119,26 @@ def load_trained_head(path: Path | str) -> TrainedHead:
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Load weights into a module, refusing anything missing, unknown or of another shape.
+    """Load weights into a module; they have to be finite, and none missing, unknown or misshapen.
 
     Args:
         module: What to load into.
+        tensors: Weights by the names of ``module.state_dict()``.
+        where: Where they come from, for messages.
+
+    Raises:
+        WeightsError: The names or shapes differ, or a value is NaN or infinite.
+    """
+    check_finite(tensors, where=where)
+    check_shapes(module, tensors, where=where)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def check_shapes(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Refuse weights of which any is missing in a module, unknown or of another shape.
+
+    Args:
+        module: What they are for.
         tensors: Weights by the names of ``module.state_dict()``.
         where: Where they come from, for messages.
 
@@ -119,21 +160,35 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: st
             f"{where} does not fit the {type(module).__name__}, {len(problems)} tensors differ:"
             f" {shown}. Use the options the weights were trained with."
         )
-    module.load_state_dict(dict(tensors), strict=True)
 
 
 def _assemble(tensors: Mapping[str, Tensor], card: HeadCard, *, where: Path) -> TrainedHead:
-    head = FusionHead.from_spec(card.head)
-    classifier = RegionClassifier(card.scale, card.bias)
     of_head = {n: t for n, t in tensors.items() if not n.startswith(_CLASSIFIER_PREFIX)}
     of_classifier = {
         name.removeprefix(_CLASSIFIER_PREFIX): tensor
         for name, tensor in tensors.items()
         if name.startswith(_CLASSIFIER_PREFIX)
     }
+    check_shapes(_without_memory(card.head, where=where), of_head, where=str(where))
+    head = FusionHead.from_spec(card.head)
+    classifier = RegionClassifier(card.scale, card.bias)
     load_strictly(head, of_head, where=str(where))
     load_strictly(classifier, of_classifier, where=str(where))
     return TrainedHead(head=head.eval(), classifier=classifier.eval(), card=card)
+
+
+def _without_memory(spec: HeadSpec, *, where: Path) -> FusionHead:
+    """Build a head that holds no weights: a forged card may speak of any size."""
+    try:
+        if spec.num_blocks > _MAX_BLOCKS:
+            raise ValueError(f"{spec.num_blocks} blocks")  # noqa: TRY301 - one message for all
+        with torch.device("meta"):
+            return FusionHead.from_spec(spec)
+    except (ValueError, RuntimeError, OverflowError, TypeError) as error:
+        raise WeightsError(
+            f"{where}: the card's head cannot be built ({error}). Copy it again from the run that"
+            " wrote it."
+        ) from error
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], HeadCard]:
@@ -143,30 +198,42 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], HeadCard]:
             f"{path} has no card: {card_path} is missing, which says what head the weights are of."
             " Copy it from the run that wrote the weights."
         )
-    card = HeadCard.from_json(card_path.read_text(encoding="utf-8"), where=str(card_path))
+    weights = path.read_bytes()
+    card = _read_card(card_path, weights, weights_path=path)
     try:
-        return safetensors.torch.load_file(path), card
-    except safetensors.SafetensorError as error:
+        return safetensors.torch.load(weights), card
+    except Exception as error:  # a forged header raises more than SafetensorError
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}). Copy it again from the run that"
             " wrote it."
         ) from error
 
 
-def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], HeadCard]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as a checkpoint of plain tensors ({error}). Train again, or"
-            " give the run's head/ directory."
-        ) from error
-    if not isinstance(checkpoint, dict) or CHECKPOINT_CARD_KEY not in checkpoint:
-        raise WeightsError(
-            f"{path} was not written by RegionSpot's train.py: it holds no"
-            f" {CHECKPOINT_CARD_KEY!r}. Turn one of the paper's released"
-            " checkpoints into a head by `regionspot convert` (load_released_head)."
+def _read_card(path: Path, weights: bytes, *, weights_path: Path) -> HeadCard:
+    """Read a card and compare its two hashes with the card's and the weights' bytes."""
+    data = path.read_bytes()
+    fields = parse_card(data, where=str(path))
+    seal, wanted = fields.pop(SEAL_KEY, None), fields.pop(_WEIGHTS_KEY, None)
+    if seal is None and wanted is None:
+        _logger.warning(
+            "%s carries no checksum, as of an earlier version: damage to it would go unnoticed",
+            path.parent,
         )
+    elif json_seal(data) is None:
+        raise WeightsError(
+            f"{path} is damaged or was edited: its contents do not have the sha256 in its last"
+            " line. Copy it again from the run that wrote it."
+        )
+    elif wanted != sha256_bytes(weights):
+        raise WeightsError(
+            f"{weights_path} is damaged, or of another head than {path}: its bytes do not have the"
+            f" {_WEIGHTS_KEY} that the card gives. Copy both again from the run that wrote them."
+        )
+    return HeadCard.from_fields(fields, where=str(path))
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], HeadCard]:
+    checkpoint = read_checkpoint(path)
     card = HeadCard.from_json(checkpoint[CHECKPOINT_CARD_KEY], where=str(path))
     # The LightningModule nests the head one level deeper than head.safetensors does.
     tensors = {

@@ -1,5 +1,10 @@
 """Training of the fusion head with Lightning."""
 
+from regionspot.training.checkpoints import (
+    SealedCheckpointIO,
+    find_checkpoint,
+    remove_strays,
+)
 from regionspot.training.loss_by_cache import LossByCache
 from regionspot.training.module import RegionSpotModule
 from regionspot.training.options import (
@@ -22,8 +27,11 @@ __all__ = [
     "OptimizerOptions",
     "RegionSpotModule",
     "ScheduleOptions",
+    "SealedCheckpointIO",
     "Throughput",
     "TrainingSummary",
     "ValidationOutput",
+    "find_checkpoint",
+    "remove_strays",
     "summarize",
 ]

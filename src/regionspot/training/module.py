@@ -1,11 +1,13 @@
 """The Lightning module: fusion head, loss, optimizer and what is logged."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -13,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
-from regionspot.core.errors import ConfigError
+from regionspot.core.errors import ConfigError, WeightsError
 from regionspot.data import CachedRegions, FeatureSpec, RegionBatch
 from regionspot.model import (
     CHECKPOINT_CARD_KEY,
@@ -23,9 +25,11 @@ from regionspot.model import (
     JsonValue,
     RegionClassifier,
     TrainedHead,
+    check_shapes,
     load_strictly,
     region_focal_loss,
 )
+from regionspot.training.checkpoints import own_checkpoints
 from regionspot.training.finite import FiniteLoss, check_weights
 from regionspot.training.launched import LaunchedRanks
 from regionspot.training.optimizer import make_optimizer
@@ -44,9 +48,11 @@ from regionspot.training.provenance import (
     warn_of_other_features,
 )
 from regionspot.training.randomness import BatchSeeds
-from regionspot.training.schedule import learning_rate_factor
+from regionspot.training.schedule import learning_rate_factor, warmup_warning
 from regionspot.training.terminated import EndTogether
 from regionspot.training.throughput import is_logging_step
+
+_logger = logging.getLogger(__name__)
 
 _PAPER_HEAD = HeadOptions()
 _PAPER_CLASSIFIER = ClassifierOptions()
@@ -123,7 +129,15 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return what every training needs: exact resuming, and an end that is loud."""
+        """Return what every training needs: exact resuming, and an end that is loud.
+
+        Called when a trainer starts, and before it reads a checkpoint: the place to let it read and
+        write them by our own means.
+
+        Raises:
+            ConfigError: The trainer is told to write or read checkpoints in another way.
+        """
+        own_checkpoints(self.trainer)
         return [BatchSeeds(), self._finite_loss, EndTogether(), LaunchedRanks()]
 
     @override
@@ -233,6 +247,9 @@ class RegionSpotModule(pl.LightningModule):
         )
         images_per_step = self._images_per_step()
         end_images = self.trainer.estimated_stepping_batches * images_per_step
+        warning = warmup_warning(self._schedule_options, end_images=end_images)
+        if warning is not None and self.trainer.is_global_zero:
+            _logger.warning(warning)
         schedule = LambdaLR(
             optimizer,
             lambda step: learning_rate_factor(
@@ -257,6 +274,33 @@ class RegionSpotModule(pl.LightningModule):
         weights = checkpoint["state_dict"]
         card = self._card(weights["classifier.log_scale"], weights["classifier.bias"])
         checkpoint[CHECKPOINT_CARD_KEY] = card.to_json()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another head, and to go on from weights alone.
+
+        Raises:
+            WeightsError: The checkpoint does not fit this training.
+        """
+        check_shapes(self, checkpoint["state_dict"], where="the checkpoint of --ckpt_path")
+        if self.trainer.state.fn == TrainerFn.FITTING and "optimizer_states" not in checkpoint:
+            raise WeightsError(
+                "the checkpoint of --ckpt_path holds weights only (save_weights_only), so that a"
+                " training cannot go on from it. Start one from its weights by --model.init_from."
+            )
+
+    @classmethod
+    @override
+    def load_from_checkpoint(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """Refuse: Lightning's own way may run code from the file.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            "a checkpoint of RegionSpot is loaded by regionspot.model.load_trained_head, or by"
+            " RegionSpot.from_pretrained; a training goes on from one by fit(..., ckpt_path=...)."
+        )
 
     def trained_head(self) -> TrainedHead:
         """Return head and classifier as they are now (not copied), with their card."""

@@ -25,6 +25,27 @@ def learning_rate_factor(images: float, options: ScheduleOptions, *, end_images:
     return factor * (options.warmup_factor + (1 - options.warmup_factor) * progress)
 
 
+def warmup_warning(options: ScheduleOptions, *, end_images: float) -> str | None:
+    """Say so where a run ends before its warm-up does: it trains at a fraction of the rate.
+
+    Args:
+        options: Warm-up and shape.
+        end_images: Images of the whole run.
+
+    Returns:
+        The warning, or None where the full rate is reached.
+    """
+    if not 0 < end_images <= options.warmup_images:
+        return None
+    reached = learning_rate_factor(end_images, options, end_images=end_images)
+    return (
+        f"the run ends after {end_images:,.0f} images, within its warm-up of"
+        f" {options.warmup_images:,} (model.schedule.warmup_images): the learning rate only reaches"
+        f" {reached:.1%} of model.optimizer.lr, so that little is learned. For a run this short"
+        f" give --model.schedule.warmup_images {int(end_images // 10)}, a tenth of it."
+    )
+
+
 def _factor_after_warmup(images: float, options: ScheduleOptions, *, end_images: float) -> float:
     if options.shape == "steps":
         return options.gamma ** bisect_right(options.milestones_images, images)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ import safetensors.torch
 import torch
 
 from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.core.hashing import canonical_json
 from regionspot.model import (
     CHECKPOINT_CARD_KEY,
     FusionHead,
@@ -110,12 +112,83 @@ def test_missing_files_are_named(tmp_path: Path, trained: TrainedHead) -> None:
         load_trained_head(tmp_path)
 
 
+def without_seal(folder: Path) -> None:
+    """Make the card what versions before seals wrote."""
+    path = folder / "head.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    del card["sha256"], card["weights_sha256"]
+    path.write_text(canonical_json(card) + "\n", encoding="utf-8")
+
+
 def test_a_cut_file_is_refused(tmp_path: Path, trained: TrainedHead) -> None:
     save_trained_head(tmp_path, trained)
     path = tmp_path / "head.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(WeightsError, match=r"head\.safetensors is damaged"):
+        load_trained_head(tmp_path)
+    without_seal(tmp_path)
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
         load_trained_head(tmp_path)
+
+
+def test_the_card_names_the_sha256_of_both_files(tmp_path: Path, trained: TrainedHead) -> None:
+    save_trained_head(tmp_path, trained)
+    text = (tmp_path / "head.json").read_bytes()
+    card = json.loads(text)
+    weights = (tmp_path / "head.safetensors").read_bytes()
+    assert card["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    body = text[: text.rindex(b',\n"sha256"')]
+    assert card["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+def test_a_head_without_a_seal_loads_with_a_warning(
+    tmp_path: Path, trained: TrainedHead, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_trained_head(tmp_path, trained)
+    assert_same(load_trained_head(tmp_path), trained)
+    assert caplog.messages == []
+    without_seal(tmp_path)
+    assert_same(load_trained_head(tmp_path), trained)
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path} carries no checksum")
+
+
+def test_weights_and_card_of_two_trainings_are_no_head(
+    tmp_path: Path, trained: TrainedHead
+) -> None:
+    save_trained_head(tmp_path / "a", trained)
+    with torch.no_grad():
+        trained.head.projector.bias.add_(1)
+    save_trained_head(tmp_path / "b", trained)
+    (tmp_path / "a" / "head.json").write_bytes((tmp_path / "b" / "head.json").read_bytes())
+    with pytest.raises(WeightsError, match="of another head than"):
+        load_trained_head(tmp_path / "a")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_in_every_file(
+    value: float, tmp_path: Path, trained: TrainedHead
+) -> None:
+    with torch.no_grad():
+        trained.head.projector.bias[1] = value
+    save_trained_head(tmp_path, trained)
+    write_checkpoint(tmp_path / "last.ckpt", trained)
+    for path in (tmp_path, tmp_path / "last.ckpt"):
+        with pytest.raises(WeightsError, match=r"NaN or infinite .*projector\.bias"):
+            load_trained_head(path)
+
+
+def test_a_card_that_speaks_of_a_huge_head_takes_no_memory(
+    tmp_path: Path, trained: TrainedHead
+) -> None:
+    save_trained_head(tmp_path, trained)
+    without_seal(tmp_path)
+    card = json.loads((tmp_path / "head.json").read_text(encoding="utf-8"))
+    for change in ({"num_blocks": 10**9}, {"ffn_dim": 10**12}, {"ffn_dim": 10**30}):
+        forged = card | {"head": card["head"] | change}
+        (tmp_path / "head.json").write_text(json.dumps(forged), encoding="utf-8")
+        with pytest.raises(WeightsError, match=r"cannot be built|tensors differ"):
+            load_trained_head(tmp_path)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -139,12 +212,33 @@ def test_foreign_files_are_refused(tmp_path: Path, trained: TrainedHead) -> None
         ("{", "is not the card"),
         ("[]", "is not the card"),
         ('{"card_version": 1}', "is not the card"),
+        ("[" * 100_000, "is not the card"),
+        ('{"card_version": ' + "9" * 5000 + "}", "is not the card"),
         ('{"card_version": 2, "library_version": "9"}', "version 2, wanted 1.*'9'"),
     ],
 )
 def test_broken_cards_are_refused(text: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         HeadCard.from_json(text, where="head.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scale", "20"),
+        ("bias", True),
+        ("scale", None),
+        ("vocabulary", [1]),
+        ("fingerprint", 3),
+        ("training", []),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(
+    field: str, value: object, trained: TrainedHead
+) -> None:
+    fields = json.loads(trained.card.to_json()) | {field: value}
+    with pytest.raises(WeightsError, match=field):
+        HeadCard.from_json(json.dumps(fields), where="head.json")
 
 
 def test_a_card_with_an_unknown_field_is_refused(trained: TrainedHead) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +16,7 @@ from regionspot.storage import (
     RemoteFolder,
     StorageError,
     file_lock,
+    folder_lock,
     is_url,
     local_home,
     make_room,
@@ -191,3 +194,37 @@ def test_a_mirror_fetches_and_sends_only_what_changed(remote: RemoteFolder, tmp_
     (server / "b").unlink()
     mirror.pull(["b"], remote.listing())
     assert not (here / "b").exists()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from regionspot.storage.locking import folder_lock
+with folder_lock(Path(sys.argv[1]), advice=""):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_one_process_s_until_it_ends_even_by_a_kill(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ConfigError, match=rf"writing to {tmp_path}; .*Wait for it\."),
+            folder_lock(tmp_path, advice="Wait for it."),
+        ):
+            pass
+        process.kill()
+    with folder_lock(tmp_path, advice=""):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_shared_by_those_who_share_it(tmp_path: Path) -> None:
+    with folder_lock(tmp_path, advice="", shared=True):
+        with folder_lock(tmp_path, advice="", shared=True):
+            pass
+        with pytest.raises(ConfigError, match="writing to"), folder_lock(tmp_path, advice=""):
+            pass
