@@ -33,6 +33,7 @@ import torch
 import regionspot.cli.cache
 import regionspot.extraction.run  # noqa: F401
 from regionspot.cli.main import main
+from regionspot.cli.signals import answer_signals
 
 PATIENCE_S = 120
 
@@ -91,8 +92,10 @@ def run(job: dict[str, Any], ready: int) -> None:
             give_up_capabilities()
         if job["before"] is not None:
             watch_steps(3, job["before"])
+        answer_signals()  # as the command does first
         os.write(ready, b"!")
-        main(job["words"])
+        sys.argv = ["regionspot", *job["words"]]
+        main()
         code = 0
     except SystemExit as stop:
         code = stop.code

@@ -115,14 +115,17 @@ def test_a_killed_run_goes_on_with_the_same_images_and_the_same_losses(
 
 
 @pytest.mark.parametrize(
-    ("devices", "accumulate"),
+    ("by", "devices", "accumulate"),
     [
-        (1, 3),
-        pytest.param(1, 1, marks=pytest.mark.slow),
-        pytest.param(2, 1, marks=pytest.mark.slow),
+        ("SIGTERM", 1, 3),
+        ("SIGINT", 1, 1),
+        pytest.param("SIGTERM", 1, 1, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 2, 1, marks=pytest.mark.slow),
+        pytest.param("SIGINT", 2, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on_where_it_was(
+def test_a_run_that_a_signal_ends_is_no_success_and_goes_on_where_it_was(
+    by: str,
     devices: int,
     accumulate: int,
     make_cache: MakeCache,
@@ -134,13 +137,17 @@ def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on_where_it_was(
     main([*fit, "--trainer.default_root_dir", str(tmp_path / "all"), *recorder(tmp_path / "all")])
     ended = run_train(
         *(*fit, "--trainer.strategy", "ddp", "--trainer.devices", str(devices)),
-        # Sent to all ranks, as by `scancel`.
-        *recorder(tmp_path / "first", kill_at_step=12, by="SIGTERM"),
+        # Sent to all ranks, as by `scancel` and by a terminal.
+        *recorder(tmp_path / "first", kill_at_step=12, by=by),
     )
-    assert ended.returncode == 143, ended.stderr
-    assert "terminated: " in ended.stderr
-    assert "--ckpt_path last" in ended.stderr
+    code, word = {"SIGTERM": (143, "terminated"), "SIGINT": (130, "interrupted")}[by]
+    assert ended.returncode == code, ended.stderr
+    *_, last = ended.stderr.splitlines()
+    assert last == (
+        f"{word}: the same command with --ckpt_path last goes on from the last checkpoint"
+    )
     assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
     for once in ("GPU available", "images to train on", "An epoch has 3 batches"):
         assert ended.stderr.count(once) == 1
     assert "litlogger" not in ended.stderr

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from regionspot.cache import CachedSample, QuarantinedImage, read_sidecar, write_shard
+from regionspot.core.stopping import check_stop, safe_points
 from regionspot.extraction.featurize import launch
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import (
@@ -72,6 +73,7 @@ class ShardsWriter:
             after_shard(shard_index)
 
         with (
+            safe_points(),
             tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
             prepared_batches(
                 shard_jobs,
@@ -82,6 +84,7 @@ class ShardsWriter:
             WriterThread(write_one) as writer,
         ):
             for batch in unusable.checked(batches):
+                check_stop()
                 writer.put(self._launched(batch))
                 bar.update(len(batch.images) + len(batch.quarantined))
         return sum(written)

@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -25,6 +26,7 @@ import simplejpeg
 
 from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import ConfigError
+from regionspot.core.stopping import check_stop, interrupts_blocked, safe_points, wait_for
 from regionspot.toy.names import vocabulary, zipf
 from regionspot.toy.records import (
     AnnotationEntry,
@@ -115,6 +117,7 @@ def generate_world(
 
     Raises:
         ConfigError: A number is out of range.
+        StoppedError: A signal asked for it; the folder does not look finished then.
     """
     arguments = WorldArguments(seed=seed, num_val=num_val, num_train=num_train)
     # While the files change, the folder must not look finished.
@@ -123,16 +126,17 @@ def generate_world(
     total = sum(split.num_images for split in splits)
     finished = 0
     rendered: dict[str, _Rendered] = {}
-    for split in splits:
-        (output_dir / split.name).mkdir(parents=True, exist_ok=True)
-        whole = rendered[split.name] = _Rendered(images=[], annotations=[])
-        for part in _render(output_dir, split, seed, num_processes):
-            whole.images.extend(part.images)
-            whole.annotations.extend(part.annotations)
-            finished += len(part.images)
-            if on_progress is not None:
-                on_progress(finished, total)
-        _LOG.info("%s: %d images", split.name, split.num_images)
+    with safe_points():
+        for split in splits:
+            (output_dir / split.name).mkdir(parents=True, exist_ok=True)
+            whole = rendered[split.name] = _Rendered(images=[], annotations=[])
+            for part in _render(output_dir, split, seed, num_processes):
+                whole.images.extend(part.images)
+                whole.annotations.extend(part.annotations)
+                finished += len(part.images)
+                if on_progress is not None:
+                    on_progress(finished, total)
+            _LOG.info("%s: %d images", split.name, split.num_images)
     _write_annotations(output_dir, splits, rendered)
     facts = {"schema_version": SCHEMA_VERSION, **asdict(arguments)}
     write_text_atomic(output_dir / "world.json", json.dumps(facts, indent=2) + "\n")
@@ -181,10 +185,20 @@ def _render(output_dir: Path, split: _Split, seed: int, num_processes: int) -> I
     work = partial(_render_chunk, output_dir=output_dir, split=split, seed=seed)
     starts = range(0, split.num_images, _CHUNK)
     if num_processes == 1:
-        yield from map(work, starts)
+        for start in starts:
+            check_stop()
+            yield work(start)
         return
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as executor:
-        yield from executor.map(work, starts)
+        try:
+            with interrupts_blocked():
+                parts = [executor.submit(work, start) for start in starts]
+            yield from map(wait_for, parts)
+        except BrokenProcessPool:
+            check_stop()  # SIGTERM came to all processes
+            raise
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _render_chunk(start: int, *, output_dir: Path, split: _Split, seed: int) -> _Rendered:

@@ -1,5 +1,6 @@
 """Training of the fusion head with Lightning."""
 
+from regionspot.training.launched import kill_launched_ranks
 from regionspot.training.loss_by_cache import LossByCache
 from regionspot.training.module import RegionSpotModule
 from regionspot.training.options import (
@@ -25,5 +26,6 @@ __all__ = [
     "Throughput",
     "TrainingSummary",
     "ValidationOutput",
+    "kill_launched_ranks",
     "summarize",
 ]
