@@ -327,6 +327,11 @@ def _tour(
     copies = output_dir / "configs"
     steps = plan_steps(output_dir, configs_dir or copies, world_seed=world_seed, seed=seed)
     if configs_dir is not None:
+        if configs_dir.resolve() == copies.resolve():
+            raise ConfigError(
+                f"--configs_dir {configs_dir} is where quickstart writes copies of its own. Give"
+                " another folder for configurations that you have changed."
+            )
         for step in steps:
             _config_text(step)
     claim_folder(output_dir, fresh=fresh)

@@ -207,6 +207,7 @@ def test_in_any_folder_the_package_s_configurations_are_at_hand(
             ["--configs_dir", "nowhere"],
             "no configuration at nowhere/cache.yaml: leave --configs_dir",
         ),
+        (["--configs_dir", "runs/quickstart/configs"], "is where quickstart writes copies"),
         ([], 'quickstart needs hotcoco, which is not installed: pip install "regionspot[eval]"'),
     ],
 )
