@@ -43,5 +43,5 @@ format: $(DONE)  ## Mend what can be mended automatically.
 bench: quickstart  ## Run every benchmark; each prints a ratio against a named peer or limit.
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
 
-clean:  ## Remove caches and runs (not .venv).
-	rm -rf runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## Remove what building and testing left (not .venv, and no runs).
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,7 +15,7 @@ def test_an_entry_script_is_a_docstring_one_import_and_main(script: str) -> None
     docstring, imported, guard = ast.parse((ROOT / script).read_text(encoding="utf-8")).body
     assert isinstance(docstring, ast.Expr)
     assert isinstance(imported, ast.ImportFrom)
-    assert [alias.name for alias in imported.names] == ["main"]
+    assert [alias.asname for alias in imported.names] == ["main"]
     assert ast.unparse(guard) == "if __name__ == '__main__':\n    main()"
 
 

@@ -183,30 +183,35 @@ def test_stats_tell_what_a_codec_costs(
 def test_garbage_is_listed_and_only_removed_when_asked(
     damaged: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    strangers = [
+    (damaged / "notes.txt").write_text("of a person")
+    (damaged / "shards" / "mine.tar").write_text("of a person")
+    left_over = [
         damaged / "index.h5.tmp",
-        damaged / "notes.txt",
         damaged / "shards" / "000001.tar.tmp",
         damaged / "shards" / "000003.json",
         damaged / "shards" / "000003.tar",
     ]
-    for path in strangers:
+    for path in left_over:
         path.write_bytes(b"12345")
     main(["cache", "gc", str(damaged)])
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:-1] == [str(path) for path in strangers]
-    assert printed[-1] == f"{damaged}: 5 files, 25 B to remove with --delete"
-    assert all(path.is_file() for path in strangers)
+    assert printed[:-1] == [str(path) for path in left_over]
+    assert printed[-1] == f"{damaged}: 4 files, 20 B to remove with --delete"
+    assert all(path.is_file() for path in left_over)
     main(["cache", "gc", str(damaged), "--json"])
     assert json.loads(capsys.readouterr().out) == {
         "cache_dir": str(damaged),
-        "files": [str(path) for path in strangers],
-        "num_bytes": 25,
+        "files": [str(path) for path in left_over],
+        "num_bytes": 20,
         "is_removed": False,
     }
     main(["cache", "gc", str(damaged), "--delete"])
-    assert capsys.readouterr().out.splitlines()[-1] == f"{damaged}: 5 files, 25 B removed"
-    assert tree(damaged) == tree(finished)
+    assert capsys.readouterr().out.splitlines()[-1] == f"{damaged}: 4 files, 20 B removed"
+    assert tree(damaged) == {
+        **tree(finished),
+        "notes.txt": b"of a person",
+        "shards/mine.tar": b"of a person",
+    }
 
 
 @pytest.mark.parametrize("command", ["stats", "gc"])

@@ -177,6 +177,23 @@ def test_what_one_machine_had_no_time_to_publish_gives_way_to_what_another_did(
     assert not tar.exists()
 
 
+def test_a_staging_folder_of_something_else_is_refused_and_not_touched(
+    world: Path, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    staging = ("--staging_dir", str(tmp_path))
+    run(world, str(tmp_path / "cache"))  # a cache of its own, where staging would have one
+    before = local_tree(tmp_path)
+    refused(world, f"{bucket}/cache", *staging)
+    assert f"{tmp_path} holds files in {tmp_path / 'cache'}; wanted" in capsys.readouterr().err
+    assert local_tree(tmp_path) == before
+    staging = ("--staging_dir", str(tmp_path / "staging"))
+    run(world, f"{bucket}/cache", *staging)
+    before = local_tree(tmp_path)
+    refused(world, f"{bucket}/another", *staging)
+    assert f"is the staging folder of {bucket}/cache; wanted" in capsys.readouterr().err
+    assert local_tree(tmp_path) == before
+
+
 def test_parts_on_two_machines_end_in_the_bytes_of_one_run(
     world: Path,
     finished: dict[str, bytes],

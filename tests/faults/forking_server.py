@@ -1,6 +1,7 @@
 """Runs the command again and again in forks of one process that has loaded everything already.
 
-Started by test_stopped_runs.py. Each line on its standard input is a JSON object with
+Started by test_stopped_runs.py, with the names of modules to import beside those of ``regionspot
+cache``. Each line on its standard input is a JSON object with
 
     words      what is typed after ``regionspot``
     folder     an existing folder for what the run prints
@@ -15,6 +16,7 @@ the run), ``seconds``, and ``steps``, all that were seen.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -33,6 +35,7 @@ import torch
 import regionspot.cli.cache
 import regionspot.extraction.run  # noqa: F401
 from regionspot.cli.main import main
+from regionspot.cli.signals import answer_signals
 
 PATIENCE_S = 120
 
@@ -91,8 +94,10 @@ def run(job: dict[str, Any], ready: int) -> None:
             give_up_capabilities()
         if job["before"] is not None:
             watch_steps(3, job["before"])
+        answer_signals()  # as the command does first
         os.write(ready, b"!")
-        main(job["words"])
+        sys.argv = ["regionspot", *job["words"]]
+        main()
         code = 0
     except SystemExit as stop:
         code = stop.code
@@ -120,6 +125,8 @@ def end_of(process: int, job: dict[str, Any], ready: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     torch.set_num_threads(1)  # a fork has only the thread that forked
     for line in sys.stdin:
         order = json.loads(line)

@@ -9,20 +9,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
 from helpers.files import tree
+from helpers.processes import START
 from helpers.worlds import cache_options, write_world
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import CacheCorruptError
 
 NUM_IMAGES, IMAGES_PER_SHARD = 4, 2
+NUM_STOPPED = 200
 FILES = (
     *("manifest.json", "text_banks.h5", "000000.tar", "000000.json"),
     *("000001.tar", "000001.json", "quarantine.jsonl", "index.h5"),
@@ -52,10 +55,10 @@ class Outcome:
 class Server:
     """Runs the command in forks of one process; see forking_server.py."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *modules: str) -> None:
         self._folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forking_server.py"))],
+            [sys.executable, str(Path(__file__).with_name("forking_server.py")), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -166,9 +169,9 @@ def test_a_run_killed_amid_its_images_ends_in_the_same_bytes(
     assert tree(tmp_path) == finished.tree
 
 
-def moments(number: int, duration_s: float) -> list[float]:
+def moments(number: int, duration_s: float, *, seed: int | None = None) -> list[float]:
     """One random moment in each of equal parts of a duration."""
-    rng = np.random.default_rng(number)
+    rng = np.random.default_rng(number if seed is None else seed)
     return ((np.arange(number) + rng.random(number)) / number * duration_s).tolist()
 
 
@@ -205,48 +208,147 @@ def test_a_killed_repair_is_gone_on_with(
 
 # --- Signals that a run answers ----------------------------------------------------------------
 
-MESSAGES = {
-    signal.SIGINT: ("interrupted", "interrupted"),
-    signal.SIGTERM: (
-        "terminated: finished shards are safe; give the same command again to go on",
-        "terminated: whole shards are safe; give the same command again to go on",
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    ("number", "codes"),
-    [
-        # Ended by SIGTERM before it could answer is what shells report as 143, too.
-        (signal.SIGTERM, {143, -signal.SIGTERM}),
-        (signal.SIGINT, {130}),
-    ],
+ADVICE = (
+    "finished shards are safe; give the same command again to go on",
+    "whole shards are safe; give the same command again to go on",
 )
+ANSWERING = (
+    "from regionspot.cli.signals import answer_signals; answer_signals();"
+    " print('answering', flush=True)"
+)
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+@pytest.mark.parametrize("number", list(WORDS))
 @pytest.mark.parametrize("command", [(), ("repair",)], ids=["cache", "repair"])
 def test_a_stopped_run_says_so_leaves_whole_files_and_is_gone_on_with(
     number: signal.Signals,
-    codes: set[int],
     command: tuple[str, ...],
     server: Server,
     world: Path,
     finished: Finished,
     tmp_path: Path,
 ) -> None:
-    # Not at the very start: Python itself answers a signal before the command can.
-    for place, moment in enumerate(moments(3, finished.seconds)[1:]):
+    for place, moment in enumerate(moments(3, finished.seconds)):
         cache = tmp_path / str(place)
         if command:
             shutil.copytree(finished.cache, cache)
             (cache / "shards" / "000000.tar").unlink()
         stopped = server.run(words(world, cache, *command), after_s=moment, number=number)
-        assert stopped.code in {0, *codes}, stopped.err
-        assert "Traceback" not in stopped.err
-        if stopped.code > 0:
-            assert stopped.err.splitlines()[-1] == MESSAGES[number][len(command)]
+        check_stopped(stopped, number)
+        if stopped.code:
+            *_, last = stopped.err.splitlines()
+            # The advice comes with the options, which are read first.
+            assert last in {WORDS[number], f"{WORDS[number]}: {ADVICE[len(command)]}"}
         check_absent_or_whole(cache, finished)
         again = server.run(words(world, cache, *command))
         assert again.code == 0, again.err
         assert tree(cache) == finished.tree
+
+
+def check_stopped(outcome: Outcome, number: signal.Signals) -> None:
+    """The run came to its end, or was stopped: it says so, and nothing else went wrong."""
+    assert outcome.code in {0, 128 + number}, outcome.err
+    for text in ("Traceback", "Exception ignored"):
+        assert text not in outcome.err + outcome.out, outcome.err
+    if outcome.code:
+        *_, last = outcome.err.splitlines()
+        assert last.startswith(WORDS[number]), outcome.err
+
+
+@pytest.fixture
+def _busy_machine() -> Iterator[None]:
+    """Twice as many processes at work as there are cores."""
+    command = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(command) for _ in range(2 * (os.cpu_count() or 1))]
+    yield
+    for process in busy:
+        process.kill()
+        process.wait()
+
+
+def commands_of_a_toy_world(folder: Path) -> dict[str, list[str]]:
+    """Each command, with ``OUT`` for its output folder; the former ones make what it reads."""
+    toy = Path(__file__).parents[2] / "configs" / "toy"
+    world, cache, run = folder / "toy", folder / "cache", folder / "fit"
+    data = ["--data.train", f"[{cache}]", "--data.val", str(cache)]
+    return {
+        "toy": ["toy", "--num_val", "16", "--num_train", "4", "--output_dir", "OUT"],
+        "cache": [
+            *("cache", "--config", str(toy / "cache.yaml"), "--images_per_shard", "4"),
+            *("--annotations.path", f"{world}/val.json", "--annotations.images_dir", str(world)),
+            *("--batch_size", "2", "--device", "cpu", "--output_dir", "OUT"),
+        ],
+        "verify": ["cache", "verify", str(cache)],
+        "fit": [
+            *("fit", "--config", str(toy / "train_stage1.yaml"), *data, "--max_images", "640"),
+            *("--val_annotations", f"{world}/val.json", "--trainer.val_check_interval", "10"),
+            *("--trainer.accelerator", "cpu", "--trainer.default_root_dir", "OUT"),
+        ],
+        "evaluate": [
+            *("evaluate", "--config", str(toy / "eval.yaml"), "--cache", str(cache)),
+            *("--annotations", f"{world}/val.json", "--images_dir", str(world)),
+            *("--checkpoints", f"[fusion_head={run}]", "--methods", "[clip_box_crop]"),
+            *("--device", "cpu", "--num_pictures", "2", "--output_dir", "OUT"),
+        ],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_busy_machine")
+def test_two_hundred_runs_stopped_at_random_moments_under_load_say_so(tmp_path: Path) -> None:
+    commands = commands_of_a_toy_world(tmp_path)
+    modules = ("regionspot.cli.train", "regionspot.cli.evaluate", "regionspot.toy", "hotcoco")
+    with Server(tmp_path, *modules) as server:
+
+        def run(name: str, out: Path, **options: Any) -> Outcome:
+            words = [str(out) if word == "OUT" else word for word in commands[name]]
+            return server.run(words, **options)
+
+        seconds = {}
+        for name in commands:
+            for out in (tmp_path / name, tmp_path / "again" / name):  # the second one is warm
+                outcome = run(name, out)
+                assert outcome.code == 0, outcome.err
+                seconds[name] = outcome.seconds
+        num_stopped = 0
+        for place in range(NUM_STOPPED):
+            name, number = list(commands)[place % len(commands)], list(WORDS)[place % len(WORDS)]
+            (moment,) = moments(1, seconds[name], seed=place)
+            out = tmp_path / "stopped" / str(place)
+            stopped = run(name, out, after_s=moment, number=number)
+            check_stopped(stopped, number)
+            num_stopped += stopped.code != 0
+            shutil.rmtree(out, ignore_errors=True)
+    assert num_stopped > NUM_STOPPED / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", list(WORDS))
+def test_no_helper_process_has_anything_to_say_when_a_terminal_stops_all(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """Ctrl-C goes to the whole process group: to those that render, too."""
+    sizes = ["--num_val", "4", "--num_train", "1000"]
+    for place, moment in enumerate((1.0, 2.0, 3.0, 4.5, 6.0, 8.0)):
+        start = time.perf_counter()
+        words = ["toy", "--output_dir", str(tmp_path / str(place)), *sizes]
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{ANSWERING}; {START}", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout
+        assert process.stdout.readline() == "answering\n"  # Python itself does so before
+        time.sleep(moment)
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=120)  # to the end of all that hold the pipes
+        seconds = time.perf_counter() - start
+        check_stopped(
+            Outcome(code=process.returncode, seconds=seconds, steps=(), out=out, err=err), number
+        )
 
 
 # --- What a run is not allowed -------------------------------------------------------------------

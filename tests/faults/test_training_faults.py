@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from regionspot.cache import read_sidecar, shard_path
 from regionspot.cli.train import main
 from regionspot.core import waiting
 from regionspot.core.errors import NotFiniteError
+from regionspot.core.stopping import answer_signal, forget_signal
 from regionspot.training.finite import check_weights
 
 MakeCache = Callable[..., Path]
@@ -115,15 +117,43 @@ def test_a_killed_run_goes_on_with_the_same_images_and_the_same_losses(
     assert logged(run, saved) == text
 
 
+def test_control_c_saves_the_step_at_hand_and_says_how_to_go_on(
+    make_cache: MakeCache,
+    train_config: TrainConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = train_config(make_cache(), max_steps=20, save_every=50)
+    before = signal.signal(signal.SIGINT, answer_signal)  # as the command does in its own process
+    try:
+        with pytest.raises(SystemExit) as exit_info:
+            stopping = recorder(tmp_path / "seen", kill_at_step=3, by="SIGINT")
+            main(["fit", "--config", str(config), *stopping])
+    finally:
+        signal.signal(signal.SIGINT, before)
+        forget_signal()
+    assert exit_info.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "interrupted: the same command with --ckpt_path last goes on from the last checkpoint"
+    )
+    assert len(recorded(tmp_path / "seen")) == 3
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert not (tmp_path / "run" / "head").exists()
+
+
 @pytest.mark.parametrize(
-    ("devices", "accumulate"),
+    ("by", "devices", "accumulate"),
     [
-        (1, 3),
-        pytest.param(1, 1, marks=pytest.mark.slow),
-        pytest.param(2, 1, marks=pytest.mark.slow),
+        ("SIGTERM", 1, 3),
+        pytest.param("SIGINT", 1, 1, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 1, 1, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 2, 1, marks=pytest.mark.slow),
+        pytest.param("SIGINT", 2, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on_where_it_was(
+def test_a_run_that_a_signal_ends_is_no_success_and_goes_on_where_it_was(
+    by: str,
     devices: int,
     accumulate: int,
     make_cache: MakeCache,
@@ -135,13 +165,17 @@ def test_a_run_that_a_scheduler_ends_is_no_success_and_goes_on_where_it_was(
     main([*fit, "--trainer.default_root_dir", str(tmp_path / "all"), *recorder(tmp_path / "all")])
     ended = run_train(
         *(*fit, "--trainer.strategy", "ddp", "--trainer.devices", str(devices)),
-        # Sent to all ranks, as by `scancel`.
-        *recorder(tmp_path / "first", kill_at_step=12, by="SIGTERM"),
+        # Sent to all ranks, as by `scancel` and by a terminal.
+        *recorder(tmp_path / "first", kill_at_step=12, by=by),
     )
-    assert ended.returncode == 143, ended.stderr
-    assert "terminated: " in ended.stderr
-    assert "--ckpt_path last" in ended.stderr
+    code, word = {"SIGTERM": (143, "terminated"), "SIGINT": (130, "interrupted")}[by]
+    assert ended.returncode == code, ended.stderr
+    *_, last = ended.stderr.splitlines()
+    assert last == (
+        f"{word}: the same command with --ckpt_path last goes on from the last checkpoint"
+    )
     assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
     for once in ("GPU available", "images to train on", "An epoch has 3 batches"):
         assert ended.stderr.count(once) == 1
     assert "litlogger" not in ended.stderr

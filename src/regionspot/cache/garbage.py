@@ -1,5 +1,6 @@
-"""Files in a cache's folder that belong to no cache: what crashes and former versions left."""
+"""Files in a cache's folder that caching has left there, but that are no part of the cache."""
 
+import re
 from pathlib import Path
 
 from regionspot.cache.cache_files import CacheFiles
@@ -7,12 +8,15 @@ from regionspot.cache.layout import shards_path
 from regionspot.cache.manifest import read_manifest
 from regionspot.cache.remote_files import EXTRAS, MANIFEST, sidecar_name, tar_name
 
+_SHARD = re.compile(rf"{shards_path(Path()).name}/\d{{6,}}\.(tar|json|lock)")
+
 
 def find_garbage(files: CacheFiles) -> dict[str, int]:
-    """Return the files that neither the manifest nor the format names: their sizes, sorted by name.
+    """Return the files that are left over: their sizes, sorted by name.
 
-    These are temporary files of crashes, shards beyond the plan, and strangers. A tar without its
+    These are temporary files of crashes, shards beyond the plan and locks. A tar without its
     sidecar, which was not finished, is not garbage: the command that makes the cache replaces it.
+    Nor is a file of another name, which caching did not make.
 
     Args:
         files: The cache's files.
@@ -26,9 +30,12 @@ def find_garbage(files: CacheFiles) -> dict[str, int]:
     named = {MANIFEST, *EXTRAS}
     for shard in range(plan.num_shards):
         named |= {tar_name(shard), sidecar_name(shard)}
-    shards = shards_path(Path()).name
     return {
         name: num_bytes
         for name, num_bytes in sorted(files.sizes().items())
-        if name not in named and Path(name).parts[0] in {name, shards}  # not in folders of others
+        if name not in named and _is_ours(name.removesuffix(".tmp"))
     }
+
+
+def _is_ours(name: str) -> bool:
+    return name in {MANIFEST, *EXTRAS} or _SHARD.fullmatch(name) is not None

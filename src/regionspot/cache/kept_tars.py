@@ -16,7 +16,8 @@ from regionspot.core.hashing import sha256_file
 from regionspot.storage import file_lock, local_home, make_room, place_of
 
 _PURPOSE = "shards"
-_PATTERNS = ("*/tars/*.tar", "*/tars/*.reserved")
+_NAME = f"{'[0-9a-f]' * 16}/tars/*-{'[0-9a-f]' * 16}"
+_PATTERNS = (f"{_NAME}.tar", f"{_NAME}.reserved")
 
 
 class KeptRemoteFiles(RemoteFiles):

@@ -46,6 +46,7 @@ from regionspot.core.errors import (
     ConfigError,
 )
 from regionspot.core.hashing import sha256_bytes
+from regionspot.core.stopping import check_stop, safe_points
 
 _logger = logging.getLogger(__name__)
 
@@ -172,16 +173,18 @@ class CacheMerge:
         if self._tree is not None:
             write_category_tree(output_dir, self._tree)
         num_shards, num_written = self.manifest.plan.num_shards, 0
-        for shard in range(num_shards):
-            if not shard_is_complete(output_dir, shard):
-                quarantined: list[QuarantinedImage] = []
-                write_shard(output_dir, shard, self._samples(shard, quarantined), quarantined)
-                num_written += 1
-                _logger.info("shard %d of %d", shard + 1, num_shards)
+        with safe_points():
+            for shard in range(num_shards):
+                if not shard_is_complete(output_dir, shard):
+                    quarantined: list[QuarantinedImage] = []
+                    write_shard(output_dir, shard, self._samples(shard, quarantined), quarantined)
+                    num_written += 1
+                    _logger.info("shard %d of %d", shard + 1, num_shards)
         return build_index(output_dir), num_written
 
     def _samples(self, shard: int, quarantined: list[QuarantinedImage]) -> Iterator[CachedSample]:
         for place in self.manifest.plan.images_of(shard):
+            check_stop()
             number = int(np.searchsorted(self._ends, place, side="right"))
             block = self._blocks[number]
             image = block.image(place - self._ends[number] + len(block.keys))

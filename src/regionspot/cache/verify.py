@@ -27,6 +27,7 @@ from regionspot.cache.sidecar import ShardSidecar, read_sidecar
 from regionspot.cache.tar import BLOCK_BYTES, END, padding, tar_header
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import MissingFileError, RegionSpotError
+from regionspot.core.stopping import check_stop, safe_points
 
 _SUFFIXES = {".tar", ".json"}
 
@@ -69,7 +70,7 @@ def verify_cache(cache: Path | str) -> list[Problem]:
         MissingFileError: The folder is no cache.
         StorageError: The URL's server refuses, or does not answer.
     """
-    with opened_files(cache) as files:
+    with safe_points(), opened_files(cache) as files:
         return verify_files(files)
 
 
@@ -94,6 +95,7 @@ def _problems(files: CacheFiles) -> list[Problem]:
     planned = shards if manifest is None else list(range(manifest.plan.num_shards))
     manifest_sha256 = "" if manifest is None else manifest.sha256
     for shard in planned:
+        check_stop()
         problems.extend(_shard_problems(files, shard, manifest, manifest_sha256))
         logger.info("verified shard %d of %d", shard + 1, len(planned))
     problems.extend(

@@ -98,5 +98,5 @@ def remove_shard_locks(cache_dir: Path) -> None:
 
     Whoever still holds one is about to give it back: a complete shard is not written again.
     """
-    for path in shards_path(cache_dir).glob("*.lock"):
+    for path in shards_path(cache_dir).glob("[0-9]*.lock"):
         path.unlink(missing_ok=True)

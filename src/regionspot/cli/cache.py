@@ -19,8 +19,9 @@ from regionspot.cli import (
     cache_stats,
     verify,
 )
-from regionspot.cli.errors import run_cli, terminable
+from regionspot.cli.errors import run_cli
 from regionspot.cli.options import parse_options
+from regionspot.core.stopping import stop_advice
 from regionspot.extraction import CacheConfig, cache_features
 
 _COMMANDS = {
@@ -55,5 +56,5 @@ def parse_config(words: Sequence[str]) -> CacheConfig:
 
 def _cache(words: Sequence[str]) -> None:
     config = parse_config(words)
-    with terminable("finished shards are safe; give the same command again to go on"):
+    with stop_advice("finished shards are safe; give the same command again to go on"):
         print("\n".join(cache_features(config).lines()))

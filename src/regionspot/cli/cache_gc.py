@@ -1,6 +1,7 @@
-"""``regionspot cache gc``: find files in caches that belong to no cache, and remove them.
+"""``regionspot cache gc``: find files that caching has left over in caches, and remove them.
 
-Lists temporary files of crashes, shards beyond the plan and strangers; ``--delete`` removes them.
+Lists temporary files of crashes, shards beyond the plan and locks; ``--delete`` removes them. Files
+of other names, which caching did not make, stay and are not listed.
 Exits with 0, whether or not it finds any, and with 2 if a cache cannot be read or is being written
 (then the others are looked at nevertheless). With ``--json`` one JSON object a cache.
 """
@@ -19,12 +20,12 @@ from regionspot.core.units import human_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageReport:
-    """What belongs to no cache; the fields are the keys of ``regionspot cache gc --json``."""
+    """What is left over; the fields are the keys of ``regionspot cache gc --json``."""
 
     cache_dir: str
     """Folder of the cache."""
     files: list[str]
-    """Files in it that are not the cache's."""
+    """Files in it that caching has left over."""
     num_bytes: int
     """Their size."""
     is_removed: bool

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from regionspot.cache import Problem
-from regionspot.cli.errors import run_cli, terminable
+from regionspot.cli.errors import run_cli
 from regionspot.cli.options import parse_options
 from regionspot.cli.verify import describe_problem
+from regionspot.core.stopping import stop_advice
 from regionspot.extraction import CacheConfig, CacheSummary, repair_cache
 
 
@@ -34,7 +35,7 @@ def main(args: Sequence[str]) -> None:
 
 def _repair(args: Sequence[str]) -> None:
     config = parse_options(RepairConfig, args, prog="regionspot cache repair", about=__doc__)
-    with terminable("whole shards are safe; give the same command again to go on"):
+    with stop_advice("whole shards are safe; give the same command again to go on"):
         problems, summary = repair_cache(config, retry_quarantined=config.retry_quarantined)
     print(_as_json(problems, summary) if config.json else _as_text(problems, summary))
 

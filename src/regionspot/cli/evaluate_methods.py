@@ -15,6 +15,7 @@ from regionspot.cli.evaluate_config import EvalConfig
 from regionspot.cli.evaluate_data import EvaluationData
 from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
+from regionspot.core.stopping import check_stop, safe_points
 from regionspot.evaluation import Predictions, Protocol, emit_predictions
 from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
@@ -145,8 +146,10 @@ def _run_head(
         device=resolve_device(config.device),
     )
     output = MethodOutput(name=name, description=_describe_head(head))
-    for scores in _with_progress(scored, name, len(data.cache)):
-        output.add(scores, data.cache.manifest.category_ids, config.protocol)
+    with safe_points():
+        for scores in _with_progress(scored, name, len(data.cache)):
+            output.add(scores, data.cache.manifest.category_ids, config.protocol)
+            check_stop()
     return output
 
 
@@ -171,9 +174,11 @@ def _run_from_pixels(
     outputs = {
         method: MethodOutput(name=method, description=_DESCRIPTIONS[method]) for method in methods
     }
-    for by_method in _with_progress(scored, "methods from pixels", len(data.cache)):
-        for method, scores in by_method.items():
-            outputs[method].add(scores, data.cache.manifest.category_ids, config.protocol)
+    with safe_points():
+        for by_method in _with_progress(scored, "methods from pixels", len(data.cache)):
+            for method, scores in by_method.items():
+                outputs[method].add(scores, data.cache.manifest.category_ids, config.protocol)
+            check_stop()
     return list(outputs.values())
 
 

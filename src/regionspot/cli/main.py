@@ -1,12 +1,14 @@
 """The ``regionspot`` command: one name for the commands that the entry scripts run.
 
 ``regionspot cache ARGS`` is ``python cache_features.py ARGS``, and so on. Each command is imported
-only when it is asked for, since torch alone takes seconds.
+only when it is asked for, since torch alone takes seconds: Ctrl-C is answered from the start.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
+
+from regionspot.cli.signals import answer_signals
 
 _COMMANDS = {
     "cache": (
@@ -42,7 +44,14 @@ _LIGHTNING = ("fit", "validate")
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run one command; ``args`` default to the process's own."""
+    """Run one command.
+
+    Args:
+        args: Its words; the process's own by default. The process is the command's then, which
+            answers signals as long as it lives.
+    """
+    if args is None:
+        answer_signals()
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in {"-h", "--help"}:
         print(_usage())
@@ -50,8 +59,32 @@ def main(args: Sequence[str] | None = None) -> None:
     if words[0] not in _COMMANDS:
         print(f"error: there is no command {words[0]!r}.\n\n{_usage()}", file=sys.stderr)
         raise SystemExit(2)
-    command = importlib.import_module(_COMMANDS[words[0]][0])
-    command.main(words if words[0] in _LIGHTNING else words[1:])
+    module, _ = _COMMANDS[words[0]]
+    _run(module, words if words[0] in _LIGHTNING else words[1:])
+
+
+def cache_features() -> None:
+    """Be ``cache_features.py``."""
+    _be_script("regionspot.cli.cache")
+
+
+def train() -> None:
+    """Be ``train.py``."""
+    _be_script("regionspot.cli.train")
+
+
+def evaluate() -> None:
+    """Be ``evaluate.py``."""
+    _be_script("regionspot.cli.evaluate")
+
+
+def _be_script(module: str) -> None:
+    answer_signals()
+    _run(module, sys.argv[1:])
+
+
+def _run(module: str, words: Sequence[str]) -> None:
+    importlib.import_module(module).main(words)
 
 
 def _usage() -> str:

@@ -2,29 +2,53 @@
 
 It only types the other commands, each printed before it runs, so that it is also a tour: generate
 the world, cache four data sets, train two stages, evaluate. A step whose command, configuration,
-towers and predecessors are unchanged since it was last done is not done again.
+towers and predecessors are unchanged since it was last done, and whose files are all still there,
+is not done again.
+
+A file quickstart.json in the output folder names what quickstart makes there. ``--fresh`` removes
+that and nothing else, and a folder with files but without quickstart.json is refused.
 """
 
 import json
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from regionspot.backbones.shipped import shipped_weights_path
 from regionspot.cli.errors import run_cli
 from regionspot.cli.main import main as run_command
-from regionspot.core.atomic import write_text_atomic
-from regionspot.core.errors import MissingFileError
+from regionspot.core.atomic import write_bytes_atomic, write_text_atomic
+from regionspot.core.errors import ConfigError, MissingExtraError, MissingFileError
 from regionspot.core.hashing import sha256_bytes, sha256_file
+from regionspot.core.stopping import stop_advice
 
 SOURCES = ("toy365", "toyoi", "toyv3d")
 REPORTED_WORLD_SEED = 2026
 """The world that the report is about. Nothing was chosen on it: see docs/toy_world.md."""
+
+_MARKER = "quickstart.json"
+_MEMORY = "steps.json"
+_STAGES = ("stage1", "stage2")
+_REPORT_FILES = ("metrics.json", "per_category.csv", "predictions.json", "report.html")
+_METHODS = ("clip_box_crop", "clip_mask_crop", "grey_outside_mask", "pooled_patches")
+MADE = (
+    *("configs", "world", "cache", *_STAGES, "head", _MEMORY, *_REPORT_FILES),
+    *(f"predictions_{method}.json" for method in _METHODS),
+)
+"""What quickstart makes in its output folder, beside quickstart.json, which names these."""
+
+_PACKAGES = {
+    "toy": ("cv2", "simplejpeg", "pycocotools"),
+    "extract": ("PIL", "open_clip", "segment_anything", "torchvision"),
+    "eval": ("hotcoco", "matplotlib"),
+}
+"""The packages that the steps need, by extra."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +59,20 @@ class Step:
     """What the step is called in the report's table of timings."""
     words: tuple[str, ...]
     """The command, as typed after ``regionspot``."""
-    product: Path
-    """The file that the step writes last: without it the step is not done."""
+    outputs: tuple[Path, ...]
+    """The files and folders that later steps or people read: without one of their files the step is
+    done again."""
     folder: Path | None = None
-    """What this step alone writes: removed before it is made otherwise than before."""
+    """What this step alone writes: removed before a step that was done is done again."""
+    copy_to: Path | None = None
+    """A folder for a copy of the first output, which is a folder of files."""
+
+    @property
+    def config_path(self) -> Path | None:
+        """The configuration that the command names."""
+        if "--config" not in self.words:
+            return None
+        return Path(self.words[self.words.index("--config") + 1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +83,15 @@ class DoneStep:
     command: str
     seconds: float
     inputs_sha256: str
+    num_bytes: dict[str, int]
+    """Sizes of the files of its outputs, by their paths in the output folder."""
+
+    def is_still_done(self, inputs_sha256: str, output_dir: Path) -> bool:
+        """Say whether the step would be the same again, and its files are all there."""
+        return self.inputs_sha256 == inputs_sha256 and all(
+            (output_dir / name).is_file() and (output_dir / name).stat().st_size == size
+            for name, size in self.num_bytes.items()
+        )
 
 
 def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: int) -> list[Step]:
@@ -56,7 +99,7 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
 
     Args:
         output_dir: Everything is written below this folder.
-        configs_dir: The folder with the toy configurations (``configs/toy`` of a clone).
+        configs_dir: The folder with the configurations: a copy of the package's, or others.
         world_seed: Which toy world; its images, classes' frequencies and boxes follow from it.
         seed: Seed of the training: initial weights and order of the images.
     """
@@ -65,7 +108,7 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
         Step(
             name="generate the toy world",
             words=("toy", "--output_dir", str(world), "--seed", str(world_seed)),
-            product=world / "world.json",
+            outputs=(world,),
             folder=world,
         )
     ]
@@ -78,7 +121,7 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
                 *("--annotations.images_dir", str(world)),
                 *("--output_dir", str(caches / split)),
             ),
-            product=caches / split / "index.h5",
+            outputs=(caches / split,),
             folder=caches / split,
         )
         for split in (*SOURCES, "val")
@@ -96,13 +139,10 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
                 *("--steps", str(output_dir / "steps.json")),
                 *("--training_dirs", json.dumps([str(output_dir / s) for s in _STAGES])),
             ),
-            product=output_dir / "report.html",
+            outputs=tuple(output_dir / name for name in _REPORT_FILES),
         ),
     ]
     return steps
-
-
-_STAGES = ("stage1", "stage2")
 
 
 def _fit_step(
@@ -121,80 +161,216 @@ def _fit_step(
     return Step(
         name=f"train the head, stage {stage}",
         words=words,
-        product=run_dir / "head" / "head.safetensors",
+        outputs=(run_dir / "head", run_dir / "csv"),  # the report draws curves from the latter
         folder=run_dir,
+        copy_to=output_dir / "head" if stage == len(_STAGES) else None,
     )
 
 
 def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
-    """Do the steps that are not done, and remember each in ``steps.json``."""
-    memory = output_dir / "steps.json"
-    remembered = _read_memory(memory)
-    done: list[DoneStep] = []
+    """Do the steps that are not done, and remember each in ``steps.json``.
+
+    Raises:
+        ConfigError: ``steps.json`` is damaged.
+        MissingFileError: A configuration is missing.
+    """
+    from regionspot.backbones.shipped import shipped_weights_path  # needs the packages
+
+    remembered = _read_memory(output_dir / _MEMORY)
     inputs = "".join(sha256_file(shipped_weights_path(tower)) for tower in ("sam", "clip"))
     for number, step in enumerate(steps, start=1):
         command = shlex.join(("regionspot", *step.words))
         inputs = sha256_bytes((inputs + command + _config_text(step)).encode())
         former = remembered.get(step.name)
         print(f"\n[{number}/{len(steps)}] {step.name}\n$ {command}", flush=True)
-        if former is not None and former.inputs_sha256 == inputs and step.product.exists():
+        if former is not None and former.is_still_done(inputs, output_dir):
             print(f"  done before, in {former.seconds:.0f} s")
-            done.append(former)
-            continue
-        if former is not None and former.inputs_sha256 != inputs and step.folder is not None:
-            shutil.rmtree(step.folder, ignore_errors=True)
-        start = time.monotonic()
-        run_command(step.words)
-        seconds = time.monotonic() - start
-        if step.name.endswith("stage 2"):
-            shutil.copytree(step.product.parent, output_dir / "head", dirs_exist_ok=True)
-        # Remembered last, so that a step that was stopped anywhere is done again.
-        done.append(
-            DoneStep(name=step.name, command=command, seconds=seconds, inputs_sha256=inputs)
+        else:
+            if former is not None:
+                # Forgotten first: if it is stopped from now on, the same command goes on with it.
+                del remembered[step.name]
+                _write_memory(steps, remembered, output_dir)
+                if step.folder is not None:
+                    _remove(step.folder)
+            start = time.monotonic()
+            run_command(step.words)
+            remembered[step.name] = DoneStep(
+                name=step.name,
+                command=command,
+                seconds=time.monotonic() - start,
+                inputs_sha256=inputs,
+                num_bytes=_num_bytes(step.outputs, output_dir),
+            )
+            _write_memory(steps, remembered, output_dir)
+        if step.copy_to is not None:
+            for path in step.outputs[0].iterdir():
+                write_bytes_atomic(step.copy_to / path.name, path.read_bytes())
+    return [remembered[step.name] for step in steps]
+
+
+def claim_folder(output_dir: Path, *, fresh: bool) -> None:
+    """Take a folder for quickstart: a new or empty one, or one that quickstart has taken before.
+
+    Args:
+        output_dir: The folder.
+        fresh: Whether to remove what quickstart has made there. All else stays.
+
+    Raises:
+        ConfigError: It holds files, and quickstart did not make it.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigError(f"--output_dir {output_dir} is a file; wanted a folder.")
+    found = {path.name for path in output_dir.iterdir()} if output_dir.is_dir() else set()
+    strange = sorted(found - {f"{_MARKER}.tmp"})
+    made = _read_marker(output_dir / _MARKER) if _MARKER in found else []
+    if strange and _MARKER not in found:
+        raise ConfigError(
+            f"{output_dir} was not made by quickstart: it has no {_MARKER}, but"
+            f" {', '.join(strange[:5])}. Nothing was touched. Give an --output_dir that is new or"
+            " empty."
         )
-        write_text_atomic(memory, json.dumps([asdict(one) for one in done], indent=1) + "\n")
-    return done
+    if fresh:
+        for name in made:
+            _remove(output_dir / name)
+        kept = sorted(found - {*made, _MARKER})
+        if kept:
+            print(f"kept in {output_dir}, as quickstart did not make it: {', '.join(kept)}")
+    write_text_atomic(
+        output_dir / _MARKER, json.dumps({"made": sorted({*made, *MADE})}, indent=1) + "\n"
+    )
+
+
+def _read_marker(path: Path) -> list[str]:
+    """Read which files and folders beside it quickstart has made."""
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))["made"]
+        plain = [name for name in made if name not in {"", ".", ".."} and Path(name).name == name]
+        if len(plain) == len(made):
+            return plain
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(
+        f"{path} is not what quickstart wrote, so that nobody knows what may be removed or written"
+        " here. Nothing was touched. Give another --output_dir."
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:  # of a link only itself
+        path.unlink(missing_ok=True)
+
+
+def _num_bytes(outputs: Iterable[Path], output_dir: Path) -> dict[str, int]:
+    paths = [
+        path
+        for output in outputs
+        for path in (sorted(output.rglob("*")) if output.is_dir() else [output])
+    ]
+    return {
+        path.relative_to(output_dir).as_posix(): path.stat().st_size
+        for path in paths
+        if path.is_file()
+    }
 
 
 def _read_memory(path: Path) -> dict[str, DoneStep]:
     if not path.exists():
         return {}
-    return {one["name"]: DoneStep(**one) for one in json.loads(path.read_text(encoding="utf-8"))}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {one["name"]: DoneStep(**one) for one in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}: {error}), so that nobody knows which steps"
+            " are done. Give --fresh, which does all of them again."
+        ) from error
+
+
+def _write_memory(steps: Sequence[Step], remembered: dict[str, DoneStep], output_dir: Path) -> None:
+    rows = [asdict(remembered[step.name]) for step in steps if step.name in remembered]
+    write_text_atomic(output_dir / _MEMORY, json.dumps(rows, indent=1) + "\n")
 
 
 def _config_text(step: Step) -> str:
-    if "--config" not in step.words:
+    path = step.config_path
+    if path is None:
         return ""
-    path = Path(step.words[step.words.index("--config") + 1])
     if not path.is_file():
         raise MissingFileError(
-            f"no configuration at {path}: quickstart runs in the folder of a clone of RegionSpot,"
-            " where configs/ lies. Change into it, or pass --configs_dir."
+            f"no configuration at {path}: leave --configs_dir out, which takes those of the"
+            " package, or correct it."
         )
     return path.read_text(encoding="utf-8")
+
+
+def _check_packages() -> None:
+    """Find out now, and not after minutes, that a step could not run."""
+    missing = {
+        extra: [package for package in packages if find_spec(package) is None]
+        for extra, packages in _PACKAGES.items()
+    }
+    names = [name for packages in missing.values() for name in packages]
+    if names:
+        extras = ",".join(extra for extra, packages in missing.items() if packages)
+        raise MissingExtraError(
+            f"quickstart needs {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} not"
+            f' installed: pip install "regionspot[{extras}]".'
+        )
+
+
+def _tour(
+    output_dir: Path, configs_dir: Path | None, *, world_seed: int, seed: int, fresh: bool
+) -> None:
+    _check_packages()
+    copies = output_dir / "configs"
+    steps = plan_steps(output_dir, configs_dir or copies, world_seed=world_seed, seed=seed)
+    if configs_dir is not None:
+        if configs_dir.resolve() == copies.resolve():
+            raise ConfigError(
+                f"--configs_dir {configs_dir} is where quickstart writes copies of its own. Give"
+                " another folder for configurations that you have changed."
+            )
+        for step in steps:
+            _config_text(step)
+    claim_folder(output_dir, fresh=fresh)
+    if configs_dir is None:
+        # Copies, so that each command that is printed can be typed again, wherever the package is.
+        shipped = files("regionspot") / "toy" / "configs"
+        for name in {step.config_path.name for step in steps if step.config_path is not None}:
+            write_bytes_atomic(copies / name, (shipped / name).read_bytes())
+    done = run_steps(steps, output_dir)
+    print(f"\n{sum(one.seconds for one in done):.0f} s in all. Open {output_dir}/report.html")
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the tour; see ``regionspot quickstart --help``."""
     parser = ArgumentParser(prog="regionspot quickstart", description=__doc__)
     parser.add_argument("--output_dir", type=str, default="runs/quickstart")
-    parser.add_argument("--configs_dir", type=str, default="configs/toy")
+    parser.add_argument(
+        "--configs_dir",
+        type=str | None,
+        default=None,
+        help="A folder with configurations of your own in place of the package's (configs/toy).",
+    )
     parser.add_argument("--world_seed", type=int, default=REPORTED_WORLD_SEED)
     parser.add_argument("--seed", type=int, default=0, help="Seed of the training.")
-    parser.add_argument("--fresh", action="store_true", help="Forget what was done before.")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="Remove what quickstart has made in the folder, and do all steps again.",
+    )
     options = parser.parse_args(args)
-    output_dir = Path(options.output_dir)
-    if options.fresh and output_dir.exists():
-        shutil.rmtree(output_dir)
 
     def tour() -> None:
-        steps = plan_steps(
-            output_dir,
-            Path(options.configs_dir),
-            world_seed=options.world_seed,
-            seed=options.seed,
-        )
-        done = run_steps(steps, output_dir)
-        print(f"\n{sum(one.seconds for one in done):.0f} s in all. Open {output_dir}/report.html")
+        with stop_advice("give the same command again to go on"):
+            _tour(
+                Path(options.output_dir),
+                None if options.configs_dir is None else Path(options.configs_dir),
+                world_seed=options.world_seed,
+                seed=options.seed,
+                fresh=options.fresh,
+            )
 
     run_cli(tour)

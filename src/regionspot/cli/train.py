@@ -22,7 +22,6 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from regionspot.cli.allowed_code import (
@@ -36,6 +35,7 @@ from regionspot.cli.errors import run_cli
 from regionspot.cli.loggers import DEFAULT_LOGGERS, complete_wandb, loggers
 from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import ConfigError
+from regionspot.core.stopping import end_with_process, stop_advice
 from regionspot.data import CachedRegions
 from regionspot.model import RUN_FOLDER, save_trained_head
 from regionspot.storage import folder_lock, is_url
@@ -45,6 +45,7 @@ from regionspot.training import (
     RegionSpotModule,
     Throughput,
     find_checkpoint,
+    kill_launched_ranks,
     remove_strays,
     summarize,
 )
@@ -56,6 +57,8 @@ _UPSTREAM_WARNINGS = (
     "LeafSpec",
 )
 _SECOND_TRAINING = "Wait for it to end, or give another --trainer.default_root_dir."
+
+_GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
 
 
 class SaveConfig(SaveConfigCallback):
@@ -163,7 +166,9 @@ class TrainCLI(LightningCLI):
             kwargs["max_steps"] = self._max_steps(options)
         if self.datamodule.val_cache is None:
             kwargs["limit_val_batches"] = 0
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        end_with_process(lambda: kill_launched_ranks(trainer))
+        return trainer
 
     def after_fit(self) -> None:
         """Write the trained head and the summary, and say what the training took."""
@@ -235,15 +240,8 @@ def main(args: Sequence[str] | None = None) -> None:
     with warnings.catch_warnings():
         for message in _UPSTREAM_WARNINGS:
             warnings.filterwarnings("ignore", message=f"(?s).*{message}")
-        try:
+        with stop_advice(_GO_ON):
             run_cli(command)
-        except SIGTERMException:  # which would exit with 0, as if the run were complete
-            print(
-                "terminated: the same command with --ckpt_path last goes on from the last"
-                " checkpoint",
-                file=sys.stderr,
-            )
-            raise SystemExit(143) from None
 
 
 def _progress_bar() -> ProgressBar:

@@ -204,8 +204,9 @@ class CacheConfig:
     image of each shard goes through CLIP anyway, and is refused if it looks like another image."""
     staging_dir: str | None = None
     """For an output_dir behind a URL: the folder of this machine in which shards are written before
-    they are published; it holds few at a time. By default one of the URL's own below
-    $REGIONSPOT_HOME, $XDG_CACHE_HOME/regionspot or ~/.cache/regionspot."""
+    they are published; it holds few at a time. A new one, or one that was used for this URL before.
+    By default one of the URL's own below $REGIONSPOT_HOME, $XDG_CACHE_HOME/regionspot or
+    ~/.cache/regionspot."""
     part: str | None = None
     """Make only a part of the shards, so that many processes or machines with one disk or bucket
     share the work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or

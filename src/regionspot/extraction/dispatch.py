@@ -15,6 +15,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from regionspot.cache import QuarantinedImage, read_sidecar
+from regionspot.core.stopping import check_stop, safe_points
 from regionspot.extraction.cluster import Worker, WorkerSource, result_of
 from regionspot.extraction.cluster_worker import WorkerAnswer
 from regionspot.extraction.errors import ClusterError, WorkerLostError
@@ -25,6 +26,7 @@ _logger = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
 """Workers that a shard may cost; and workers in a row that a place may lose without a shard."""
+_POLL_S = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,13 +84,17 @@ class ShardDispatcher:
             already += read_sidecar(self._job.output_dir, shard).quarantined
             num_done += len(self._plan.images_of(shard))
         self._unusable = UnusableImages(self._job.config, total, already)
-        with tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar:
+        with (
+            safe_points(),
+            tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
+        ):
             self._start_workers()
             while self._todo or any(shard is not None for _, shard in self._running.values()):
                 while self._todo and self._idle:
                     place, shard = self._idle.pop(), self._todo.popleft()
                     self._running[place.worker.write(shard)] = place, shard
-                finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                finished, _ = wait(self._running, _POLL_S, return_when=FIRST_COMPLETED)
+                check_stop()
                 for future in finished:
                     self._take_back(future, bar)
         return total - num_done

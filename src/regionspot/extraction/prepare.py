@@ -28,6 +28,7 @@ from regionspot.backbones.image_files import (
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.cache import QuarantinedImage
 from regionspot.core.errors import ShapeError
+from regionspot.core.stopping import wait_for
 from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.reuse import OldCache, Reused
 from regionspot.storage import RemoteFolder, StorageError
@@ -208,7 +209,7 @@ class _PendingBatch:
     ends_shard: bool
 
     def wait(self) -> PreparedBatch:
-        results = [image.result() for image in self.images]
+        results = list(map(wait_for, self.images))
         return PreparedBatch(
             shard_index=self.shard_index,
             images=[result for result in results if isinstance(result, PreparedImage)],

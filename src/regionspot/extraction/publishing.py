@@ -28,11 +28,13 @@ from regionspot.cache import (
     sidecar_name,
     tar_name,
 )
+from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import RegionSpotError
 from regionspot.extraction.destination import Destination
 from regionspot.extraction.errors import DiskError
 from regionspot.storage import is_url, place_of
 
+_STAGING_NOTE = "staging_of.note"
 _BEFORE_SHARDS, _AFTER_SHARDS = (MANIFEST, *EXTRAS[:2]), EXTRAS[2:]
 
 
@@ -71,6 +73,7 @@ class RemoteDestination(Destination):
         files = self._remote_files
         files.refresh()
         self._check_not_strange()
+        self._claim_staging()
         if MANIFEST not in files.listing:
             # Nothing was begun there, so what lies here is of a cache that was removed since.
             files.mirror.clear()
@@ -133,6 +136,22 @@ class RemoteDestination(Destination):
         except RegionSpotError:
             return False
         return sidecar.tar_bytes == tar_bytes and sidecar.manifest_sha256 == manifest_sha256
+
+    def _claim_staging(self) -> None:
+        """Refuse a folder of something else: what lies in staging is replaced and removed."""
+        place = self.folder.parent
+        note = place / _STAGING_NOTE
+        url = note.read_text(encoding="utf-8") if note.is_file() else ""
+        if url == self.location:
+            return
+        folders = (self.folder, place / "notes")
+        if url or any(not path.is_dir() for folder in folders for path in folder.rglob("*")):
+            holds = f"is the staging folder of {url}" if url else f"holds files in {self.folder}"
+            raise DiskError(
+                f"{place} {holds}; wanted a folder to write to before {self.location} is published."
+                " Nothing was touched. Set --staging_dir to a new folder."
+            )
+        write_text_atomic(note, self.location)
 
     def _check_not_strange(self) -> None:
         names = set(self._remote_files.listing) - {"", f"{MANIFEST}.tmp"}

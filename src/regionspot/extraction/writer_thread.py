@@ -1,8 +1,7 @@
 """Writes shards in a thread of their own, so that hashing and fsync never wait on the models.
 
-The models are run where batches are put, in the main thread, which signals reach: Ctrl-C ends even
-a long forward pass. Only few batches wait between the two, so memory is bounded, and a slow disk
-holds the models back.
+The models are run where batches are put, in the main thread. Only few batches wait between the two,
+so memory is bounded, and a slow disk holds the models back.
 """
 
 import queue
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from regionspot.cache import QuarantinedImage
+from regionspot.core.stopping import check_stop
 from regionspot.extraction.featurize import LaunchedBatch
 
 _WAITING = 2
@@ -43,7 +43,7 @@ class WriterThread:
 
     However the block ends, the thread ends with it. When it ends well, all that was put is written.
     So it is when it ends by an error, but for a shard that is not complete, which is left as a
-    crash would leave it. When it ends by Ctrl-C or the like, what waits is not written any more.
+    crash would leave it. When a signal ends it, what waits is not written any more.
 
     An error of the writer is raised by the next `put`, or at the end of the block.
 
@@ -56,7 +56,7 @@ class WriterThread:
         self._waiting: queue.Queue[ShardBatch | None] = queue.Queue(maxsize=_WAITING)
         self._error: BaseException | None = None
         self._ended = threading.Event()  # on either side: nothing is put or taken any more
-        # A daemon: a second Ctrl-C, while the thread is waited for, ends the process.
+        # A daemon: a second Ctrl-C ends the process, though Python alone would wait for the thread.
         self._thread = threading.Thread(target=self._run, name="regionspot-writer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -67,6 +67,7 @@ class WriterThread:
         """Hand a batch over, once there is room for it; batches of a shard follow each other.
 
         Raises:
+            StoppedError: A signal was noted.
             BaseException: Whatever the writer stumbled over.
         """
         self._put(batch)
@@ -83,8 +84,11 @@ class WriterThread:
             self._ended.set()
         try:
             self._put(None)
-            self._thread.join()
-        except BaseException:  # Ctrl-C while the rest is being written
+            while self._thread.is_alive():
+                self._thread.join(_POLL_S)
+                if error is None:
+                    check_stop()
+        except BaseException:  # a signal while the rest is being written
             self._ended.set()
             self._thread.join()
             raise
@@ -96,6 +100,7 @@ class WriterThread:
             try:
                 self._waiting.put(message, timeout=_POLL_S)
             except queue.Full:
+                check_stop()
                 continue
             return
 

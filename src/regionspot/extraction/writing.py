@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from regionspot.backbones.image_files import UPRIGHT
 from regionspot.cache import CachedSample, QuarantinedImage, read_sidecar, write_shard
+from regionspot.core.stopping import check_stop, safe_points
 from regionspot.extraction.featurize import launch
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import (
@@ -76,6 +77,7 @@ class ShardsWriter:
             after_shard(shard_index)
 
         with (
+            safe_points(),
             tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
             prepared_batches(
                 shard_jobs,
@@ -86,6 +88,7 @@ class ShardsWriter:
             WriterThread(write_one) as writer,
         ):
             for batch in unusable.checked(batches):
+                check_stop()
                 writer.put(self._launched(batch))
                 bar.update(len(batch.images) + len(batch.quarantined))
         return sum(written)

@@ -97,14 +97,17 @@ def load_trained_head(path: Path | str) -> TrainedHead:
             wrote them, is loaded with a warning.
     """
     path = Path(path)
+    where = str(path)
     if path.is_dir():
-        in_run = path / RUN_FOLDER / WEIGHTS_NAME
-        path = in_run if in_run.is_file() else path / WEIGHTS_NAME
+        in_run, directly = path / RUN_FOLDER / WEIGHTS_NAME, path / WEIGHTS_NAME
+        where = f"{in_run}, nor at {directly}"
+        path = in_run if in_run.is_file() else directly
     if not path.is_file():
         raise MissingFileError(
-            f"no trained head at {path}. Give the directory or a .ckpt of a run of `python train.py"
-            " fit`, or the path of a .safetensors file. `regionspot quickstart` makes the run"
-            " runs/quickstart."
+            f"no trained head at {where}. Give the directory or a .ckpt of a run of `python"
+            " train.py fit`, or the path of a .safetensors file. `regionspot quickstart` makes the"
+            " run runs/quickstart, also where files of it were removed; with --fresh it makes all"
+            " of it again."
         )
     if path.suffix == WEIGHTS_SUFFIX:
         tensors, card = _read_safetensors(path)

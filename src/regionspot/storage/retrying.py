@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from regionspot.core.errors import ConfigError
+from regionspot.core.stopping import sleep
 from regionspot.storage.errors import StorageError
 
 RETRY_VARIABLE: Final = "REGIONSPOT_RETRY_SECONDS"
@@ -42,6 +43,7 @@ def attempt(url: str, action: Callable[[], T]) -> T:
     Raises:
         FileNotFoundError: There is no such file.
         StorageError: The server refuses, or did not answer for ``$REGIONSPOT_RETRY_SECONDS``.
+        StoppedError: A signal was noted meanwhile.
     """
     deadline = time.monotonic() + _retry_seconds()
     delay = _FIRST_DELAY
@@ -67,7 +69,7 @@ def attempt(url: str, action: Callable[[], T]) -> T:
                     " command again when it does."
                 ) from error
             _logger.warning("%s: %s; trying again in %.3g s", url, _reason(error), delay)
-            time.sleep(delay)
+            sleep(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
 
 

@@ -12,8 +12,9 @@ is the identity of a world: choose hyper-parameters on one and report on another
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -25,6 +26,7 @@ import simplejpeg
 
 from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import ConfigError
+from regionspot.core.stopping import check_stop, interrupts_blocked, safe_points, wait_for
 from regionspot.toy.names import vocabulary, zipf
 from regionspot.toy.records import (
     AnnotationEntry,
@@ -106,7 +108,7 @@ def generate_world(
     """Write a world; its bytes depend on ``seed``, ``num_val`` and ``num_train`` alone.
 
     Args:
-        output_dir: Folder of the world; created. Files of an unfinished world are overwritten.
+        output_dir: Folder of the world; created. Files of a former world are overwritten.
         seed: Identity of the world, at least 0.
         num_val: Images of ``val``, 1 to 100,000.
         num_train: Images of each of the three training sources, 1 to 100,000.
@@ -114,28 +116,31 @@ def generate_world(
         on_progress: Called with the number of finished and of all images.
 
     Raises:
-        ConfigError: A number is out of range.
+        ConfigError: A number is out of range, or the folder holds something else.
+        StoppedError: A signal asked for it; the folder does not look finished then.
     """
     arguments = WorldArguments(seed=seed, num_val=num_val, num_train=num_train)
-    # While the files change, the folder must not look finished.
-    (output_dir / "world.json").unlink(missing_ok=True)
+    _check_world_or_empty(output_dir)
+    # While the files change, the folder must not look finished, but still like a world's.
+    facts = {"schema_version": SCHEMA_VERSION, **asdict(arguments)}
+    _write_facts(output_dir, {**facts, "is_unfinished": True})
     splits = _splits(arguments)
     total = sum(split.num_images for split in splits)
     finished = 0
     rendered: dict[str, _Rendered] = {}
-    for split in splits:
-        (output_dir / split.name).mkdir(parents=True, exist_ok=True)
-        whole = rendered[split.name] = _Rendered(images=[], annotations=[])
-        for part in _render(output_dir, split, seed, num_processes):
-            whole.images.extend(part.images)
-            whole.annotations.extend(part.annotations)
-            finished += len(part.images)
-            if on_progress is not None:
-                on_progress(finished, total)
-        _LOG.info("%s: %d images", split.name, split.num_images)
+    with safe_points():
+        for split in splits:
+            (output_dir / split.name).mkdir(parents=True, exist_ok=True)
+            whole = rendered[split.name] = _Rendered(images=[], annotations=[])
+            for part in _render(output_dir, split, seed, num_processes):
+                whole.images.extend(part.images)
+                whole.annotations.extend(part.annotations)
+                finished += len(part.images)
+                if on_progress is not None:
+                    on_progress(finished, total)
+            _LOG.info("%s: %d images", split.name, split.num_images)
     _write_annotations(output_dir, splits, rendered)
-    facts = {"schema_version": SCHEMA_VERSION, **asdict(arguments)}
-    write_text_atomic(output_dir / "world.json", json.dumps(facts, indent=2) + "\n")
+    _write_facts(output_dir, facts)
 
 
 def world_is_complete(output_dir: Path, arguments: WorldArguments) -> bool:
@@ -146,11 +151,44 @@ def world_is_complete(output_dir: Path, arguments: WorldArguments) -> bool:
         arguments: What is wanted.
 
     Returns:
-        True if `generate_world` finished there with the same arguments and schema.
+        True if `generate_world` finished there with the same arguments and schema, and all files of
+        the world are still there.
     """
-    path = output_dir / "world.json"
-    wanted = {"schema_version": SCHEMA_VERSION, **asdict(arguments)}
-    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == wanted
+    if _read_facts(output_dir) != {"schema_version": SCHEMA_VERSION, **asdict(arguments)}:
+        return False
+    return all(
+        (output_dir / f"{split.name}.json").is_file()
+        and all(
+            _image_path(output_dir, split, split.first_id + number).is_file()
+            for number in range(split.num_images)
+        )
+        for split in _splits(arguments)
+    )
+
+
+def _check_world_or_empty(output_dir: Path) -> None:
+    """Refuse a folder of something else, whose files may have the names of a world's."""
+    if not output_dir.is_dir() or "schema_version" in _read_facts(output_dir):
+        return
+    strange = sorted(path.name for path in output_dir.iterdir() if path.name != "world.json.tmp")
+    if strange:
+        raise ConfigError(
+            f"{output_dir} is no toy world, and not empty either: it holds"
+            f" {', '.join(strange[:5])}. Nothing was touched. Give a new folder as --output_dir."
+        )
+
+
+def _read_facts(output_dir: Path) -> dict[str, object]:
+    """Read what a world was made with; nothing where there is none."""
+    try:
+        facts = json.loads((output_dir / "world.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _write_facts(output_dir: Path, facts: Mapping[str, object]) -> None:
+    write_text_atomic(output_dir / "world.json", json.dumps(facts, indent=2) + "\n")
 
 
 def _splits(arguments: WorldArguments) -> list[_Split]:
@@ -180,11 +218,21 @@ def _render(output_dir: Path, split: _Split, seed: int, num_processes: int) -> I
     """Render a split in order, 100 images at a time."""
     work = partial(_render_chunk, output_dir=output_dir, split=split, seed=seed)
     starts = range(0, split.num_images, _CHUNK)
-    if num_processes == 1:
-        yield from map(work, starts)
+    if min(num_processes, len(starts)) == 1:
+        for start in starts:
+            check_stop()
+            yield work(start)
         return
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as executor:
-        yield from executor.map(work, starts)
+        try:
+            with interrupts_blocked():
+                parts = [executor.submit(work, start) for start in starts]
+            yield from map(wait_for, parts)
+        except BrokenProcessPool:
+            check_stop()  # SIGTERM came to all processes
+            raise
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _render_chunk(start: int, *, output_dir: Path, split: _Split, seed: int) -> _Rendered:
@@ -205,8 +253,12 @@ def _render_chunk(start: int, *, output_dir: Path, split: _Split, seed: int) -> 
         jpeg = simplejpeg.encode_jpeg(
             np.ascontiguousarray(scene.image), _JPEG_QUALITY, "RGB", "420"
         )
-        (output_dir / split.name / f"{image_id:012d}.jpg").write_bytes(jpeg)
+        _image_path(output_dir, split, image_id).write_bytes(jpeg)
     return part
+
+
+def _image_path(output_dir: Path, split: _Split, image_id: int) -> Path:
+    return output_dir / split.name / f"{image_id:012d}.jpg"
 
 
 def _write_annotations(

@@ -42,6 +42,13 @@ class LaunchedRanks(pl.Callback):
             raise RankError(f"{stopped}; its message is above. All other ranks are ended, too.")
 
 
+def kill_launched_ranks(trainer: pl.Trainer) -> None:
+    """End the processes that Lightning has started for a trainer, if this is the one that did."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.kill(signal.SIGKILL)
+
+
 def _stopped(processes: list[subprocess.Popen[bytes]]) -> str:
     """Say which process has ended with an error, or will within a few seconds; '' for none."""
     deadline = time.monotonic() + _WAIT_S

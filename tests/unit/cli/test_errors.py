@@ -1,15 +1,20 @@
 """Deliberate errors become one message and exit code 2; bugs keep their traceback."""
 
 import errno
-import os
 import signal
-import time
-import weakref
 
 import pytest
 
-from regionspot.cli.errors import run_cli, terminable
+from regionspot.cli.errors import run_cli
+from regionspot.cli.main import main
 from regionspot.core.errors import ConfigError
+from regionspot.core.stopping import (
+    answer_signal,
+    check_stop,
+    forget_signal,
+    safe_points,
+    stop_advice,
+)
 
 
 def test_a_deliberate_error_is_one_message_and_exit_code_2(
@@ -24,58 +29,34 @@ def test_a_deliberate_error_is_one_message_and_exit_code_2(
     assert capsys.readouterr().err == "error: preset 'huge' is unknown: use --models.preset bl.\n"
 
 
-def test_control_c_is_one_word_and_the_exit_code_of_shells(
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_stop_is_one_message_and_the_exit_code_of_shells(
+    number: int, code: int, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        with stop_advice("whole shards are safe"), safe_points():
+            answer_signal(number)
+            check_stop()
+
+    try:
+        with pytest.raises(SystemExit) as exit_info:
+            run_cli(command)
+    finally:
+        forget_signal()
+    assert exit_info.value.code == code
+    assert capsys.readouterr().err == f"{word}: whole shards are safe\n"
+
+
+def test_a_command_that_python_calls_leaves_signals_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def command() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as exit_info:
-        run_cli(command)
-    assert exit_info.value.code == 130
-    assert capsys.readouterr().err == "interrupted\n"
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_that_arrives_in_a_weak_reference_s_callback_is_not_lost(
-    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Thing:
-        """Can be referred to weakly."""
-
-    def interrupted(_dead: weakref.ref[Thing]) -> None:
-        os.kill(os.getpid(), number)
-        time.sleep(0)  # here Python answers the signal, and drops the exception
-
-    def command() -> None:
-        with terminable("whole shards are safe"):
-            thing = Thing()
-            _reference = weakref.ref(thing, interrupted)
-            del thing
-            time.sleep(30)
-
-    with pytest.raises(SystemExit) as exit_info:
-        run_cli(command)
-    assert exit_info.value.code == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_that_a_library_takes_for_an_error_is_not_lost(
-    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def command() -> None:
-        with terminable("whole shards are safe"):
-            try:
-                os.kill(os.getpid(), number)
-                time.sleep(30)
-            except BaseException:  # noqa: BLE001 - as torch does when it asks for a length
-                raise ValueError("could not determine the shape") from None
-
-    with pytest.raises(SystemExit) as exit_info:
-        run_cli(command)
-    assert exit_info.value.code == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    main(["--help"])
+    assert capsys.readouterr().out.startswith("usage: regionspot COMMAND")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -103,6 +103,15 @@ def test_weights_of_another_head_are_refused_by_name(tmp_path: Path, trained: Tr
         load_trained_head(tmp_path)
 
 
+def test_a_run_whose_head_was_removed_is_told_where_it_was_and_how_to_make_it_again(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(MissingFileError) as error:
+        load_trained_head(tmp_path)
+    for told in (f"{tmp_path}/head/head.safetensors", f"{tmp_path}/head.safetensors", "--fresh"):
+        assert told in str(error.value)
+
+
 def test_missing_files_are_named(tmp_path: Path, trained: TrainedHead) -> None:
     with pytest.raises(MissingFileError, match="no trained head at .*nowhere"):
         load_trained_head(tmp_path / "nowhere")

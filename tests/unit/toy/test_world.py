@@ -186,6 +186,14 @@ def test_an_interrupted_world_does_not_look_finished(tmp_path: Path) -> None:
     assert not world_is_complete(tmp_path, arguments)
 
 
+def test_a_folder_of_something_else_is_refused_and_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "val.json").write_text("the only copy")
+    with pytest.raises(ConfigError, match="no toy world, and not empty either: it holds val.json"):
+        generate_world(tmp_path, seed=1, num_val=1, num_train=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["val.json"]
+    assert (tmp_path / "val.json").read_text() == "the only copy"
+
+
 @pytest.mark.parametrize(
     ("seed", "num_val", "num_train", "message"),
     [
