@@ -1,6 +1,8 @@
 """Genuine annotation and proposal files in, records out; what is dropped or changed is counted."""
 
-from regionspot.annotations.formats import READERS, read_annotations
+from regionspot.annotations.formats import READERS, identities_of_file, read_annotations
+from regionspot.annotations.lvis_entries import FREQUENCIES, Frequency
+from regionspot.annotations.lvis_truth import LvisCategory, LvisGroundTruth
 from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
 from regionspot.annotations.proposal_table import ProposalTable
 from regionspot.annotations.proposals import ProposalFormat, read_proposals
@@ -12,20 +14,25 @@ from regionspot.annotations.report import AnnotationReport, Dropped, Reason
 from regionspot.annotations.v3det_tree import read_category_tree
 
 __all__ = [
+    "FREQUENCIES",
     "READERS",
     "AnnotatedImages",
     "AnnotationFormat",
     "AnnotationReport",
     "BoxUnit",
     "Dropped",
+    "Frequency",
     "ImageRecord",
     "KeepOrDrop",
+    "LvisCategory",
+    "LvisGroundTruth",
     "Prompt",
     "ProposalFormat",
     "ProposalTable",
     "ReadOptions",
     "Reason",
     "RecordTable",
+    "identities_of_file",
     "read_annotations",
     "read_category_tree",
     "read_proposals",

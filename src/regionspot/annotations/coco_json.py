@@ -1,7 +1,8 @@
 """What COCO, LVIS and their relatives share: a JSON object of images, annotations, categories."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from regionspot.annotations.coco_entries import (
 )
 from regionspot.annotations.identities import distinct_images, rows_of, synonyms_of, vocabulary_of
 from regionspot.annotations.json_entries import OtherEntries
+from regionspot.annotations.json_piece import JsonPiece
 from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
 from regionspot.annotations.recognition import (
@@ -59,8 +61,41 @@ def read_coco_json(
     return reading.annotations()
 
 
+class AnyEntries(Protocol):
+    """What takes the entries of a list."""
+
+    @property
+    def count(self) -> int:
+        """How many it was given."""
+
+    def add(self, piece: JsonPiece) -> None:
+        """Take the entries of the list's next piece."""
+
+
+def read_lists(stream: JsonStream, begin: Callable[[str | None], AnyEntries]) -> Outline:
+    """Read a whole file, each of its lists into what ``begin`` returns for the list's name.
+
+    Of a key that occurs twice the last counts, as in ``json``. Complaints about entries are kept,
+    for when the format of the file is known.
+
+    Raises:
+        MissingFileError: There is no such file.
+        AnnotationError: The file is damaged.
+    """
+    summaries: dict[str | None, ListSummary] = {}
+    entries: AnyEntries = OtherEntries()
+    for piece in stream.pieces():
+        if piece.is_first:
+            entries = begin(piece.name if piece.is_list else None)
+            first = piece.load_first() if piece.is_list else None
+            summaries[piece.name] = ListSummary(first=first)
+        entries.add(piece)
+        summaries[piece.name].count = entries.count
+    return Outline(skeleton=stream.skeleton, lists=summaries)
+
+
 class _Reading:
-    """Reads the lists of one file. Of a key that occurs twice the last counts, as in ``json``."""
+    """Reads the lists of one file."""
 
     def __init__(
         self, path: Path, file_name_of: FileNameOf, prompt: Prompt, piece_bytes: int
@@ -72,23 +107,12 @@ class _Reading:
         self._prompt: Prompt = prompt
         self._annotations = AnnotationEntries(prompt)
         self._categories = CategoryEntries()
-        self._summaries: dict[str | None, ListSummary] = {}
 
     def read(self) -> None:
         """Read the whole file; complaints about entries wait until its format is known."""
-        entries: ImageEntries | AnnotationEntries | CategoryEntries | OtherEntries
-        entries = OtherEntries()
-        for piece in self._stream.pieces():
-            if piece.is_first:
-                entries = self._begin(piece.name if piece.is_list else None)
-                first = piece.load_first() if piece.is_list else None
-                self._summaries[piece.name] = ListSummary(first=first)
-            entries.add(piece)
-            self._summaries[piece.name].count = entries.count
+        self.outline = read_lists(self._stream, self._begin)
 
-    def _begin(
-        self, name: str | None
-    ) -> ImageEntries | AnnotationEntries | CategoryEntries | OtherEntries:
+    def _begin(self, name: str | None) -> AnyEntries:
         if name == "images":
             self._images = ImageEntries(self._file_name_of)
             return self._images
@@ -99,11 +123,6 @@ class _Reading:
             self._categories = CategoryEntries()
             return self._categories
         return OtherEntries()
-
-    @property
-    def outline(self) -> Outline:
-        """What the file is made of."""
-        return Outline(skeleton=self._stream.skeleton, lists=self._summaries)
 
     def annotations(self) -> RawAnnotations:
         """Return the content, or raise the first complaint about an entry."""
