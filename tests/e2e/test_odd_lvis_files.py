@@ -13,6 +13,7 @@ import yaml
 from helpers.heads import random_head
 from helpers.training import training_config
 from helpers.worlds import draw_images
+from regionspot.annotations import read_annotations
 from regionspot.backbones import ModelsConfig, load_frozen_models
 from regionspot.cache import CacheMerge
 from regionspot.cli.evaluate import main as evaluate_main
@@ -199,6 +200,11 @@ def test_both_commands_refuse_what_cannot_be_scored_in_a_sentence(
     content = dataset()
     content["images"][1]["neg_category_ids"] = None
     path = written(tmp_path, content)
+    (note,) = read_annotations("lvis", path, setting.images).report.notes
+    assert note.startswith("evaluate.py and --val_annotations will refuse this file: ")
+    assert note.endswith(
+        "images[1].neg_category_ids is None; wanted a list of category ids, [] if there are none"
+    )
     cache_dir = cache(setting, path, tmp_path / "cache")
     config = tmp_path / "train.yaml"
     config.write_text(yaml.safe_dump(training_config(tmp_path / "run", [cache_dir], max_steps=1)))

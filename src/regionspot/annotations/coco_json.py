@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from regionspot.annotations.coco_entries import (
     ImageEntries,
 )
 from regionspot.annotations.identities import distinct_images, rows_of, synonyms_of, vocabulary_of
-from regionspot.annotations.json_entries import OtherEntries
+from regionspot.annotations.json_entries import Entries, OtherEntries, SideBySide
 from regionspot.annotations.json_piece import JsonPiece
 from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
@@ -38,6 +38,7 @@ def read_coco_json(
     also: Iterable[str] = (),
     prompt: Prompt | None = None,
     piece_bytes: int = PIECE_BYTES,
+    beside: Entries[Any] | None = None,
 ) -> RawAnnotations:
     """Read a COCO-like file, in any order of its lists, without holding it in memory.
 
@@ -48,6 +49,7 @@ def read_coco_json(
         also: Further formats that the file may be recognised to be in.
         prompt: What of a region SAM is to be shown; its box if None.
         piece_bytes: Bytes that are decoded at once.
+        beside: A further reader of the list ``images``; its complaint is its caller's.
 
     Raises:
         MissingFileError: There is no such file.
@@ -55,7 +57,7 @@ def read_coco_json(
             lacks what it needs; names list and place.
         VocabularyError: A class name is empty or occurs twice.
     """
-    reading = _Reading(path, file_name_of, prompt or "box", piece_bytes)
+    reading = _Reading(path, file_name_of, prompt or "box", piece_bytes, beside)
     reading.read()
     _check_format(path, reading.outline, format_name, {format_name, *also})
     return reading.annotations()
@@ -98,12 +100,18 @@ class _Reading:
     """Reads the lists of one file."""
 
     def __init__(
-        self, path: Path, file_name_of: FileNameOf, prompt: Prompt, piece_bytes: int
+        self,
+        path: Path,
+        file_name_of: FileNameOf,
+        prompt: Prompt,
+        piece_bytes: int,
+        beside: Entries[Any] | None,
     ) -> None:
         self._path = path
         self._file_name_of = file_name_of
         self._stream = JsonStream(path, piece_bytes=piece_bytes)
         self._images = ImageEntries(file_name_of)
+        self._beside = beside
         self._prompt: Prompt = prompt
         self._annotations = AnnotationEntries(prompt)
         self._categories = CategoryEntries()
@@ -115,7 +123,7 @@ class _Reading:
     def _begin(self, name: str | None) -> AnyEntries:
         if name == "images":
             self._images = ImageEntries(self._file_name_of)
-            return self._images
+            return SideBySide(self._images, *([self._beside] if self._beside else []))
         if name == "annotations":
             self._annotations = AnnotationEntries(self._prompt)
             return self._annotations

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from regionspot.annotations.coco_entries import (
@@ -22,7 +21,7 @@ from regionspot.annotations.coco_entries import (
     four_numbers,
 )
 from regionspot.annotations.coco_json import AnyEntries
-from regionspot.annotations.json_entries import Entries, Entry, OtherEntries
+from regionspot.annotations.json_entries import Entries, Entry, OtherEntries, SideBySide
 from regionspot.annotations.json_piece import JsonPiece
 from regionspot.core.errors import AnnotationError
 
@@ -72,22 +71,36 @@ class LvisLists:
     """The three lists of a file; of one that occurs twice the last counts."""
 
     def __init__(self) -> None:
-        self.images = LvisImages()
-        self.categories = LvisCategories()
-        self.annotations = LvisAnnotations()
+        self._begin_images()
+        self._begin_categories()
+        self._begin_annotations()
 
     def begin(self, name: str | None) -> AnyEntries:
         """Start the list of this name."""
-        if name == "images":
-            self.images = LvisImages()
-            return self.images
-        if name == "categories":
-            self.categories = LvisCategories()
-            return self.categories
-        if name == "annotations":
-            self.annotations = LvisAnnotations()
-            return self.annotations
-        return OtherEntries()
+        begin = {
+            "images": self._begin_images,
+            "categories": self._begin_categories,
+            "annotations": self._begin_annotations,
+        }
+        return begin[name]() if name in begin else OtherEntries()
+
+    @property
+    def error(self) -> AnnotationError | None:
+        """The first complaint about an entry."""
+        lists = (self.frequencies, self.categories, self.images, self.annotations, self.figures)
+        return next((entries.error for entries in lists if entries.error is not None), None)
+
+    def _begin_images(self) -> AnyEntries:
+        self.images = LvisImages()
+        return self.images
+
+    def _begin_categories(self) -> AnyEntries:
+        self.categories, self.frequencies = CategoryEntries(), LvisFrequencies()
+        return SideBySide(self.categories, self.frequencies)
+
+    def _begin_annotations(self) -> AnyEntries:
+        self.annotations, self.figures = AnnotationEntries(), LvisFigures()
+        return SideBySide(self.annotations, self.figures)
 
 
 class LvisImages(Entries[_Image]):
@@ -117,73 +130,7 @@ class LvisImages(Entries[_Image]):
             )
 
 
-class LvisCategories:
-    """The list ``categories``: as caching reads it, and the frequencies."""
-
-    def __init__(self) -> None:
-        self._listed = CategoryEntries()
-        self._frequencies = _Frequencies()
-
-    @property
-    def count(self) -> int:
-        """Entries so far."""
-        return self._listed.count
-
-    @property
-    def error(self) -> AnnotationError | None:
-        """The first complaint."""
-        return self._frequencies.error or self._listed.error
-
-    @property
-    def ids(self) -> list[int]:
-        """Id of each."""
-        return self._listed.ids
-
-    @property
-    def names(self) -> list[str]:
-        """Name of each."""
-        return self._listed.names
-
-    @property
-    def frequencies(self) -> list[Frequency]:
-        """Frequency of each."""
-        return self._frequencies.values
-
-    def add(self, piece: JsonPiece) -> None:
-        """Take the entries of the next piece."""
-        self._listed.add(piece)
-        self._frequencies.add(piece)
-
-
-class LvisAnnotations:
-    """The list ``annotations``: as caching reads it, and what scoring asks for beyond that."""
-
-    def __init__(self) -> None:
-        self._listed = AnnotationEntries()
-        self.figures = LvisFigures()
-
-    @property
-    def count(self) -> int:
-        """Entries so far."""
-        return self._listed.count
-
-    @property
-    def error(self) -> AnnotationError | None:
-        """The first complaint."""
-        return self._listed.error or self.figures.error
-
-    def add(self, piece: JsonPiece) -> None:
-        """Take the entries of the next piece."""
-        self._listed.add(piece)
-        self.figures.add(piece)
-
-    def image_and_category_ids(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the ids of images and categories, (A,) each, -1 for what is no id."""
-        columns = self._listed.pop_columns()
-        return columns.image_ids, columns.category_ids
-
-
-class _Frequencies(Entries[_Category]):
+class LvisFrequencies(Entries[_Category]):
     """How frequent each category is."""
 
     def __init__(self) -> None:

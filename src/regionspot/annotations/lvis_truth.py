@@ -20,7 +20,6 @@ from regionspot.annotations.lvis_entries import (
     INSTEAD,
     FederatedLabels,
     Frequency,
-    LvisAnnotations,
     LvisLists,
 )
 from regionspot.annotations.recognition import WANTED_LISTS, Outline
@@ -116,15 +115,14 @@ class LvisGroundTruth:
         role = FileRole(noun="annotation file", article="an", option=option)
         stream, lists = JsonStream(path, role=role), LvisLists()
         _check_lists(path, read_lists(stream, lists.begin))
-        for entries in (lists.categories, lists.images, lists.annotations):
-            if entries.error is not None:
-                raise entries.error
+        if lists.error is not None:
+            raise lists.error
         categories = _categories(lists, path)
         labels = lists.images.labels
         if not labels:
             raise AnnotationError(f"{path} lists no image. Give a file with at least one image.")
         category_ids = [category.id for category in categories]
-        regions, notes = _regions(lists.annotations, list(labels), category_ids, path)
+        regions, notes = _regions(lists, list(labels), category_ids, path)
         return cls(
             name=str(path),
             sha256=stream.sha256,
@@ -153,9 +151,9 @@ class LvisGroundTruth:
 
 
 def _categories(lists: LvisLists, path: Path) -> tuple[LvisCategory, ...]:
-    listed = lists.categories
-    vocabulary, category_ids = vocabulary_of(listed.ids, listed.names, path)
-    frequency_of = dict(zip(listed.ids, listed.frequencies, strict=True))
+    ids = lists.categories.ids
+    vocabulary, category_ids = vocabulary_of(ids, lists.categories.names, path)
+    frequency_of = dict(zip(ids, lists.frequencies.values, strict=True))
     return tuple(
         LvisCategory(id=number, name=name, frequency=frequency_of[number])
         for number, name in zip(category_ids, vocabulary, strict=True)
@@ -163,14 +161,13 @@ def _categories(lists: LvisLists, path: Path) -> tuple[LvisCategory, ...]:
 
 
 def _regions(
-    listed: LvisAnnotations, image_ids: list[int], category_ids: list[int], path: Path
+    lists: LvisLists, image_ids: list[int], category_ids: list[int], path: Path
 ) -> tuple[LvisRegions, tuple[str, ...]]:
     """Return the annotations that count, and notes about the others."""
-    images, categories = listed.image_and_category_ids()
-    figures = listed.figures
+    listed, figures = lists.annotations.pop_columns(), lists.figures
     found = LvisRegions(
-        image_ids=images,
-        category_ids=categories,
+        image_ids=listed.image_ids,
+        category_ids=listed.category_ids,
         boxes_xywh=np.concatenate(figures.boxes_xywh),
         areas=np.concatenate(figures.areas),
         is_ignored=np.concatenate(figures.is_ignored),
@@ -178,8 +175,10 @@ def _regions(
     )
     _check_distinct(found.ids, path)
     choice = _Choice(len(found))
-    choice.leave_out(~np.isin(images, image_ids), "of images that the file does not list")
-    choice.leave_out(~np.isin(categories, category_ids), "of categories that it does not list")
+    is_listed = np.isin(found.image_ids, image_ids)
+    choice.leave_out(~is_listed, "of images that the file does not list")
+    is_listed = np.isin(found.category_ids, category_ids)
+    choice.leave_out(~is_listed, "of categories that it does not list")
     for position, area in figures.strange_areas.items():
         if choice.counts[position]:
             raise AnnotationError(
@@ -188,8 +187,8 @@ def _regions(
             )
     has_area = (found.areas > 0) & (found.areas < np.inf)
     choice.leave_out(~has_area, "whose area is not more than 0, as for lvis")
-    is_finite = (np.abs(found.boxes_xywh) < np.inf).all(axis=1)
-    choice.leave_out(~is_finite, "without four finite numbers in bbox")
+    is_strange = np.asarray((~np.isfinite(found.boxes_xywh)).any(axis=1))
+    choice.leave_out(is_strange, "without four finite numbers in bbox")
     if (choice.counts & (found.ids == 0)).any():
         choice.notes.append(
             "an annotation has the id 0, which lvis takes for none: predictions that find it count"
