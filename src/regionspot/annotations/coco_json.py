@@ -77,8 +77,7 @@ class AnyEntries(Protocol):
 def read_lists(stream: JsonStream, begin: Callable[[str | None], AnyEntries]) -> Outline:
     """Read a whole file, each of its lists into what ``begin`` returns for the list's name.
 
-    Of a key that occurs twice the last counts, as in ``json``. Complaints about entries are kept,
-    for when the format of the file is known.
+    Complaints about entries are kept, for when the format of the file is known.
 
     Raises:
         MissingFileError: There is no such file.

@@ -68,7 +68,7 @@ class _Annotation(msgspec.Struct, gc=False):
 
 
 class LvisLists:
-    """The three lists of a file; of one that occurs twice the last counts."""
+    """The three lists of a file."""
 
     def __init__(self) -> None:
         self._begin_images()
