@@ -1,8 +1,8 @@
 """What COCO, LVIS and their relatives share: a JSON object of images, annotations, categories."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +13,12 @@ from regionspot.annotations.coco_entries import (
     ImageEntries,
 )
 from regionspot.annotations.identities import distinct_images, rows_of, synonyms_of, vocabulary_of
-from regionspot.annotations.json_entries import Entries, OtherEntries, SideBySide
-from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.json_entries import Entries, OtherEntries
+from regionspot.annotations.json_lists import AnyEntries, SideBySide, read_lists
 from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
 from regionspot.annotations.recognition import (
     WANTED_LISTS,
-    ListSummary,
     Outline,
     describe,
     recognize_format,
@@ -61,38 +60,6 @@ def read_coco_json(
     reading.read()
     _check_format(path, reading.outline, format_name, {format_name, *also})
     return reading.annotations()
-
-
-class AnyEntries(Protocol):
-    """What takes the entries of a list."""
-
-    @property
-    def count(self) -> int:
-        """How many it was given."""
-
-    def add(self, piece: JsonPiece) -> None:
-        """Take the entries of the list's next piece."""
-
-
-def read_lists(stream: JsonStream, begin: Callable[[str | None], AnyEntries]) -> Outline:
-    """Read a whole file, each of its lists into what ``begin`` returns for the list's name.
-
-    Complaints about entries are kept, for when the format of the file is known.
-
-    Raises:
-        MissingFileError: There is no such file.
-        AnnotationError: The file is damaged.
-    """
-    summaries: dict[str | None, ListSummary] = {}
-    entries: AnyEntries = OtherEntries()
-    for piece in stream.pieces():
-        if piece.is_first:
-            entries = begin(piece.name if piece.is_list else None)
-            first = piece.load_first() if piece.is_list else None
-            summaries[piece.name] = ListSummary(first=first)
-        entries.add(piece)
-        summaries[piece.name].count = entries.count
-    return Outline(skeleton=stream.skeleton, lists=summaries)
 
 
 class _Reading:

@@ -87,6 +87,14 @@ def read_annotations(
     )
 
 
+def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason]) -> str:
+    """Hash all that decides which regions there are; a file alone has the hash of its bytes."""
+    if len(sha256s) == 1 and not drop:
+        return sha256s[0]
+    dropped = sorted(reason.name for reason in drop)
+    return sha256_bytes(canonical_json({"files": sha256s, "dropped": dropped}).encode())
+
+
 def identities_of_file(sha256: str) -> frozenset[str]:
     """Return every `AnnotatedImages.annotation_sha256` that one JSON file can have.
 
@@ -94,11 +102,3 @@ def identities_of_file(sha256: str) -> frozenset[str]:
         sha256: SHA-256 of the file's bytes, in hex.
     """
     return frozenset(_identity((sha256,), frozenset(drop)) for drop in ((), (Reason.CROWD,)))
-
-
-def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason]) -> str:
-    """Hash all that decides which regions there are; a file alone has the hash of its bytes."""
-    if len(sha256s) == 1 and not drop:
-        return sha256s[0]
-    dropped = sorted(reason.name for reason in drop)
-    return sha256_bytes(canonical_json({"files": sha256s, "dropped": dropped}).encode())

@@ -7,7 +7,7 @@ fields. Both give the same for what the fast one takes; only the careful one com
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from typing_extensions import override
@@ -93,24 +93,3 @@ class OtherEntries(Entries[msgspec.Raw]):
     @override
     def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
         pass
-
-
-class SideBySide:
-    """Several readers of one list, each of which takes every entry for its own purpose."""
-
-    def __init__(self, *readers: Entries[Any]) -> None:
-        self._readers = readers
-
-    @property
-    def count(self) -> int:
-        """How many entries there were."""
-        return self._readers[0].count
-
-    def add(self, piece: JsonPiece) -> None:
-        """Take the entries of the list's next piece.
-
-        Raises:
-            AnnotationError: The piece is not JSON.
-        """
-        for reader in self._readers:
-            reader.add(piece)

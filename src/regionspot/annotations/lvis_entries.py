@@ -20,8 +20,8 @@ from regionspot.annotations.coco_entries import (
     _whole_number,
     four_numbers,
 )
-from regionspot.annotations.coco_json import AnyEntries
-from regionspot.annotations.json_entries import Entries, Entry, OtherEntries, SideBySide
+from regionspot.annotations.json_entries import Entries, Entry, OtherEntries
+from regionspot.annotations.json_lists import AnyEntries, SideBySide
 from regionspot.annotations.json_piece import JsonPiece
 from regionspot.core.errors import AnnotationError
 

@@ -12,9 +12,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.coco_json import read_lists
 from regionspot.annotations.files import FileRole
 from regionspot.annotations.identities import vocabulary_of
+from regionspot.annotations.json_lists import read_lists
 from regionspot.annotations.json_stream import JsonStream
 from regionspot.annotations.lvis_entries import (
     INSTEAD,
