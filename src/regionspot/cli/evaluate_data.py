@@ -61,9 +61,8 @@ def open_evaluation_data(
     """
     cache = FeatureCache.open(cache_dir)
     whole = LvisGroundTruth.read(annotations_path)
-    check_same_data(cache, whole, option="--annotations")
-    for note in whole.notes:
-        _logger.warning("%s: %s", annotations_path, note)
+    for remark in check_same_data(cache, whole, option="--annotations"):
+        _logger.warning(remark)
     quarantined = _quarantined_ids(cache)
     planned = {*cache.index.image_ids.tolist(), *quarantined}
     is_subset = not planned.issuperset(whole.image_ids)

@@ -51,10 +51,7 @@ class LvisValidation(pl.Callback):
     def __init__(self, annotations: str | Path, protocol: Protocol = "flattened_top300") -> None:
         super().__init__()
         import_hotcoco()  # now, not after the hours of training before the first validation
-        path = local_input(str(annotations))
-        self._truth = LvisGroundTruth.read(path, option=_OPTION)
-        for note in self._truth.notes:
-            _LOGGER.warning("%s: %s", path, note)
+        self._truth = LvisGroundTruth.read(local_input(str(annotations)), option=_OPTION)
         self._protocol: Protocol = protocol
         self._category_ids: tuple[int, ...] = ()
         self._parts: list[Predictions] = []
@@ -70,7 +67,10 @@ class LvisValidation(pl.Callback):
             AnnotationError: It has images or classes that the annotations lack, or classes that go
                 by other names there.
         """
-        check_same_data(_val_cache(trainer), self._truth, option=_OPTION)
+        remarks = check_same_data(_val_cache(trainer), self._truth, option=_OPTION)
+        if trainer.is_global_zero:
+            for remark in remarks:
+                _LOGGER.warning(remark)
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

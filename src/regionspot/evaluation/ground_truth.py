@@ -1,17 +1,14 @@
 """LVIS ground truth for a feature cache: the two have to be of the same images and classes."""
 
-import logging
-
 from regionspot.annotations import LvisGroundTruth, identities_of_file
 from regionspot.cache import MERGED, FeatureCache
 from regionspot.core.errors import AnnotationError
 
-_logger = logging.getLogger(__name__)
 _NUM_EXAMPLES = 3
 
 
-def check_same_data(cache: FeatureCache, truth: LvisGroundTruth, *, option: str) -> None:
-    """Check that a file lists the images and the classes of a cache, and remark on another file.
+def check_same_data(cache: FeatureCache, truth: LvisGroundTruth, *, option: str) -> tuple[str, ...]:
+    """Check that a file lists the images and the classes of a cache.
 
     Predictions name classes by id, so the ids have to stand for the same names. The file may list
     more than the cache: further images, and classes that are never predicted.
@@ -20,6 +17,10 @@ def check_same_data(cache: FeatureCache, truth: LvisGroundTruth, *, option: str)
         cache: A finished cache.
         truth: The whole file.
         option: What names the file on the command line, for messages.
+
+    Returns:
+        What to tell about the file: that the cache was made from another one, and which of its
+        annotations are not scored.
 
     Raises:
         AnnotationError: An image or a class of the cache is not in the file, or a class has another
@@ -35,15 +36,14 @@ def check_same_data(cache: FeatureCache, truth: LvisGroundTruth, *, option: str)
             f" {truth.name} does not list by the same id and name ({'; '.join(examples)}). Set"
             f" {option} to the file that {cache.manifest.name!r} was cached from."
         )
+    remarks = [f"{truth.name}: {note}" for note in truth.notes]
     if _is_other_file(cache, truth):
-        _logger.warning(
-            "%s is not the very file that %s was cached from (sha256 %s, wanted %s); images and"
-            " class names fit, so it is scored by this one",
-            truth.name,
-            cache.location,
-            truth.sha256[:12],
-            cache.manifest.annotation_sha256[:12],
+        remarks.append(
+            f"{truth.name} is not the very file that {cache.location} was cached from (sha256"
+            f" {truth.sha256[:12]}, wanted {cache.manifest.annotation_sha256[:12]}); images and"
+            " class names fit, so it is scored by this one"
         )
+    return tuple(remarks)
 
 
 def _class_differences(cache: FeatureCache, truth: LvisGroundTruth) -> list[str]:

@@ -74,6 +74,12 @@ OTHER_DATA = [
 ]
 
 
+def trainer_of(cache_dir: Path) -> pl.Trainer:
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.datamodule = CachedRegions([cache_dir], cache_dir)  # type: ignore[attr-defined]
+    return trainer
+
+
 def changed(path: Path, change: Change) -> Path:
     content = json.loads(path.read_text())
     change(content)
@@ -105,14 +111,21 @@ def test_further_images_and_classes_do_no_harm(
 ) -> None:
     path = changed(annotations_of(cache_dir), change)
     with FeatureCache.open(cache_dir) as cache:
-        check_same_data(cache, LvisGroundTruth.read(path), option="--annotations")
+        (remark,) = check_same_data(cache, LvisGroundTruth.read(path), option="--annotations")
+    assert "is not the very file that" in remark
+
+
+def test_training_tells_what_is_not_scored(
+    cache_dir: Path, annotations_of: Callable[[Path], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = changed(annotations_of(cache_dir), lambda content: content["annotations"][0].pop("bbox"))
+    LvisValidation(path).setup(trainer_of(cache_dir), pl.LightningModule(), "fit")
+    assert "not scored: 1 annotations without four finite numbers in bbox" in caplog.text
 
 
 def test_training_is_refused_before_its_first_step(
     cache_dir: Path, annotations_of: Callable[[Path], Path]
 ) -> None:
     path = changed(annotations_of(cache_dir), swap_two_names)
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    trainer.datamodule = CachedRegions([cache_dir], cache_dir)  # type: ignore[attr-defined]
     with pytest.raises(AnnotationError, match=r"'lemon' in the cache.*Set --val_annotations to"):
-        LvisValidation(path).setup(trainer, pl.LightningModule(), "fit")
+        LvisValidation(path).setup(trainer_of(cache_dir), pl.LightningModule(), "fit")
