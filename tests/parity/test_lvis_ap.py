@@ -157,26 +157,26 @@ def odd_worlds(draw: st.DrawFn) -> tuple[dict[str, Any], Predictions]:
     )
 
 
-@settings(
-    max_examples=150,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+@pytest.mark.parametrize(
+    "num_examples", [60, pytest.param(2000, marks=pytest.mark.slow)], ids=["few", "many"]
 )
-@given(world=odd_worlds())
-def test_whatever_lvis_accepts_is_scored_as_lvis_does(
-    world: tuple[dict[str, Any], Predictions], tmp_path: Path
-) -> None:
-    content, predictions = world
+def test_whatever_lvis_accepts_is_scored_as_lvis_does(tmp_path: Path, num_examples: int) -> None:
     annotations = tmp_path / "annotations.json"
-    annotations.write_text(json.dumps(content))
-    assert_curves_equal(annotations, predictions)
-    ours = score_lvis(annotations, predictions).figures()
-    theirs = reference_lvis_figures(annotations, predictions)
-    assert ours == {
-        name.removesuffix("@300"): None if value == -1 else 100 * value
-        for name, value in theirs.items()
-    }
+
+    @settings(max_examples=num_examples, derandomize=True, suppress_health_check=[*HealthCheck])
+    @given(world=odd_worlds())
+    def check(world: tuple[dict[str, Any], Predictions]) -> None:
+        content, predictions = world
+        annotations.write_text(json.dumps(content))
+        assert_curves_equal(annotations, predictions)
+        ours = score_lvis(annotations, predictions).figures()
+        theirs = reference_lvis_figures(annotations, predictions)
+        assert ours == {
+            name.removesuffix("@300"): None if value == -1 else 100 * value
+            for name, value in theirs.items()
+        }
+
+    check()
 
 
 def test_the_order_of_images_and_categories_in_the_file_changes_nothing(tmp_path: Path) -> None:

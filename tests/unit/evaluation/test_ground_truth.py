@@ -273,7 +273,7 @@ PLACES = st.sampled_from(
 def test_junk_anywhere_ends_in_a_score_or_in_an_error_of_ours(
     tmp_path: Path, num_examples: int
 ) -> None:
-    @settings(max_examples=num_examples, derandomize=True, deadline=None)
+    @settings(max_examples=num_examples, derandomize=True)
     @given(places=st.lists(st.tuples(PLACES, JUNK), min_size=1, max_size=3))
     def check(places: list[tuple[tuple[str, int | None, str | None], object]]) -> None:
         content = dataset()
@@ -300,7 +300,7 @@ def test_damaged_bytes_end_in_a_score_or_in_an_error_of_ours(
     sound = json.dumps(dataset()).encode()
     path = tmp_path / "damaged.json"
 
-    @settings(max_examples=num_examples, derandomize=True, deadline=None)
+    @settings(max_examples=num_examples, derandomize=True)
     @given(
         place=st.integers(0, len(sound)),
         removed=st.integers(0, 40),
