@@ -1,18 +1,20 @@
 """LVIS AP against `lvis.LVISEval`: every figure and every precision bit-equal."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from regionspot.evaluation.ground_truth import LvisGroundTruth
-from regionspot.evaluation.lvis_ap import LvisScorer, LvisScores, score_lvis
+from regionspot.evaluation import LvisGroundTruth, Predictions, score_lvis
+from regionspot.evaluation.lvis_ap import LvisScorer, LvisScores
 from regionspot.evaluation.lvis_reference import reference_lvis_figures, run_reference
-from regionspot.evaluation.predictions import Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +73,13 @@ def test_every_categorys_ap_is_the_mean_of_the_references_precisions(
         assert asdict(category)["AP"] == (None if mean == -1 else 100 * mean)
 
 
-def test_precision_arrays_are_bit_equal_to_the_reference(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precision_arrays_are_bit_equal_to_the_reference(world: World, tmp_path: Path) -> None:
     annotations, predictions = draw(world, tmp_path)
+    assert_curves_equal(annotations, predictions)
+
+
+def assert_curves_equal(annotations: Path, predictions: Predictions) -> None:
+    """Assert that every precision and every recall is the reference's, to the last bit."""
     seen: list[Any] = []
     summarize = LvisScorer._summarize
 
@@ -82,11 +87,96 @@ def test_precision_arrays_are_bit_equal_to_the_reference(
         seen.extend(curves)
         return summarize(scorer, *curves)
 
-    monkeypatch.setattr(LvisScorer, "_summarize", spy)
-    score_lvis(annotations, predictions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LvisScorer, "_summarize", spy)
+        score_lvis(annotations, predictions)
     reference = run_reference(annotations, predictions).eval
     np.testing.assert_array_equal(seen[0], reference["precision"])
     np.testing.assert_array_equal(seen[1], reference["recall"])
+
+
+IMAGE_IDS, CATEGORY_IDS = (3, 7, 2**60), (2, 5, 9)
+"""The ids that drawn files list; 8 and 4 are listed nowhere."""
+
+SIDES = st.sampled_from([0, 5, 5.5, 10, 20, 31.9, 100])
+SIZES = st.sampled_from([10, 20, 20.5, 40, 100, 1e6]) | st.sampled_from([0, -10, 1e-9])
+ID_LISTS = st.lists(st.sampled_from([*CATEGORY_IDS, 4]), max_size=3)
+IMAGE = st.fixed_dictionaries(
+    {"neg_category_ids": ID_LISTS, "not_exhaustive_category_ids": ID_LISTS},
+    optional={"file_name": st.none(), "height": st.none(), "coco_url": st.just("http://a/b/c.jpg")},
+)
+ANNOTATION = st.fixed_dictionaries(
+    {
+        "image_id": st.sampled_from([*IMAGE_IDS, 8, 3.0]),
+        "category_id": st.sampled_from([*CATEGORY_IDS, 4, 5.0]),
+        "bbox": st.tuples(SIDES, SIDES, SIZES, SIZES),
+        "area": st.sampled_from(
+            [0, 0.0, -1, 1, 1024, 1024.5, 9216, 1e10, 2e10, 1e300, math.inf, math.nan, True]
+        ),
+    },
+    optional={
+        "iscrowd": st.sampled_from([0, 1, None, "1"]),
+        "ignore": st.sampled_from([0, 1, None, True, "0", 0.5]),
+        "segmentation": st.sampled_from([None, [], [[0, 0, 1, 1, 2, 2]]]),
+    },
+)
+PREDICTION = st.tuples(
+    st.sampled_from(IMAGE_IDS),
+    st.sampled_from(CATEGORY_IDS),
+    st.tuples(SIDES, SIDES, SIZES | st.just(1e200), SIZES | st.just(1e200)),
+    st.sampled_from([0.1, 0.5, 0.5, 0.9, -1.0]),
+)
+
+
+@st.composite
+def odd_worlds(draw: st.DrawFn) -> tuple[dict[str, Any], Predictions]:
+    """Draw a small file with everything that `lvis` accepts, and predictions for it."""
+    listed = draw(st.permutations(IMAGE_IDS))
+    if draw(st.booleans()):
+        listed = [*listed, listed[0]]
+    annotations = draw(st.lists(ANNOTATION, max_size=12))
+    first_id = draw(st.sampled_from([0, 1, 1, 100]))
+    rows = draw(st.lists(PREDICTION, min_size=1, max_size=20))
+    # Copies of the first one push others of its image over the edge of 300.
+    rows += [rows[0]] * draw(st.sampled_from([0, 0, 0, 295]))
+    content = {
+        "images": [{"id": number, **draw(IMAGE)} for number in listed],
+        "annotations": [
+            {"id": number, **entry} for number, entry in enumerate(annotations, start=first_id)
+        ],
+        "categories": [
+            {"id": number, "name": str(number), "frequency": draw(st.sampled_from("rcf"))}
+            for number in draw(st.permutations(CATEGORY_IDS))
+        ],
+    }
+    return content, Predictions(
+        image_ids=np.array([row[0] for row in rows], np.int64),
+        category_ids=np.array([row[1] for row in rows], np.int64),
+        boxes_xywh=np.array([row[2] for row in rows], np.float64),
+        scores=np.array([row[3] for row in rows], np.float64),
+    )
+
+
+@pytest.mark.parametrize(
+    "num_examples", [60, pytest.param(2000, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_whatever_lvis_accepts_is_scored_as_lvis_does(tmp_path: Path, num_examples: int) -> None:
+    annotations = tmp_path / "annotations.json"
+
+    @settings(max_examples=num_examples, derandomize=True, suppress_health_check=[*HealthCheck])
+    @given(world=odd_worlds())
+    def check(world: tuple[dict[str, Any], Predictions]) -> None:
+        content, predictions = world
+        annotations.write_text(json.dumps(content))
+        assert_curves_equal(annotations, predictions)
+        ours = score_lvis(annotations, predictions).figures()
+        theirs = reference_lvis_figures(annotations, predictions)
+        assert ours == {
+            name.removesuffix("@300"): None if value == -1 else 100 * value
+            for name, value in theirs.items()
+        }
+
+    check()
 
 
 def test_the_order_of_images_and_categories_in_the_file_changes_nothing(tmp_path: Path) -> None:

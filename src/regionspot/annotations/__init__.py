@@ -6,7 +6,9 @@ from regionspot.annotations.box_checks import (
     implausible_error,
     overshooting,
 )
-from regionspot.annotations.formats import READERS, read_annotations
+from regionspot.annotations.formats import READERS, identities_of_file, read_annotations
+from regionspot.annotations.lvis_entries import FREQUENCIES, Frequency
+from regionspot.annotations.lvis_truth import LvisCategory, LvisGroundTruth
 from regionspot.annotations.merging import with_merged_classes
 from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
 from regionspot.annotations.proposal_table import ProposalTable
@@ -19,6 +21,7 @@ from regionspot.annotations.report import AnnotationReport, Dropped, Reason
 from regionspot.annotations.v3det_tree import read_category_tree
 
 __all__ = [
+    "FREQUENCIES",
     "READERS",
     "AnnotatedImages",
     "AnnotationFormat",
@@ -26,15 +29,19 @@ __all__ = [
     "BoxUnit",
     "Dropped",
     "ExaminedBoxes",
+    "Frequency",
     "ImageRecord",
     "Implausible",
     "KeepOrDrop",
+    "LvisCategory",
+    "LvisGroundTruth",
     "Prompt",
     "ProposalFormat",
     "ProposalTable",
     "ReadOptions",
     "Reason",
     "RecordTable",
+    "identities_of_file",
     "implausible_error",
     "overshooting",
     "read_annotations",

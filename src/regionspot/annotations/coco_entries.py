@@ -116,7 +116,7 @@ class ImageEntries(Entries[_Image]):
                 )
             names.append(name)
             image_id, height, width = (
-                _whole_number(entry, name, place) for name in ("id", "height", "width")
+                whole_number_in(entry, name, place) for name in ("id", "height", "width")
             )
             numbers.append((image_id, height, width))
         self._add(names, numbers)
@@ -148,7 +148,7 @@ class CategoryEntries(Entries[_Category]):
             place, name = self._place(piece, index), entry.get("name")
             if not isinstance(name, str):
                 raise AnnotationError(f"{place}.name is {name!r}; wanted the class name as text.")
-            self.ids.append(_whole_number(entry, "id", place))
+            self.ids.append(whole_number_in(entry, "id", place))
             self.names.append(name)
             synonyms = entry.get("synonyms")
             texts = synonyms if isinstance(synonyms, list) else None
@@ -225,8 +225,8 @@ class AnnotationEntries(Entries[_Annotation]):
         boxes = [four_numbers(entry.get("bbox")) for entry in entries]
         crowds = [crowd_of(entry.get("iscrowd")) for entry in entries]
         self._add(
-            image_ids=[_id_or_unknown(entry["image_id"]) for entry in entries],
-            category_ids=[_id_or_unknown(entry["category_id"]) for entry in entries],
+            image_ids=[id_or_unknown(entry["image_id"]) for entry in entries],
+            category_ids=[id_or_unknown(entry["category_id"]) for entry in entries],
             boxes_xywh=np.array([box or NO_BOX for box in boxes], np.float64).reshape(-1, 4),
             has_box=np.array([box is not None for box in boxes], np.bool_),
             is_crowd=np.array([crowd is True for crowd in crowds], np.bool_),
@@ -296,7 +296,12 @@ def _text(entry: Entry, field: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _whole_number(entry: Entry, field: str, place: str) -> int:
+def whole_number_in(entry: Entry, field: str, place: str) -> int:
+    """Return a field that has to be a whole number.
+
+    Raises:
+        AnnotationError: It is none; names the place.
+    """
     number = whole_number(entry.get(field))
     if number is None:
         raise AnnotationError(
@@ -305,7 +310,7 @@ def _whole_number(entry: Entry, field: str, place: str) -> int:
     return number
 
 
-def _id_or_unknown(value: object) -> int:
+def id_or_unknown(value: object) -> int:
     """Map what cannot be an id to -1, which no image or category has: it is counted as unknown."""
     number = whole_number(value)
     return -1 if number is None else number

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,13 @@ from regionspot.annotations.coco_entries import (
     ImageEntries,
 )
 from regionspot.annotations.identities import distinct_images, rows_of, synonyms_of, vocabulary_of
-from regionspot.annotations.json_entries import OtherEntries, entry_text
+from regionspot.annotations.json_entries import Entries, OtherEntries, entry_text
+from regionspot.annotations.json_lists import AnyEntries, SideBySide, read_lists
 from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
 from regionspot.annotations.judging import Verdicts, first_reasons
 from regionspot.annotations.raw import ImageColumns, RawAnnotations
 from regionspot.annotations.recognition import (
     WANTED_LISTS,
-    ListSummary,
     Outline,
     describe,
     recognize_format,
@@ -40,6 +41,7 @@ def read_coco_json(
     also: Iterable[str] = (),
     prompt: Prompt | None = None,
     piece_bytes: int = PIECE_BYTES,
+    beside: Entries[Any] | None = None,
 ) -> RawAnnotations:
     """Read a COCO-like file, in any order of its lists, without holding it in memory.
 
@@ -50,6 +52,7 @@ def read_coco_json(
         also: Further formats that the file may be recognised to be in.
         prompt: What of a region SAM is to be shown; its box if None.
         piece_bytes: Bytes that are decoded at once.
+        beside: A further reader of the list ``images``; its complaint is its caller's.
 
     Raises:
         MissingFileError: There is no such file.
@@ -57,45 +60,40 @@ def read_coco_json(
             lacks what it needs; names list and place.
         VocabularyError: A class name is empty or occurs twice.
     """
-    reading = _Reading(path, file_name_of, prompt or "box", piece_bytes)
+    reading = _Reading(path, file_name_of, prompt or "box", piece_bytes, beside)
     reading.read()
     _check_format(path, reading.outline, format_name, {format_name, *also})
     return reading.annotations()
 
 
 class _Reading:
-    """Reads the lists of one file. Of a key that occurs twice the last counts, as in ``json``."""
+    """Reads the lists of one file."""
 
     def __init__(
-        self, path: Path, file_name_of: FileNameOf, prompt: Prompt, piece_bytes: int
+        self,
+        path: Path,
+        file_name_of: FileNameOf,
+        prompt: Prompt,
+        piece_bytes: int,
+        beside: Entries[Any] | None,
     ) -> None:
         self._path = path
         self._file_name_of = file_name_of
         self._stream = JsonStream(path, piece_bytes=piece_bytes)
         self._images = ImageEntries(file_name_of)
+        self._beside = beside
         self._prompt: Prompt = prompt
         self._annotations = AnnotationEntries(prompt)
         self._categories = CategoryEntries()
-        self._summaries: dict[str | None, ListSummary] = {}
 
     def read(self) -> None:
         """Read the whole file; complaints about entries wait until its format is known."""
-        entries: ImageEntries | AnnotationEntries | CategoryEntries | OtherEntries
-        entries = OtherEntries()
-        for piece in self._stream.pieces():
-            if piece.is_first:
-                entries = self._begin(piece.name if piece.is_list else None)
-                first = piece.load_first() if piece.is_list else None
-                self._summaries[piece.name] = ListSummary(first=first)
-            entries.add(piece)
-            self._summaries[piece.name].count = entries.count
+        self.outline = read_lists(self._stream, self._begin)
 
-    def _begin(
-        self, name: str | None
-    ) -> ImageEntries | AnnotationEntries | CategoryEntries | OtherEntries:
+    def _begin(self, name: str | None) -> AnyEntries:
         if name == "images":
             self._images = ImageEntries(self._file_name_of)
-            return self._images
+            return SideBySide(self._images, *([self._beside] if self._beside else []))
         if name == "annotations":
             self._annotations = AnnotationEntries(self._prompt)
             return self._annotations
@@ -103,11 +101,6 @@ class _Reading:
             self._categories = CategoryEntries()
             return self._categories
         return OtherEntries()
-
-    @property
-    def outline(self) -> Outline:
-        """What the file is made of."""
-        return Outline(skeleton=self._stream.skeleton, lists=self._summaries)
 
     def annotations(self) -> RawAnnotations:
         """Return the content, or raise the first complaint about an entry."""

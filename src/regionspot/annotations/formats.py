@@ -108,3 +108,12 @@ def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason]) -> str:
         return sha256s[0]
     dropped = sorted(reason.name for reason in drop)
     return sha256_bytes(canonical_json({"files": sha256s, "dropped": dropped}).encode())
+
+
+def identities_of_file(sha256: str) -> frozenset[str]:
+    """Return every `AnnotatedImages.annotation_sha256` that one JSON file can have.
+
+    Args:
+        sha256: SHA-256 of the file's bytes, in hex.
+    """
+    return frozenset(_identity((sha256,), frozenset(drop)) for drop in ((), (Reason.CROWD,)))

@@ -23,6 +23,7 @@ from regionspot.cache.labels import read_labels
 from regionspot.cache.layout import (
     ARRAY_MEMBERS,
     MEMBERS,
+    MERGED,
     SCHEMA_VERSION,
     category_tree_path,
     index_path,
@@ -72,6 +73,7 @@ __all__ = [
     "EXTRAS",
     "MANIFEST",
     "MEMBERS",
+    "MERGED",
     "SCHEMA_VERSION",
     "BatchTargets",
     "CacheFiles",

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from regionspot.annotations import read_annotations
 from regionspot.cache import FeatureCache, quarantine_path
-from regionspot.core.errors import AnnotationError
-from regionspot.evaluation import LvisGroundTruth
+from regionspot.evaluation import LvisGroundTruth, check_same_data
 from regionspot.evaluation.results import EvaluatedData
 
 _logger = logging.getLogger(__name__)
@@ -58,19 +57,20 @@ def open_evaluation_data(
     Raises:
         MissingFileError: The cache, the annotation file or the folder of images is not there.
         CacheCorruptError: The cache is not finished, or damaged.
-        AnnotationError: The file is not LVIS, or not the one that the cache was made from.
+        AnnotationError: The file is not LVIS, or not of the images and classes of the cache.
     """
     cache = FeatureCache.open(cache_dir)
     whole = LvisGroundTruth.read(annotations_path)
-    _check_same_data(cache, whole)
+    for remark in check_same_data(cache, whole, option="--annotations"):
+        _logger.warning(remark)
     quarantined = _quarantined_ids(cache)
     planned = {*cache.index.image_ids.tolist(), *quarantined}
-    is_subset = len(planned) < len(whole.image_ids)
+    is_subset = not planned.issuperset(whole.image_ids)
     truth = whole.subset(planned) if is_subset else whole
     if is_subset:
         _logger.warning(
             "the cache was planned for %d of the %d annotated images; only these are scored",
-            len(planned),
+            len(truth.image_ids),
             len(whole.image_ids),
         )
     return EvaluationData(
@@ -102,26 +102,6 @@ def _image_paths(annotations_path: Path, images_dir: Path | None) -> Mapping[int
         return {}
     images = read_annotations("lvis", annotations_path, images_dir)
     return {record.image_id: images_dir / record.file_name for record in images.records}
-
-
-def _check_same_data(cache: FeatureCache, truth: LvisGroundTruth) -> None:
-    strange = sorted({*cache.index.image_ids.tolist()} - {*truth.image_ids})
-    classes = sorted({*cache.manifest.category_ids} - {item.id for item in truth.categories})
-    if strange or classes:
-        raise AnnotationError(
-            f"{cache.location} holds {len(strange)} images and {len(classes)} categories that"
-            f" {truth.name} does not list (e.g. image {strange[:1]}, category {classes[:1]}). Set"
-            f" --annotations to the file that {cache.manifest.name!r} was cached from."
-        )
-    if truth.sha256 != cache.manifest.annotation_sha256:
-        _logger.warning(
-            "%s is not the very file that %s was cached from (sha256 %s, wanted %s); images and"
-            " categories fit, so it is scored by this one",
-            truth.name,
-            cache.location,
-            truth.sha256[:12],
-            cache.manifest.annotation_sha256[:12],
-        )
 
 
 def _quarantined_ids(cache: FeatureCache) -> list[int]:

@@ -145,13 +145,14 @@ def _notes(config: EvalConfig, data: EvaluationData, run: MethodRun) -> list[str
     lost = summary.num_regions - summary.num_cached_regions
     if lost and not proposals:
         notes.append(
-            f"{lost:,} annotated regions are not in the cache (unusable boxes, or images left out)"
-            " and are missed by every method."
+            f"{lost:,} annotated regions are not in the cache (unusable boxes, dropped crowds, or"
+            " images left out) and are missed by every method."
         )
     reasons = missing_reasons(data.cache)
     if reasons:
         told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
         notes.append(f"Why images are missing: {told}.")
+    notes += [f"{note[0].upper()}{note[1:]}." for note in data.truth.notes]
     unknown = len(data.truth.categories) - summary.num_classes
     if unknown:
         notes.append(f"{unknown:,} annotated classes are not in the vocabulary: never predicted.")

@@ -1,6 +1,7 @@
 """Scoring: predictions in and out, protocols, LVIS AP, validation while training, the report."""
 
-from regionspot.evaluation.ground_truth import LvisCategory, LvisGroundTruth
+from regionspot.annotations import LvisCategory, LvisGroundTruth
+from regionspot.evaluation.ground_truth import check_same_data
 from regionspot.evaluation.lvis_ap import CategoryScore, LvisScorer, LvisScores, score_lvis
 from regionspot.evaluation.predictions import Predictions
 from regionspot.evaluation.protocols import (
@@ -20,6 +21,7 @@ __all__ = [
     "LvisScores",
     "Predictions",
     "Protocol",
+    "check_same_data",
     "emit_predictions",
     "flatten_top_k",
     "score_lvis",

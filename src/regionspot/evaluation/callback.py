@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from regionspot.annotations import LvisGroundTruth
+from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.data import CachedRegions, RegionBatch
-from regionspot.evaluation.ground_truth import LvisGroundTruth
+from regionspot.evaluation.ground_truth import check_same_data
 from regionspot.evaluation.lvis_ap import LvisScorer, import_hotcoco
 from regionspot.evaluation.predictions import Predictions
 from regionspot.evaluation.protocols import Protocol, emit_predictions
@@ -26,6 +28,7 @@ from regionspot.storage import local_input
 
 _LOGGER = logging.getLogger(__name__)
 _LOGGED = ("AP", "APr", "APc", "APf")
+_OPTION = "--val_annotations"
 
 
 class LvisValidation(pl.Callback):
@@ -48,7 +51,7 @@ class LvisValidation(pl.Callback):
     def __init__(self, annotations: str | Path, protocol: Protocol = "flattened_top300") -> None:
         super().__init__()
         import_hotcoco()  # now, not after the hours of training before the first validation
-        self._truth = LvisGroundTruth.read(local_input(str(annotations)))
+        self._truth = LvisGroundTruth.read(local_input(str(annotations)), option=_OPTION)
         self._protocol: Protocol = protocol
         self._category_ids: tuple[int, ...] = ()
         self._parts: list[Predictions] = []
@@ -56,15 +59,23 @@ class LvisValidation(pl.Callback):
         self._scorer: tuple[frozenset[int], LvisScorer] | None = None
 
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check that the annotations belong to the validation cache, before the first step.
+
+        Raises:
+            ConfigError: There is no validation cache.
+            AnnotationError: It has images or classes that the annotations lack, or classes that go
+                by other names there.
+        """
+        remarks = check_same_data(_val_cache(trainer), self._truth, option=_OPTION)
+        if trainer.is_global_zero:
+            for remark in remarks:
+                _LOGGER.warning(remark)
+
+    @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last epoch, and look up which category every class is."""
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, CachedRegions) or data.val_cache is None:
-            raise ConfigError(
-                "LvisValidation scores the validation cache of a CachedRegions data module and"
-                " found none. Set data.val, or leave the callback out."
-            )
-        self._category_ids = data.val_cache.manifest.category_ids
+        self._category_ids = _val_cache(trainer).manifest.category_ids
         self._parts, self._seen = [], []
 
     @override
@@ -112,6 +123,16 @@ class LvisValidation(pl.Callback):
                 )
             self._scorer = (image_ids, LvisScorer(self._truth.subset(image_ids)))
         return self._scorer[1]
+
+
+def _val_cache(trainer: pl.Trainer) -> FeatureCache:
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, CachedRegions) or data.val_cache is None:
+        raise ConfigError(
+            "LvisValidation scores the validation cache of a CachedRegions data module and found"
+            " none. Set data.val, or leave the callback out."
+        )
+    return data.val_cache
 
 
 def split_batch(scores: Tensor, batch: RegionBatch) -> list[RegionScores]:

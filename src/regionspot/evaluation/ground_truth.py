@@ -1,161 +1,67 @@
-"""LVIS ground truth: read, checked to be LVIS, and cut to the images that are evaluated."""
+"""LVIS ground truth for a feature cache: the two have to be of the same images and classes."""
 
-import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Self, cast
+from regionspot.annotations import LvisGroundTruth, identities_of_file
+from regionspot.cache import MERGED, FeatureCache
+from regionspot.core.errors import AnnotationError
 
-from regionspot.core.errors import AnnotationError, MissingFileError
-from regionspot.core.hashing import sha256_bytes
-
-Frequency = Literal["r", "c", "f"]
-FREQUENCIES: tuple[Frequency, ...] = ("r", "c", "f")
-
-_IMAGE_KEYS = ("id", "neg_category_ids", "not_exhaustive_category_ids")
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
-_INSTEAD = (
-    "LVIS AP needs the federated labels of an LVIS file (lvis_v1_val.json): which categories were"
-    " looked for in which image, and how frequent each is. Plain COCO-format ground truth has"
-    " neither and needs COCO AP, which `evaluate.py` does not offer: write predictions.json and"
-    " score it with torchmetrics.detection.MeanAveragePrecision or pycocotools."
-)
+_NUM_EXAMPLES = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LvisCategory:
-    """One category of an LVIS file."""
+def check_same_data(cache: FeatureCache, truth: LvisGroundTruth, *, option: str) -> tuple[str, ...]:
+    """Check that a file lists the images and the classes of a cache.
 
-    id: int
-    """The data set's own category id."""
-    name: str
-    """The class name as the file spells it."""
-    frequency: Frequency
-    """Rare, common or frequent: in how many training images LVIS found it (<10, <100, more)."""
+    Predictions name classes by id, so the ids have to stand for the same names. The file may list
+    more than the cache: further images, and classes that are never predicted.
 
+    Args:
+        cache: A finished cache.
+        truth: The whole file.
+        option: What names the file on the command line, for messages.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LvisGroundTruth:
-    """An LVIS annotation file that was checked to be one."""
+    Returns:
+        What to tell about the file: that the cache was made from another one, and which of its
+        annotations are not scored.
 
-    name: str
-    """What messages call it: the path of the file."""
-    sha256: str
-    """Identity of the file's bytes, whatever subset of its images is kept."""
-    categories: tuple[LvisCategory, ...]
-    """The categories, in order of their ids."""
-    image_ids: tuple[int, ...]
-    """The images that are evaluated, in the file's order."""
-    num_annotations: int
-    """Annotated regions in those images."""
-    dataset: Mapping[str, object] = field(repr=False)
-    """The parsed file, as `lvis.LVIS` holds it; not to be changed."""
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read an annotation file in LVIS format.
-
-        Raises:
-            MissingFileError: There is no such file.
-            AnnotationError: The file is not JSON, or not in LVIS format; says what is missing and
-                what else to use.
-        """
-        if not path.is_file():
-            raise MissingFileError(
-                f"no annotation file at {path}. Set `annotations` to LVIS ground truth; LVIS v1's"
-                " is lvis_v1_val.json from https://www.lvisdataset.org/dataset."
-            )
-        data = path.read_bytes()
-        try:
-            dataset = json.loads(data)
-        except json.JSONDecodeError as error:
-            raise AnnotationError(f"{path} is not JSON ({error}); is it cut off?") from error
-        return cls.from_dataset(dataset, name=str(path), sha256=sha256_bytes(data))
-
-    @classmethod
-    def from_dataset(cls, dataset: object, *, name: str, sha256: str = "") -> Self:
-        """Check a parsed annotation file; see `read`."""
-        tables = _checked_tables(dataset, name)
-        categories = sorted(
-            (
-                LvisCategory(
-                    id=cast("int", row["id"]),
-                    name=str(row.get("name", row["id"])),
-                    frequency=cast("Frequency", row["frequency"]),
-                )
-                for row in tables["categories"]
-            ),
-            key=lambda category: category.id,
+    Raises:
+        AnnotationError: An image or a class of the cache is not in the file, or a class has another
+            name there; shows the first differences.
+    """
+    images = sorted(set(cache.index.image_ids.tolist()) - set(truth.image_ids))
+    classes = _class_differences(cache, truth)
+    if images or classes:
+        examples = [f"image {number}" for number in images[:_NUM_EXAMPLES]]
+        examples += classes[:_NUM_EXAMPLES]
+        raise AnnotationError(
+            f"{cache.location} holds {len(images):,} images and {len(classes):,} categories that"
+            f" {truth.name} does not list by the same id and name ({'; '.join(examples)}). Set"
+            f" {option} to the file that {cache.manifest.name!r} was cached from."
         )
-        return cls(
-            name=name,
-            sha256=sha256,
-            categories=tuple(categories),
-            image_ids=tuple(cast("int", row["id"]) for row in tables["images"]),
-            num_annotations=len(tables["annotations"]),
-            dataset=cast("Mapping[str, object]", dataset),
+    remarks = [f"{truth.name}: {note}" for note in truth.notes]
+    if _is_other_file(cache, truth):
+        remarks.append(
+            f"{truth.name} is not the very file that {cache.location} was cached from (sha256"
+            f" {truth.sha256[:12]}, wanted {cache.manifest.annotation_sha256[:12]}); images and"
+            " class names fit, so it is scored by this one"
         )
-
-    def subset(self, image_ids: Collection[int]) -> Self:
-        """Keep only some images and their annotations; every category stays."""
-        wanted = set(image_ids)
-        tables = _checked_tables(self.dataset, self.name)
-        kept: dict[str, object] = {
-            **self.dataset,
-            "images": [row for row in tables["images"] if row["id"] in wanted],
-            "annotations": [row for row in tables["annotations"] if row["image_id"] in wanted],
-        }
-        return type(self).from_dataset(kept, name=self.name, sha256=self.sha256)
+    return tuple(remarks)
 
 
-_Rows = list[dict[str, object]]
+def _class_differences(cache: FeatureCache, truth: LvisGroundTruth) -> list[str]:
+    """Say of each class of the cache that is another in the file what its id stands for there."""
+    name_of = {category.id: category.name for category in truth.categories}
+    id_of = {category.name: category.id for category in truth.categories}
+    told = []
+    for number, name in zip(cache.manifest.category_ids, cache.manifest.vocabulary, strict=True):
+        if name_of.get(number) == name:
+            continue
+        there = repr(name_of[number]) if number in name_of else "not listed"
+        moved = f", where {name!r} is {id_of[name]}" if name in id_of else ""
+        told.append(f"category {number} is {name!r} in the cache and {there} in the file{moved}")
+    return told
 
 
-def _checked_tables(dataset: object, name: str) -> dict[str, _Rows]:
-    if not isinstance(dataset, dict):
-        raise AnnotationError(f"{name} holds a {type(dataset).__name__}, not an object. {_INSTEAD}")
-    tables: dict[str, _Rows] = {}
-    for table in ("images", "annotations", "categories"):
-        rows = dataset.get(table)
-        if not isinstance(rows, list):
-            raise AnnotationError(
-                f"{name} has the keys {sorted(dataset)} and no list {table!r}. {_INSTEAD}"
-            )
-        tables[table] = rows
-    _check_rows(tables["categories"], ("id", "frequency"), f"{name}, categories")
-    _check_rows(tables["images"], _IMAGE_KEYS, f"{name}, images")
-    _check_rows(tables["annotations"], _ANNOTATION_KEYS, f"{name}, annotations")
-    _check_frequencies(tables["categories"], name)
-    _check_links(tables, name)
-    return tables
-
-
-def _check_rows(rows: _Rows, keys: tuple[str, ...], place: str) -> None:
-    for index, row in enumerate(rows):
-        missing = [key for key in keys if key not in row]
-        if missing:
-            raise AnnotationError(f"{place}[{index}] lacks {missing}: not LVIS format. {_INSTEAD}")
-
-
-def _check_frequencies(categories: _Rows, name: str) -> None:
-    for index, row in enumerate(categories):
-        if row["frequency"] not in FREQUENCIES:
-            raise AnnotationError(
-                f"{name}, categories[{index}] has the frequency {row['frequency']!r}; wanted 'r',"
-                " 'c' or 'f'."
-            )
-
-
-def _check_links(tables: dict[str, _Rows], name: str) -> None:
-    for table in tables:
-        ids = [row["id"] for row in tables[table]]
-        if len(set(ids)) != len(ids):
-            raise AnnotationError(f"{name}, {table}: {len(ids) - len(set(ids))} ids occur twice.")
-    images = {row["id"] for row in tables["images"]}
-    categories = {row["id"] for row in tables["categories"]}
-    for index, row in enumerate(tables["annotations"]):
-        if row["image_id"] not in images or row["category_id"] not in categories:
-            raise AnnotationError(
-                f"{name}, annotations[{index}] points to image {row['image_id']} and category"
-                f" {row['category_id']}, which the file does not list."
-            )
+def _is_other_file(cache: FeatureCache, truth: LvisGroundTruth) -> bool:
+    """Say whether a cache was certainly made from another file; a merged one does not tell."""
+    if cache.manifest.annotation_format == MERGED:
+        return False
+    return cache.manifest.annotation_sha256 not in identities_of_file(truth.sha256)

@@ -11,19 +11,22 @@ Shape letters: C categories.
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.annotations import FREQUENCIES, Frequency, LvisGroundTruth
 from regionspot.core.errors import AnnotationError, MissingExtraError, RegionSpotError
-from regionspot.evaluation.ground_truth import FREQUENCIES, Frequency, LvisGroundTruth
+from regionspot.evaluation.lvis_reference import reference_curves
 from regionspot.evaluation.predictions import Predictions
 from regionspot.evaluation.protocols import LVIS_MAX_DETECTIONS
 
 _AREAS = ("all", "small", "medium", "large")
 _IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _SELF_CHECK_TOLERANCE = 1e-9
+_ANY_AREA = (float(np.nextafter(0, 1)), float(np.finfo(np.float64).max))
+_IGNORED_AREA = 1e12  # beyond all size ranges, "all" included: such a region counts in none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +131,9 @@ class LvisScorer:
         self._truth = truth
         self._iou_type = iou_type
         self._hotcoco = import_hotcoco()
-        self._indexed = self._hotcoco.COCO(dict(truth.dataset))
-        self._image_ids = np.array(truth.image_ids, np.int64)
+        self._image_ids = np.array(sorted(truth.image_ids), np.int64)
         self._category_ids = np.array([item.id for item in truth.categories], np.int64)
-        self._num_annotations = _count_by_category(truth)
+        self._indexed = self._index()
 
     def score(self, predictions: Predictions) -> LvisScores:
         """Score predictions; see `score_lvis`.
@@ -140,23 +142,68 @@ class LvisScorer:
             AnnotationError: Predictions name images or categories that the annotations lack.
         """
         self._check_ids(predictions)
+        boxes_xywh = predictions.boxes_xywh
         table = np.column_stack(
             [
-                predictions.image_ids,
-                predictions.boxes_xywh,
+                np.searchsorted(self._image_ids, predictions.image_ids),
+                boxes_xywh,
                 predictions.scores,
-                predictions.category_ids,
+                np.searchsorted(self._category_ids, predictions.category_ids),
             ]
         ).astype(np.float64)
         detections = self._hotcoco.LVISResults(self._indexed, table, max_dets=LVIS_MAX_DETECTIONS)
+        if not has_area(boxes_xywh).all():
+            # As lvis does: they count among the 300 of their image, and then no more.
+            detections = detections.filter(area_rng=_ANY_AREA, drop_empty_images=False)
         evaluation = self._hotcoco.COCOeval(
             self._indexed, detections, self._iou_type, lvis_style=True
         )
         evaluation.evaluate()
         evaluation.accumulate()
-        curves = evaluation.eval
         # The last axis is "at most N predictions an image", of which LVIS has one value.
-        return self._summarize(curves["precision"][..., 0], curves["recall"][..., 0])
+        precision, recall = (
+            np.array(evaluation.eval[name][..., 0]) for name in ("precision", "recall")
+        )
+        regions = self._truth.regions
+        for number in regions.category_ids[regions.ids == 0].tolist():
+            theirs = reference_curves(self._truth, predictions, number)
+            if theirs is not None:
+                rank = np.searchsorted(self._category_ids, number)
+                precision[:, :, rank], recall[:, rank] = theirs
+        return self._summarize(precision, recall)
+
+    def _index(self) -> Any:
+        """Hand the ground truth to hotcoco, with the ranks of ids in place of ids.
+
+        Ranks survive the float64 in which predictions are handed over, and keep the order in which
+        `lvis` takes images and categories.
+        """
+        rank_of = {number: rank for rank, number in enumerate(self._category_ids.tolist())}
+
+        def ranks(category_ids: tuple[int, ...]) -> list[int]:
+            return [rank_of[number] for number in category_ids if number in rank_of]
+
+        images = [
+            {
+                "id": rank,
+                "neg_category_ids": ranks(self._truth.labels[number].negative),
+                "not_exhaustive_category_ids": ranks(self._truth.labels[number].not_exhaustive),
+            }
+            for rank, number in enumerate(self._image_ids.tolist())
+        ]
+        categories = [
+            {"id": rank, "name": item.name, "frequency": item.frequency}
+            for rank, item in enumerate(self._truth.categories)
+        ]
+        regions = self._truth.regions
+        return self._hotcoco.COCO.from_arrays(
+            images,
+            categories,
+            np.searchsorted(self._image_ids, regions.image_ids),
+            np.searchsorted(self._category_ids, regions.category_ids),
+            regions.boxes_xywh,
+            area=np.where(regions.is_ignored, _IGNORED_AREA, regions.areas),
+        )
 
     def _check_ids(self, predictions: Predictions) -> None:
         for what, found, known in (
@@ -198,12 +245,14 @@ class LvisScorer:
         return scores
 
     def _per_category(self, everywhere: NDArray[np.float64]) -> tuple[CategoryScore, ...]:
+        found, counts = np.unique(self._truth.regions.category_ids, return_counts=True)
+        count_of = dict(zip(found.tolist(), counts.tolist(), strict=True))
         return tuple(
             CategoryScore(
                 category_id=category.id,
                 name=category.name,
                 frequency=category.frequency,
-                num_annotations=self._num_annotations.get(category.id, 0),
+                num_annotations=count_of.get(category.id, 0),
                 AP=_mean(everywhere[:, :, index]),
             )
             for index, category in enumerate(self._truth.categories)
@@ -238,11 +287,11 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     return 100.0 * float(np.mean(defined)) if len(defined) else None
 
 
-def _count_by_category(truth: LvisGroundTruth) -> dict[int, int]:
-    rows = truth.dataset["annotations"]
-    ids = [row["category_id"] for row in rows] if isinstance(rows, list) else []
-    found, counts = np.unique(np.array(ids, np.int64), return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+def has_area(boxes_xywh: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say which predicted boxes (N, 4) are evaluated: those with an area above 0, and finite."""
+    with np.errstate(over="ignore"):
+        areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
+    return (areas > 0) & (areas < np.inf)
 
 
 def import_hotcoco() -> ModuleType:

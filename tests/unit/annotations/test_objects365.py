@@ -197,7 +197,7 @@ def test_a_name_of_two_categories_names_both(tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
     text = json.dumps({**V3DET, "categories": [{"id": 1, "name": "a\ud800"}]})
     (tmp_path / "v3det.json").write_text(text)
-    with pytest.raises(VocabularyError, match=r"class name 'a\\ud800' is no text"):
+    with pytest.raises(VocabularyError, match=r"class name 'a\\ud800' is not UTF-8"):
         read_annotations("v3det", tmp_path / "v3det.json", tmp_path)
 
 

@@ -65,6 +65,30 @@ def test_a_missed_image_counts(annotations: Path) -> None:
     assert scores.APf == 0
 
 
+@pytest.mark.parametrize("crowd", [0, 1, None, "1"])
+def test_a_crowd_that_nobody_found_is_missed(annotations: Path, crowd: object) -> None:
+    content = json.loads(annotations.read_text())
+    crowded = {"id": 3, "image_id": 2, "category_id": 1, "bbox": [0, 0, 6, 6], "area": 36}
+    content["annotations"].append({**crowded, "iscrowd": crowd})
+    annotations.write_text(json.dumps(content))
+    scores = score_lvis(
+        annotations, predict((1, 1, [0, 0, 10, 10], 0.9), (2, 3, [5, 5, 40, 40], 0.9))
+    )
+    # Half of the rare regions are found: 51 of 101 recall levels are reached.
+    assert scores.APr == pytest.approx(100 * 51 / 101)
+    assert pytest.approx(100 * (51 / 101 + 1) / 2) == scores.AP
+
+
+@pytest.mark.parametrize("area", [0, -3.0])
+def test_a_region_without_an_area_is_none(annotations: Path, area: float) -> None:
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["area"] = area
+    annotations.write_text(json.dumps(content))
+    scores = score_lvis(annotations, predict((2, 3, [5, 5, 40, 40], 0.9)))
+    assert scores.APr is None
+    assert pytest.approx(100) == scores.AP
+
+
 def test_no_predictions_at_all_score_zero(annotations: Path) -> None:
     assert score_lvis(annotations, Predictions.empty()).AP == 0
 

@@ -1,0 +1,240 @@
+"""LVIS ground truth: which annotations of a file count, by the rules of `lvis` 0.5.3.
+
+They are not those by which caching chooses regions: a box of zero width is no region, but `lvis`
+counts it, and it is missed. Where `lvis` stops with an exception, the rule is that of caching.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.annotations.files import FileRole
+from regionspot.annotations.identities import vocabulary_of
+from regionspot.annotations.json_lists import read_lists
+from regionspot.annotations.json_stream import JsonStream
+from regionspot.annotations.lvis_entries import (
+    INSTEAD,
+    FederatedLabels,
+    Frequency,
+    LvisLists,
+)
+from regionspot.annotations.recognition import WANTED_LISTS, Outline
+from regionspot.core.errors import AnnotationError, MissingFileError
+
+_NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LvisCategory:
+    """One category of an LVIS file."""
+
+    id: int
+    """The data set's own category id."""
+    name: str
+    """The class name as the file spells it."""
+    frequency: Frequency
+    """Rare, common or frequent: in how many training images LVIS found it (<10, <100, more)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LvisRegions:
+    """Annotations in columns, in the order of the file. A annotations."""
+
+    image_ids: NDArray[np.int64]
+    """The image of each, (A,)."""
+    category_ids: NDArray[np.int64]
+    """Its category, (A,)."""
+    boxes_xywh: NDArray[np.float64]
+    """Its box as (x, y, width, height), (A, 4), pixels, as in the file."""
+    areas: NDArray[np.float64]
+    """Area of its segment in square pixels, (A,), as in the file."""
+    is_ignored: NDArray[np.bool_]
+    """Whether it counts neither as found nor as missed (``ignore``), (A,)."""
+    ids: NDArray[np.int64]
+    """Its own id, (A,); -1 for one that is no whole number of 0 or more."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def select(self, rows: NDArray[np.bool_]) -> "LvisRegions":
+        """Return the annotations that a mask (A,) chooses."""
+        return LvisRegions(
+            image_ids=self.image_ids[rows],
+            category_ids=self.category_ids[rows],
+            boxes_xywh=self.boxes_xywh[rows],
+            areas=self.areas[rows],
+            is_ignored=self.is_ignored[rows],
+            ids=self.ids[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LvisGroundTruth:
+    """What an LVIS file says, as far as scoring asks for it."""
+
+    name: str
+    """What messages call it: the path of the file."""
+    sha256: str
+    """SHA-256 of the file's bytes in hex, whatever subset of its images is kept."""
+    categories: tuple[LvisCategory, ...]
+    """The categories, in order of their ids."""
+    labels: Mapping[int, FederatedLabels] = field(repr=False)
+    """What was looked for in each image that is evaluated, by image id, in the file's order."""
+    regions: LvisRegions = field(repr=False)
+    """The annotations that count, in those images."""
+    notes: tuple[str, ...]
+    """Which annotations of the file do not count, and why, one sentence a reason."""
+
+    @classmethod
+    def read(cls, path: Path, *, option: str = "--annotations") -> Self:
+        """Read an annotation file in LVIS format.
+
+        An annotation counts if the file lists its image and its category, if its ``area`` is more
+        than 0 and finite, and if there are four finite numbers in ``bbox``. As for `lvis`,
+        ``iscrowd`` means nothing and ``ignore`` is heeded.
+
+        Args:
+            path: The file.
+            option: What names it on the command line, for messages.
+
+        Raises:
+            MissingFileError: There is no such file.
+            AnnotationError: The file is damaged or not in LVIS format, an entry lacks what scoring
+                needs, or two annotations have one id; names list and place.
+            VocabularyError: A class name is empty or occurs twice.
+        """
+        if not path.exists():
+            raise MissingFileError(
+                f"no annotation file at {path}. Set {option} to LVIS ground truth; LVIS v1's is"
+                " lvis_v1_val.json from https://www.lvisdataset.org/dataset."
+            )
+        role = FileRole(noun="annotation file", article="an", option=option)
+        stream, lists = JsonStream(path, role=role), LvisLists()
+        _check_lists(path, read_lists(stream, lists.begin))
+        if lists.error is not None:
+            raise lists.error
+        categories = _categories(lists, path)
+        labels = lists.images.labels
+        if not labels:
+            raise AnnotationError(f"{path} lists no image. Give a file with at least one image.")
+        category_ids = [category.id for category in categories]
+        regions, notes = _regions(lists, list(labels), category_ids, path)
+        return cls(
+            name=str(path),
+            sha256=stream.sha256,
+            categories=categories,
+            labels=labels,
+            regions=regions,
+            notes=notes,
+        )
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The images that are evaluated, in the file's order."""
+        return tuple(self.labels)
+
+    @property
+    def num_annotations(self) -> int:
+        """Annotations that count, in those images."""
+        return len(self.regions)
+
+    def subset(self, image_ids: Collection[int]) -> Self:
+        """Keep only some images and their annotations; every category stays."""
+        wanted = set(image_ids)
+        labels = {number: found for number, found in self.labels.items() if number in wanted}
+        kept = np.isin(self.regions.image_ids, list(labels))
+        return replace(self, labels=labels, regions=self.regions.select(kept))
+
+
+def _categories(lists: LvisLists, path: Path) -> tuple[LvisCategory, ...]:
+    ids = lists.categories.ids
+    vocabulary, category_ids = vocabulary_of(ids, lists.categories.names, path)
+    frequency_of = dict(zip(ids, lists.frequencies.values, strict=True))
+    return tuple(
+        LvisCategory(id=number, name=name, frequency=frequency_of[number])
+        for number, name in zip(category_ids, vocabulary, strict=True)
+    )
+
+
+def _regions(
+    lists: LvisLists, image_ids: list[int], category_ids: list[int], path: Path
+) -> tuple[LvisRegions, tuple[str, ...]]:
+    """Return the annotations that count, and notes about the others."""
+    listed, figures = lists.annotations.pop_columns(), lists.figures
+    found = LvisRegions(
+        image_ids=listed.image_ids,
+        category_ids=listed.category_ids,
+        boxes_xywh=np.concatenate(figures.boxes_xywh),
+        areas=np.concatenate(figures.areas),
+        is_ignored=np.concatenate(figures.is_ignored),
+        ids=np.concatenate(figures.ids),
+    )
+    _check_distinct(found.ids, path)
+    choice = _Choice(len(found))
+    is_listed = np.isin(found.image_ids, image_ids)
+    choice.leave_out(~is_listed, "of images that the file does not list")
+    is_listed = np.isin(found.category_ids, category_ids)
+    choice.leave_out(~is_listed, "of categories that it does not list")
+    for position, area in figures.strange_areas.items():
+        if choice.counts[position]:
+            raise AnnotationError(
+                f"{path}: annotations[{position}] {area}; wanted the area of its segment in square"
+                " pixels, a number: LVIS AP tells small, medium and large regions apart by it."
+            )
+    has_area = (found.areas > 0) & (found.areas < np.inf)
+    choice.leave_out(~has_area, "whose area is not more than 0, as for lvis")
+    is_strange = np.asarray((~np.isfinite(found.boxes_xywh)).any(axis=1))
+    choice.leave_out(is_strange, "without four finite numbers in bbox")
+    if (choice.counts & (found.ids == 0)).any():
+        choice.notes.append(
+            "an annotation has the id 0, which lvis takes for none: predictions that find it count"
+            " as wrong, as in lvis (number annotations from 1)"
+        )
+    return found.select(choice.counts), tuple(choice.notes)
+
+
+class _Choice:
+    """Which annotations count, and why the others do not: each for the first reason."""
+
+    def __init__(self, num_annotations: int) -> None:
+        self.counts = np.ones(num_annotations, np.bool_)
+        self.notes: list[str] = []
+
+    def leave_out(self, against: NDArray[np.bool_], reason: str) -> None:
+        """Leave out what a mask (A,) chooses."""
+        places = np.flatnonzero(against & self.counts)
+        if len(places):
+            shown = ", ".join(map(str, places[:_NUM_EXAMPLES].tolist()))
+            more = ", ..." if len(places) > _NUM_EXAMPLES else ""
+            self.notes.append(
+                f"not scored: {len(places):,} annotations {reason} (annotations[{shown}{more}])"
+            )
+            self.counts[places] = False
+
+
+def _check_lists(path: Path, outline: Outline) -> None:
+    value = outline.skeleton
+    if not isinstance(value, dict):
+        raise AnnotationError(f"{path} holds a {type(value).__name__}, not an object. {INSTEAD}")
+    for name in WANTED_LISTS:
+        if not outline.has_list(name):
+            raise AnnotationError(
+                f"{path} has the keys {sorted(value)} and no list {name!r}. {INSTEAD}"
+            )
+
+
+def _check_distinct(ids: NDArray[np.int64], path: Path) -> None:
+    """Refuse an id of two annotations: `lvis` would count the one twice, the other never."""
+    places = np.flatnonzero(ids >= 0)
+    values, counts = np.unique(ids[places], return_counts=True)
+    if (counts > 1).any():
+        repeated = values[counts > 1]
+        first = np.flatnonzero(ids == repeated[0])[:2].tolist()
+        raise AnnotationError(
+            f"{path}: {len(repeated):,} ids of annotations occur twice; annotations[{first[0]}] and"
+            f" annotations[{first[1]}] both have the id {repeated[0]}. Give each its own."
+        )
