@@ -60,7 +60,7 @@ def read_coco_json(
 
 
 class _Reading:
-    """Reads the lists of one file. Of a key that occurs twice the last counts, as in ``json``."""
+    """Reads the lists of one file."""
 
     def __init__(
         self, path: Path, file_name_of: FileNameOf, prompt: Prompt, piece_bytes: int

@@ -10,6 +10,7 @@ What it makes is never larger than a small multiple of the file.
 import math
 import pickletools
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -191,8 +192,10 @@ class PlainPickles:
         """
         self._stack, self._below, self._memo = [], [], {}
         try:
-            for opcode, argument, _ in pickletools.genops(cast("BinaryIO", self._file)):
-                self._step(opcode.name, argument)
+            with warnings.catch_warnings():  # of odd backslashes in old pickles' text
+                warnings.simplefilter("ignore", DeprecationWarning)
+                for opcode, argument, _ in pickletools.genops(cast("BinaryIO", self._file)):
+                    self._step(opcode.name, argument)
             (value,) = self._stack
         except _Unfit as error:
             raise AnnotationError(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from jsonargparse import ArgumentParser
 
@@ -19,8 +20,9 @@ from regionspot.backbones.shipped import shipped_weights_path
 from regionspot.cli.errors import run_cli
 from regionspot.cli.main import main as run_command
 from regionspot.core.atomic import write_text_atomic
-from regionspot.core.errors import MissingFileError
+from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.core.hashing import sha256_bytes, sha256_file
+from regionspot.core.json_text import load_json
 
 SOURCES = ("toy365", "toyoi", "toyv3d")
 REPORTED_WORLD_SEED = 2026
@@ -159,7 +161,14 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
 def _read_memory(path: Path) -> dict[str, DoneStep]:
     if not path.exists():
         return {}
-    return {one["name"]: DoneStep(**one) for one in json.loads(path.read_text(encoding="utf-8"))}
+    try:
+        steps = cast("list[dict[str, Any]]", load_json(path.read_bytes()))
+        return {one["name"]: DoneStep(**one) for one in steps}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not a list of the steps that were done ({type(error).__name__}: {error})."
+            " Remove it to have them done again."
+        ) from error
 
 
 def _config_text(step: Step) -> str:
