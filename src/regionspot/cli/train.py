@@ -16,7 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
+from regionspot.cli.config_files import prepare_parsing, readable_files
 from regionspot.cli.errors import run_cli
 from regionspot.cli.loggers import DEFAULT_LOGGERS, complete_wandb, loggers
 from regionspot.core.atomic import write_text_atomic
@@ -108,7 +109,8 @@ class TrainCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``, or the process's own; Lightning's version warns of having both."""
-        self.config = parser.parse_args(args)
+        with readable_files():
+            self.config = parser.parse_args(args)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -183,8 +185,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The words after ``train.py``; the process's own by default.
     """
     _log_to_console()
-    # The docstrings under the fields of the option groups become help texts.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    prepare_parsing()
 
     def command() -> None:
         TrainCLI(
