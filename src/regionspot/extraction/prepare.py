@@ -18,7 +18,7 @@ from torch import Tensor
 from regionspot.annotations import ImageRecord
 from regionspot.annotations.record import ResolvedRecord
 from regionspot.backbones import Encoder
-from regionspot.backbones.image_files import ImageError, decode_image
+from regionspot.backbones.image_files import MAX_PIXELS, ImageError, decode_image
 from regionspot.backbones.presets import ExifPolicy
 from regionspot.cache import QuarantinedImage
 from regionspot.core.errors import ShapeError
@@ -88,6 +88,8 @@ class Preparation:
     """Resizes for SAM."""
     encoder: Encoder
     """Resizes for CLIP."""
+    max_image_pixels: int = MAX_PIXELS
+    """Height times width of an image at most."""
     old_cache: OldCache | None = None
     """What need not be computed again."""
 
@@ -108,6 +110,7 @@ class Preparation:
                 _read(self.images_dir, record.file_name),
                 size_hw=record.annotated_size_hw,
                 exif_policy=self.exif_policy,
+                max_pixels=self.max_image_pixels,
             )
             resolved = record.resolved((pixels.shape[0], pixels.shape[1]))
             if reused is not None and reused.resolved.record.size_hw != resolved.record.size_hw:

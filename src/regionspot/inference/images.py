@@ -2,12 +2,14 @@
 
 import io
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.backbones.image_files import (
+    MAX_PIXELS,
     ImageError,
     decode_image,
     exif_orientation,
@@ -47,7 +49,8 @@ def load_image(
 
     Raises:
         MissingFileError: There is no file at the path.
-        ImageError: The file is not an image, or is cut short.
+        ImageError: The file is not an image, is cut short, or has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS``, to which Pillow gives a number of its own.
         ShapeError: The array is not (H, W, 3) uint8, or it is empty.
     """
     if isinstance(image, np.ndarray):
@@ -63,7 +66,9 @@ def load_image(
         raise MissingFileError(f"no image file at {path}: check the path, or pass the pixels.")
     data = path.read_bytes()
     try:
-        pixels = decode_image(data, exif_policy=exif_policy)
+        pillows = Image.MAX_IMAGE_PIXELS
+        max_pixels = sys.maxsize if pillows is None else max(pillows, MAX_PIXELS)
+        pixels = decode_image(data, exif_policy=exif_policy, max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(f"{path} {error}: replace the file, or leave it out.") from error
     with Image.open(io.BytesIO(data)) as opened:
