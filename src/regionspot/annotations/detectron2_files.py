@@ -2,18 +2,23 @@
 
 Two kinds: the pickle of precomputed proposals (see `regionspot.annotations.detectron2_pickle`) and
 ``instances_predictions.pth`` of its ``COCOEvaluator``, a list of ``{"image_id": 42, "instances":
-[COCO results]}``. Neither is JSON, and both could run code if they were read carelessly.
+[COCO results]}``, which ``torch.save`` pickles. Neither is JSON, and both could run code if they
+were read carelessly.
 """
 
-import pickle
+import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from regionspot.annotations.detectron2_pickle import read_pickled_proposals
+from regionspot.annotations.numpy_pickle import PlainPickles
 from regionspot.core.errors import AnnotationError, MissingFileError
+from regionspot.core.shown import shown
 
 CONVERT = "regionspot convert-proposals"
 """The command that converts these files."""
@@ -22,6 +27,14 @@ CONVERT = "regionspot convert-proposals"
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _ZIP = b"PK\x03\x04"
 _PICKLES = (*(bytes([0x80, protocol]) for protocol in range(2, 6)), b"(dp", b"}q")
+_PICKLE_IN_ZIP = "data.pkl"
+# All that a damaged archive ends in.
+_BAD_ZIP = (
+    *(zipfile.BadZipFile, ValueError, LookupError, RuntimeError, EOFError, OSError),
+    *(ArithmeticError, struct.error, zlib.error),
+)
+_MAX_SIDES = 5  # of a rotated box, which is told from an upright one later
+_PLAIN = (int, float, str, type(None))
 _RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -79,25 +92,40 @@ def read_detections(path: Path) -> Detections:
 def _holds_pickle(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:  # cut off; by its name it may still be told what it was
+            return any(name.endswith(_PICKLE_IN_ZIP) for name in archive.namelist())
+    except _BAD_ZIP:  # cut off; by its name it may still be told what it was
         return path.suffix in {".pth", ".pt"}
 
 
-def _read_predictions(path: Path) -> Iterator[list[dict[str, object]]]:
-    import torch  # here, since it takes seconds
-
+def _read_saved(path: Path) -> object:
+    """Return what ``torch.save`` wrote, if it is of plain values."""
+    with path.open("rb") as file:
+        num_bytes = path.stat().st_size
+        if file.read(len(_OLD_TORCH)) == _OLD_TORCH:
+            file.seek(0)
+            pickles = PlainPickles(file, num_bytes=num_bytes, path=path)
+            # A number that marks the format, its version, sizes of C types; then the value.
+            return [pickles.load() for _ in range(4)][-1]
     try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(_PICKLE_IN_ZIP)]
+            info = archive.getinfo(names[0])
+            # torch packs nothing; a packed file could be made to fill the memory.
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > num_bytes:
+                raise AnnotationError(
+                    f"{path} is packed; wanted instances_predictions.pth as torch.save writes it."
+                )
+            data = archive.read(info)
+    except _BAD_ZIP as error:
         raise AnnotationError(
-            f"{path} holds more than plain values, and nothing in it was run; wanted the"
-            f" instances_predictions.pth of a COCOEvaluator. torch says: {_essence(error)}"
+            f"{path} cannot be loaded ({type(error).__name__}: {error}). Is it cut off? Copy it"
+            " again."
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise AnnotationError(
-            f"{path} cannot be loaded ({_essence(error)}). Is it cut off? Copy it again."
-        ) from error
+    return PlainPickles(io.BytesIO(data), num_bytes=len(data), path=path).load()
+
+
+def _read_predictions(path: Path) -> Iterator[list[dict[str, object]]]:
+    content = _read_saved(path)
     if not isinstance(content, list):
         raise AnnotationError(
             f'{path} holds a {type(content).__name__}; wanted a list of {{"image_id": 42,'
@@ -107,7 +135,7 @@ def _read_predictions(path: Path) -> Iterator[list[dict[str, object]]]:
         instances = image.get("instances") if isinstance(image, dict) else None
         if not isinstance(instances, list):
             raise AnnotationError(
-                f"{path}: entry {number} is {image!r:.60}; wanted a dict with a list instances."
+                f"{path}: entry {number} is {shown(image)}; wanted a dict with a list instances."
             )
         yield [
             _result(instance, f"{path}: entry {number}: instances[{place}]")
@@ -118,16 +146,14 @@ def _read_predictions(path: Path) -> Iterator[list[dict[str, object]]]:
 def _result(instance: object, place: str) -> dict[str, object]:
     """Return what is of interest of one of COCO's results."""
     if not isinstance(instance, dict):
-        raise AnnotationError(f"{place} is {instance!r:.60}; wanted a dict.")
+        raise AnnotationError(f"{place} is {shown(instance)}; wanted a dict.")
     missing = [key for key in ("image_id", "bbox", "score") if key not in instance]
     if missing:
         keys = ", ".join(map(str, instance)) or "none"
-        raise AnnotationError(f"{place} has no {' and no '.join(missing)} (keys: {keys}).")
+        raise AnnotationError(f"{place} has no {' and no '.join(missing)} (keys: {keys:.200}).")
+    for key in _RESULT_KEYS:
+        value = instance.get(key)
+        parts = value if key == "bbox" and isinstance(value, list | tuple) else [value]
+        if len(parts) > _MAX_SIDES or not all(isinstance(x, _PLAIN) for x in parts):
+            raise AnnotationError(f"{place}.{key} is {shown(value)}; wanted plain numbers.")
     return {key: instance[key] for key in _RESULT_KEYS if key in instance}
-
-
-def _essence(error: Exception) -> str:
-    """Return the line of a long message that names what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    naming = [line for line in lines if "nsupported" in line]
-    return (naming or lines or [type(error).__name__])[0]

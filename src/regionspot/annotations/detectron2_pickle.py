@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from regionspot.annotations.numpy_pickle import load_numpy_pickle
 from regionspot.core.errors import AnnotationError
+from regionspot.core.shown import shown
 
 _BOX_MODES = ("XYXY_ABS", "XYWH_ABS", "XYXY_REL", "XYWH_REL", "XYWHA_ABS")
 _XYXY, _XYWH = 0, 1
+_NESTED = (list, tuple, np.ndarray)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class PickledProposals:
             AnnotationError: Boxes, scores and id of an image do not fit; says which.
         """
         for number, (image_id, boxes) in enumerate(zip(self.ids, self.boxes, strict=True)):
-            place = f"{self.path}: image {number} (id {image_id!r:.40})"
+            place = f"{self.path}: image {number} (id {shown(image_id, 40)})"
             raw_scores = self.raw_scores[number]
             sides = _numbers(boxes, f"{place}: boxes")
             if sides.size == 0:
@@ -84,6 +86,7 @@ def read_pickled_proposals(path: Path) -> PickledProposals:
             f"{path} has {len(ids)} {ids_key}, {len(boxes)} {boxes_key} and {len(scores)}"
             f" {scores_key}; wanted one of each for every image."
         )
+    _check_amount({boxes_key: boxes, scores_key: scores}, path)
     raw_scores = []
     for number, value in enumerate(scores):
         of_image = _numbers(value, f"{path}: {scores_key}[{number}]")
@@ -113,7 +116,29 @@ def _list(
         if isinstance(value, list | tuple):
             return key, value
     found = ", ".join(map(str, content)) or "none"
-    raise AnnotationError(f"{path} has no list {' or '.join(keys)} (keys: {found}).")
+    raise AnnotationError(f"{path} has no list {' or '.join(keys)} (keys: {found:.200}).")
+
+
+def _check_amount(lists: Mapping[str, Sequence[object]], path: Path) -> None:
+    """Refuse lists deeper than boxes are, and the same numbers again and again."""
+    left = path.stat().st_size  # each number takes a byte at least
+    for key, values in lists.items():
+        for number, value in enumerate(values):
+            rows = value if isinstance(value, list | tuple) else [value]
+            for row in rows:
+                if isinstance(row, list | tuple) and any(isinstance(x, _NESTED) for x in row):
+                    place = f"{path}: {key}[{number}]"
+                    raise AnnotationError(f"{place} is {shown(value)}; wanted an array of numbers.")
+                left -= max(row.size if isinstance(row, np.ndarray) else _length(row), 1)
+            if left < 0:
+                raise AnnotationError(
+                    f"{path} refers to more numbers than it has bytes: to the same ones again and"
+                    " again. Write it again, with boxes and scores of its own for every image."
+                )
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, list | tuple) else 1
 
 
 def _box_mode(content: Mapping[object, object], path: Path) -> int:
@@ -126,8 +151,8 @@ def _box_mode(content: Mapping[object, object], path: Path) -> int:
     if isinstance(mode, int) and 0 <= mode < len(_BOX_MODES):
         name = f" ({_BOX_MODES[mode]})"
     raise AnnotationError(
-        f"{path}: bbox_mode is {mode!r:.40}{name}; wanted 0 (XYXY_ABS) or 1 (XYWH_ABS), upright"
-        " boxes in pixels."
+        f"{path}: bbox_mode is {shown(mode, 40)}{name}; wanted 0 (XYXY_ABS) or 1 (XYWH_ABS),"
+        " upright boxes in pixels."
     )
 
 
@@ -135,8 +160,8 @@ def _numbers(value: object, place: str) -> NDArray[np.float64]:
     """Return finite numbers as an array."""
     try:
         numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
-        raise AnnotationError(f"{place} is {value!r:.60}; wanted an array of numbers.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise AnnotationError(f"{place} is {shown(value)}; wanted an array of numbers.") from error
     if not np.isfinite(numbers).all():
         raise AnnotationError(f"{place} holds NaN or infinity; wanted finite numbers.")
     return numbers

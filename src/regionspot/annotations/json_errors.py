@@ -81,6 +81,24 @@ def undecodable_error(path: Path, what: str, error: Exception, role: FileRole) -
     )
 
 
+def repeated_key_error(
+    path: Path, key: str, offsets: tuple[int, int], role: FileRole
+) -> AnnotationError:
+    """Describe a file whose outermost object has a key twice, of which all but one would be lost.
+
+    Args:
+        path: The file.
+        key: The key.
+        offsets: The bytes of the file at which it stands.
+        role: What the file is for.
+    """
+    first, second = (_place_of(path, offset) for offset in offsets)
+    return AnnotationError(
+        f"{path} has the key {key!r:.80} twice, at {first} and at {second}; wanted it once. Put"
+        f" what both hold under one key, or give another {role.noun} with {role.option}."
+    )
+
+
 def _place_of(path: Path, offset: int) -> _Place:
     num_lines, num_characters, line_start = 0, 0, 0
     with path.open("rb") as file:

@@ -26,6 +26,7 @@ from regionspot.annotations.json_errors import (
     cut_off_error,
     encoding_error,
     is_cut_off,
+    repeated_key_error,
     syntax_error,
     undecodable_error,
 )
@@ -68,7 +69,8 @@ class JsonStream:
 
         Raises:
             MissingFileError: There is no such file.
-            AnnotationError: The file is empty, packed, cut off or not JSON; the message says where.
+            AnnotationError: The file is empty, packed, cut off, not JSON, or its outermost object
+                has a key twice; the message says where.
         """
         with open_hashed(self._path, "json", role=self._role) as file:
             offset, chunk = self._first_chunk(file)
@@ -180,6 +182,9 @@ class JsonStream:
             raise make(self._path, error.msg, place, self._role) from error
         except ValueError as error:
             raise undecodable_error(self._path, "a number", error, self._role) from error
+        if repeated := self._skeleton.repeated_key():
+            key, *offsets = repeated
+            raise repeated_key_error(self._path, key, (offsets[0], offsets[1]), self._role)
 
     def _raise_for(
         self, container: "_Container", data: bytes, *, is_last: bool | None = None

@@ -1,105 +1,329 @@
 """Reads pickles of plain values and numpy arrays, without running what else is in them.
 
-A pickle is a program: it names functions and has them called. Here it gets the handful that numpy
-arrays are made by, and is refused at the first other name, before anything of that name is looked
-up or imported.
+A pickle is a program. Python's own interpreter of it calls whatever the pickle names, lets it set
+the state of any object, numpy's included, and trusts every size that it states. This one knows the
+instructions that plain values and arrays of numbers are written with. It calls nothing by name: a
+name stands for a function below, and an array is made from its bytes, type and shape, all checked.
+What it makes is never larger than a small multiple of the file.
 """
 
-import codecs
-import pickle
+import math
+import pickletools
+import re
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
-from typing_extensions import override
 
 from regionspot.core.errors import AnnotationError
+from regionspot.core.shown import shown
+
+_WANTED = "wanted plain values, numpy arrays of numbers and Detectron2's BoxMode"
+_DTYPE = re.compile(r"[<>=|]?(b1|i[1248]|u[1248]|f[248]|U[1-9][0-9]{0,6})")
+_BYTE_ORDERS = (("<",), (">",), ("=",), ("|",))
+_NO_FIELDS = (None, None, None)  # of the state of a dtype: subarray, names, fields
+_STATE_LEN = 8
+_MAX_DIMS = 4
+_TEXT_ENCODINGS = ("latin1", "latin-1")
+_DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError)
+
+_CONSTANTS: Mapping[str, object] = {"NEWTRUE": True, "NEWFALSE": False, "NONE": None}
+_VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
 
 
-def _maker(value: np.ndarray | np.generic, protocol: int) -> Callable[..., object]:
-    """Return the function that numpy has a value unpickled by."""
-    maker = value.__reduce_ex__(protocol)[0]
-    if not callable(maker):
-        raise TypeError(f"numpy pickles a {type(value).__name__} by {maker!r}, no function.")
-    return maker
+class _Unfit(Exception):  # noqa: N818 - becomes an AnnotationError that names the file
+    """The pickle is sound, but holds something else than what is read here."""
 
 
-_FROM_BUFFER = _maker(np.zeros(1), 5)
+class _Dtype:
+    """The type of an array while it is read: a letter and a size, then the byte order."""
+
+    def __init__(self, code: object, *_flags: object) -> None:
+        self.code = code
+        self.state: object = None
+
+    def dtype(self) -> np.dtype[np.generic]:
+        """Return numpy's own, if it is one of plain numbers or text."""
+        if not (isinstance(self.code, str) and _DTYPE.fullmatch(self.code)):
+            raise _Unfit(f"an array of type {shown(self.code)}")
+        dtype = np.dtype(self.code)
+        if self.state is None:
+            return dtype
+        state = self.state if isinstance(self.state, tuple) else ()
+        # Version, byte order, subarray, names, fields; sizes and flags follow from the letter.
+        if state[1:2] not in _BYTE_ORDERS or state[2:5] != _NO_FIELDS or len(state) > _STATE_LEN:
+            raise _Unfit("an array type with fields, subarrays or metadata")
+        return dtype.newbyteorder(state[1])
 
 
-class _FromBuffer:
-    """Calls numpy's function, a Python function, whose defaults a pickle could overwrite."""
+class _Array:
+    """An array whose state follows."""
 
-    __slots__ = ()
-
-    def __call__(self, *args: object) -> object:
-        return _FROM_BUFFER(*args)
+    def __init__(self, *_arguments: object) -> None:
+        self.value: np.ndarray | None = None
 
 
-def _allowed() -> Mapping[tuple[str, str], object]:
-    names: dict[tuple[str, str], object] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+class _NoCall:
+    """A name that is handed over, but never called."""
+
+
+def _bytes_of_text(text: object, encoding: object) -> bytes:
+    if not isinstance(text, str) or encoding not in _TEXT_ENCODINGS:
+        raise _Unfit(f"text in the encoding {shown(encoding)}")
+    return text.encode("latin-1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _box_mode(value: object) -> int:
+    if not isinstance(value, int):
+        raise _Unfit(f"the BoxMode {shown(value)}")
+    return int(value)
+
+
+def _from_buffer(data: object, dtype: object, shape: object, order: object) -> np.ndarray:
+    return _array_of(data, dtype, shape, is_fortran=order == "F")
+
+
+def _scalar(dtype: object, data: object) -> object:
+    return _array_of(data, dtype, (), is_fortran=False)[()]
+
+
+def _array_of(data: object, dtype: object, shape: object, *, is_fortran: bool) -> np.ndarray:
+    """Make an array of bytes, which it shares."""
+    if isinstance(data, str):  # Python 2 wrote the bytes of arrays as text
+        data = data.encode("latin-1")
+    if isinstance(data, list):
+        raise _Unfit("an array of objects")
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
+        raise _Unfit(f"an array of {shown(dtype)} from {shown(data)}")
+    numpys = dtype.dtype()
+    if not (isinstance(shape, tuple) and len(shape) <= _MAX_DIMS and all(map(_is_size, shape))):
+        raise _Unfit(f"an array of shape {shown(shape)}")
+    wanted = math.prod(shape) * numpys.itemsize
+    if len(data) != wanted:
+        raise _Unfit(
+            f"{len(data)} bytes for {numpys} of shape {shown(shape)}, which takes {wanted}"
+        )
+    return np.frombuffer(data, numpys).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**40
+
+
+def _names() -> Mapping[tuple[str, str], Callable[..., object]]:
+    names: dict[tuple[str, str], Callable[..., object]] = {
+        ("numpy", "ndarray"): _NoCall,
+        ("numpy", "dtype"): _Dtype,
         # Protocols before 3 spell bytes as encoded text, and empty ones as a call.
-        ("_codecs", "encode"): codecs.encode,
-        ("__builtin__", "bytes"): bytes,
-        ("collections", "OrderedDict"): OrderedDict,
+        ("_codecs", "encode"): _bytes_of_text,
+        ("__builtin__", "bytes"): _no_bytes,
+        ("collections", "OrderedDict"): dict,
         # Its members are numbers; Detectron2 need not be installed.
-        ("detectron2.structures.boxes", "BoxMode"): int,
+        ("detectron2.structures.boxes", "BoxMode"): _box_mode,
     }
     for core in ("numpy.core", "numpy._core"):  # before numpy 2 and since
-        names[f"{core}.multiarray", "_reconstruct"] = _maker(np.zeros(1), 2)
-        names[f"{core}.multiarray", "scalar"] = _maker(np.float32(0), 2)
-        names[f"{core}.numeric", "_frombuffer"] = _FromBuffer()
+        names[f"{core}.multiarray", "_reconstruct"] = _Array
+        names[f"{core}.multiarray", "scalar"] = _scalar
+        names[f"{core}.numeric", "_frombuffer"] = _from_buffer
     return MappingProxyType(names)
 
 
-ALLOWED = _allowed()
-"""What a pickle may name, by module and name, and what it gets: nothing that it could change, read
-or run things with."""
+ALLOWED = _names()
+"""What a pickle may name, by module and name, and the function of ours that stands for it."""
 
 
-class _NumpyUnpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        # Python 2 wrote the bytes of arrays as text of this encoding.
-        super().__init__(file, encoding="latin1")
+class PlainPickles:
+    """Reads the pickles of a file, one after the other.
+
+    Args:
+        file: The opened file.
+        num_bytes: Its size: nothing larger is made of it.
+        path: What to call it in messages.
+    """
+
+    def __init__(self, file: BinaryIO, *, num_bytes: int, path: Path) -> None:
+        self._file = _Clamped(file, num_bytes)
         self._path = path
+        self._left = 2 * num_bytes  # bytes that functions may still make: text to bytes to array
+        self._stack: list[object] = []
+        self._below: list[list[object]] = []
+        self._memo: dict[int, object] = {}
+        self._steps: Mapping[str, Callable[[], object]] = {
+            "MARK": self._mark,
+            "POP": lambda: self._pop(1),
+            "POP_MARK": self._pop_to_mark,
+            "EMPTY_LIST": lambda: self._push([]),
+            "EMPTY_DICT": lambda: self._push({}),
+            "EMPTY_TUPLE": lambda: self._push(()),
+            "LIST": lambda: self._push(self._pop_to_mark()),
+            "TUPLE": lambda: self._push(tuple(self._pop_to_mark())),
+            "DICT": self._dict,
+            "TUPLE1": lambda: self._push(tuple(self._pop(1))),
+            "TUPLE2": lambda: self._push(tuple(self._pop(2))),
+            "TUPLE3": lambda: self._push(tuple(self._pop(3))),
+            "APPEND": lambda: self._append(self._pop(1)),
+            "APPENDS": lambda: self._append(self._pop_to_mark()),
+            "SETITEM": lambda: self._set(self._pop(2)),
+            "SETITEMS": lambda: self._set(self._pop_to_mark()),
+            "STACK_GLOBAL": lambda: self._name(*self._pop(2)),
+            "REDUCE": self._reduce,
+            "BUILD": self._build,
+            "MEMOIZE": lambda: self._memo.update({len(self._memo): self._stack[-1]}),
+        }
 
-    @override
-    def find_class(self, module_name: str, global_name: str, /) -> object:
-        found = ALLOWED.get((module_name, global_name))
+    def load(self) -> object:
+        """Return the value of the next pickle.
+
+        Raises:
+            AnnotationError: It is damaged, names anything else than arrays are made by, or holds
+                an array of something else than numbers or text.
+        """
+        self._stack, self._below, self._memo = [], [], {}
+        try:
+            with warnings.catch_warnings():  # of odd backslashes in old pickles' text
+                warnings.simplefilter("ignore", DeprecationWarning)
+                for opcode, argument, _ in pickletools.genops(cast("BinaryIO", self._file)):
+                    self._step(opcode.name, argument)
+            (value,) = self._stack
+        except _Unfit as error:
+            raise AnnotationError(
+                f"{self._path} is a pickle that holds {error}; {_WANTED}. Nothing in it was run."
+            ) from None
+        except AnnotationError:
+            raise
+        except _DAMAGED as error:
+            raise AnnotationError(
+                f"{self._path} cannot be unpickled ({type(error).__name__}: {error!s:.200}). Is"
+                " it cut off? Copy the proposals file again."
+            ) from error
+        return value
+
+    def _step(self, name: str, argument: object) -> None:
+        if name in _VALUES:
+            self._push(argument)
+        elif name in _CONSTANTS:
+            self._push(_CONSTANTS[name])
+        elif name in {"PUT", "BINPUT", "LONG_BINPUT"}:
+            self._memo[cast("int", argument)] = self._stack[-1]
+        elif name in {"GET", "BINGET", "LONG_BINGET"}:
+            value = self._memo[cast("int", argument)]
+            is_made = isinstance(value, _Array) and value.value is not None
+            self._push(cast("_Array", value).value if is_made else value)
+        elif name == "GLOBAL":
+            self._name(*cast("str", argument).split(" ", 1))
+        elif name in self._steps:
+            self._steps[name]()
+        elif name not in {"PROTO", "FRAME", "STOP"}:
+            raise _Unfit(f"the instruction {name}")
+
+    def _push(self, value: object) -> None:
+        self._stack.append(value)
+
+    def _pop(self, count: int) -> list[object]:
+        if len(self._stack) < count:
+            raise IndexError("an instruction needs more values than there are")
+        values = self._stack[-count:]
+        del self._stack[-count:]
+        return values
+
+    def _mark(self) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def _pop_to_mark(self) -> list[object]:
+        values, self._stack = self._stack, self._below.pop()
+        return values
+
+    def _dict(self) -> None:
+        values = self._pop_to_mark()
+        self._push({})
+        self._set(values)
+
+    def _append(self, values: Sequence[object]) -> None:
+        target = self._stack[-1]
+        if not isinstance(target, list):
+            raise TypeError(f"values are appended to a {type(target).__name__}")
+        target.extend(values)
+
+    def _set(self, values: Sequence[object]) -> None:
+        target = self._stack[-1]
+        if not isinstance(target, dict):
+            raise TypeError(f"items are set of a {type(target).__name__}")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if not isinstance(key, str):  # numbers as keys could be chosen to take hours
+                raise _Unfit(f"a dict with the key {shown(key)}")
+            target[key] = value
+
+    def _name(self, module: object, name: object) -> None:
+        found = None
+        if isinstance(module, str) and isinstance(name, str):
+            found = ALLOWED.get((module, name))
         if found is None:
             raise AnnotationError(
-                f"{self._path} is a pickle that asks for {module_name}.{global_name}; wanted plain"
-                " values, numpy arrays and Detectron2's BoxMode. Nothing in it was run. Write the"
-                " file again with numpy arrays only, or do not trust it."
+                f"{self._path} is a pickle that asks for {module!s:.80}.{name!s:.80}; {_WANTED}."
+                " Nothing in it was run. Write the file again with numpy arrays only, or do not"
+                " trust it."
             )
-        return found
+        self._push(found)
+
+    def _reduce(self) -> None:
+        function, arguments = self._pop(2)
+        if not callable(function) or function is _NoCall or not isinstance(arguments, tuple):
+            raise TypeError(f"{shown(function)} is called with {shown(arguments)}")
+        self._push(self._counted(function(*arguments)))
+
+    def _build(self) -> None:
+        target, state = self._pop(2)
+        made: object = target
+        if isinstance(target, _Dtype):
+            target.state = state
+        elif isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
+            _, shape, dtype, is_fortran, data = state
+            made = _array_of(data, dtype, shape, is_fortran=bool(is_fortran))
+            # A pickle refers to the array by what it was before it had a state.
+            target.value = made
+        else:
+            raise TypeError(f"state is set of a {type(target).__name__}")
+        self._push(self._counted(made))
+
+    def _counted(self, made: object) -> object:
+        size = made.nbytes if isinstance(made, np.ndarray) else 0
+        self._left -= len(made) if isinstance(made, bytes) else size
+        if self._left < 0:
+            raise _Unfit("more than is in the file: the same bytes again and again")
+        return made
+
+
+class _Clamped:
+    """A file that is asked for no more than it has, whatever size a pickle states."""
+
+    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
+        self._file, self._num_bytes = file, num_bytes
+        self.readline, self.tell = file.readline, file.tell
+
+    def read(self, count: int) -> bytes:
+        if count > 1 << 16:
+            count = min(count, max(self._num_bytes - self.tell(), 0))
+        return self._file.read(count)
 
 
 def load_numpy_pickle(path: Path) -> object:
     """Return the value in a pickle of plain values and numpy arrays.
 
     Raises:
-        AnnotationError: It is damaged, or names anything else.
+        AnnotationError: See `PlainPickles.load`.
     """
-    with path.open("rb") as file, warnings.catch_warnings():
-        # Arrays that an older numpy pickled are read well, but numpy 2.4 remarks on them.
-        warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-        try:
-            return _NumpyUnpickler(file, path).load()
-        except AnnotationError:
-            raise
-        # All that a damaged pickle may end in, as the documentation of `pickle` warns.
-        except (
-            *(pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError),
-            *(AttributeError, ImportError, ArithmeticError, MemoryError, RuntimeError),
-        ) as error:
-            raise AnnotationError(
-                f"{path} cannot be unpickled ({type(error).__name__}: {error}). Is it cut off?"
-                " Copy the proposals file again."
-            ) from error
+    with path.open("rb") as file:
+        return PlainPickles(file, num_bytes=path.stat().st_size, path=path).load()

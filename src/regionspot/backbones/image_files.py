@@ -23,6 +23,10 @@ with needs_extra("extract"):
 
 Pixels = NDArray[np.uint8]
 
+MAX_PIXELS = 89_478_485
+"""Pixels of an image that is decoded without being asked for; Pillow warns of more by default. To
+decode takes up to 14 bytes a pixel, and half a megabyte may hold 170 million of them."""
+
 _JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
@@ -33,12 +37,22 @@ _QUARTER_TURNS = {6: 8, 8: 6}
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
+_MORE = (
+    "A small file can fill the memory with so many. To have them read, raise --max_image_pixels of"
+    " the command, or PIL.Image.MAX_IMAGE_PIXELS in Python"
+)
+
+
 class ImageError(RegionSpotError, ValueError):
     """An image that cannot be used; the message says why, as a predicate of the file."""
 
 
 def decode_image(
-    data: bytes, *, size_hw: tuple[int, int] | None = None, exif_policy: ExifPolicy = "ignore"
+    data: bytes,
+    *,
+    size_hw: tuple[int, int] | None = None,
+    exif_policy: ExifPolicy = "ignore",
+    max_pixels: int = MAX_PIXELS,
 ) -> Pixels:
     """Decode an image file to RGB.
 
@@ -51,15 +65,17 @@ def decode_image(
         size_hw: The height and width in pixels that the image must have, as its annotations say;
             None takes any.
         exif_policy: Whether to turn the image as its EXIF orientation says.
+        max_pixels: Height times width at most. More than Pillow's own limit
+            (``PIL.Image.MAX_IMAGE_PIXELS``) raises that one.
 
     Returns:
         Pixels, (H, W, 3).
 
     Raises:
-        ImageError: The bytes are no image, are damaged, or have another size.
+        ImageError: The bytes are no image, are damaged, too large, or have another size.
     """
     try:
-        return _decode(data, size_hw, exif_policy)
+        return _decode(data, size_hw, exif_policy, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -67,14 +83,25 @@ def decode_image(
         raise ImageError(
             f"is no image that Pillow can open: it starts with {data[:16]!r}"
         ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"has more than {max_pixels:,} pixels ({error}). {_MORE}") from error
     except Exception as error:  # decoders raise anything on damaged bytes; it gets counted
         raise ImageError(f"cannot be decoded: {_summary(error)}") from error
 
 
-def _decode(data: bytes, size_hw: tuple[int, int] | None, exif_policy: ExifPolicy) -> Pixels:
+def _decode(
+    data: bytes, size_hw: tuple[int, int] | None, exif_policy: ExifPolicy, max_pixels: int
+) -> Pixels:
     if not data:
         raise ImageError("is empty")
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # it would refuse what was asked for
     with Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > max_pixels:
+            raise ImageError(
+                f"is {image.width} x {image.height} pixels, more than {max_pixels:,} in all."
+                f" {_MORE}"
+            )
         turn = _turn_to_undo(image, exif_policy)
         found_hw = (image.height, image.width)
         if turn in TURNED_ON_THEIR_SIDE:

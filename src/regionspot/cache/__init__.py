@@ -44,6 +44,7 @@ from regionspot.cache.manifest import (
 )
 from regionspot.cache.merge import CacheMerge
 from regionspot.cache.plan import Plan
+from regionspot.cache.quarantine import read_quarantine
 from regionspot.cache.remote_files import (
     EXTRAS,
     MANIFEST,
@@ -119,6 +120,7 @@ __all__ = [
     "read_category_tree",
     "read_labels",
     "read_manifest",
+    "read_quarantine",
     "read_sidecar",
     "remove_shard_locks",
     "shard_is_complete",

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from regionspot.cache.layout import shard_path, shards_path
+from regionspot.cache.regular_files import size_of_regular
 
 
 class CacheFiles:
@@ -48,9 +49,12 @@ class CacheFiles:
         return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
 
     def tar_bytes(self, shard: int) -> int | None:
-        """Return the size of a tar; None if it is missing."""
-        path = shard_path(self.folder, shard)
-        return path.stat().st_size if path.is_file() else None
+        """Return the size of a tar; None if it is missing.
+
+        Raises:
+            CacheCorruptError: It is a link or no file at all.
+        """
+        return size_of_regular(shard_path(self.folder, shard))
 
     @contextmanager
     def tar(self, shard: int, sidecar_sha256: str = "") -> Iterator[Path]:  # noqa: ARG002

@@ -29,7 +29,7 @@ def read_category_tree(cache_dir: Path) -> Descendants | None:
         CacheCorruptError: It was changed after it was written.
     """
     path = category_tree_path(cache_dir)
-    if not path.is_file():
+    if not path.exists():
         return None
     values, _ = open_sealed_json(path, remedy=f"Remove it and write it again: {CACHE_COMMAND}")
     try:

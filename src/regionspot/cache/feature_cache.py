@@ -138,7 +138,9 @@ class FeatureCache:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} is not among the {len(self)} of {self.location}.")
         shard = int(self._index.shards[index])
-        sample = self._shards.reader(index, shard).sample(self._shards.place(index, shard))
+        reader = self._shards.reader(index, shard)
+        reader.check_size()
+        sample = reader.sample(self._shards.place(index, shard))
         wanted = self._index.key(index)
         if sample.key != wanted:
             raise CacheCorruptError(
@@ -166,12 +168,16 @@ class FeatureCache:
         """
         index = self._index
         columns = (index.shards, index.data_offsets, index.num_regions)
+        are_whole: set[int] = set()  # one look a batch: it is a call of the system
         for row, (image, shard, offsets, num_regions) in enumerate(
             zip(images.tolist(), *(column[images].tolist() for column in columns), strict=True)
         ):
             if image < 0:  # what is too large was found by its column
                 raise IndexError(f"image {image} is not among the {len(self)} of {self.location}.")
             reader = self._shards.reader(image, shard)  # held while it is copied from
+            if shard not in are_whole:
+                reader.check_size()
+                are_whole.add(shard)
             targets.fill(row, reader.address, offsets, num_regions)
 
     def read_ahead(self, images: NDArray[np.int64]) -> None:

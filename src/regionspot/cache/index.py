@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache.feature_codec import StoredForm
+from regionspot.cache.index_checks import COLUMNS, column_fault, value_fault
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     index_path,
 )
-from regionspot.cache.sealed import open_sealed_hdf5
+from regionspot.cache.sealed import hdf5_array, open_sealed_hdf5
 from regionspot.cache.sidecar import ShardLayout
 from regionspot.core.errors import CacheCorruptError
 from regionspot.core.hashing import sha256_bytes
@@ -32,19 +33,6 @@ _NUMBERS = (
     "token_dim",
 )
 _TEXTS = ("manifest_sha256", "feature_map_dtype")
-DATASETS = (
-    "keys",
-    "image_ids",
-    "sizes_hw",
-    "num_regions",
-    "shards",
-    "json_offsets",
-    "data_offsets",
-    "image_checksums",
-    "label_counts",
-    "tar_bytes",
-    "sidecar_sha256",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,11 +134,13 @@ class CacheIndex:
         with open_sealed_hdf5(path, remedy=_COMMAND) as h5:
             try:
                 values: dict[str, Any] = {name: int(h5.attrs[name]) for name in _NUMBERS}
-                values |= {name: h5[name][()] for name in DATASETS}
+                columns: dict[str, Any] = {name: hdf5_array(h5, name) for name in COLUMNS}
                 values |= {name: h5.attrs[name].decode("ascii") for name in _TEXTS}
-                return cls(**values)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise CacheCorruptError(f"{path} is no index: {error}. {_COMMAND}") from error
+        if fault := column_fault(columns) or value_fault(columns):
+            raise CacheCorruptError(f"{path} was not written by this library: {fault}. {_COMMAND}")
+        return cls(**values, **columns)
 
     def write(self, h5: h5py.File) -> None:
         """Write the index into an open file; `build_index` makes it whole and seals it."""
@@ -158,5 +148,5 @@ class CacheIndex:
             h5.attrs[name] = np.bytes_(getattr(self, name))
         for name in _NUMBERS:
             h5.attrs[name] = getattr(self, name)
-        for name in DATASETS:
+        for name in COLUMNS:
             h5.create_dataset(name, data=getattr(self, name), track_times=False)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache.cache_files import CacheFiles
-from regionspot.cache.index import DATASETS, CacheIndex
+from regionspot.cache.index import CacheIndex
+from regionspot.cache.index_checks import COLUMNS
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     index_path,
@@ -137,7 +138,7 @@ class _Collected:
         self._manifest = manifest
         self._label_counts = np.zeros(len(manifest.vocabulary), np.int64)
         self._num_clipped = self._num_dropped = 0
-        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in DATASETS}
+        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
 
     def add(self, sidecar: ShardSidecar, seal: str) -> None:
         layout = sidecar.layout

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from regionspot.cache.feature_cache import FeatureCache
 from regionspot.cache.layout import ARRAY_MEMBERS, REPAIR_COMMAND
+from regionspot.cache.regular_files import open_regular
 from regionspot.cache.sidecar import ShardLayout
 from regionspot.core.errors import CacheCorruptError
 
@@ -58,7 +59,7 @@ def _of_shard(cache: FeatureCache, shard: int) -> NDArray[np.int32]:
 
 def _label_bytes(path: Path, layout: ShardLayout) -> Iterator[bytes]:
     # Not through a memory map: there the system would read a good part of each image along.
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         descriptor = file.fileno()
         if sys.platform == "linux":
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from regionspot.cache.feature_codec import FeatureCodec, StoredForm, check_codec
 from regionspot.cache.fingerprint import Fingerprint
 from regionspot.cache.layout import (
@@ -22,7 +24,6 @@ from regionspot.core.errors import (
     CacheMismatchError,
     ConfigError,
     MissingFileError,
-    RegionSpotError,
 )
 from regionspot.core.vocabulary import Vocabulary
 
@@ -125,21 +126,29 @@ def read_manifest(cache_dir: Path) -> Manifest:
         CacheCorruptError: It was changed after it was written.
     """
     path = manifest_path(cache_dir)
-    if not path.is_file():
+    if not path.exists():
         raise MissingFileError(
             f"{cache_dir} is no feature cache: it has no {path.name}. Give the folder that"
             f" cache_features.py wrote, or make it: {CACHE_COMMAND}"
         )
-    values, _ = open_sealed_json(
+    values, seal = open_sealed_json(
         path,
         remedy=f"Restore it from a copy, or remove the folder and cache again: {CACHE_COMMAND}",
     )
     try:
         manifest = _from_json(values)
-    except (KeyError, TypeError, RegionSpotError) as error:
+        is_as_written = manifest.sha256 == seal
+    except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CacheMismatchError):
             raise
-        raise CacheCorruptError(f"{path} lacks or garbles a part of a manifest: {error}") from error
+        raise CacheCorruptError(
+            f"{path} lacks or garbles a part of a manifest: {error!s:.300}"
+        ) from error
+    if not is_as_written:
+        raise CacheCorruptError(
+            f"{path} is sealed, but not as this library writes a manifest. Do not trust where it"
+            " came from."
+        )
     return manifest
 
 
@@ -228,20 +237,29 @@ def _sealed(manifest: Manifest) -> tuple[str, str]:
     )
 
 
+class _Stored(msgspec.Struct, kw_only=True):
+    """The types of what is stored; the classes that are made of it check the rest."""
+
+    name: str
+    fingerprint: dict[str, Any]
+    annotation_sha256: str
+    annotation_format: str
+    proposals: str | None
+    prompt: str
+    codec: str
+    precision: str
+    measured_error: MeasuredError | None
+    reused: str | None
+    plan: Plan
+    vocabulary: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
 def _from_json(values: dict[str, Any]) -> Manifest:
-    error = values["measured_error"]
-    return Manifest(
-        name=values["name"],
-        fingerprint=Fingerprint.from_dict(values["fingerprint"]),
-        annotation_sha256=values["annotation_sha256"],
-        annotation_format=values["annotation_format"],
-        proposals=values["proposals"],
-        prompt=values["prompt"],
-        codec=values["codec"],
-        precision=values["precision"],
-        measured_error=None if error is None else MeasuredError(**error),
-        reused=values["reused"],
-        plan=Plan(**values["plan"]),
-        vocabulary=Vocabulary.from_names(values["vocabulary"]),
-        category_ids=tuple(values["category_ids"]),
-    )
+    stored = msgspec.convert(values, _Stored)
+    parts = {name: getattr(stored, name) for name in _Stored.__struct_fields__}
+    parts |= {
+        "fingerprint": Fingerprint.from_dict(stored.fingerprint),
+        "vocabulary": Vocabulary.from_names(stored.vocabulary),
+    }
+    return Manifest(**parts)

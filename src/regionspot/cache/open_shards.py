@@ -1,8 +1,10 @@
 """The shards of a cache that are open: mapped when first read, and each image checked once."""
 
+import errno
 import logging
 import os
 import resource
+import weakref
 from functools import lru_cache
 
 import numpy as np
@@ -13,11 +15,13 @@ from regionspot.cache.fetching_ahead import FetchingAhead
 from regionspot.cache.index import CacheIndex
 from regionspot.cache.opening import check_sidecar_is_known
 from regionspot.cache.shard import ShardReader
-from regionspot.core.errors import CacheCorruptError
+from regionspot.core.errors import CacheCorruptError, ConfigError
 from regionspot.storage import is_url
 
 logger = logging.getLogger(__name__)
 
+_MORE_FILES = "Type `ulimit -Hn` to see how many it may, and have that raised."
+_MIN_OPEN = 512  # where fewer shards can be open than these and than there are, one is told
 _DESCRIPTORS_LEFT = 512
 """What is left to the rest of the process; each mapped shard takes a file descriptor."""
 
@@ -36,6 +40,15 @@ class OpenShards:
         self._index = index
         self._is_remote = is_url(files.location)
         num_open = _max_open(index.num_shards)
+        if num_open < min(index.num_shards, _MIN_OPEN):
+            logger.warning(
+                "%s: %d of its %d shards can be open at once, so they are opened again and again,"
+                " which is slow: this process may open few files. %s",
+                files.location,
+                num_open,
+                index.num_shards,
+                _MORE_FILES,
+            )
         num_bytes = int(index.tar_bytes.sum())
         if self._is_remote:
             # A copy that was evicted takes its space as long as it is mapped.
@@ -50,11 +63,13 @@ class OpenShards:
         self._was_opened = bytearray(index.num_shards)
         self._image_is_checked = bytearray(len(index))
         self._fetching_ahead = FetchingAhead(self._fetch)
+        _IN_USE.add(self)
 
     def reader(self, image: int, shard: int) -> ShardReader:
         """Return the reader of the shard that holds an image, once the image was found whole.
 
-        It is to be held while it is read from, or another thread might have it unmapped.
+        It is to be held while it is read from, or another thread might have it unmapped. Whether
+        its file is still as long as it was is for the caller to ask (`ShardReader.check_size`).
 
         Args:
             image: Position in the cache, counted from 0.
@@ -66,9 +81,10 @@ class OpenShards:
         reader = self._reader(shard)
         if self._image_is_checked[image]:
             return reader
+        reader.check_size()
         place = self.place(image, shard)
         try:
-            reader.check_image(place)
+            reader.check_image(place, num_classes=len(self._index.label_counts))
         except CacheCorruptError:
             if not self._files.drop_copy(shard, self._sidecar_sha256(shard)):
                 raise
@@ -76,7 +92,7 @@ class OpenShards:
             logger.warning("%s: the copy of shard %d here was damaged", self._files.location, shard)
             self.close()
             reader = self._reader(shard)
-            reader.check_image(place)
+            reader.check_image(place, num_classes=len(self._index.label_counts))
         self._image_is_checked[image] = True
         return reader
 
@@ -114,6 +130,25 @@ class OpenShards:
         self._reader.cache_clear()
 
     def _open(self, shard: int) -> ShardReader:
+        try:
+            return self._mapped(shard)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        # Something else took the descriptors that were left to it: give back what caches have.
+        for shards in list(_IN_USE):
+            shards.close()
+        try:
+            return self._mapped(shard)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            raise ConfigError(
+                f"shard {shard} of {self._files.location} cannot be opened: this process has as"
+                f" many files open as it may. {_MORE_FILES}"
+            ) from error
+
+    def _mapped(self, shard: int) -> ShardReader:
         sidecar_sha256 = self._sidecar_sha256(shard)
         # What is kept of a remote cache was compared with its sidecar when it was fetched.
         if not (self._is_remote or self._was_opened[shard]):
@@ -131,6 +166,9 @@ class OpenShards:
         return self._index.sidecar_sha256[shard].decode("ascii")
 
 
+_IN_USE: "weakref.WeakSet[OpenShards]" = weakref.WeakSet()
+
+
 def _max_open(num_shards: int) -> int:
     """Return how many shards to keep mapped; more files may be open from now on, if need be.
 
@@ -142,7 +180,8 @@ def _max_open(num_shards: int) -> int:
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if allowed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return max(min(num_shards, allowed - _DESCRIPTORS_LEFT), 64)
+    left = min(_DESCRIPTORS_LEFT, allowed // 2)
+    return max(min(num_shards, allowed - left), 1)
 
 
 def _memory_bytes() -> int:

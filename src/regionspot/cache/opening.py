@@ -6,6 +6,7 @@ from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
 from regionspot.cache.index import CacheIndex
 from regionspot.cache.index_building import check_all_shards_present
+from regionspot.cache.index_checks import range_fault
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     REPAIR_COMMAND,
@@ -66,7 +67,7 @@ def check_sidecar_is_known(folder: Path, shard: int, sidecar_sha256: str) -> Non
 
 
 def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:
-    if not index_path(folder).is_file():
+    if not index_path(folder).exists():
         raise CacheCorruptError(
             f"{folder} is not finished: all shards are there, but {index_path(folder).name} is"
             f" missing. Run the command that makes it again to finish it: {CACHE_COMMAND}"
@@ -82,5 +83,24 @@ def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:
             f"{index_path(folder)} knows {index.num_shards} shards; the manifest plans"
             f" {manifest.plan.num_shards}. Run the command that makes the cache again to rebuild"
             f" it: {CACHE_COMMAND}"
+        )
+    form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
+    stored = (index.feature_map_dtype, index.num_feature_tokens, index.feature_map_width)
+    fault = range_fault(
+        tar_bytes=index.tar_bytes[index.shards],
+        form=form,
+        token_dim=token_dim,
+        json_offsets=index.json_offsets,
+        data_offsets=index.data_offsets,
+        num_regions=index.num_regions,
+    )
+    if (*stored, index.token_dim) != (form.dtype, *form.shape, token_dim):
+        fault = "its arrays have other shapes than those of the manifest"
+    elif len(index.label_counts) != len(manifest.vocabulary):
+        fault = "it counts other classes than those of the manifest"
+    if fault is not None:
+        raise CacheCorruptError(
+            f"{index_path(folder)} was not written by this library: {fault}. Do not trust where it"
+            f" came from, or rebuild it: {CACHE_COMMAND}"
         )
     return index

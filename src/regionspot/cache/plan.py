@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from regionspot.core.errors import AnnotationError, ConfigError
 from regionspot.core.hashing import sha256_bytes
+
+MAX_SHARDS: Final = 1_000_000
+"""Shards of a cache at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,11 @@ class Plan:
     """SHA-256 over the keys of all images in order, joined by line breaks."""
 
     def __post_init__(self) -> None:
+        if self.num_shards > MAX_SHARDS:
+            raise ConfigError(
+                f"a plan has {self.num_shards} shards; wanted at most {MAX_SHARDS}, whose names"
+                " have six digits. Raise images_per_shard."
+            )
         if self.num_images < 1 or self.images_per_shard < 1:
             raise ConfigError(
                 f"a plan of {self.num_images} images, {self.images_per_shard} a shard, makes no"

@@ -8,22 +8,34 @@ host.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION
+from regionspot.cache.regular_files import open_regular
 from regionspot.core.atomic import open_atomic
-from regionspot.core.errors import CacheCorruptError, CacheMismatchError, MissingFileError
+from regionspot.core.errors import (
+    CacheCorruptError,
+    CacheMismatchError,
+    MissingFileError,
+    RegionSpotError,
+)
+from regionspot.core.json_text import load_json
 from regionspot.core.sealing import SEAL_KEY, json_seal, seal_json_text
 
 USER_BLOCK_BYTES: Final = 512
 """Length of the block before the HDF5 part of a sealed HDF5 file."""
 
 _PIECE_BYTES = 1 << 20
+# What h5py raises of a file that has no such parts, or parts of other kinds.
+_HDF5_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OSError, RuntimeError)
 
 
 def seal_json(value: Mapping[str, Any], *, indent: int | None = None) -> tuple[str, str]:
@@ -58,11 +70,12 @@ def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
         CacheCorruptError: The bytes are not the ones that were sealed.
     """
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except FileNotFoundError:
         raise MissingFileError(f"{path} does not exist. {remedy}") from None
     try:
-        value = json.loads(data)
+        value = load_json(data)
     except ValueError as error:
         raise CacheCorruptError(f"{path} is damaged: it is not JSON ({error}). {remedy}") from error
     if not isinstance(value, dict):
@@ -110,21 +123,84 @@ def open_sealed_hdf5(path: Path, *, remedy: str) -> Iterator[h5py.File]:
         CacheMismatchError: The file is of another schema version.
         CacheCorruptError: The bytes are not the ones that were sealed.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. {remedy}")
-    with path.open("rb") as file:
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} does not exist. {remedy}") from None
+    with file:
         block = file.read(USER_BLOCK_BYTES)
         digest = hashlib.sha256()
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
-    if block != _user_block(digest.hexdigest()):
-        raise CacheCorruptError(
-            f"{path} is damaged or was edited: its contents do not have the sha256 in its first"
-            f" line. {remedy}"
+        if block != _user_block(digest.hexdigest()):
+            raise CacheCorruptError(
+                f"{path} is damaged or was edited: its contents do not have the sha256 in its first"
+                f" line. {remedy}"
+            )
+        try:
+            with h5py.File(file, "r") as h5:  # the very file that was hashed
+                check_schema_version(_version(h5), path)
+                yield h5
+        except RegionSpotError:
+            raise
+        except _HDF5_ERRORS as error:
+            raise CacheCorruptError(
+                f"{path} was sealed, but is not what this library writes: {error!s:.200}. Do not"
+                f" trust where it came from. {remedy}"
+            ) from error
+
+
+def hdf5_array(group: h5py.Group, name: str) -> NDArray[Any]:
+    """Return a dataset of a sealed HDF5 file, if it is stored the way this library stores them.
+
+    HDF5 can place data in other files, give them room that the file does not have, or have them
+    unpacked by a library that it looks for on this machine. None of it is followed.
+
+    Args:
+        group: The file, or a group of it.
+        name: The dataset's name.
+
+    Raises:
+        KeyError: There is none.
+        ValueError: It is a link, of no plain numbers or bytes, or not stored whole in the file.
+    """
+    dataset = _member(group, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iufS":
+        raise ValueError(f"{name} holds no numbers")
+    form = dataset.id.get_create_plist()
+    is_whole = form.get_layout() in {h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT}
+    if not is_whole or form.get_external_count() or form.get_nfilters():
+        raise ValueError(f"{name} is stored in pieces, packed, or in another file")
+    num_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
+    if dataset.id.get_storage_size() != num_bytes:
+        raise ValueError(
+            f"{name} of shape {dataset.shape} has {dataset.id.get_storage_size()} bytes"
         )
-    with h5py.File(path, "r") as h5:
-        check_schema_version(int(h5.attrs["schema_version"]), path)
-        yield h5
+    return np.asarray(dataset[()])
+
+
+def hdf5_groups(group: h5py.Group) -> dict[str, h5py.Group]:
+    """Return the groups in a group of a sealed HDF5 file, by name.
+
+    Raises:
+        ValueError: One of its members is a link or no group.
+    """
+    members = {name: _member(group, name) for name in group}
+    if not all(isinstance(member, h5py.Group) for member in members.values()):
+        raise ValueError(f"{group.name} holds something else than groups")
+    return members
+
+
+def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    is_link = not isinstance(group.get(name, getlink=True), h5py.HardLink)
+    if is_link:
+        raise ValueError(f"{name} is a link to something else")
+    return group[name]
+
+
+def _version(h5: h5py.File) -> int:
+    version = h5.attrs["schema_version"]
+    return int(version) if np.ndim(version) == 0 else -1
 
 
 def check_schema_version(found: object, path: Path) -> None:

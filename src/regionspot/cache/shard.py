@@ -1,6 +1,5 @@
 """Shards: the writer and the reader are twins; what one puts somewhere the other finds there."""
 
-import json
 import mmap
 import os
 from collections.abc import Iterable, Sequence
@@ -10,9 +9,12 @@ from typing import Any, Self
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from regionspot.cache.codec import HEADER_BYTES, encode_array, npy_header
+from regionspot.cache.index_checks import range_fault
 from regionspot.cache.layout import (
+    ARRAY_MEMBERS,
     CACHE_COMMAND,
     MEMBERS,
     REPAIR_COMMAND,
@@ -21,6 +23,7 @@ from regionspot.cache.layout import (
     sidecar_path,
 )
 from regionspot.cache.manifest import read_manifest
+from regionspot.cache.regular_files import open_regular
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.sealed import open_sealed_json
 from regionspot.cache.shard_contents import ShardContents, check_sample
@@ -35,6 +38,7 @@ from regionspot.cache.tar import BLOCK_BYTES, TarWriter, WrittenMember
 from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import CacheCorruptError, RegionSpotError
 from regionspot.core.hashing import canonical_json
+from regionspot.core.json_text import load_json
 
 
 def write_shard(
@@ -134,7 +138,7 @@ class ShardReader:
         self._map: mmap.mmap | None = None
         self._mapped: memoryview | None = None
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 check_tar_bytes(os.fstat(file.fileno()).st_size, layout.tar_bytes, path)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 self._mapped = memoryview(self._map)
@@ -159,11 +163,26 @@ class ShardReader:
     ) -> None:
         self.close()
 
-    def check_image(self, index: int) -> None:
-        """Compare all bytes of an image with their checksum.
+    def check_size(self) -> None:
+        """Look whether the tar was cut since it was mapped: to read behind its end is deadly.
+
+        Raises:
+            CacheCorruptError: It was.
+        """
+        if self._map is not None and self._map.size() != self._layout.tar_bytes:
+            raise CacheCorruptError(
+                f"{self._path} was {self._layout.tar_bytes} bytes when it was opened, and is"
+                f" {self._map.size()} now: something wrote into it while it was read. Let nothing"
+                " do that, and copy it again from where it came, or make it again:"
+                f" {REPAIR_COMMAND}"
+            )
+
+    def check_image(self, index: int, *, num_classes: int) -> None:
+        """Compare all bytes of an image with their checksum, and its labels with the vocabulary.
 
         Args:
             index: Position in the shard, counted from 0.
+            num_classes: Labels are below it; -1 stands for none.
 
         Raises:
             CacheCorruptError: They are not the ones that were written.
@@ -174,6 +193,11 @@ class ShardReader:
             raise self._damaged(
                 f"bytes {span.start} to {span.stop} (image {index}) are not what was written"
             )
+        offset = int(self._layout.data_offsets[index, ARRAY_MEMBERS.index("labels.npy")])
+        shape = (int(self._layout.num_regions[index]),)
+        labels: NDArray[np.int64] = np.ndarray(shape, "<i8", self._open_map(), offset)
+        if labels.min(initial=-1) < -1 or labels.max(initial=-1) >= num_classes:
+            raise self._damaged(f"image {index} has labels that are none of {num_classes} classes")
 
     def sample(self, index: int) -> CachedSample:
         """Return an image of the shard; its arrays are read-only views into the memory map.
@@ -243,7 +267,7 @@ class ShardReader:
     def _meta(self, mapped: memoryview, offset: int) -> dict[str, Any]:
         text = bytes(mapped[offset : offset + BLOCK_BYTES]).rstrip(b"\0")
         try:
-            meta = json.loads(text)
+            meta = load_json(text)
         except ValueError as error:
             raise self._damaged(f"no JSON lies at byte {offset} ({error})") from error
         if not isinstance(meta, dict):
@@ -252,13 +276,16 @@ class ShardReader:
 
     def _check_offsets(self) -> None:
         layout = self._layout
-        fixed = layout.feature_map_form.num_bytes
-        row_bytes = np.array([0, layout.token_dim * 2, 16, 8, 4])
-        ends = layout.data_offsets + np.array([fixed, 0, 0, 0, 0])
-        ends = ends + layout.num_regions[:, None] * row_bytes
-        starts = (layout.json_offsets, layout.data_offsets)
-        if len(ends) and (ends.max() > layout.tar_bytes or min(x.min() for x in starts) < 0):
-            raise self._damaged("the sidecar or the index points outside the tar")
+        fault = range_fault(
+            tar_bytes=layout.tar_bytes,
+            form=layout.feature_map_form,
+            token_dim=layout.token_dim,
+            json_offsets=layout.json_offsets,
+            data_offsets=layout.data_offsets,
+            num_regions=layout.num_regions,
+        )
+        if fault is not None:
+            raise self._damaged(f"by its sidecar or the index, {fault}")
 
     def _damaged(self, what: str) -> CacheCorruptError:
         return CacheCorruptError(

@@ -6,19 +6,22 @@ It is written after the tar, so a shard without a sidecar does not exist.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache.codec import HEADER_BYTES
 from regionspot.cache.feature_codec import StoredForm
-from regionspot.cache.layout import CACHE_COMMAND, MEMBERS, sidecar_path
+from regionspot.cache.layout import CACHE_COMMAND, MEMBERS, is_key, sidecar_path
 from regionspot.cache.sealed import open_sealed_json, seal_json
 from regionspot.cache.tar import BLOCK_BYTES
 from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import CacheCorruptError
 
+_TOO_LARGE = 2**31
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 CHECKSUM = "crc32"
 """The checksum of a member's bytes: CRC-32 as in zlib, which finds every single flipped bit."""
 
@@ -184,8 +187,8 @@ def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar
         sidecar = _from_json(values)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CacheCorruptError(
-            f"{path} lacks or garbles a part of a sidecar: {error!r}. Remove it and make the shard"
-            f" again: {CACHE_COMMAND}"
+            f"{path} lacks or garbles a part of a sidecar: {error!s:.300}. Remove it and make the"
+            f" shard again: {CACHE_COMMAND}"
         ) from error
     if sidecar.shard != shard_index:
         raise CacheCorruptError(
@@ -195,19 +198,38 @@ def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar
     return sidecar, seal
 
 
+class _Counts(msgspec.Struct, kw_only=True):
+    """The types of what is stored beside arrays."""
+
+    shard: int
+    manifest_sha256: str
+    tar_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    tar_sha256: str
+    feature_map_dtype: str
+    feature_map_shape: tuple[int, int]
+    token_dim: int
+    keys: tuple[str, ...]
+    label_counts: tuple[tuple[int, _Count], ...]
+    num_clipped_regions: _Count
+    num_dropped_regions: _Count
+    quarantined: tuple[QuarantinedImage, ...]
+
+
 def _from_json(values: dict[str, Any]) -> ShardSidecar:
     if tuple(values["members"]) != MEMBERS or values["checksum"] != CHECKSUM:
         raise ValueError(f"members {values['members']} with {values['checksum']} checksums")
-    num_images = len(values["keys"])
-    num_tokens, width = values["feature_map_shape"]
-    return ShardSidecar(
-        shard=values["shard"],
-        manifest_sha256=values["manifest_sha256"],
-        tar_bytes=values["tar_bytes"],
-        tar_sha256=values["tar_sha256"],
-        feature_map_form=StoredForm(dtype=values["feature_map_dtype"], shape=(num_tokens, width)),
-        token_dim=values["token_dim"],
-        keys=tuple(values["keys"]),
+    stored = msgspec.convert(values, _Counts)
+    num_images = len(stored.keys)
+    if not all(map(is_key, stored.keys)):
+        raise ValueError("keys of other than 1 to 80 of A-Z a-z 0-9 _ -")
+    sidecar = ShardSidecar(
+        shard=stored.shard,
+        manifest_sha256=stored.manifest_sha256,
+        tar_bytes=stored.tar_bytes,
+        tar_sha256=stored.tar_sha256,
+        feature_map_form=StoredForm(dtype=stored.feature_map_dtype, shape=stored.feature_map_shape),
+        token_dim=stored.token_dim,
+        keys=stored.keys,
         image_ids=_integers(values["image_ids"], (num_images,)),
         sizes_hw=_integers(values["sizes_hw"], (num_images, 2)),
         num_regions=_integers(values["regions"], (num_images,)),
@@ -217,11 +239,16 @@ def _from_json(values: dict[str, Any]) -> ShardSidecar:
         image_checksums=np.array(
             [int(digits, 16) for digits in values["image_checksums"]], np.uint64
         ).reshape(num_images),
-        label_counts=tuple((label, count) for label, count in values["label_counts"]),
-        num_clipped_regions=values["num_clipped_regions"],
-        num_dropped_regions=values["num_dropped_regions"],
-        quarantined=tuple(QuarantinedImage(**image) for image in values["quarantined"]),
+        label_counts=stored.label_counts,
+        num_clipped_regions=stored.num_clipped_regions,
+        num_dropped_regions=stored.num_dropped_regions,
+        quarantined=stored.quarantined,
     )
+    for name in ("sizes_hw", "num_regions", "lengths"):
+        numbers = getattr(sidecar, name)
+        if numbers.min(initial=0) < 0 or numbers.max(initial=0) >= _TOO_LARGE:
+            raise ValueError(f"{name} from {numbers.min()} to {numbers.max()}")
+    return sidecar
 
 
 def _integers(values: Sequence[Any], shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from regionspot.cache.feature_cache import FeatureCache
-from regionspot.cache.layout import quarantine_path, shards_path, text_banks_path
+from regionspot.cache.layout import shards_path, text_banks_path
 from regionspot.cache.manifest import MeasuredError
+from regionspot.cache.quarantine import read_quarantine
 from regionspot.cache.text_banks import TextBankStore
 
 _NUM_CLASSES_SHOWN = 5
@@ -135,6 +136,5 @@ def collect_stats(location: str | Path) -> CacheStats:
 
 
 def _reasons(cache_dir: Path) -> dict[str, int]:
-    text = quarantine_path(cache_dir).read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
-    return dict(Counter(str(row["reason"]) for row in rows).most_common())
+    reasons = Counter(image.reason for image in read_quarantine(cache_dir))
+    return dict(reasons.most_common())

@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache.layout import CACHE_COMMAND
-from regionspot.cache.sealed import open_sealed_hdf5, write_sealed_hdf5
+from regionspot.cache.sealed import (
+    hdf5_array,
+    hdf5_groups,
+    open_sealed_hdf5,
+    write_sealed_hdf5,
+)
 from regionspot.core.errors import CacheCorruptError, CacheMismatchError, ConfigError, ShapeError
 from regionspot.core.vocabulary import Vocabulary
 
@@ -56,11 +61,12 @@ class TextBankStore:
             CacheMismatchError: The store holds banks of another CLIP.
             CacheCorruptError: The file was changed after it was written.
         """
-        if not self.path.is_file():
+        if not self.path.exists():
             return None
         with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
             self._check_clip(h5, clip_sha256)
-            group = h5.get(f"{templates}/{vocabulary.sha256}")
+            banks = hdf5_groups(h5).get(templates)
+            group = None if banks is None else hdf5_groups(banks).get(vocabulary.sha256)
             return None if group is None else self._read(group, templates).bank
 
     def put(
@@ -107,22 +113,24 @@ class TextBankStore:
 
     def banks(self, *, clip_sha256: str) -> tuple[StoredBank, ...]:
         """Return all banks by template set, none if there is no file; raises what `get` does."""
-        if not self.path.is_file():
+        if not self.path.exists():
             return ()
         with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
             self._check_clip(h5, clip_sha256)
             return tuple(
                 self._read(group, templates)
-                for templates, groups in h5.items()
-                for group in groups.values()
+                for templates, groups in hdf5_groups(h5).items()
+                for group in hdf5_groups(groups).values()
             )
 
     def templates_of(self, vocabulary: Vocabulary) -> tuple[str, ...]:
         """Return the names of the template sets that the store has for a vocabulary, sorted."""
-        if not self.path.is_file():
+        if not self.path.exists():
             return ()
         with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
-            return tuple(name for name, groups in h5.items() if vocabulary.sha256 in groups)
+            return tuple(
+                name for name, groups in hdf5_groups(h5).items() if vocabulary.sha256 in groups
+            )
 
     def _check_clip(self, h5: h5py.File, clip_sha256: str) -> None:
         found = h5.attrs["clip_sha256"].decode("ascii")
@@ -134,13 +142,15 @@ class TextBankStore:
             )
 
     def _read(self, group: h5py.Group, templates: str) -> StoredBank:
-        names = tuple(name.decode("utf-8") for name in group["names"][()].tolist())
+        names = tuple(name.decode("utf-8") for name in hdf5_array(group, "names").tolist())
+        bank = hdf5_array(group, "embeddings")
         stored = StoredBank(
             templates=templates,
             vocabulary=Vocabulary(names),
-            bank=np.asarray(group["embeddings"][()], dtype=np.float32),
+            bank=bank.astype(np.float32, copy=False),
         )
-        if not group.name.endswith(stored.vocabulary.sha256) or len(stored.bank) != len(names):
+        fits = bank.ndim == 2 and len(bank) == len(names)
+        if not (group.name.endswith(stored.vocabulary.sha256) and fits):
             raise CacheCorruptError(
                 f"{self.path}: the bank {group.name} does not belong to its names. {_REMEDY}"
             )

@@ -22,6 +22,7 @@ from regionspot.cache.layout import (
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.regular_files import open_regular, size_of_regular
 from regionspot.cache.remote_files import by_url, opened_files
 from regionspot.cache.sidecar import ShardSidecar, read_sidecar
 from regionspot.cache.tar import BLOCK_BYTES, END, padding, tar_header
@@ -126,7 +127,11 @@ def _shard_problems(
         yield Problem(message=str(error), shard=shard)
         return
     path = shard_path(cache_dir, shard)
-    found = files.tar_bytes(shard)
+    try:
+        found = files.tar_bytes(shard)
+    except RegionSpotError as error:
+        yield Problem(message=str(error), shard=shard)
+        return
     if found is None:
         yield Problem(message=f"{path} is missing", shard=shard)
         return
@@ -136,7 +141,7 @@ def _shard_problems(
         )
         yield Problem(message=message, shard=shard, offset=min(found, sidecar.tar_bytes))
         return
-    with files.tar(shard) as tar, tar.open("rb") as file:
+    with files.tar(shard) as tar, open_regular(tar) as file:
         yield from _tar_problems(file, sidecar)
 
 
@@ -198,7 +203,12 @@ def _derived_problems(files: CacheFiles, *, rebuild: bool) -> Iterator[Problem]:
             path = index_path(cache_dir)
             yield Problem(message=f"{path}: {name} does not follow from the sidecars; rebuild it")
     path = quarantine_path(cache_dir)
-    if not path.is_file() or path.read_bytes() != quarantine:
+    try:
+        is_same = size_of_regular(path) == len(quarantine) and path.read_bytes() == quarantine
+    except RegionSpotError as error:
+        yield Problem(message=str(error))
+        return
+    if not is_same:
         yield Problem(message=f"{path} does not follow from the sidecars; rebuild the index")
 
 

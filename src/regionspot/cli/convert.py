@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser
 
 from regionspot.backbones.presets import ModelsConfig
+from regionspot.cli.config_files import prepare_parsing
 from regionspot.cli.errors import run_cli
-from regionspot.cli.options import set_up_parsing
 from regionspot.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _RELEASED_SUFFIX = ".pth"  # regionspot.model.RELEASED_SUFFIX: importing it take
 
 def main(args: Sequence[str] | None = None) -> None:
     """Convert a head; see ``regionspot convert --help``."""
-    set_up_parsing()
+    prepare_parsing()
     parser = ArgumentParser(prog="regionspot convert", description=__doc__)
     parser.add_argument("source", type=str, help="A released .pth file, or a trained head.")
     parser.add_argument("target", type=str, help="The folder or the .pth file to write.")

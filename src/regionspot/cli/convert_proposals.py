@@ -17,6 +17,7 @@ from regionspot.annotations.detectron2_files import CONVERT, read_detections
 from regionspot.cli.errors import run_cli
 from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import AnnotationError, ConfigError
+from regionspot.core.shown import shown
 
 _SUFFIX = ".json"
 
@@ -55,6 +56,6 @@ def _json(result: dict[str, object], source: Path) -> str:
         return json.dumps(result, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise AnnotationError(
-            f"{source}: {result!r:.120} cannot be written as a COCO result ({error}); wanted"
+            f"{source}: {shown(result, 120)} cannot be written as a COCO result ({error}); wanted"
             " finite numbers."
         ) from error

@@ -1,6 +1,5 @@
 """What an evaluation runs on: a cache and its LVIS annotations, checked to belong together."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations import read_annotations
-from regionspot.cache import FeatureCache, quarantine_path
+from regionspot.cache import FeatureCache, read_quarantine
 from regionspot.evaluation import LvisGroundTruth, check_same_data
 from regionspot.evaluation.results import EvaluatedData
 
@@ -94,7 +93,7 @@ def open_evaluation_data(
 
 def missing_reasons(cache: FeatureCache) -> Counter[str]:
     """Count why images were left out of a cache."""
-    return Counter(str(row["reason"]) for row in _quarantine_rows(cache))
+    return Counter(image.reason for image in read_quarantine(cache.path))
 
 
 def _image_paths(annotations_path: Path, images_dir: Path | None) -> Mapping[int, Path]:
@@ -105,11 +104,4 @@ def _image_paths(annotations_path: Path, images_dir: Path | None) -> Mapping[int
 
 
 def _quarantined_ids(cache: FeatureCache) -> list[int]:
-    return [int(str(row["image_id"])) for row in _quarantine_rows(cache)]
-
-
-def _quarantine_rows(cache: FeatureCache) -> list[dict[str, object]]:
-    path = quarantine_path(cache.path)
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [image.image_id for image in read_quarantine(cache.path)]

@@ -1,12 +1,12 @@
 """Puts the report of an evaluation together."""
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, cast
 
 from regionspot.backbones import resolve_device
 from regionspot.cli.evaluate_config import EvalConfig
@@ -14,6 +14,7 @@ from regionspot.cli.evaluate_data import EvaluationData, missing_reasons
 from regionspot.cli.evaluate_methods import MethodRun
 from regionspot.cli.evaluate_pictures import draw_region_pictures
 from regionspot.core.errors import ConfigError, MissingFileError
+from regionspot.core.json_text import load_json
 from regionspot.evaluation.report import ReportContent
 from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.evaluation.results import EvaluationResult
@@ -58,14 +59,14 @@ def read_steps(path: Path) -> list[EarlierStep]:
     if not path.is_file():
         raise MissingFileError(f"no file of steps at {path}; leave --steps out, or correct it.")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = cast("list[dict[str, Any]]", load_json(path.read_bytes()))
         steps = [
             EarlierStep(
                 name=str(row["name"]), command=str(row["command"]), seconds=float(row["seconds"])
             )
             for row in rows
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"{path} is not a file of steps ({type(error).__name__}: {error}); wanted a JSON list"
             ' of {"name": "train", "command": "...", "seconds": 1.0}.'

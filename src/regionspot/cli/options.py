@@ -4,23 +4,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TypeVar
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 
+from regionspot.cli.config_files import prepare_parsing, readable_files
 from regionspot.core.errors import RegionSpotError
 
 T = TypeVar("T")
-
-
-def set_up_parsing() -> None:
-    """Let the texts below fields become help, and let no value name code to import.
-
-    A group of options takes ``{class_path: ...}`` in place of its fields, too.
-    """
-    set_parsing_settings(
-        docstring_parse_attribute_docstrings=True,
-        import_path_denylist=["*"],
-        instantiate_subclass_spec_in_any=False,
-    )
 
 
 def parse_options(
@@ -35,13 +24,14 @@ def parse_options(
         about: What it does.
 
     Raises:
-        ConfigError: An option cannot work; raised by the class itself.
+        ConfigError: An option cannot work (raised by the class itself), or the file is no text.
     """
-    set_up_parsing()
+    prepare_parsing()
     parser = ArgumentParser(prog=prog, description=about)
     parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
     parser.add_class_arguments(config_class)
-    parsed = parser.parse_args(list(words))
+    with readable_files():
+        parsed = parser.parse_args(list(words))
     try:
         options = vars(parser.instantiate(parsed))
     except ValueError as error:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 from jsonargparse import ArgumentParser
 
@@ -26,6 +27,7 @@ from regionspot.cli.main import main as run_command
 from regionspot.core.atomic import write_bytes_atomic, write_text_atomic
 from regionspot.core.errors import ConfigError, MissingExtraError, MissingFileError
 from regionspot.core.hashing import sha256_bytes, sha256_file
+from regionspot.core.json_text import load_json
 from regionspot.core.stopping import stop_advice
 
 SOURCES = ("toy365", "toyoi", "toyv3d")
@@ -279,7 +281,7 @@ def _read_memory(path: Path) -> dict[str, DoneStep]:
     if not path.exists():
         return {}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = cast("list[dict[str, Any]]", load_json(path.read_bytes()))
         return {one["name"]: DoneStep(**one) for one in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(

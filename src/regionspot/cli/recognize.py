@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import GridProposer, SameTokens
+from regionspot.cli.config_files import prepare_parsing
 from regionspot.cli.errors import run_cli
-from regionspot.cli.options import set_up_parsing
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.files import is_file
 from regionspot.core.vocabulary import Vocabulary
@@ -172,7 +172,7 @@ def _row_help(num_values: int) -> str:
 
 
 def _parser() -> ArgumentParser:
-    set_up_parsing()
+    prepare_parsing()
     parser = ArgumentParser(prog="regionspot recognize", description=__doc__)
     parser.add_argument(
         "--model",

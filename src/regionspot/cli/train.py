@@ -17,7 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -31,6 +31,7 @@ from regionspot.cli.allowed_code import (
     code_limited_to,
     take_allow_code,
 )
+from regionspot.cli.config_files import prepare_parsing, readable_files
 from regionspot.cli.errors import run_cli
 from regionspot.cli.loggers import DEFAULT_LOGGERS, complete_wandb, loggers
 from regionspot.core.atomic import write_text_atomic
@@ -132,7 +133,8 @@ class TrainCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``, or the process's own; Lightning's version warns of having both."""
-        self.config = parser.parse_args(args)
+        with readable_files():
+            self.config = parser.parse_args(args)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -219,8 +221,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The words after ``train.py``; the process's own by default.
     """
     _log_to_console()
-    # The docstrings under the fields of the option groups become help texts.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    prepare_parsing()
 
     def command() -> None:
         words, allowed = take_allow_code(sys.argv[1:] if args is None else args)

@@ -4,7 +4,6 @@ Scoring reads nothing but these, so that our head, CLIP on crops and somebody el
 measured by the same code. Shape letter: N predictions.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 
 from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import AnnotationError, MissingFileError, ShapeError
+from regionspot.core.json_text import load_json
+from regionspot.core.shown import shown
 
 _WRITE_ROWS = 65_536  # rows formatted at once: a file of millions of rows is never held as text
 
@@ -108,8 +109,8 @@ class Predictions:
             raise MissingFileError(f"no results file at {path}.")
         try:
             # Every entry becomes a tuple while it is parsed: a sixth of the memory of dicts.
-            rows = json.loads(path.read_bytes(), object_hook=_row_of)
-        except json.JSONDecodeError as error:
+            rows = load_json(path.read_bytes(), object_hook=_row_of)
+        except ValueError as error:
             raise AnnotationError(f"{path} is not JSON ({error}); is it cut off?") from error
         except _NotAResultError as error:
             raise AnnotationError(
@@ -121,18 +122,35 @@ class Predictions:
                 f"{path} holds no list of results. Wanted the LVIS results format: a JSON list of"
                 ' {"image_id": 1, "category_id": 2, "bbox": [x, y, width, height], "score": 0.5}.'
             )
-        return cls._from_rows(cast("list[tuple[float, ...]]", rows))
+        try:
+            return cls._from_rows(cast("list[tuple[float, ...]]", rows))
+        except OverflowError as error:
+            raise AnnotationError(
+                f"{path} holds a number that cannot be: {error}. Wanted boxes in pixels, and ids"
+                " of images and categories as in the ground truth."
+            ) from error
 
     @classmethod
     def _from_rows(cls, rows: list[tuple[float, ...]]) -> Self:
         if not rows:
             return cls.empty()
         return cls(
-            image_ids=np.array([row[0] for row in rows], np.int64),
-            category_ids=np.array([row[1] for row in rows], np.int64),
+            image_ids=_ids([row[0] for row in rows]),
+            category_ids=_ids([row[1] for row in rows]),
             boxes_xywh=np.array([row[2:6] for row in rows], np.float64).reshape(-1, 4),
             scores=np.array([row[6] for row in rows], np.float64),
         )
+
+
+def _ids(values: list[float]) -> NDArray[np.int64]:
+    found = np.array(values)
+    if found.dtype.kind not in "iuf":  # numbers of more than 64 bits
+        raise OverflowError(f"the id {shown(max(values, key=abs))}")
+    with np.errstate(invalid="ignore"):
+        ids = found.astype(np.int64)
+    if not (ids == found).all():
+        raise OverflowError(f"the id {shown(found[ids != found][0].item())} is no whole one")
+    return ids
 
 
 class _NotAResultError(Exception):
@@ -148,10 +166,10 @@ def _row_of(entry: dict[str, object]) -> tuple[float, ...] | dict[str, object]:
         raise _NotAResultError(f"an entry has the keys {sorted(entry)} and lacks {missing}")
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4:
-        raise _NotAResultError(f"an entry's bbox is {box!r}, not four numbers")
+        raise _NotAResultError(f"an entry's bbox is {shown(box)}, not four numbers")
     numbers = (entry["image_id"], entry["category_id"], *box, entry["score"])
     if any(not isinstance(number, int | float) for number in numbers):
-        raise _NotAResultError(f"an entry holds something that is not a number: {numbers}")
+        raise _NotAResultError(f"an entry holds something that is not a number: {shown(numbers)}")
     return cast("tuple[float, ...]", numbers)
 
 

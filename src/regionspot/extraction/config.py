@@ -189,6 +189,9 @@ class CacheConfig:
     """Whether the orientation in a photo's EXIF data turns the image (apply) or not (ignore). It
     must be what the annotators saw: LVIS, COCO, Objects365 and OpenImages annotate the pixels as
     stored."""
+    max_image_pixels: int = 89_478_485
+    """Leave out images of more pixels, height times width: half a megabyte of PNG may hold so many
+    that they fill the memory. The default is Pillow's own."""
     max_quarantined_share: float = 0.01
     """Stop when more than this share of all images is missing, damaged or of another size than
     annotated. Fewer are left out, each with its reason in quarantine.jsonl."""
@@ -220,7 +223,10 @@ class CacheConfig:
     """The Ray cluster, for --executor ray."""
 
     def __post_init__(self) -> None:
-        for name in ("images_per_shard", "batch_size", "limit", "max_quarantined_in_a_row"):
+        for name in (
+            *("images_per_shard", "batch_size", "limit"),
+            *("max_image_pixels", "max_quarantined_in_a_row"),
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} is {value}; wanted 1 or more.")

@@ -101,6 +101,7 @@ class CacheJob:
         return Preparation(
             images_dir=_folder_of_images(self.config.annotations.images_dir),
             exif_policy=self.config.exif_policy,
+            max_image_pixels=self.config.max_image_pixels,
             locator=self.locator,
             encoder=self.models.encoder,
             old_cache=self.old_cache,

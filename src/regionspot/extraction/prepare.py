@@ -19,6 +19,7 @@ from regionspot.annotations import ImageRecord
 from regionspot.annotations.record import ResolvedRecord
 from regionspot.backbones import Encoder
 from regionspot.backbones.image_files import (
+    MAX_PIXELS,
     TURNED_ON_THEIR_SIDE,
     UPRIGHT,
     ImageError,
@@ -101,6 +102,8 @@ class Preparation:
     """Resizes for SAM."""
     encoder: Encoder
     """Resizes for CLIP."""
+    max_image_pixels: int = MAX_PIXELS
+    """Height times width of an image at most."""
     old_cache: OldCache | None = None
     """What need not be computed again."""
     knows_orientation: bool = False
@@ -124,6 +127,7 @@ class Preparation:
                 data,
                 size_hw=record.annotated_size_hw,
                 exif_policy=self.exif_policy,
+                max_pixels=self.max_image_pixels,
             )
             resolved = record.resolved((pixels.shape[0], pixels.shape[1]))
             if reused is not None and reused.resolved.record.size_hw != resolved.record.size_hw:

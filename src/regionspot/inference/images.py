@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot.backbones.image_files import (
+    MAX_PIXELS,
     ImageError,
     decode_image,
     exif_orientation,
@@ -63,7 +65,8 @@ def load_image(
 
     Raises:
         MissingFileError: There is no file at the path.
-        ImageError: The file is not an image, or is cut short.
+        ImageError: The file is not an image, is cut short, or has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS``, to which Pillow gives a number of its own.
         ShapeError: It is none of these, or an array or tensor has another shape or type, or is
             empty.
     """
@@ -79,7 +82,9 @@ def load_image(
             raise ImageError(f"the image {error}: pass another one.") from error
     data, name = _read(image)
     try:
-        pixels = decode_image(data, exif_policy=exif_policy)
+        pillows = Image.MAX_IMAGE_PIXELS
+        max_pixels = sys.maxsize if pillows is None else max(pillows, MAX_PIXELS)
+        pixels = decode_image(data, exif_policy=exif_policy, max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(f"{name} {error}: replace the file, or leave it out.") from error
     with Image.open(io.BytesIO(data)) as opened:

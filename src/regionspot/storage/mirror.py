@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote
 
 from regionspot.core.atomic import write_text_atomic
 from regionspot.core.hashing import sha256_file
+from regionspot.core.json_text import load_json
 from regionspot.storage.remote_folder import RemoteFolder, RemoteObject
 
 _NUM_AT_ONCE = 8
@@ -108,7 +109,8 @@ class Mirror:
 
     def _origin(self, name: str) -> _Origin | None:
         try:
-            return _Origin(**json.loads(self._note_path(name).read_bytes()))
+            note = load_json(self._note_path(name).read_bytes())
+            return _Origin(**note) if isinstance(note, dict) else None
         except (FileNotFoundError, ValueError, TypeError):
             return None
 

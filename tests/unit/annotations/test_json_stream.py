@@ -55,6 +55,14 @@ def whole(path: Path, piece_bytes: int) -> Any:
     return stream.skeleton
 
 
+def has_repeated_key(text: str) -> bool:
+    """Say whether the outermost object of a JSON text has a key twice."""
+    pairs = json.loads(text, object_pairs_hook=tuple)
+    if not isinstance(pairs, tuple):
+        return False
+    return len({key for key, _ in pairs}) < len(pairs)
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("json") / "a.json"
@@ -111,6 +119,10 @@ def test_what_json_refuses_is_refused_and_nothing_else(
         wanted = json.loads(changed)
     except json.JSONDecodeError:
         with pytest.raises(AnnotationError):
+            whole(path, piece_bytes)
+        return
+    if has_repeated_key(changed):
+        with pytest.raises(AnnotationError, match=r"has the key .* twice, at line"):
             whole(path, piece_bytes)
     else:
         assert whole(path, piece_bytes) == wanted
@@ -218,9 +230,27 @@ def test_a_byte_order_mark_and_white_space_around_are_no_part_of_it(
         whole(path, piece_bytes)
 
 
-def test_of_a_repeated_key_the_last_counts(path: Path) -> None:
-    path.write_text('{"images": [1, 2], "images": [3], "info": {}, "info": 4}')
-    assert whole(path, 1) == {"images": [3], "info": 4}
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("text", "key", "places"),
+    [
+        ('{"images": [1, 2],\n "images": [3]}', "images", [(1, 2), (2, 2)]),
+        ('{"images": [1, 2], "annotations": null, "annotations": [3]}', "annotations", [20, 41]),
+        ('{"info": "\\"info\\":", "info": {}}', "info", [2, 23]),
+        ('{"\\u0069nfo": {"info": {"info": 3}}, "info": 4}', "info", [2, 38]),
+    ],
+)
+def test_a_key_that_is_there_twice_is_an_error_with_both_places(
+    path: Path, piece_bytes: int, text: str, key: str, places: list[Any]
+) -> None:
+    path.write_text(text)
+    first, second = (place if isinstance(place, tuple) else (1, place) for place in places)
+    wanted = (
+        rf"has the key '{key}' twice, at line {first[0]}, column {first[1]} .*"
+        rf" and at line {second[0]}, column {second[1]} "
+    )
+    with pytest.raises(AnnotationError, match=wanted):
+        whole(path, piece_bytes)
 
 
 @pytest.mark.parametrize(

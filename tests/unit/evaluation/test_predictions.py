@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from regionspot.core.errors import AnnotationError, MissingFileError, ShapeError
 from regionspot.evaluation import Predictions
 
+RESULT = '[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]'
+
 
 def predictions(*rows: tuple[int, int, tuple[float, float, float, float], float]) -> Predictions:
     return Predictions(
@@ -113,3 +115,30 @@ def test_many_rows_are_written_as_one_list(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("regionspot.evaluation.predictions._WRITE_ROWS", 2)
     predictions(*[(i, 1, (0, 0, 1, 1), 0.5) for i in range(5)]).write_lvis_json(tmp_path / "a.json")
     assert [row["image_id"] for row in json.loads((tmp_path / "a.json").read_text())] == [*range(5)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '[{"image_id": ' + "9" * 5000 + "}]",
+        "\xff",
+        RESULT.replace('"image_id": 1', '"image_id": 18446744073709551616'),
+        RESULT.replace('"image_id": 1', '"image_id": 1.5'),
+        RESULT.replace('"category_id": 2', '"category_id": 1e300'),
+        RESULT.replace('"score": 0.5', f'"score": 1{"0" * 400}'),
+    ],
+)
+def test_a_results_file_with_numbers_or_nests_that_cannot_be_is_an_error_of_the_file(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(AnnotationError, match=r"results\.json (is not JSON|holds a number)"):
+        Predictions.read_lvis_json(path)
+
+
+def test_ids_as_float_tables_write_them_are_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(RESULT.replace('"image_id": 1', '"image_id": 1.0'))
+    assert Predictions.read_lvis_json(path).image_ids.tolist() == [1]
