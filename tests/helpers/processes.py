@@ -68,11 +68,11 @@ class Fork:
     def ended(self) -> tuple[int, str, str]:
         """Wait for its end; return its exit code (negative: the signal), and what it printed."""
         self._process.join()
-        printed = [(Path(self._folder.name) / name).read_text() for name in ("out", "err")]
+        output, errors = ((Path(self._folder.name) / name).read_text() for name in ("out", "err"))
         self._folder.cleanup()
         code = self._process.exitcode
         assert code is not None
-        return code, *printed
+        return code, output, errors
 
 
 def _run(
