@@ -55,9 +55,14 @@ for number in numbers:
 class Fork:
     """A function in a process of its own, forked from one that has loaded everything already."""
 
-    def __init__(self, function: Callable[..., object], *args: object) -> None:
+    def __init__(
+        self,
+        function: Callable[..., object],
+        *args: object,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        arguments = (self._folder.name, dict(os.environ), function, args)
+        arguments = (self._folder.name, {**os.environ, **(env or {})}, function, args)
         self._process: ForkServerProcess = FORKS.Process(target=_run, args=arguments)
         self._process.start()
 
