@@ -19,37 +19,9 @@ START = "from regionspot.cli.main import main; main()"
 
 # To load all that a command needs takes seconds, to fork a process that has loaded it none.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["open_clip", "segment_anything", "regionspot.cli.cache"])
-
-# To load all that a command needs takes seconds, to fork a process that has loaded it none.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["open_clip", "segment_anything", "regionspot.cli.cache"])
-
-KILLER = """
-import json, os, signal, sys
-import torch
-from regionspot.cli.main import main
-
-words, numbers, modules = json.loads(sys.argv[1])
-for module in modules:
-    __import__(module)
-for number in numbers:
-    if (process := os.fork()) == 0:
-        seen = 0
-
-        def hook(name, args):
-            global seen
-            if name == "os.rename" and str(args[0]).endswith(".tmp"):
-                seen += 1
-                if seen == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        torch.set_num_threads(1)
-        main(words)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
+FORKS.set_forkserver_preload(
+    ["open_clip", "segment_anything", "regionspot.cli.cache", "regionspot.cli.train"]
+)
 
 
 class Fork:
