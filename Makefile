@@ -23,8 +23,10 @@ quickstart: $(DONE)  ## Toy world to AP table: generate, cache, train, evaluate,
 	$(VENV)/bin/regionspot quickstart
 
 # One process a core, of one thread each: threads of several processes would wait for each other.
+# Files in order: tests/e2e and tests/faults, whose tests take longest, come first. By itself xdist
+# begins with the files of most tests, and ends with one core waiting for Ray's single test.
 test: $(DONE)  ## Run the tests (a few minutes on 2 cores).
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DONE)  ## Run the tests that take longer: full-size models, whole runs.
 	$(RUN) -m pytest -m slow

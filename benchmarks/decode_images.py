@@ -1,7 +1,7 @@
 """How fast are images decoded and prepared, by which library, and by threads or by processes?
 
     python benchmarks/decode_images.py
-    python benchmarks/decode_images.py --folder ../shared/data --num_workers 2
+    python benchmarks/decode_images.py --folder /path/to/photos --num_workers 2
 
 On the JPEG photos below a folder and on toy images, in turn, several times:
 
@@ -54,6 +54,7 @@ from regionspot.toy import generate_world
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 SAM_SIDE = 1024
+PHOTOS = Path(__file__).parents[1] / "tests" / "data" / "photos"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +272,7 @@ def compare_workers(
 
 
 def benchmark(
-    folder: str = "../shared/data",
+    folder: Path = PHOTOS,
     num_toy_images: int = 32,
     num_photos: int = 12,
     repeats: int = 7,
@@ -280,7 +281,7 @@ def benchmark(
     """Compare the libraries, then threads and processes.
 
     Args:
-        folder: Folder to look for photos below; toy images alone if there are none.
+        folder: Folder to look for photos below; those of the tests by default, which are rendered.
         num_toy_images: Toy images of a round.
         num_photos: About how many photos a round has: those found, repeated.
         repeats: How often each way is timed, in turn, after one round that does not count.
@@ -293,7 +294,7 @@ def benchmark(
         ModelsConfig(preset="bb", sam_weights="random", clip_weights="random"), device="cpu"
     )
     with tempfile.TemporaryDirectory() as temporary:
-        photos = find_photos(Path(folder))
+        photos = find_photos(folder)
         for pictures in (photos, draw_toy_images(Path(temporary), num_toy_images)):
             if not pictures.file_names:
                 continue

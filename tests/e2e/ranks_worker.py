@@ -82,6 +82,11 @@ def run(words: list[str]) -> None:
         return main(words[1:])
 
 
-if __name__ == "__main__":
-    for command in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+def run_all(commands: list[list[str]]) -> None:
+    """Run commands one after the other."""
+    for command in commands:
         run(command)
+
+
+if __name__ == "__main__":
+    run_all(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,7 +1,6 @@
 """``--part``: processes that share nothing but a folder end with the bytes of one alone."""
 
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.files import tree
-from helpers.processes import start_regionspot
+from helpers.processes import Fork, fork_regionspot
 from helpers.worlds import cache_options, write_world
 from regionspot.cache import exclusive_writer, sharing_writer, try_lock_shard, verify_cache
 from regionspot.core.errors import ConfigError
@@ -23,17 +22,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_world(tmp_path_factory.mktemp("world"), NUM_IMAGES)
 
 
-def start(world: Path, cache: Path, part: str) -> "subprocess.Popen[str]":
+def start(world: Path, cache: Path, part: str) -> Fork:
     options = cache_options(world / "own.csv", world, cache)
-    return start_regionspot(["cache", *options, "--part", part])
+    return fork_regionspot(["cache", *options, "--part", part])
 
 
 @pytest.fixture(scope="module")
 def finished(world: Path) -> dict[str, bytes]:
     """What one process writes that does it all, with the threads that the others have."""
-    process = start(world, world / "whole", "1/1")
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    code, _, errors = start(world, world / "whole", "1/1").ended()
+    assert code == 0, errors
     return tree(world / "whole")
 
 
@@ -43,9 +41,8 @@ def test_parts_one_after_the_other_end_in_the_bytes_of_one_run(
     cache, printed = tmp_path / "cache", []
     for part in ("3/3", "1/3", "2/3"):
         assert not (cache / "index.h5").exists()
-        process = start(world, cache, part)
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
+        code, output, errors = start(world, cache, part).ended()
+        assert code == 0, errors
         printed.append(output)
     assert "2 of the cache's 8 shards are there" in printed[0]
     assert "5 of the cache's 8 shards are there" in printed[1]
@@ -60,8 +57,8 @@ def test_processes_at_once_even_on_the_same_part_end_in_the_bytes_of_one(
     cache = tmp_path / "cache"
     processes = [start(world, cache, part) for part in ("1/2", "2/2", "1/2")]
     for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        code, _, errors = process.ended()
+        assert code == 0, errors
     assert tree(cache) == finished
 
 
@@ -73,12 +70,11 @@ def test_a_killed_part_is_done_by_the_next_command(
     deadline = time.monotonic() + 60
     while not list(cache.glob("shards/*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    assert process.ended()[0] == -signal.SIGKILL
     for part in ("2/2", "1/2"):
-        again = start(world, cache, part)
-        _, errors = again.communicate()
-        assert again.returncode == 0, errors
+        code, _, errors = start(world, cache, part).ended()
+        assert code == 0, errors
     assert tree(cache) == finished
 
 
@@ -162,9 +158,8 @@ def test_locks_that_a_killed_process_left_go_when_the_cache_is_finished(
             (cache / name).parent.mkdir(parents=True, exist_ok=True)
             (cache / name).write_bytes(content)
     (cache / "shards" / "000003.lock").touch()  # its shard was complete, its process died
-    process = start(world, cache, "2/2")
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    code, _, errors = start(world, cache, "2/2").ended()
+    assert code == 0, errors
     assert tree(cache) == finished
 
 

@@ -32,8 +32,9 @@ class PaperHead(nn.Module):
         return 100 * z_BRE / (z_BRE.norm(dim=-1, keepdim=True) + 1e-7) @ bank_CE.T
 
 
-@pytest.mark.parametrize(("name", "width", "text_dim"), [("bb", 768, 512), ("bl", 1024, 768)])
-@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize(
+    ("name", "width", "text_dim", "prefix"), [("bb", 768, 512, ""), ("bl", 1024, 768, "model.")]
+)
 @torch.no_grad()
 def test_a_released_head_gives_the_logits_of_torchs_decoder_and_goes_back_unchanged(
     name: str, width: int, text_dim: int, prefix: str, tmp_path: Path

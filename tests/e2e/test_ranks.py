@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.processes import Fork
 from helpers.training import column
 from regionspot.model import load_trained_head
 
@@ -29,10 +31,23 @@ def ddp(devices: int) -> list[str]:
     return ["--trainer.strategy", "ddp", "--trainer.devices", str(devices)]
 
 
-def run_worker(
-    folder: Path, commands: list[list[str]], *, launcher: Sequence[str] = ()
+def run_ranks(commands: list[list[str]], devices: int) -> None:
+    """Run commands one after the other, in as many processes as they want devices."""
+    worker = importlib.import_module("ranks_worker")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = [
+        Fork(worker.run_all, commands, env={**place, "LOCAL_RANK": str(rank)})
+        for rank in range(devices)
+    ]
+    for code, _, errors in [process.ended() for process in processes]:
+        assert code == 0, errors
+
+
+def run_torchrun(
+    folder: Path, commands: list[list[str]], launcher: Sequence[str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run commands one after the other; where they want several devices, in several processes."""
+    """Run commands one after the other in the processes that torchrun starts."""
     path = folder / "commands.json"
     path.write_text(json.dumps(commands), encoding="utf-8")
     return subprocess.run(
@@ -103,8 +118,11 @@ def compare(
         [*words, *ddp(devices), "--trainer.default_root_dir", str(folder / f"{name} {devices}")]
         for name, (words, _) in chosen.items()
     ]
-    done = run_worker(folder, many_processes, launcher=launcher)
-    assert done.returncode == 0, done.stderr
+    if launcher:
+        done = run_torchrun(folder, many_processes, launcher)
+        assert done.returncode == 0, done.stderr
+    else:
+        run_ranks(many_processes, devices)
     run_here: Callable[[list[str]], None] = importlib.import_module("ranks_worker").run
     for words in one_process:
         run_here(words)

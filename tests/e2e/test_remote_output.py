@@ -13,7 +13,7 @@ from s3fs import S3FileSystem
 
 from helpers.files import flip_bit
 from helpers.files import tree as local_tree
-from helpers.processes import start_regionspot
+from helpers.processes import fork_regionspot
 from helpers.worlds import cache_options, write_world
 from regionspot.cli.main import main
 from regionspot.storage import RemoteFolder, RemoteObject
@@ -73,12 +73,12 @@ def test_a_run_that_is_killed_goes_on_with_the_same_command(
     world: Path, finished: dict[str, bytes], bucket: str
 ) -> None:
     url = f"{bucket}/cache"
-    process = start_regionspot(["cache", *words(world, url)])
+    process = fork_regionspot(["cache", *words(world, url)])
     deadline = time.monotonic() + 120
     while "shards/000001.tar" not in tree(url) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    assert process.ended()[0] == -signal.SIGKILL
     there = tree(url)
     assert "index.h5" not in there
     assert {name: finished[name] for name in there} == there
@@ -225,10 +225,10 @@ def test_processes_that_share_a_staging_folder_end_in_the_same_bytes(
 ) -> None:
     url = f"{bucket}/cache"
     command = ["cache", *words(world, url, "--part", "1/2")]
-    processes = [start_regionspot(command) for _ in range(2)]
+    processes = [fork_regionspot(command) for _ in range(2)]
     for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        code, _, errors = process.ended()
+        assert code == 0, errors
     run(world, url, "--part", "2/2")
     assert tree(url) == finished
 

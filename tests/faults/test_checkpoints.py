@@ -411,8 +411,7 @@ def test_a_run_that_is_killed_while_it_writes_a_checkpoint_goes_on(
     run = tmp_path / "run"
     words = ["fit", "--config", str(trained / "train.yaml")]
     words += ["--trainer.default_root_dir", str(run), "--trainer.max_steps", "6"]
-    done = kill_at_renames(words, [number], modules=["regionspot.cli.train"])
-    assert done.stdout.splitlines()[-1] == f"{-signal.SIGKILL}", done.stderr
+    assert kill_at_renames(words, [number]) == [-signal.SIGKILL]
     assert list(tree(run / "checkpoints")) == ["last.ckpt", "last.ckpt.tmp"]
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == number - 1
     main([*words, "--ckpt_path", "last"])

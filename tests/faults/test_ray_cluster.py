@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file, save_file
 
 from helpers.files import tree
-from helpers.processes import start_regionspot
+from helpers.processes import fork_regionspot, start_regionspot
 from helpers.worlds import cache_options, write_world
 from regionspot.cache import try_lock_shard, verify_cache
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 TINY = ROOT / "src/regionspot/backbones/tiny"
 NUM_IMAGES, IMAGES_PER_SHARD, NUM_SHARDS = 96, 12, 8
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-TIMEOUT_S = 120
+TIMEOUT_S = 600  # for what hangs: a busy machine takes minutes
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,10 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def finished(world: Path) -> dict[str, bytes]:
     """What one process without Ray writes."""
-    code, _, errors = ended(start(world, world / "whole", None))
+    options = cache_options(
+        world / "own.csv", world, world / "whole", images_per_shard=IMAGES_PER_SHARD, batch_size=4
+    )
+    code, _, errors = fork_regionspot(["cache", *options]).ended()
     assert code == 0, errors
     return tree(world / "whole")
 

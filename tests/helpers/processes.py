@@ -1,45 +1,77 @@
 """``regionspot`` in processes of its own: started, and killed at a chosen place."""
 
-import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from regionspot.cli.main import main
 
 START = "from regionspot.cli.main import main; main()"
 
-KILLER = """
-import json, os, signal, sys
-import torch
-from regionspot.cli.main import main
+# To load all that a command needs takes seconds, to fork a process that has loaded it none.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["open_clip", "segment_anything", "regionspot.cli.cache", "regionspot.cli.train"]
+)
 
-words, numbers, modules = json.loads(sys.argv[1])
-for module in modules:
-    __import__(module)
-for number in numbers:
-    if (process := os.fork()) == 0:
-        seen = 0
 
-        def hook(name, args):
-            global seen
-            if name == "os.rename" and str(args[0]).endswith(".tmp"):
-                seen += 1
-                if seen == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
+class Fork:
+    """A function in a process of its own, forked from one that has loaded everything already."""
 
-        sys.addaudithook(hook)
-        torch.set_num_threads(1)
-        main(words)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
+    def __init__(
+        self,
+        function: Callable[..., object],
+        *args: object,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        arguments = (self._folder.name, {**os.environ, **(env or {})}, function, args)
+        self._process: ForkServerProcess = FORKS.Process(target=_run, args=arguments)
+        self._process.start()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+
+    def ended(self) -> tuple[int, str, str]:
+        """Wait for its end; return its exit code (negative: the signal), and what it printed."""
+        self._process.join()
+        output, errors = ((Path(self._folder.name) / name).read_text() for name in ("out", "err"))
+        self._folder.cleanup()
+        code = self._process.exitcode
+        assert code is not None
+        return code, output, errors
+
+
+def _run(
+    folder: str, env: dict[str, str], function: Callable[..., object], args: tuple[Any, ...]
+) -> None:
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(folder) / name, os.O_CREAT | os.O_WRONLY), descriptor)
+    os.environ.clear()
+    os.environ.update(env)
+    torch.set_num_threads(1)
+    function(*args)
+
+
+def fork_regionspot(words: Sequence[str]) -> Fork:
+    """Start ``regionspot`` with one thread."""
+    return Fork(main, list(words))
 
 
 def start_regionspot(
     words: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[str]":
-    """Start ``regionspot`` with one thread; what it prints is there to be read."""
+    """Start ``regionspot`` as a shell does, with one thread; what it prints is there to be read."""
     return subprocess.Popen(
         [sys.executable, "-c", START, *words],
         cwd=cwd,
@@ -50,17 +82,24 @@ def start_regionspot(
     )
 
 
-def kill_at_renames(
-    words: Sequence[str], numbers: Sequence[int], *, modules: Sequence[str]
-) -> "subprocess.CompletedProcess[str]":
+def kill_at_renames(words: Sequence[str], numbers: Sequence[int]) -> list[int]:
     """Run a command once for each number, killed before the so manieth file gets its final name.
 
-    The runs are forks of one process, which imports ``modules`` once, and prints how each ended.
+    Returns:
+        The exit code of each run: -9 where it was killed.
     """
-    return subprocess.run(
-        [sys.executable, "-c", KILLER, json.dumps([words, numbers, modules])],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return [Fork(_run_until_rename, list(words), number).ended()[0] for number in numbers]
+
+
+def _run_until_rename(words: list[str], number: int) -> None:
+    num_seen = 0
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal num_seen
+        if event == "os.rename" and str(args[0]).endswith(".tmp"):
+            num_seen += 1
+            if num_seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hear)
+    main(words)

@@ -11,11 +11,9 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 
+from helpers.samples import PHOTOS
 from regionspot.backbones import GridProposals, GridProposer, SamLocalizer, load_sam
 from regionspot.toy.world import generate_world
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
-PHOTOS = ("coco/000000142238.jpg", "sam_truck.jpg")  # 640 x 427 and 1800 x 1200 pixels
 
 # The tiny SAM is never as sure as the released ones, for which the defaults were chosen.
 LENIENT = GridProposer(
@@ -114,13 +112,11 @@ def test_the_lenient_options_find_something_to_compare(sam: Sam, toy_images: lis
     assert all(len(_ours(sam, image, LENIENT).boxes_xyxy) > 2 for image in toy_images)
 
 
-@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("photo", PHOTOS)
 def test_the_regions_of_photos_are_those_of_the_automatic_mask_generator(
-    sam: Sam, name: str
+    sam: Sam, photo: Path
 ) -> None:
-    if not (DATA / name).is_file():
-        pytest.skip(f"no test photo at {DATA / name}")
-    image = _open(DATA / name)
+    image = _open(photo)
     grid = GridProposer(
         points_per_side=5,
         points_per_batch=8,

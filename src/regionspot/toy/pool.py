@@ -6,7 +6,7 @@ in it, whatever the seeds. Scenes are squashed to one size, as both towers see t
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -71,13 +71,11 @@ def generate_pool(
         "classes": _create(output_dir / "classes.npy", (total, MAX_OBJECTS), np.int16),
         "settings": _create(output_dir / "settings.npy", (total,), np.int16),
     }
-    work = partial(_render_chunk, seed=seed)
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as executor:
-        for chunk, rendered in enumerate(executor.map(work, range(num_chunks))):
-            rows = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
-            for name, values in zip(arrays, rendered, strict=True):
-                arrays[name][rows] = values
-            _LOG.info("pool: %d of %d images", rows.stop, total)
+    for chunk, rendered in enumerate(_render(num_chunks, seed, num_processes)):
+        rows = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        for name, values in zip(arrays, rendered, strict=True):
+            arrays[name][rows] = values
+        _LOG.info("pool: %d of %d images", rows.stop, total)
     for array in arrays.values():
         array.flush()
     # Written last: a pool without it is unfinished.
@@ -112,6 +110,18 @@ def open_pool(pool_dir: Path) -> Pool:
 
 def _create(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _render(
+    num_chunks: int, seed: int, num_processes: int
+) -> Iterator[Sequence[NDArray[np.generic]]]:
+    """Render the chunks in order, in this process or in several others."""
+    work = partial(_render_chunk, seed=seed)
+    if num_processes == 1:
+        yield from map(work, range(num_chunks))
+        return
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as executor:
+        yield from executor.map(work, range(num_chunks))
 
 
 def _render_chunk(chunk: int, *, seed: int) -> Sequence[NDArray[np.generic]]:

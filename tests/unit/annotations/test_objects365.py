@@ -3,23 +3,15 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
+from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.annotations import ReadOptions, Reason, read_annotations
 from regionspot.core.errors import AnnotationError, MissingFileError, VocabularyError
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
-OBJECTS365 = DATA / "objects365" / "zhiyuan_objv2_layout_sample.json"
-KNOWN_BAD = DATA / "objects365" / "known_bad_images.json"
-V3DET_FIELDS = DATA / "v3det" / "annotation_fields.json"
-COCO_2014 = DATA / "coco" / "instances_val2014_100.json"
-LVIS_V05 = DATA / "lvis" / "lvis_v0.5_val_100.json"
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="the sample files lie outside the project, in ../shared/data"
-)
 Json = dict[str, Any]
 
 
@@ -109,30 +101,55 @@ def test_a_folder_without_any_of_the_images_is_named(tmp_path: Path) -> None:
         read_annotations("objects365", path, tmp_path / "images_dir")
 
 
-@needs_data
-def test_the_genuine_record_is_read(tmp_path: Path) -> None:
-    touch(tmp_path / "patch8" / "any.jpg")
+@pytest.mark.parametrize(
+    ("path", "image_id", "folder", "size_hw", "listed", "unlisted", "box_xyxy"),
+    sample_files(
+        (
+            *(OURS / "objects365/record.json", 730211, "patch12", (360, 541), "Lamp", 31),
+            [120.25098, 33.187988, 195.25391, 244.06689],
+        ),
+        (
+            *(GENUINE / "objects365/zhiyuan_objv2_layout_sample.json", 420917, "patch8"),
+            *((512, 769), "Person", 84, [491.3955, 88.185669, 527.0514, 132.62805]),
+        ),
+    ),
+)
+def test_a_whole_record_is_read(
+    tmp_path: Path,
+    path: Path,
+    image_id: int,
+    folder: str,
+    size_hw: tuple[int, int],
+    listed: str,
+    unlisted: int,
+    box_xyxy: list[float],
+) -> None:
+    touch(tmp_path / folder / "any.jpg")
     accept = ReadOptions(implausible="accept")
-    data = read_annotations("objects365", OBJECTS365, tmp_path, options=accept)
+    data = read_annotations("objects365", path, tmp_path, options=accept)
     (record,) = data.records
-    assert (record.key, record.image_id) == ("000000420917", 420917)
-    assert record.file_name == "patch8/objects365_v1_00420917.jpg"
-    assert record.size_hw == (512, 769)
-    # The excerpt lists one category, and its annotation has another.
-    assert data.vocabulary.names == ("Person",)
+    assert (record.key, record.image_id) == (f"{image_id:012d}", image_id)
+    assert record.file_name == f"{folder}/objects365_v1_{image_id:08d}.jpg"
+    assert record.size_hw == size_hw
+    # The excerpts list one category, and their annotation has another.
+    assert data.vocabulary.names == (listed,)
     assert data.report.dropped_for(Reason.UNKNOWN_CATEGORY) == 1
-    value = json.loads(OBJECTS365.read_text())
-    value["categories"].append({"name": "Ring", "id": 84})
+    value = json.loads(path.read_text())
+    value["categories"].append({"name": "Ring", "id": unlisted})
     whole = read_annotations("objects365", write(tmp_path / "a.json", value), tmp_path)
-    np.testing.assert_array_equal(
-        whole.records[0].boxes_xyxy,
-        np.array([[491.3955, 88.185669, 527.0514, 132.62805]], np.float32),
-    )
+    np.testing.assert_array_equal(whole.records[0].boxes_xyxy, np.array([box_xyxy], np.float32))
 
 
-@needs_data
-def test_the_known_bad_images_stay_for_extraction_to_quarantine(tmp_path: Path) -> None:
-    known = json.loads(KNOWN_BAD.read_text())
+@pytest.mark.parametrize(
+    "known_bad",
+    sample_files(
+        (OURS / "objects365/bad_images.json",), (GENUINE / "objects365/known_bad_images.json",)
+    ),
+)
+def test_the_known_bad_images_stay_for_extraction_to_quarantine(
+    tmp_path: Path, known_bad: Path
+) -> None:
+    known = json.loads(known_bad.read_text())
     missing = known["listed_in_annotations_but_missing"]
     names = [f"images/{'v2' if 'v2' in name else 'v1'}/{name}" for name in missing]
     wrong_size = known["size_does_not_match_annotation"]
@@ -146,7 +163,7 @@ def test_the_known_bad_images_stay_for_extraction_to_quarantine(tmp_path: Path) 
         *(name.removeprefix("images/v2/") for name in wrong_size),
     ]
     with pytest.raises(AnnotationError, match=r"keys listed_in_annotations_but_missing, size_does"):
-        read_annotations("objects365", KNOWN_BAD, tmp_path)
+        read_annotations("objects365", known_bad, tmp_path)
 
 
 V3DET = {
@@ -201,12 +218,17 @@ def test_a_name_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
         read_annotations("v3det", tmp_path / "v3det.json", tmp_path)
 
 
-@needs_data
-def test_a_description_of_v3dets_fields_is_not_taken_for_the_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "path",
+    sample_files((OURS / "v3det/fields.json",), (GENUINE / "v3det/annotation_fields.json",)),
+)
+def test_a_description_of_v3dets_fields_is_not_taken_for_the_data(
+    tmp_path: Path, path: Path
+) -> None:
     with pytest.raises(
         AnnotationError, match=r"images\[0\] is 'file_name e\.g\..*wanted an object"
     ):
-        read_annotations("v3det", V3DET_FIELDS, tmp_path)
+        read_annotations("v3det", path, tmp_path)
 
 
 @pytest.mark.parametrize("wanted", ["coco", "lvis", "objects365", "v3det"])
@@ -226,14 +248,35 @@ def test_a_file_of_another_format_names_the_one_to_type(
         read_annotations(wanted, path, tmp_path)  # type: ignore[arg-type]
 
 
-@needs_data
-def test_lvis_is_neither_and_plain_coco_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "lvis",
+    sample_files((OURS / "lvis/ground_truth.json",), (GENUINE / "lvis/lvis_v0.5_val_100.json",)),
+)
+@pytest.mark.parametrize("name", ["objects365", "v3det"])
+def test_lvis_is_neither(tmp_path: Path, name: Literal["objects365", "v3det"], lvis: Path) -> None:
     touch(tmp_path / "a.jpg")
-    for name in ("objects365", "v3det"):
-        with pytest.raises(AnnotationError, match=r"an LVIS ground-truth file"):
-            read_annotations(name, LVIS_V05, tmp_path)
-        data = read_annotations(name, COCO_2014, tmp_path)
-        assert (data.report.num_images, data.report.num_annotations) == (100, 839)
+    with pytest.raises(AnnotationError, match=r"an LVIS ground-truth file"):
+        read_annotations(name, lvis, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("coco", "num_images", "num_annotations"),
+    sample_files(
+        (OURS / "coco/instances.json", 12, 58),
+        (GENUINE / "coco/instances_val2014_100.json", 100, 839),
+    ),
+)
+@pytest.mark.parametrize("name", ["objects365", "v3det"])
+def test_plain_coco_is_taken_for_either(
+    tmp_path: Path,
+    name: Literal["objects365", "v3det"],
+    coco: Path,
+    num_images: int,
+    num_annotations: int,
+) -> None:
+    touch(tmp_path / "a.jpg")
+    report = read_annotations(name, coco, tmp_path).report
+    assert (report.num_images, report.num_annotations) == (num_images, num_annotations)
 
 
 def test_annotations_before_images_and_after_are_the_same(tmp_path: Path) -> None:

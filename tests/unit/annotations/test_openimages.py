@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.annotations import AnnotatedImages, KeepOrDrop, ReadOptions, Reason
 from regionspot.annotations import read_annotations as read_any
 from regionspot.annotations.csv_block import CsvBlock, CsvColumn
@@ -22,10 +23,6 @@ from regionspot.core.errors import (
     VocabularyError,
 )
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "openimages"
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="the sample files lie outside the project, in ../shared/data"
-)
 HEADER = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
     "IsDepiction,IsInside"
@@ -82,57 +79,75 @@ def test_boxes_stay_relative_until_the_image_is_decoded(read: Read) -> None:
     assert "3 images have no annotated size (clipped when decoded)" in data.report.lines()
 
 
-@needs_data
+OUR_ROWS = ("00a1b2c3d4e5f607", "/m/0lamp", [0.03125, 0.7, 0.265625, 0.953125])
+GENUINE_ROWS = ("000002b66c9c498e", "/m/01g317", [0.025, 0.714063, 0.276563, 0.948438])
+
+
 @pytest.mark.parametrize(
-    ("name", "num_regions"),
-    [
-        ("train-annotations-bbox_v5_13col.csv", 6),
-        ("oidv6-train-annotations-bbox_21col.csv", 3),
-    ],
+    ("path", "num_regions", "key", "mid", "second_box"),
+    sample_files(
+        (OURS / "openimages/boxes_13_columns.csv", 4, *OUR_ROWS),
+        (OURS / "openimages/boxes_21_columns.csv", 3, *OUR_ROWS),
+        (GENUINE / "openimages/train-annotations-bbox_v5_13col.csv", 6, *GENUINE_ROWS),
+        (GENUINE / "openimages/oidv6-train-annotations-bbox_21col.csv", 3, *GENUINE_ROWS),
+    ),
 )
-def test_the_genuine_rows_of_both_layouts_are_read(
-    tmp_path: Path, name: str, num_regions: int
+def test_whole_files_of_both_layouts_are_read(
+    tmp_path: Path, path: Path, num_regions: int, key: str, mid: str, second_box: list[float]
 ) -> None:
     classes = tmp_path / "classes.csv"
-    classes.write_text("/m/0cmf2,Airplane\n/m/01g317,Person\n")
+    classes.write_text(f"/m/0cmf2,Airplane\n{mid},Person\n")
     options = ReadOptions(classes_path=classes)
-    data = read_any("openimages", DATA / name, tmp_path, options=options)
+    data = read_any("openimages", path, tmp_path, options=options)
     (record,) = data.records
-    assert (record.key, record.image_id) == ("000002b66c9c498e", 0x2B66C9C498E)
-    assert record.file_name == "000002b66c9c498e.jpg"
+    assert (record.key, record.image_id) == (key, int(key, 16))
+    assert record.file_name == f"{key}.jpg"
     assert data.report.lines()[0] == f"1 images, {num_regions} regions of {num_regions} annotations"
     assert data.report.num_dropped == data.report.num_clipped == 0
     assert record.labels.tolist() == [1] * num_regions
-    np.testing.assert_array_equal(
-        record.boxes_xyxy[1], np.array([0.025, 0.714063, 0.276563, 0.948438], np.float32)
-    )
+    np.testing.assert_array_equal(record.boxes_xyxy[1], np.array(second_box, np.float32))
 
 
-@needs_data
+OUR_CLASSES = {b"/m/0door": "Door", b"/m/0lamp2": "Lamp, standing", b"/m/0mug": "Mug"}
+
+
 @pytest.mark.parametrize(
-    ("name", "wanted"),
-    [
-        ("class-descriptions-boxable.csv", {b"/m/0cmf2": "Airplane"}),
+    ("path", "wanted"),
+    sample_files(
+        (OURS / "openimages/classes.csv", OUR_CLASSES),
+        (OURS / "openimages/classes_with_header.csv", OUR_CLASSES),
+        (GENUINE / "openimages/class-descriptions-boxable.csv", {b"/m/0cmf2": "Airplane"}),
         (
-            "oidv6-class-descriptions-boxable_with_header.csv",
+            GENUINE / "openimages/oidv6-class-descriptions-boxable_with_header.csv",
             {b"/m/011k07": "Tortoise", b"/m/011q46kg": "Container", b"/m/012074": "Magpie"},
         ),
-    ],
+    ),
 )
-def test_the_genuine_class_descriptions_are_read_with_and_without_header(
-    name: str, wanted: dict[bytes, str]
+def test_class_descriptions_are_read_with_and_without_header(
+    path: Path, wanted: dict[bytes, str]
 ) -> None:
-    labels, vocabulary, _ = read_classes(DATA / name)
+    labels, vocabulary, _ = read_classes(path)
     assert labels == {mid: label for label, mid in enumerate(wanted)}
     assert vocabulary.names == tuple(wanted.values())
 
 
-@needs_data
-def test_the_genuine_rotation_list_is_read(read: Read) -> None:
-    path = DATA / "train-images-boxable-with-rotation.csv"
-    data = read(row("4fa8054781a4c382"), row("b37f763ae67d0888"), row(A), rotations_path=path)
-    assert data.report.num_rotated_images == 0
-    assert data.report.notes[0] == "1 images are not in train-images-boxable-with-rotation.csv"
+@pytest.mark.parametrize(
+    ("path", "keys", "num_rotated"),
+    sample_files(
+        (OURS / "openimages/rotations.csv", ["00f1e2d3c4b5a697", "7788990011223344"], 1),
+        (
+            GENUINE / "openimages/train-images-boxable-with-rotation.csv",
+            ["4fa8054781a4c382", "b37f763ae67d0888"],
+            0,
+        ),
+    ),
+)
+def test_a_whole_list_of_rotations_is_read(
+    read: Read, path: Path, keys: list[str], num_rotated: int
+) -> None:
+    data = read(*map(row, keys), row(A), rotations_path=path)
+    assert data.report.num_rotated_images == num_rotated
+    assert data.report.notes[0] == f"1 images are not in {path.name}"
 
 
 def test_rotated_images_are_counted_and_kept_as_they_are(read: Read, tmp_path: Path) -> None:

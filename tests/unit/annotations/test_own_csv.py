@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.annotations import AnnotatedImages, ReadOptions, Reason, read_annotations
 from regionspot.annotations.csv_block import CsvBlock, CsvColumn
 from regionspot.annotations.csv_table import CsvTable
 from regionspot.annotations.own_csv import key_of
 from regionspot.core.errors import AnnotationError, MissingFileError, VocabularyError
 
-V3DET_NAMES = Path(__file__).parents[4] / "shared/data/v3det/category_name_13204_v3det_2023_v1.txt"
 HEADER = "image,x1,y1,x2,y2,label"
 Read = Callable[..., AnnotatedImages]
 
@@ -82,16 +82,25 @@ def test_a_list_of_classes_gives_the_vocabulary(read: Read, tmp_path: Path) -> N
         read("a.jpg,0,0,5,5,lemon", classes_path=tmp_path / "no.txt")
 
 
-@pytest.mark.skipif(
-    not V3DET_NAMES.is_file(), reason="the sample files lie outside the project, in ../shared/data"
+@pytest.mark.parametrize(
+    ("path", "number", "first", "label"),
+    sample_files(
+        (OURS / "v3det/names.txt", 5, ("egg timer",), 1),
+        (
+            GENUINE / "v3det/category_name_13204_v3det_2023_v1.txt",
+            13_204,
+            ("ashtray", "cash machine", "popper"),
+            388,
+        ),
+    ),
 )
-def test_the_genuine_names_of_v3det_are_such_a_list(read: Read) -> None:
-    data = read(
-        "a.jpg,0,0,5,5,joe\u0308lette", "a.jpg,0,0,5,5,jo\u00eblette", classes_path=V3DET_NAMES
-    )
-    assert len(data.vocabulary) == 13_204
-    assert data.vocabulary.names[:3] == ("ashtray", "cash machine", "popper")
-    assert data.records[0].labels.tolist() == [388]
+def test_the_names_of_v3det_are_such_a_list(
+    read: Read, path: Path, number: int, first: tuple[str, ...], label: int
+) -> None:
+    data = read("a.jpg,0,0,5,5,joe\u0308lette", "a.jpg,0,0,5,5,jo\u00eblette", classes_path=path)
+    assert len(data.vocabulary) == number
+    assert data.vocabulary.names[: len(first)] == first
+    assert data.records[0].labels.tolist() == [label]
     assert data.report.num_dropped == 1  # spelled with another code
 
 

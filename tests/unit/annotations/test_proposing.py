@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
+from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.annotations import (
     AnnotatedImages,
     ImageRecord,
@@ -26,9 +27,11 @@ from regionspot.annotations import (
 from regionspot.core.errors import AnnotationError, ConfigError, ShapeError
 from regionspot.core.geometry import xyxy_to_xywh
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "coco"
-COCO_2014 = DATA / "instances_val2014_100.json"
-COCO_RESULTS = DATA / "instances_val2014_fakebbox100_results.json"
+OUR_COCO = (OURS / "coco/instances.json", OURS / "coco/results.json")
+COCO_2014 = (
+    GENUINE / "coco/instances_val2014_100.json",
+    GENUINE / "coco/instances_val2014_fakebbox100_results.json",
+)
 
 Json = dict[str, Any]
 WIDTH, HEIGHT = 100, 50
@@ -291,16 +294,13 @@ def test_regions_are_those_of_a_plain_recomputation(
     assert report.num_regions == sum(map(len, wanted.values()))
 
 
-needs_samples = pytest.mark.skipif(
-    not DATA.is_dir(), reason="the sample files lie outside the project, in ../shared/data"
-)
-
-
-@needs_samples
-def test_genuine_results_are_the_boxes_that_pycocotools_loads(tmp_path: Path) -> None:
-    table = read_proposals(COCO_RESULTS)
-    data = with_proposals(read_annotations("coco", COCO_2014, tmp_path), table)
-    theirs = COCO(str(COCO_2014)).loadRes(str(COCO_RESULTS))
+@pytest.mark.parametrize(("truth", "results"), sample_files(OUR_COCO, COCO_2014))
+def test_whole_results_are_the_boxes_that_pycocotools_loads(
+    tmp_path: Path, truth: Path, results: Path
+) -> None:
+    table = read_proposals(results)
+    data = with_proposals(read_annotations("coco", truth, tmp_path), table)
+    theirs = COCO(str(truth)).loadRes(str(results))
 
     counts = Counter(entry["image_id"] for entry in theirs.anns.values())
     assert {r.image_id: len(r.labels) for r in data.records if len(r.labels)} == counts
@@ -314,26 +314,49 @@ def test_genuine_results_are_the_boxes_that_pycocotools_loads(tmp_path: Path) ->
         np.testing.assert_allclose(scores, [entry["score"] for entry in best_first], rtol=1e-6)
 
 
-@needs_samples
-def test_genuine_results_are_counted_as_by_hand(tmp_path: Path) -> None:
-    # Counted with ten lines of json: 734 results, of 99 of the 100 images.
-    data = with_proposals(
-        read_annotations("coco", COCO_2014, tmp_path), read_proposals(COCO_RESULTS)
-    )
+# Counted with ten lines of json: results, images, and what a score of 0.3 and 3 an image leave.
+OUR_COUNTS = {"results": 73, "images": 12, "low": 23, "too many": 23, "best": 27}
+COUNTS_2014 = {"results": 734, "images": 100, "low": 217, "too many": 289, "best": 228}
+
+
+@pytest.mark.parametrize(
+    ("truth", "results", "counts", "image_id", "boxes_xyxy", "scores"),
+    sample_files(
+        (
+            *(*OUR_COCO, OUR_COUNTS, 912302),
+            # [93.95, 104, 97, 74.8] with 0.899, [102.31, 104, 97, 74.8] with 0.691
+            [[93.95, 104, 190.95, 178.8], [102.31, 104, 199.31, 178.8]],
+            [0.899, 0.691],
+        ),
+        # [258.15, 41.29, 348.26, 243.78] with 0.236
+        (*COCO_2014, COUNTS_2014, 42, [[258.15, 41.29, 606.41, 285.07]], [0.236]),
+    ),
+)
+def test_whole_results_are_counted_as_by_hand(
+    tmp_path: Path,
+    truth: Path,
+    results: Path,
+    counts: dict[str, int],
+    image_id: int,
+    boxes_xyxy: list[list[float]],
+    scores: list[float],
+) -> None:
+    data = with_proposals(read_annotations("coco", truth, tmp_path), read_proposals(results))
     report = data.report
-    assert (report.num_annotations, report.num_regions, report.num_dropped) == (734, 734, 0)
-    assert (report.num_images, report.num_images_without_regions) == (100, 1)
+    assert (report.num_annotations, report.num_regions) == (counts["results"], counts["results"])
+    assert report.num_dropped == 0
+    # Each file has one image without any result.
+    assert (report.num_images, report.num_images_without_regions) == (counts["images"], 1)
     best = with_proposals(
-        read_annotations("coco", COCO_2014, tmp_path),
-        read_proposals(COCO_RESULTS),
+        read_annotations("coco", truth, tmp_path),
+        read_proposals(results),
         min_score=0.3,
         max_per_image=3,
     )
-    assert best.report.dropped_for(Reason.LOW_SCORE) == 217
-    assert best.report.dropped_for(Reason.TOO_MANY) == 289
-    assert best.report.num_regions == 228
-    (photo,) = (record for record in data.records if record.image_id == 42)
-    # [258.15, 41.29, 348.26, 243.78] with 0.236
-    np.testing.assert_allclose(photo.boxes_xyxy, [[258.15, 41.29, 606.41, 285.07]], atol=1e-3)
-    assert photo.box_scores is not None
-    np.testing.assert_allclose(photo.box_scores, [0.236], atol=1e-6)
+    assert best.report.dropped_for(Reason.LOW_SCORE) == counts["low"]
+    assert best.report.dropped_for(Reason.TOO_MANY) == counts["too many"]
+    assert best.report.num_regions == counts["best"]
+    (image,) = (record for record in data.records if record.image_id == image_id)
+    np.testing.assert_allclose(image.boxes_xyxy, boxes_xyxy, atol=1e-3)
+    assert image.box_scores is not None
+    np.testing.assert_allclose(image.box_scores, scores, atol=1e-6)

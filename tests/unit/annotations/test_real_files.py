@@ -1,14 +1,15 @@
-"""The genuine LVIS and COCO files; the oracles are the data sets' own libraries."""
+"""Whole LVIS and COCO files; the oracles are the data sets' own libraries."""
 
 import json
 from collections import Counter
 from pathlib import Path
 
+import lvis as lvis_library
 import numpy as np
 import pytest
-from lvis import LVIS
-from pycocotools.coco import COCO
+from pycocotools import coco as coco_library
 
+from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.annotations import (
     AnnotatedImages,
     ImageRecord,
@@ -22,24 +23,22 @@ from regionspot.core.errors import AnnotationError
 from regionspot.core.geometry import xyxy_to_xywh
 from regionspot.core.hashing import sha256_file
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
-LVIS_V05 = DATA / "lvis" / "lvis_v0.5_val_100.json"
-COCO_2014 = DATA / "coco" / "instances_val2014_100.json"
-COCO_RESULTS = DATA / "coco" / "instances_val2014_fakebbox100_results.json"
-COCO_PHOTO = DATA / "coco" / "000000142238.json"
-
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason="the sample files lie outside the project, in ../shared/data"
-)
+LVIS = OURS / "lvis/ground_truth.json"
+LVIS_V05 = GENUINE / "lvis/lvis_v0.5_val_100.json"
+COCO = OURS / "coco/instances.json"
+COCO_2014 = GENUINE / "coco/instances_val2014_100.json"
+each_lvis = pytest.mark.parametrize("lvis", sample_files((LVIS,), (LVIS_V05,)))
+each_coco = pytest.mark.parametrize("coco", sample_files((COCO,), (COCO_2014,)))
 
 
 def by_image_id(data: AnnotatedImages) -> dict[int, ImageRecord]:
     return {record.image_id: record for record in data.records}
 
 
-def test_lvis_regions_are_those_of_the_lvis_library(tmp_path: Path) -> None:
-    data = read_annotations("lvis", LVIS_V05, tmp_path)
-    theirs = LVIS(str(LVIS_V05))
+@each_lvis
+def test_lvis_regions_are_those_of_the_lvis_library(tmp_path: Path, lvis: Path) -> None:
+    data = read_annotations("lvis", lvis, tmp_path)
+    theirs = lvis_library.LVIS(str(lvis))
 
     assert data.category_ids == tuple(sorted(theirs.cats))
     assert list(data.vocabulary) == [theirs.cats[number]["name"] for number in data.category_ids]
@@ -60,9 +59,14 @@ def test_lvis_regions_are_those_of_the_lvis_library(tmp_path: Path) -> None:
         np.testing.assert_allclose(ours, wanted, atol=0.02)
 
 
-def test_coco_regions_are_those_of_pycocotools_without_its_crowds(tmp_path: Path) -> None:
-    data = read_annotations("coco", COCO_2014, tmp_path, options=ReadOptions(crowds="drop"))
-    theirs = COCO(str(COCO_2014))
+@pytest.mark.parametrize(
+    ("coco", "categories", "dog"), sample_files((COCO, (6, 12), 11), (COCO_2014, (80, 90), 18))
+)
+def test_coco_regions_are_those_of_pycocotools_without_its_crowds(
+    tmp_path: Path, coco: Path, categories: tuple[int, int], dog: int
+) -> None:
+    data = read_annotations("coco", coco, tmp_path, options=ReadOptions(crowds="drop"))
+    theirs = coco_library.COCO(str(coco))
 
     crowds = [entry for entry in theirs.anns.values() if entry["iscrowd"]]
     assert len(crowds) > 0
@@ -71,22 +75,31 @@ def test_coco_regions_are_those_of_pycocotools_without_its_crowds(tmp_path: Path
     counts = Counter(theirs.anns[number]["image_id"] for number in theirs.getAnnIds(iscrowd=False))
     for image_id, record in by_image_id(data).items():
         assert len(record.labels) == counts[image_id]
-    assert len(data.category_ids) == 80
-    assert data.category_ids[-1] == 90  # COCO's ids have gaps
-    assert data.vocabulary[data.category_ids.index(18)] == "dog"
+    assert (len(data.category_ids), data.category_ids[-1]) == categories  # COCO's ids have gaps
+    assert data.vocabulary[data.category_ids.index(dog)] == "dog"
 
 
-def test_the_coco_photo_has_its_18_regions() -> None:
-    data = read_annotations("coco", COCO_PHOTO, COCO_PHOTO.parent)
-    (record,) = data.records
-    assert (record.key, record.file_name) == ("000000142238", "000000142238.jpg")
-    assert record.size_hw == (427, 640)
-    assert record.boxes_xyxy.shape == (18, 4)
-    np.testing.assert_array_equal(record.boxes_xyxy[0], [282, 207, 282 + 48, 207 + 149])
+@pytest.mark.parametrize(
+    ("path", "size_hw", "num_regions", "first_xywh"),
+    sample_files(
+        (OURS / "photos/000000031001.json", (480, 640), 7, (65, 222, 153, 152)),
+        (GENUINE / "coco/000000142238.json", (427, 640), 18, (282, 207, 48, 149)),
+    ),
+)
+def test_a_coco_photo_has_its_regions(
+    path: Path, size_hw: tuple[int, int], num_regions: int, first_xywh: tuple[int, int, int, int]
+) -> None:
+    (record,) = read_annotations("coco", path, path.parent).records
+    assert (record.key, record.file_name) == (path.stem, f"{path.stem}.jpg")
+    assert record.size_hw == size_hw
+    assert record.boxes_xyxy.shape == (num_regions, 4)
+    x, y, width, height = first_xywh
+    np.testing.assert_array_equal(record.boxes_xyxy[0], [x, y, x + width, y + height])
 
 
-def test_lvis_v1_files_lie_where_their_coco_url_says(tmp_path: Path) -> None:
-    content = json.loads(LVIS_V05.read_text(encoding="utf-8"))
+@each_lvis
+def test_lvis_v1_files_lie_where_their_coco_url_says(tmp_path: Path, lvis: Path) -> None:
+    content = json.loads(lvis.read_text(encoding="utf-8"))
     for image in content["images"]:
         del image["file_name"]  # as in version 1
     content["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/000000391895.jpg"
@@ -97,31 +110,48 @@ def test_lvis_v1_files_lie_where_their_coco_url_says(tmp_path: Path) -> None:
     assert data.records[1].file_name.startswith("val2017/")
 
 
-def test_lvis_given_as_coco_names_the_format_to_type(tmp_path: Path) -> None:
+@each_lvis
+def test_lvis_given_as_coco_names_the_format_to_type(tmp_path: Path, lvis: Path) -> None:
     with pytest.raises(AnnotationError, match=r"LVIS ground-truth.*--annotations\.format lvis"):
-        read_annotations("coco", LVIS_V05, tmp_path)
+        read_annotations("coco", lvis, tmp_path)
 
 
-def test_coco_given_as_lvis_names_the_format_to_type(tmp_path: Path) -> None:
+@each_coco
+def test_coco_given_as_lvis_names_the_format_to_type(tmp_path: Path, coco: Path) -> None:
     with pytest.raises(AnnotationError, match=r"COCO ground-truth.*--annotations\.format coco"):
-        read_annotations("lvis", COCO_2014, tmp_path)
+        read_annotations("lvis", coco, tmp_path)
 
 
-def test_a_results_file_is_called_one(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"734 detections with scores.*ground-truth file"):
-        read_annotations("coco", COCO_RESULTS, tmp_path)
+@pytest.mark.parametrize(
+    ("path", "number"),
+    sample_files(
+        (OURS / "coco/results.json", "73"),
+        (GENUINE / "coco/instances_val2014_fakebbox100_results.json", "734"),
+    ),
+)
+def test_a_results_file_is_called_one(tmp_path: Path, path: Path, number: str) -> None:
+    wanted = rf" {number} detections with scores.*ground-truth file"
+    with pytest.raises(AnnotationError, match=wanted):
+        read_annotations("coco", path, tmp_path)
 
 
-def test_a_list_of_lvis_categories_is_called_one(tmp_path: Path) -> None:
-    path = DATA / "lvis" / "lvis_v1_train_cat_info.json"
-    with pytest.raises(AnnotationError, match=r"1,203 LVIS categories without images"):
+@pytest.mark.parametrize(
+    ("path", "number"),
+    sample_files(
+        (OURS / "lvis/categories.json", "9"),
+        (GENUINE / "lvis/lvis_v1_train_cat_info.json", "1,203"),
+    ),
+)
+def test_a_list_of_lvis_categories_is_called_one(tmp_path: Path, path: Path, number: str) -> None:
+    with pytest.raises(AnnotationError, match=rf" {number} LVIS categories without images"):
         read_annotations("lvis", path, tmp_path)
 
 
+@each_coco
 @pytest.mark.parametrize("piece_bytes", [999, 10_007])
-def test_the_size_of_the_pieces_changes_nothing(piece_bytes: int) -> None:
+def test_the_size_of_the_pieces_changes_nothing(coco: Path, piece_bytes: int) -> None:
     whole, cut = (
-        read_coco_json(COCO_2014, format_name="coco", file_name_of=named_file, piece_bytes=number)
+        read_coco_json(coco, format_name="coco", file_name_of=named_file, piece_bytes=number)
         for number in (1 << 24, piece_bytes)
     )
     for ours, theirs in (
@@ -133,13 +163,14 @@ def test_the_size_of_the_pieces_changes_nothing(piece_bytes: int) -> None:
     ):
         np.testing.assert_array_equal(ours, theirs)
     assert whole.vocabulary == cut.vocabulary
-    assert whole.sha256s == cut.sha256s == (sha256_file(COCO_2014),)
+    assert whole.sha256s == cut.sha256s == (sha256_file(coco),)
 
 
+@each_lvis
 def test_lvis_v1_given_as_coco_names_the_format_although_no_image_names_its_file(
-    tmp_path: Path,
+    tmp_path: Path, lvis: Path
 ) -> None:
-    content = json.loads(LVIS_V05.read_text(encoding="utf-8"))
+    content = json.loads(lvis.read_text(encoding="utf-8"))
     for image in content["images"]:
         del image["file_name"]
     path = tmp_path / "lvis_v1_val.json"
@@ -148,18 +179,32 @@ def test_lvis_v1_given_as_coco_names_the_format_although_no_image_names_its_file
         read_annotations("coco", path, tmp_path)
 
 
-def test_lvis_files_list_all_names_of_each_class(tmp_path: Path) -> None:
-    data = read_annotations("lvis", LVIS_V05, tmp_path)
+@pytest.mark.parametrize(
+    ("lvis", "counted", "names"),
+    sample_files(
+        (LVIS, (9, 16, 4), ("garden_gnome", "lawn_gnome", "garden_dwarf", "gnome")),
+        (
+            LVIS_V05,
+            (1230, 1850, 412),
+            ("baby_buggy", "baby_carriage", "perambulator", "pram", "stroller"),
+        ),
+    ),
+)
+def test_lvis_files_list_all_names_of_each_class(
+    tmp_path: Path, lvis: Path, counted: tuple[int, int, int], names: tuple[str, ...]
+) -> None:
+    data = read_annotations("lvis", lvis, tmp_path)
     assert data.synonyms is not None
-    # Counted by hand in the file: 412 of the 1,230 categories have more names than one.
-    assert len(data.synonyms) == 1230
-    assert sum(map(len, data.synonyms)) == 1850
-    assert sum(len(names) > 1 for names in data.synonyms) == 412
-    assert [names[0] for names in data.synonyms] == list(data.vocabulary)
-    assert data.synonyms[data.vocabulary.index_of("baby_buggy")] == (
-        *("baby_buggy", "baby_carriage", "perambulator", "pram", "stroller"),
+    # Counted by hand in the files: categories, their names, and those with more names than one.
+    assert counted == (
+        len(data.synonyms),
+        sum(map(len, data.synonyms)),
+        sum(len(names) > 1 for names in data.synonyms),
     )
+    assert [names[0] for names in data.synonyms] == list(data.vocabulary)
+    assert data.synonyms[data.vocabulary.index_of(names[0])] == names
 
 
-def test_coco_files_list_no_synonyms(tmp_path: Path) -> None:
-    assert read_annotations("coco", COCO_2014, tmp_path).synonyms is None
+@each_coco
+def test_coco_files_list_no_synonyms(tmp_path: Path, coco: Path) -> None:
+    assert read_annotations("coco", coco, tmp_path).synonyms is None

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.annotations import ReadOptions, Reason, read_annotations
 from regionspot.annotations.region_prompts import (
     decode_mask,
@@ -19,7 +20,6 @@ from regionspot.annotations.region_prompts import (
     segmentation_text,
 )
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
 TRIANGLE = [[1.0, 1.0, 5.0, 1.0, 1.0, 5.0]]
 RLE = {"size": [3, 4], "counts": [2, 4, 6]}  # column by column: 2 outside, 4 inside, 6 outside
 
@@ -28,9 +28,16 @@ def encoded(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the sample files lie outside, in ../shared/data")
-def test_masks_are_those_that_pycocotools_draws() -> None:
-    theirs = COCO(str(DATA / "coco" / "instances_val2014_100.json"))
+@pytest.mark.parametrize(
+    ("path", "wanted_kinds"),
+    sample_files(
+        (OURS / "coco/instances.json", {list, dict}),
+        (OURS / "photos/000000031001.json", {dict}),  # run lengths packed into text
+        (GENUINE / "coco/instances_val2014_100.json", {list, dict}),
+    ),
+)
+def test_masks_are_those_that_pycocotools_draws(path: Path, wanted_kinds: set[type]) -> None:
+    theirs = COCO(str(path))
     kinds = set()
     for annotation in theirs.anns.values():
         image = theirs.imgs[annotation["image_id"]]
@@ -39,7 +46,7 @@ def test_masks_are_those_that_pycocotools_draws() -> None:
         assert mask is not None
         np.testing.assert_array_equal(mask, theirs.annToMask(annotation).astype(bool))
         kinds.add(type(annotation["segmentation"]))
-    assert kinds == {list, dict}
+    assert kinds == wanted_kinds
 
 
 def test_a_run_length_encoding_counts_down_the_columns() -> None:

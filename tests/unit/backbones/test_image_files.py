@@ -14,14 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from helpers.samples import GENUINE, OURS, PHOTOS, sample_files
 from regionspot.backbones.image_files import ImageError, decode_image, exif_orientation, rgb_pixels
 from regionspot.backbones.presets import ExifPolicy
-
-DATA = Path(__file__).parents[4] / "shared" / "data"
-ODD = DATA / "odd_images"
-needs_samples = pytest.mark.skipif(
-    not DATA.is_dir(), reason="the sample files lie outside the project, in ../shared/data"
-)
 
 SIZE_HW = (20, 30)
 ORIENTATION_TAG = 0x0112
@@ -115,10 +110,9 @@ def test_every_kind_of_jpeg_is_bit_equal_to_pillow(
     np.testing.assert_array_equal(found, pillow_rgb(data))
 
 
-@needs_samples
-@pytest.mark.parametrize("name", ["sam_truck.jpg", "coco/000000142238.jpg"])
-def test_a_photo_is_bit_equal_to_pillow(name: str) -> None:
-    data = (DATA / name).read_bytes()
+@pytest.mark.parametrize("photo", PHOTOS)
+def test_a_photo_is_bit_equal_to_pillow(photo: Path) -> None:
+    data = photo.read_bytes()
     np.testing.assert_array_equal(decode_image(data), pillow_rgb(data))
 
 
@@ -396,23 +390,48 @@ def _white_where_transparent(data: bytes) -> NDArray[np.uint8]:
     return pixels
 
 
-ODD_IMAGES: dict[str, str | Callable[[bytes], NDArray[np.uint8]]] = {
-    "broken.png": r"^is no image that Pillow can open: it starts with b'\\x89PNG",
-    "decompression_bomb.gif": r"^has more than 89,478,485 pixels \(Image size \(4364",
-    "hopper_16bit.pgm": _upper_bits,
-    "hopper_bad_exif.jpg": _as_pillow_opens_it,
-    "hopper_orientation_6.jpg": _as_pillow_opens_it,
-    "pil_sample_cmyk.jpg": _as_pillow_opens_it,
-    "rgb_trns.png": _white_where_transparent,
-    "truncated_jpeg.jpg": r"^cannot be decoded: OSError: image file is truncated",
-    "zero_width.gif": r"^is no image that Pillow can open: it starts with b'GIF8",
+Wanted = str | Callable[[bytes], NDArray[np.uint8]]
+NO_PNG = r"^is no image that Pillow can open: it starts with b'\\x89PNG"
+NO_GIF = r"^is no image that Pillow can open: it starts with b'GIF8"
+CUT = r"^cannot be decoded: OSError: image file is truncated"
+BOMB = r"^has more than 89,478,485 pixels \(Image size"
+ODD_IMAGES: dict[Path, dict[str, Wanted]] = {
+    OURS / "odd_images": {
+        "bad_exif.jpg": _as_pillow_opens_it,
+        "broken.png": NO_PNG,
+        "cmyk.jpg": _as_pillow_opens_it,
+        "decompression_bomb.gif": rf"{BOMB} \(196605000",  # 65,535 x 3,000
+        "grey_16_bits.pgm": _upper_bits,
+        "orientation_6.jpg": _as_pillow_opens_it,
+        "transparent_colour.png": _white_where_transparent,
+        "truncated.jpg": CUT,
+        "zero_width.gif": NO_GIF,
+        "zero_width_screen.gif": r"^cannot be decoded: ValueError",
+    },
+    GENUINE / "odd_images": {
+        "broken.png": NO_PNG,
+        "decompression_bomb.gif": rf"{BOMB} \(4364",
+        "hopper_16bit.pgm": _upper_bits,
+        "hopper_bad_exif.jpg": _as_pillow_opens_it,
+        "hopper_orientation_6.jpg": _as_pillow_opens_it,
+        "pil_sample_cmyk.jpg": _as_pillow_opens_it,
+        "rgb_trns.png": _white_where_transparent,
+        "truncated_jpeg.jpg": CUT,
+        "zero_width.gif": NO_GIF,
+    },
 }
 
 
-@needs_samples
-@pytest.mark.parametrize("name", ODD_IMAGES)
-def test_an_odd_file_is_what_pillow_makes_of_it_or_refused_with_a_reason(name: str) -> None:
-    data, wanted = (ODD / name).read_bytes(), ODD_IMAGES[name]
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    sample_files(
+        *((folder / name, of) for folder, rows in ODD_IMAGES.items() for name, of in rows.items())
+    ),
+)
+def test_an_odd_file_is_what_pillow_makes_of_it_or_refused_with_a_reason(
+    path: Path, wanted: Wanted
+) -> None:
+    data = path.read_bytes()
     if isinstance(wanted, str):
         with pytest.raises(ImageError, match=wanted):
             decode_image(data)
@@ -420,16 +439,24 @@ def test_an_odd_file_is_what_pillow_makes_of_it_or_refused_with_a_reason(name: s
         np.testing.assert_array_equal(decode_image(data), wanted(data))
 
 
-@needs_samples
 def test_every_odd_file_has_its_line_in_the_table() -> None:
-    assert sorted(path.name for path in ODD.iterdir()) == sorted(ODD_IMAGES)
+    for folder, rows in ODD_IMAGES.items():
+        if folder.is_relative_to(OURS) or folder.is_dir():
+            assert sorted(path.name for path in folder.iterdir()) == sorted(rows)
 
 
-@needs_samples
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # it tells of corrupt EXIF data
-@pytest.mark.parametrize("name", ["hopper_orientation_6.jpg", "hopper_bad_exif.jpg"])
-def test_real_exif_data_are_applied_as_pillow_does(name: str) -> None:
-    data = (ODD / name).read_bytes()
+@pytest.mark.parametrize(
+    "path",
+    sample_files(
+        (OURS / "odd_images/orientation_6.jpg",),
+        (OURS / "odd_images/bad_exif.jpg",),
+        (GENUINE / "odd_images/hopper_orientation_6.jpg",),
+        (GENUINE / "odd_images/hopper_bad_exif.jpg",),
+    ),
+)
+def test_the_exif_data_of_files_are_applied_as_pillow_does(path: Path) -> None:
+    data = path.read_bytes()
     theirs = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     np.testing.assert_array_equal(decode_image(data, exif_policy="apply"), np.asarray(theirs))
 

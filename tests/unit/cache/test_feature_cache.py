@@ -1,7 +1,5 @@
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,8 @@ import numpy as np
 import pytest
 
 from helpers.files import tree
+from helpers.processes import Fork
+from helpers.writers import die_in_shard_1
 from regionspot.cache import (
     CachedSample,
     CacheIndex,
@@ -111,19 +111,7 @@ def test_a_killed_run_is_finished_to_the_same_tree(
 
 
 def test_a_process_that_dies_in_a_shard_leaves_the_finished_ones(cache_dir: Path) -> None:
-    script = """
-import os, signal, sys
-from pathlib import Path
-from regionspot.cache import FeatureCache, write_shard
-folder = Path(sys.argv[1])
-sample = FeatureCache.open(folder).sample(3)
-def samples():
-    yield sample
-    os.kill(os.getpid(), signal.SIGKILL)
-write_shard(folder, 1, samples())
-"""
-    done = subprocess.run([sys.executable, "-c", script, str(cache_dir)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert Fork(die_in_shard_1, cache_dir).ended()[0] == -signal.SIGKILL
     assert [shard_is_complete(cache_dir, shard) for shard in range(3)] == [True, False, True]
 
 

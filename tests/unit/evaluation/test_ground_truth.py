@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.core.errors import (
     AnnotationError,
     MissingFileError,
@@ -14,9 +15,6 @@ from regionspot.core.errors import (
     VocabularyError,
 )
 from regionspot.evaluation import LvisGroundTruth, Predictions, score_lvis
-
-REAL_V05 = Path(__file__).parents[4] / "shared/data/lvis/lvis_v0.5_val_100.json"
-REAL_COCO = Path(__file__).parents[4] / "shared/data/coco/instances_val2014_100.json"
 
 
 def dataset() -> dict[str, Any]:
@@ -60,16 +58,25 @@ def test_a_subset_keeps_every_category_and_the_identity_of_the_file(tmp_path: Pa
     assert truth.image_ids == (4, 3)
 
 
-@pytest.mark.skipif(not REAL_V05.exists(), reason="the shared LVIS v0.5 file is not here")
-def test_a_real_lvis_file_is_read() -> None:
-    truth = LvisGroundTruth.read(REAL_V05)
-    assert (len(truth.categories), len(truth.image_ids)) == (1230, 100)
+@pytest.mark.parametrize(
+    ("path", "num_categories", "num_images"),
+    sample_files(
+        (OURS / "lvis/ground_truth.json", 9, 8),
+        (GENUINE / "lvis/lvis_v0.5_val_100.json", 1230, 100),
+    ),
+)
+def test_a_whole_lvis_file_is_read(path: Path, num_categories: int, num_images: int) -> None:
+    truth = LvisGroundTruth.read(path)
+    assert (len(truth.categories), len(truth.image_ids)) == (num_categories, num_images)
 
 
-@pytest.mark.skipif(not REAL_COCO.exists(), reason="the shared COCO file is not here")
-def test_a_real_coco_file_is_refused_with_what_to_do() -> None:
+@pytest.mark.parametrize(
+    "path",
+    sample_files((OURS / "coco/instances.json",), (GENUINE / "coco/instances_val2014_100.json",)),
+)
+def test_a_whole_coco_file_is_refused_with_what_to_do(path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"lacks \['frequency'\].*not LVIS.*torchmetrics"):
-        LvisGroundTruth.read(REAL_COCO)
+        LvisGroundTruth.read(path)
 
 
 def test_a_missing_file_says_where_to_get_it(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """How many workers fit on a cluster, and what is told when there is none to be had."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from helpers.processes import Fork
 from regionspot.core.errors import ConfigError, MissingExtraError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features, repair_cache
 from regionspot.extraction.cluster import WorkerShape
@@ -95,7 +96,9 @@ def test_without_a_cluster_both_ways_out_are_named(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # a cluster of somebody else is not ours
+    # A cluster of somebody else is not ours: Ray looks for the last one, and for processes of any.
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", Mock(return_value=set()))
     config = replace(CONFIG, output_dir=str(tmp_path / "out"), ray=RayConfig(address=address))
     with pytest.raises(ConfigError, match=r"no Ray cluster was found.*ray start --head.*--part"):
         cache_features(config)
@@ -111,5 +114,6 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
-    script = "import sys, regionspot.cli.cache; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    script = "import sys; print({'ray', 'regionspot.cli.cache'} & set(sys.modules))"
+    code, output, errors = Fork(exec, script, {}).ended()
+    assert (code, output) == (0, "{'regionspot.cli.cache'}\n"), errors
