@@ -14,6 +14,7 @@ from unittest.mock import Mock, patch
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from regionspot.cli.train import main
@@ -86,6 +87,13 @@ def run_all(commands: list[list[str]]) -> None:
     """Run commands one after the other."""
     for command in commands:
         run(command)
+
+
+def run_all_in_fork(commands: list[list[str]], rank: int) -> None:
+    """Run commands as one of the ranks of a machine, in a fork that had imported Lightning."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    rank_zero_only.rank = rank  # which Lightning reads from the environment when it is imported
+    run_all(commands)
 
 
 if __name__ == "__main__":

@@ -36,10 +36,7 @@ def run_ranks(commands: list[list[str]], devices: int) -> None:
     worker = importlib.import_module("ranks_worker")
     with socket.create_server(("127.0.0.1", 0)) as free:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    processes = [
-        Fork(worker.run_all, commands, env={**place, "LOCAL_RANK": str(rank)})
-        for rank in range(devices)
-    ]
+    processes = [Fork(worker.run_all_in_fork, commands, rank, env=place) for rank in range(devices)]
     for code, _, errors in [process.ended() for process in processes]:
         assert code == 0, errors
 

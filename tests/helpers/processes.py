@@ -42,9 +42,12 @@ class Fork:
         """End it as a power cut would."""
         self._process.kill()
 
-    def ended(self) -> tuple[int, str, str]:
+    def ended(self, timeout_s: float = 300) -> tuple[int, str, str]:
         """Wait for its end; return its exit code (negative: the signal), and what it printed."""
-        self._process.join()
+        self._process.join(timeout_s)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
         output, errors = ((Path(self._folder.name) / name).read_text() for name in ("out", "err"))
         self._folder.cleanup()
         code = self._process.exitcode

@@ -20,9 +20,9 @@ class _RefusedError(yaml.YAMLError):
 
 
 def prepare_parsing() -> None:
-    """Have jsonargparse show docstrings as help, import nothing, and refuse YAML that grows.
+    """Have jsonargparse show docstrings as help, import only our code, and refuse YAML that grows.
 
-    Options may name no code to import (`allowed_code` makes an exception for training).
+    Training allows Lightning's code, too, and what ``--allow_code`` names (see `allowed_code`).
     YAML may name a list and use it again: a few hundred bytes, in which each of ten lists holds the
     one before it ten times, are ten billion values to whoever walks through them.
     """
@@ -30,6 +30,7 @@ def prepare_parsing() -> None:
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True,
         import_path_denylist=["*"],
+        import_path_allowlist=["regionspot"],
         # A group of options takes {class_path: ...} in place of its fields, too.
         instantiate_subclass_spec_in_any=False,
     )
