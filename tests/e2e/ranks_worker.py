@@ -92,7 +92,8 @@ def run_all(commands: list[list[str]]) -> None:
 def run_all_in_fork(commands: list[list[str]], rank: int) -> None:
     """Run commands as one of the ranks of a machine, in a fork that had imported Lightning."""
     os.environ["LOCAL_RANK"] = str(rank)
-    rank_zero_only.rank = rank  # which Lightning reads from the environment when it is imported
+    # Lightning reads it from the environment when it is imported.
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
     run_all(commands)
 
 
