@@ -29,14 +29,16 @@ def test_readmes_python_prints_what_readme_shows(
         exec(code, names)  # noqa: S102 - it is ours
         printed = capsys.readouterr().out
         head, *regions = printed.splitlines()
+        if not shown:  # what SAM finds is close together: the order depends on the training
+            assert head == "Regions(3 regions of a 144x144 image, 144 names)", printed
+            continue
         shown_head, *shown_regions = shown.splitlines()
         assert head == shown_head, printed
         assert len(regions) == len(shown_regions), printed
-        # Boxes are not compared: which of SAM's is named first depends on the head, too.
         for line, shown_line in zip(regions, shown_regions, strict=True):
             found, wanted = REGION.fullmatch(line), REGION.fullmatch(shown_line)
             assert found is not None
             assert wanted is not None
-            assert found[1] == wanted[1], printed
+            assert (found[1], found[3]) == (wanted[1], wanted[3]), printed
             assert abs(int(found[2]) - int(wanted[2])) <= PERCENT_TOLERANCE, printed
     assert (tmp_path / "named.png").is_file()
