@@ -1,5 +1,6 @@
 """What options and configurations may name: code of RegionSpot, Lightning, and what is allowed."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,17 @@ def test_only_names_of_modules_can_be_allowed() -> None:
     for name in ("*", "", "my-package", "jsonargparse", "a..b"):
         with pytest.raises(ConfigError, match="wanted packages or modules"):
             take_allow_code(["fit", "--allow_code", name])
+
+
+@pytest.mark.parametrize("option", ["callbacks", "logger", "plugins"])
+def test_what_lightning_itself_would_import_by_name_is_no_way_around(
+    option: str, parser: LightningArgumentParser, marker: Path
+) -> None:
+    init = {"class_path": f"{MODULE}.Own"}
+    path = "lightning.pytorch.cli.instantiate_class"  # imports what ``init`` names, and calls it
+    value = [{"class_path": path, "init_args": {"args": [], "init": init}}]
+    with code_limited_to(), pytest.raises((SystemExit, ConfigError)):
+        parser.instantiate_classes(
+            parser.parse_args(["fit", f"--trainer.{option}", json.dumps(value)])
+        )
+    assert not marker.exists()
