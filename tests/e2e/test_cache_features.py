@@ -393,6 +393,18 @@ def test_bytes_do_not_depend_on_where_images_lie_or_when_they_were_written(
     assert tree(tmp_path / "cache") == tree(finished)
 
 
+def test_bytes_do_not_depend_on_the_number_of_workers(
+    world: World, finished: Path, tmp_path: Path
+) -> None:
+    torch.set_num_threads(3)  # a worker each: there are three batches
+    try:
+        main(world.words(tmp_path / "cache"))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert tree(tmp_path / "cache") == tree(finished)
+
+
 def test_the_script_itself_leaves_the_same_bytes_and_logs_its_way(
     world: World, finished: Path, tmp_path: Path
 ) -> None:

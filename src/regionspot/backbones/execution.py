@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from regionspot.backbones.presets import Precision
 from regionspot.core.errors import ConfigError
+from regionspot.core.stopping import check_stop
 
 Encode = Callable[[Tensor], Tensor]
 """An image encoder's forward pass: (B, 3, H, W) to (B, ...)."""
@@ -62,6 +63,9 @@ class Execution:
         Returns:
             What it makes of them, in order. A compiled encoder is given batches filled up to their
             full size; what it makes of the filling is dropped.
+
+        Raises:
+            StoppedError: A signal was noted.
         """
         sizes = [size for size in (at_once, self.compiled_batch_size) if size is not None]
         size = min(sizes, default=max(1, len(pixels_BCHW)))
@@ -69,7 +73,11 @@ class Execution:
         if self.compiled_batch_size is not None and (missing := size - len(batches[-1])):
             filling = batches[-1].new_zeros(missing, *pixels_BCHW.shape[1:])
             batches[-1] = torch.cat([batches[-1], filling])
-        return torch.cat([encode(batch) for batch in batches])[: len(pixels_BCHW)]
+        encoded = []
+        for batch in batches:
+            check_stop()  # an image takes a CPU seconds
+            encoded.append(encode(batch))
+        return torch.cat(encoded)[: len(pixels_BCHW)]
 
 
 FLOAT32 = Execution()

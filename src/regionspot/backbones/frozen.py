@@ -1,9 +1,11 @@
 """The two frozen models together, and the identity that a cache made with them carries."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder
@@ -25,10 +27,14 @@ from regionspot.backbones.sam2 import Sam2Localizer
 from regionspot.backbones.sam2_models import load_sam2
 from regionspot.backbones.sam_models import load_sam
 from regionspot.backbones.weights import state_sha256
+from regionspot.backbones.workers import map_batches, share_threads
 from regionspot.cache import Fingerprint
 from regionspot.core.vocabulary import Vocabulary
 
 _logger = logging.getLogger(__name__)
+
+_Batch = TypeVar("_Batch")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,35 @@ class FrozenModels:
     def precision(self) -> Precision:
         """What both compute matrix products and convolutions in; `load_frozen_models` sets it."""
         return self.encoder.execution.precision
+
+    def map_batches(
+        self,
+        function: Callable[[_Batch], _Result],
+        batches: Iterable[_Batch],
+        *,
+        num_batches: int | None = None,
+    ) -> Generator[_Result]:
+        """Apply a function that runs these models to batches; on a CPU to several at once.
+
+        Args:
+            function: What is done with a batch; called in other threads, see `map_batches` of
+                `regionspot.backbones.workers`.
+            batches: The batches of this run.
+            num_batches: Batches of the whole job; None for many. With fewer than there are
+                threads, each batch is computed by several threads.
+
+        Yields:
+            The results, in order. Close the iterator where it may not be exhausted.
+        """
+        num_workers, num_threads = self.workers(num_batches)
+        return map_batches(function, batches, num_workers=num_workers, num_threads=num_threads)
+
+    def workers(self, num_batches: int | None = None) -> tuple[int, int]:
+        """Return how many batches `map_batches` runs at once, and with how many threads each."""
+        is_compiled = self.encoder.execution.compiled_batch_size is not None
+        if self.encoder.device.type == "cpu" and not is_compiled:
+            return share_threads(num_batches)
+        return 1, torch.get_num_threads()
 
     def fingerprint(self, *, exif_policy: str = "ignore") -> Fingerprint:
         """Return all that decides the numbers which these models give for an image.

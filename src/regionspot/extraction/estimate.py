@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regionspot.cache import image_bytes
 from regionspot.core.units import human_bytes, human_duration
@@ -45,7 +46,7 @@ class CacheEstimate:
     probed_images: int
     """Images that were run through the models to measure the time."""
     seconds_per_image: float
-    """Median over the probed batches, after a first one that does not count."""
+    """Time of the probed images over their number, after a first batch that does not count."""
     seconds: float
     """About how long the missing images take on this machine."""
     device: str
@@ -149,20 +150,27 @@ class _Probe:
 
 def _probe(job: CacheJob, num_probed: int) -> _Probe:
     """Run some images the whole way, but onto the disk; the first batch warms up."""
-    batch_size = job.config.batch_size
-    wanted = min(len(job.records), batch_size + max(num_probed, batch_size))
+    num_workers, _ = job.models.workers(job.num_batches)
+    size = min(job.config.batch_size, -(-num_probed // num_workers))
+    wanted = min(len(job.records), size * (1 + max(num_workers, -(-num_probed // size))))
     places = np.unique(np.linspace(0, len(job.records) - 1, wanted).round().astype(int))
-    batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
-    preparation, seconds, counts = job.preparation, [], []
-    for batch in batches:
-        start = time.perf_counter()
+    batches = [places[start : start + size] for start in range(0, len(places), size)]
+    preparation = job.preparation
+
+    def num_regions(batch: NDArray[np.int64]) -> list[int]:
         prepared = [preparation.prepare(job.records[place]) for place in batch.tolist()]
         usable = [image for image in prepared if isinstance(image, PreparedImage)]
-        counts += [sample.num_regions for sample in featurize(job.models, usable, job.locator)]
-        seconds.append((time.perf_counter() - start) / len(batch))
-    timed = seconds[1:] or seconds
+        samples = featurize(job.models, usable, job.locator, codec=job.config.codec)
+        return [sample.num_regions for sample in samples]
+
+    counts = num_regions(batches[0])
+    timed = batches[1:] or batches
+    start = time.perf_counter()
+    for of_batch in job.models.map_batches(num_regions, timed, num_batches=job.num_batches):
+        counts += of_batch
+    num_images = sum(map(len, timed))
     return _Probe(
-        num_images=len(places) - (len(batches[0]) if len(batches) > 1 else 0),
-        seconds_per_image=float(np.median(timed)),
+        num_images=num_images,
+        seconds_per_image=(time.perf_counter() - start) / num_images,
         regions_per_image=float(np.mean(counts)) if counts else 0.0,
     )

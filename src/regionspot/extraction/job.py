@@ -108,6 +108,14 @@ class CacheJob:
             knows_orientation=self.config.annotations.format not in _WITHOUT_A_KNOWN_ORIENTATION,
         )
 
+    @property
+    def num_batches(self) -> int:
+        """Batches of the whole plan, whatever is done of it already."""
+        plan, batch_size = self.manifest.plan, self.config.batch_size
+        sizes = [len(plan.images_of(shard)) for shard in (0, plan.num_shards - 1)]
+        full, last = (-(-size // batch_size) for size in sizes)
+        return full * (plan.num_shards - 1) + last
+
     def text_bank(self, templates: str) -> NDArray[np.float32]:
         """Return the embeddings of the class names, (C, E), taken over or computed."""
         vocabulary = self.manifest.vocabulary

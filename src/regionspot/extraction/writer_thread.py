@@ -1,7 +1,7 @@
 """Writes shards in a thread of their own, so that hashing and fsync never wait on the models.
 
-The models are run where batches are put, in the main thread. Only few batches wait between the two,
-so memory is bounded, and a slow disk holds the models back.
+The main thread puts batches once the models have run on them. Only few batches wait between the
+two, so memory is bounded, and a slow disk holds the models back.
 """
 
 import queue
@@ -26,6 +26,8 @@ class ShardBatch:
 
     shard_index: int
     """The shard."""
+    num_images: int
+    """Images of the plan in it, usable or not."""
     launched: LaunchedBatch | None
     """Those that could be used; None if there are none."""
     quarantined: Sequence[QuarantinedImage]

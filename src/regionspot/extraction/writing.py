@@ -1,7 +1,8 @@
 """Writes shards: prepared images go through the models and into tars."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from typing import NoReturn
 
 import torch
@@ -47,7 +48,7 @@ class ShardsWriter:
         done: Iterable[int],
         after_shard: Callable[[int], None] = lambda _: None,
     ) -> int:
-        """Write shards, in order: models run here, and the writer in its own thread.
+        """Write shards, in order: decoding, models and writing each have their threads.
 
         Args:
             shard_jobs: The shards; each is taken when its turn comes near.
@@ -83,17 +84,24 @@ class ShardsWriter:
                 shard_jobs,
                 self._job.preparation,
                 batch_size=self._config.batch_size,
-                num_threads=torch.get_num_threads(),
+                num_threads=torch.get_num_threads(),  # before workers divide them
             ) as batches,
+            closing(self._launched(unusable.checked(batches))) as launched,
             WriterThread(write_one) as writer,
         ):
-            for batch in unusable.checked(batches):
+            for batch in launched:
                 check_stop()
-                writer.put(self._launched(batch))
-                bar.update(len(batch.images) + len(batch.quarantined))
+                writer.put(batch)
+                bar.update(batch.num_images)
         return sum(written)
 
-    def _launched(self, batch: PreparedBatch) -> ShardBatch:
+    def _launched(self, batches: Iterable[PreparedBatch]) -> Generator[ShardBatch]:
+        models = self._job.models
+        return models.map_batches(
+            self._launch, map(self._counted, batches), num_batches=self._job.num_batches
+        )
+
+    def _counted(self, batch: PreparedBatch) -> PreparedBatch:
         job, images = self._job, batch.images
         self._count_orientations(images)
         if job.old_cache is not None and batch.shard_index not in self._compared:
@@ -102,10 +110,14 @@ class ShardsWriter:
         reused = [image.reused for image in images if image.reused is not None]
         self.num_reused_maps += len(reused)
         self.num_reused_tokens += sum(one.num_tokens for one in reused)
-        launched = None
-        if images:
-            launched = launch(job.models, images, job.locator, codec=job.config.codec)
+        return batch
+
+    def _launch(self, batch: PreparedBatch) -> ShardBatch:
+        job, launched = self._job, None
+        if batch.images:
+            launched = launch(job.models, batch.images, job.locator, codec=job.config.codec)
         return ShardBatch(
+            num_images=len(batch.is_usable),
             shard_index=batch.shard_index,
             launched=launched,
             quarantined=batch.quarantined,

@@ -14,8 +14,9 @@ segments it once.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -151,7 +152,7 @@ class _Crop:
 
 
 class _PixelScorer:
-    """One pass over images; holds at most one batch of images and one batch of crops."""
+    """One pass over images; a worker holds at most a batch of images and a batch of crops."""
 
     def __init__(
         self,
@@ -160,6 +161,7 @@ class _PixelScorer:
         methods: tuple[PixelMethod, ...],
         crop_batch_size: int,
     ) -> None:
+        self._models = models
         self._localizer = models.localizer
         self._encoder = models.encoder
         self._bank_CE = bank_CE
@@ -167,23 +169,31 @@ class _PixelScorer:
         self._crop_batch_size = crop_batch_size
         self._grey = mean_grey(models.encoder.mean)
 
-    @torch.inference_mode()
     def score_all(
         self, images: Iterable[PromptedImage], image_batch_size: int
     ) -> Iterator[Mapping[PixelMethod, RegionScores]]:
-        for batch in _batches(images, image_batch_size):
-            opened = [self._open(image) for image in batch]
-            self._fill_scores(opened)
-            for image, filled in zip(batch, opened, strict=True):
-                yield {
-                    method: RegionScores(
-                        image_id=image.image_id,
-                        boxes_xyxy=as_boxes(image.boxes_xyxy),
-                        scores=filled.scores[method],
-                        box_scores=image.box_scores,
-                    )
-                    for method in self._methods
-                }
+        batches = _batches(images, image_batch_size)
+        with closing(self._models.map_batches(self._score_batch, batches)) as scored:
+            yield from chain.from_iterable(scored)
+
+    @torch.inference_mode()
+    def _score_batch(
+        self, batch: Sequence[PromptedImage]
+    ) -> list[Mapping[PixelMethod, RegionScores]]:
+        opened = [self._open(image) for image in batch]
+        self._fill_scores(opened)
+        return [
+            {
+                method: RegionScores(
+                    image_id=image.image_id,
+                    boxes_xyxy=as_boxes(image.boxes_xyxy),
+                    scores=filled.scores[method],
+                    box_scores=image.box_scores,
+                )
+                for method in self._methods
+            }
+            for image, filled in zip(batch, opened, strict=True)
+        ]
 
     def _open(self, image: PromptedImage) -> _OpenImage:
         pixels = load_image(image.path, rotation_log_level=logging.DEBUG)

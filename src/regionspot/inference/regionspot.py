@@ -6,6 +6,7 @@ E text width, C classes.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Self, overload
 
@@ -205,9 +206,14 @@ class RegionSpot:
             several=several,
             exif_policy=self._exif_policy,
         )
-        regions: list[Regions] = []
-        for start in range(0, len(prompted), _IMAGE_BATCH_SIZE):
-            regions += self._recognize_batch(prompted[start : start + _IMAGE_BATCH_SIZE], question)
+        batches = [
+            prompted[start : start + _IMAGE_BATCH_SIZE]
+            for start in range(0, len(prompted), _IMAGE_BATCH_SIZE)
+        ]
+        named = self._models.map_batches(
+            lambda batch: self._recognize_batch(batch, question), batches, num_batches=len(batches)
+        )
+        regions = list(chain.from_iterable(named))
         return regions if several else regions[0]
 
     @torch.inference_mode()
@@ -251,6 +257,7 @@ class RegionSpot:
         (regions,) = self._recognize_batch([PromptedPixels(pixels=pixels, prompts=grid)], question)
         return regions[np.argsort(-regions.scores, kind="stable")]
 
+    @torch.inference_mode()
     def _recognize_batch(
         self, images: Sequence[PromptedPixels], question: _Question
     ) -> list[Regions]:

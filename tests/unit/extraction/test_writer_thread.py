@@ -20,7 +20,9 @@ LONG_S = 60.0
 
 
 def batch(shard_index: int, *, ends_shard: bool) -> ShardBatch:
-    return ShardBatch(shard_index=shard_index, launched=None, quarantined=[], ends_shard=ends_shard)
+    return ShardBatch(
+        shard_index=shard_index, num_images=0, launched=None, quarantined=[], ends_shard=ends_shard
+    )
 
 
 class Record:

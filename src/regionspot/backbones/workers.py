@@ -1,0 +1,92 @@
+"""Runs batches side by side on the threads of a CPU, each batch on its share of them.
+
+By itself torch splits every operation among all threads, which spin while they wait for the
+slowest. One busy core then holds all of them up, and small models gain little. Here each worker
+thread takes whole batches and computes them with one thread, so that nothing is waited for. Weights
+are shared. What a batch gives does not depend on the others, so results are those of one worker.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from regionspot.core.stopping import wait_for
+
+_Batch = TypeVar("_Batch")
+_Result = TypeVar("_Result")
+
+_AHEAD = 2
+"""Batches per worker that are running, waiting, or done and not taken yet."""
+
+
+def share_threads(num_batches: int | None = None) -> tuple[int, int]:
+    """Divide the threads that torch has among workers.
+
+    Args:
+        num_batches: Batches of the whole job, also of other runs and processes of it, so that all
+            of them compute with the same number of threads: another one may change the last bit of
+            a result. None for at least as many as there are threads.
+
+    Returns:
+        How many workers, at most one a batch, and how many threads each of them has.
+    """
+    num_threads = torch.get_num_threads()  # OMP_NUM_THREADS, or the number of cores
+    num_workers = num_threads if num_batches is None else max(1, min(num_threads, num_batches))
+    return num_workers, num_threads // num_workers
+
+
+def map_batches(
+    function: Callable[[_Batch], _Result],
+    batches: Iterable[_Batch],
+    *,
+    num_workers: int,
+    num_threads: int,
+) -> Generator[_Result]:
+    """Apply a function to batches in worker threads.
+
+    While the iterator is in use, torch has ``num_threads`` threads in every thread of the process.
+    Close it (`contextlib.closing`) where it may not be exhausted.
+
+    Args:
+        function: What is done with a batch. Autocast and inference mode are entered inside of it,
+            as they are set for each thread.
+        batches: The batches; taken in this thread, a few ahead.
+        num_workers: Batches at once.
+        num_threads: Threads of torch for each of them.
+
+    Yields:
+        The results, in the order of the batches.
+
+    Raises:
+        StoppedError: A signal was noted; see `regionspot.core.stopping`.
+        BaseException: Whatever the function raises, at the turn of its batch.
+    """
+    with _threads_of_torch(num_threads):
+        if num_workers == 1:
+            yield from map(function, batches)
+            return
+        with ThreadPoolExecutor(num_workers, thread_name_prefix="models") as pool:
+            running: deque[Future[_Result]] = deque()
+            try:
+                for batch in batches:
+                    running.append(pool.submit(function, batch))
+                    while running and (running[0].done() or len(running) >= _AHEAD * num_workers):
+                        yield wait_for(running.popleft())
+                while running:
+                    yield wait_for(running.popleft())
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _threads_of_torch(num_threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
