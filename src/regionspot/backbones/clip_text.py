@@ -49,8 +49,8 @@ with ``-readable`` at its end, which turns underscores into spaces: "bat_(animal
 """
 
 
-def template_texts(templates: str) -> tuple[str, ...]:
-    """Return a template set's sentences, each with one ``{}`` where the class name goes.
+def check_templates(templates: str) -> None:
+    """Refuse the name of a template set that there is not.
 
     Raises:
         ConfigError: There is no such set.
@@ -59,6 +59,15 @@ def template_texts(templates: str) -> tuple[str, ...]:
         raise ConfigError(
             f"there is no template set {templates!r}; give one of {', '.join(TEMPLATE_SETS)}."
         )
+
+
+def template_texts(templates: str) -> tuple[str, ...]:
+    """Return a template set's sentences, each with one ``{}`` where the class name goes.
+
+    Raises:
+        ConfigError: There is no such set.
+    """
+    check_templates(templates)
     plain = templates.removesuffix(_SYNONYMS).removesuffix(_READABLE)
     if plain == "none":
         return (SLOT,)
