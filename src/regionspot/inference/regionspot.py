@@ -45,9 +45,9 @@ class _Question:
 class RegionSpot:
     """Recognise regions of images by names from an open vocabulary.
 
-    Build one with `from_pretrained`. Asking again with the same names costs no embedding: the bank
-    of the training's names comes with the head, those of other names are kept in memory and, for
-    later processes, in ``text_banks/`` of ``~/.cache/regionspot`` (README, "Where files are kept").
+    Build one with `from_pretrained`. Names are embedded once: the embeddings of the training's
+    names come with the head, those of others are kept in memory and, for later processes, in
+    ``~/.cache/regionspot/text_banks`` (see `StoredBanks`).
 
     Args:
         trained_head: A fusion head with its classifier and card.

@@ -127,7 +127,7 @@ def head_dir(trained_head: TrainedHead, caches: list[Path], tmp_path: Path) -> P
     return tmp_path / "head"
 
 
-def test_a_head_brings_the_bank_of_its_names(
+def test_a_head_comes_with_the_bank_of_its_names(
     head_dir: Path, models: FrozenModels, pixels: Pixels, kept: Path
 ) -> None:
     wanted = bank_by_open_clip(models, NAMES, "ensemble81")
