@@ -1,5 +1,6 @@
 """Fixtures for several packages: small genuine caches with random numbers in them."""
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from regionspot.core.vocabulary import Vocabulary
 # Machines are busy at times: a slow example is no failure.
 settings.register_profile("regionspot", deadline=None)
 settings.load_profile("regionspot")
+
+# Whoever runs the tests finds nothing of them at home, and no test finds anything of another.
+os.environ["REGIONSPOT_TEXT_BANKS_MB"] = "0"
 
 IMAGES_PER_SHARD = 5
 TOKEN_DIM, FEATURE_DIM, TEXT_DIM, NUM_FEATURE_TOKENS = 8, 16, 6, 5

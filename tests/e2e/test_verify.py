@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from helpers.files import flip_bit
+from regionspot.cache import FeatureCache, TextBankStore
 from regionspot.cli.main import main
+from regionspot.core.vocabulary import Vocabulary
 from regionspot.model import (
     CHECKPOINT_CARD_KEY,
     FusionHead,
@@ -79,6 +82,35 @@ def test_one_flipped_bit_anywhere_in_a_run_is_named_and_the_exit_code_is_1(
     assert header.split() == ["path", "problems", "damaged", "shards", "verdict"]
     assert [row.split()[-1] for row in rows].count("damaged") == 1
     assert len(rows) == 4
+
+
+def test_the_text_bank_of_a_head_is_verified_with_it(
+    make_cache: MakeCache, tmp_path: Path, capsys: Capture
+) -> None:
+    fingerprint = FeatureCache.open(make_cache()).manifest.fingerprint
+    card = HeadCard(head=SPEC, scale=20.0, bias=-8.0, fingerprint=fingerprint.to_dict())
+    head, classifier = FusionHead.from_spec(SPEC), RegionClassifier(20.0, -8.0)
+    folder = tmp_path / "head"
+    save_trained_head(folder, TrainedHead(head=head, classifier=classifier, card=card))
+    bank = folder / "text_banks.h5"
+    for clip_sha256, problem in (
+        (fingerprint.text_encoder_sha256, None),
+        ("0" * 64, "Embeddings of two CLIPs cannot be compared"),
+    ):
+        bank.unlink(missing_ok=True)
+        TextBankStore(bank).put(
+            Vocabulary(("lemon", "sea egg")),
+            np.eye(2, 4, dtype=np.float32),
+            templates="single",
+            clip_sha256=clip_sha256,
+        )
+        assert exit_code(str(folder)) == (0 if problem is None else 1)
+        assert (problem or "head.safetensors: whole") in capsys.readouterr().out
+    flip_bit(bank, 800)
+    assert exit_code(str(folder)) == 1
+    printed = capsys.readouterr().out
+    assert f"{bank} is damaged or was edited" in printed
+    assert "Copy it again from the run that wrote it, or remove it" in printed
 
 
 def test_json_tells_a_script_the_same(

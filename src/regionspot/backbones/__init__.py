@@ -5,7 +5,7 @@ SAM 2 comes from ``transformers``. Importing this package needs none of them; bu
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder, feature_map
 from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
-from regionspot.backbones.clip_text import TEMPLATE_SETS, template_texts, text_bank
+from regionspot.backbones.clip_text import TEMPLATE_SETS, check_templates, template_texts, text_bank
 from regionspot.backbones.device import resolve_device
 from regionspot.backbones.framed_prompts import MaskPrompt
 from regionspot.backbones.frozen import FrozenModels, load_frozen_models, load_localizer
@@ -46,6 +46,7 @@ __all__ = [
     "Tokenizer",
     "WordTokenizer",
     "build_sam",
+    "check_templates",
     "describe_clip",
     "examine_names",
     "feature_map",

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 _READABLE, _SYNONYMS = "-readable", "-synonyms"
 SLOT = "{}"
 """Where the class name goes in a sentence."""
-_logger = logging.getLogger(__name__)
 
 _BATCHES_SORTED_AT_ONCE = 8
-_TEXTS_WORTH_A_BAR = 2_000
+_SECONDS_WORTH_A_BAR = 2.0
+_TEXTS_WORTH_A_LOG = 2_000
+_logger = logging.getLogger(__name__)
 _PLAIN_SETS = ("ensemble81", "ensemble80", "single", "none")
 
 TEMPLATE_SETS: tuple[str, ...] = tuple(
@@ -49,8 +50,8 @@ with ``-readable`` at its end, which turns underscores into spaces: "bat_(animal
 """
 
 
-def template_texts(templates: str) -> tuple[str, ...]:
-    """Return a template set's sentences, each with one ``{}`` where the class name goes.
+def check_templates(templates: str) -> None:
+    """Refuse the name of a template set that there is not.
 
     Raises:
         ConfigError: There is no such set.
@@ -59,6 +60,15 @@ def template_texts(templates: str) -> tuple[str, ...]:
         raise ConfigError(
             f"there is no template set {templates!r}; give one of {', '.join(TEMPLATE_SETS)}."
         )
+
+
+def template_texts(templates: str) -> tuple[str, ...]:
+    """Return a template set's sentences, each with one ``{}`` where the class name goes.
+
+    Raises:
+        ConfigError: There is no such set.
+    """
+    check_templates(templates)
     plain = templates.removesuffix(_SYNONYMS).removesuffix(_READABLE)
     if plain == "none":
         return (SLOT,)
@@ -136,10 +146,16 @@ def text_bank(
     step = max(1, _BATCHES_SORTED_AT_ONCE * batch_size // len(sentences))
     rows = []
     num_texts = len(sentences) * sum(map(len, names_of))
-    is_long = num_texts >= _TEXTS_WORTH_A_BAR
-    if is_long:
+    if num_texts >= _TEXTS_WORTH_A_LOG:
         _logger.info("embedding %d class names as %d texts", len(names), num_texts)
-    bar = tqdm(total=num_texts, unit=" texts", disable=None if is_long else True)
+    # `disable=None` keeps log files free of progress bars.
+    bar = tqdm(
+        desc=f"embedding {len(names):,} names",
+        total=num_texts,
+        unit=" texts",
+        disable=None,
+        delay=_SECONDS_WORTH_A_BAR,
+    )
     for start in range(0, len(names), step):
         group = names_of[start : start + step]
         # Not str.format: a name may hold braces itself.
@@ -148,8 +164,8 @@ def text_bank(
             for of_class in group
         ]
         texts = list(chain.from_iterable(texts_of))
-        embedded = embed_texts(clip, tokenizer(texts).to(device), batch_size=batch_size)
+        ids_NL = tokenizer(texts).to(device)
+        embedded = embed_texts(clip, ids_NL, batch_size=batch_size, on_batch=bar.update)
         rows += [of_class.mean(dim=0) for of_class in embedded.split(list(map(len, texts_of)))]
-        bar.update(len(texts))
     bar.close()
     return F.normalize(torch.stack(rows), dim=-1)

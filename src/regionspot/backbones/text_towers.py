@@ -9,6 +9,7 @@ given whole rows.
 Shape letters: N texts, L tokens of a text, E the joint text space.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Union
 
@@ -22,29 +23,38 @@ if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
 
 
-def embed_texts(clip: "CLIP | CustomTextCLIP", ids_NL: Tensor, *, batch_size: int = 256) -> Tensor:
+def embed_texts(
+    clip: "CLIP | CustomTextCLIP",
+    ids_NL: Tensor,
+    *,
+    batch_size: int = 256,
+    on_batch: Callable[[int], object] = lambda _number: None,
+) -> Tensor:
     """Embed texts, as ``encode_text`` does; equal to it to rounding.
 
     Args:
         clip: An open_clip model.
         ids_NL: Token ids of N texts from the model's tokenizer, (N, L) int64, on CLIP's device.
         batch_size: Texts encoded at once.
+        on_batch: Called after each batch with the number of its texts.
 
     Returns:
         (N, E) float32, not normalised, in the order of the texts.
     """
     tower = _causal_tower(clip)
-    if tower is None:
-        # CoCa's would be normalised already, if not told otherwise.
-        return torch.cat(
-            [clip.encode_text(ids, normalize=False).float() for ids in ids_NL.split(batch_size)]
-        )
-    ends_N = tower.ends(ids_NL)
     rows, batches = [], []
+    if tower is None:
+        for ids in ids_NL.split(batch_size):
+            # CoCa's would be normalised already, if not told otherwise.
+            batches.append(clip.encode_text(ids, normalize=False).float())
+            on_batch(len(ids))
+        return torch.cat(batches)
+    ends_N = tower.ends(ids_NL)
     for batch in ends_N.argsort(stable=True).split(batch_size):
         length = int(ends_N[batch].max()) + 1
         rows.append(batch)
         batches.append(tower.embed(ids_NL[batch, :length], ends_N[batch]).float())
+        on_batch(len(batch))
     embedded_NE = torch.cat(batches)
     return torch.empty_like(embedded_NE).index_copy_(0, torch.cat(rows), embedded_NE)
 

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from regionspot.cache.layout import CACHE_COMMAND
 from regionspot.core.errors import CacheMismatchError, ConfigError
+from regionspot.core.hashing import canonical_json, sha256_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,12 @@ class Fingerprint:
                     f"fingerprint field {field.name} is {value!r}; wanted a non-empty text, a"
                     f" positive integer or three floats ({field.type})."
                 )
+
+    @property
+    def text_encoder_sha256(self) -> str:
+        """Identity of all that makes embeddings of names: architecture, activation and weights."""
+        identity = [self.clip_model, self.clip_activation, self.clip_weights_sha256]
+        return sha256_bytes(canonical_json(identity).encode("utf-8"))
 
     def differences(self, other: "Fingerprint") -> list[str]:
         """Return ``field: found X, wanted Y`` for each field unequal in the wanted ``other``."""

@@ -1,7 +1,8 @@
 """Text banks on disk: the embeddings of a vocabulary, by template set.
 
 Encoding 13,000 names with 81 templates each takes a while and needs the text encoder; training
-needs neither again. Shape letters: C classes, E text width.
+needs neither again, nor does recognition by the names of the training. Shape letters: C classes,
+E text width.
 """
 
 from dataclasses import dataclass
@@ -42,10 +43,12 @@ class TextBankStore:
 
     Args:
         path: The file; it comes into being with the first bank.
+        remedy: What to do when the file is damaged or of another CLIP, as a sentence for the user.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, remedy: str = _REMEDY) -> None:
         self.path = path
+        self._remedy = remedy
 
     def get(
         self, vocabulary: Vocabulary, *, templates: str, clip_sha256: str
@@ -63,7 +66,7 @@ class TextBankStore:
         """
         if not self.path.exists():
             return None
-        with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
+        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
             self._check_clip(h5, clip_sha256)
             banks = hdf5_groups(h5).get(templates)
             group = None if banks is None else hdf5_groups(banks).get(vocabulary.sha256)
@@ -115,7 +118,7 @@ class TextBankStore:
         """Return all banks by template set, none if there is no file; raises what `get` does."""
         if not self.path.exists():
             return ()
-        with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
+        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
             self._check_clip(h5, clip_sha256)
             return tuple(
                 self._read(group, templates)
@@ -127,7 +130,7 @@ class TextBankStore:
         """Return the names of the template sets that the store has for a vocabulary, sorted."""
         if not self.path.exists():
             return ()
-        with open_sealed_hdf5(self.path, remedy=_REMEDY) as h5:
+        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
             return tuple(
                 name for name, groups in hdf5_groups(h5).items() if vocabulary.sha256 in groups
             )
@@ -138,7 +141,7 @@ class TextBankStore:
             raise CacheMismatchError(
                 f"{self.path} holds text banks of the CLIP with weights {found}, wanted those of"
                 f" {clip_sha256}. Embeddings of two CLIPs cannot be compared: use the CLIP that"
-                f" made this file, or remove it and make it again: {CACHE_COMMAND}"
+                f" made this file, or another file. {self._remedy}"
             )
 
     def _read(self, group: h5py.Group, templates: str) -> StoredBank:
@@ -152,7 +155,7 @@ class TextBankStore:
         fits = bank.ndim == 2 and len(bank) == len(names)
         if not (group.name.endswith(stored.vocabulary.sha256) and fits):
             raise CacheCorruptError(
-                f"{self.path}: the bank {group.name} does not belong to its names. {_REMEDY}"
+                f"{self.path}: the bank {group.name} does not belong to its names. {self._remedy}"
             )
         return stored
 

@@ -1,16 +1,18 @@
 """``regionspot recognize``: name the regions of one image and print a table."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
+from numpy.typing import ArrayLike
 
-from regionspot.backbones import GridProposer, SameTokens
+from regionspot.backbones import GridProposer, SameTokens, check_templates
 from regionspot.cli.config_files import prepare_parsing
 from regionspot.cli.errors import run_cli
-from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.files import is_file
 from regionspot.core.vocabulary import Vocabulary
 
@@ -28,38 +30,17 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _recognize(options: Namespace) -> None:
+    # In order of cost: mistakes are told before SAM and CLIP are loaded, which takes long.
     output = None if options.output is None else _picture_path(options.output)
     boxes, points = _prompts(options)
     vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
-    from regionspot.inference import RegionSpot  # here, since torch alone takes seconds
-
-    model = RegionSpot.from_pretrained(
-        options.model,
-        device=options.device,
-        sam_weights=options.sam_weights,
-        clip_weights=options.clip_weights,
+    if options.templates is not None:
+        check_templates(options.templates)
+    if not is_file(options.image):
+        raise MissingFileError(f"no image file at {options.image}: check --image.")
+    regions = _regions(
+        options, boxes=boxes, points=points, vocabulary=vocabulary, with_masks=output is not None
     )
-    if options.everything:
-        regions = model.recognize_everything(
-            options.image,
-            grid=options.grid,
-            vocabulary=vocabulary,
-            templates=options.templates,
-            same_tokens=options.same_tokens,
-            top_k=options.top_k,
-            with_masks=output is not None,
-        )
-    else:
-        regions = model.recognize(
-            options.image,
-            boxes_xyxy=boxes,
-            points=points,
-            vocabulary=vocabulary,
-            templates=options.templates,
-            same_tokens=options.same_tokens,
-            top_k=options.top_k,
-            with_masks=output is not None,
-        )
     print(format_table(regions))
     if options.everything and len(regions) == 0:
         print(
@@ -70,6 +51,59 @@ def _recognize(options: Namespace) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         regions.plot().save(output)
         print(f"picture: {output}")
+
+
+def _regions(
+    options: Namespace,
+    *,
+    boxes: list[list[float]] | None,
+    points: list[list[float]] | None,
+    vocabulary: Vocabulary | None,
+    with_masks: bool,
+) -> "Regions":
+    # Here, so that a missing package of the extra is told as a mistake.
+    from regionspot.inference import RegionSpot, load_image
+    from regionspot.inference.inputs import as_count
+    from regionspot.inference.loading import exif_policy_of, load_matching_models
+    from regionspot.inference.prompts import BoxPrompts, read_prompts
+    from regionspot.model import load_trained_head
+
+    as_count(options.top_k, name="top_k")
+    trained_head = load_trained_head(options.model)
+    pixels = load_image(options.image, exif_policy=exif_policy_of(trained_head.card))
+    checked_boxes: ArrayLike | None = None
+    if not options.everything:
+        size_hw = (pixels.shape[0], pixels.shape[1])
+        prompts = read_prompts(boxes_xyxy=boxes, points=points, masks=None, size_hw=size_hw)
+        if isinstance(prompts, BoxPrompts):
+            checked_boxes = prompts.boxes_xyxy  # clipped, so that this is told once
+    models = load_matching_models(
+        trained_head,
+        device=options.device,
+        sam_weights=options.sam_weights,
+        clip_weights=options.clip_weights,
+    )
+    model = RegionSpot(trained_head, models)
+    if options.everything:
+        return model.recognize_everything(
+            pixels,
+            grid=options.grid,
+            vocabulary=vocabulary,
+            templates=options.templates,
+            same_tokens=options.same_tokens,
+            top_k=options.top_k,
+            with_masks=with_masks,
+        )
+    return model.recognize(
+        pixels,
+        boxes_xyxy=checked_boxes,
+        points=points,
+        vocabulary=vocabulary,
+        templates=options.templates,
+        same_tokens=options.same_tokens,
+        top_k=options.top_k,
+        with_masks=with_masks,
+    )
 
 
 def _prompts(options: Namespace) -> tuple[list[list[float]] | None, list[list[float]] | None]:
@@ -162,6 +196,15 @@ def _picture_path(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
         raise ConfigError(f"--output {text}: wanted a name that ends in .png, .jpg or .webp.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not above.is_dir():
+        found = path if path.is_dir() else above
+        raise ConfigError(
+            f"--output {text}: {found} is a {'folder' if found == path else 'file'}; wanted the"
+            " name of a picture in a folder, which is made if need be."
+        )
+    if not os.access(above, os.W_OK):
+        raise ConfigError(f"--output {text}: this user may not write into {above}.")
     return path
 
 

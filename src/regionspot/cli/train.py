@@ -38,13 +38,14 @@ from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import ConfigError
 from regionspot.core.stopping import end_with_process, stop_advice
 from regionspot.data import CachedRegions
-from regionspot.model import RUN_FOLDER, save_trained_head
+from regionspot.model import RUN_FOLDER
 from regionspot.storage import folder_lock, is_url
 from regionspot.training import (
     SUMMARY_NAME,
     LossByCache,
     RegionSpotModule,
     Throughput,
+    export_head,
     find_checkpoint,
     kill_launched_ranks,
     remove_strays,
@@ -177,7 +178,7 @@ class TrainCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         run_dir = Path(self.trainer.default_root_dir)
-        save_trained_head(run_dir / RUN_FOLDER, self.model.trained_head())
+        export_head(run_dir / RUN_FOLDER, self.model.trained_head(), self.datamodule)
         summary = summarize(self.trainer, self.throughput)
         write_text_atomic(run_dir / SUMMARY_NAME, summary.to_json())
         print(f"{summary.line()} The trained head is in {run_dir / RUN_FOLDER}")

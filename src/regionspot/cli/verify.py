@@ -15,11 +15,27 @@ from typing import Literal, TypeAlias
 
 from jsonargparse import ArgumentParser
 
-from regionspot.cache import Problem, manifest_path, shards_path, tar_name, verify_cache
+from regionspot.cache import (
+    Fingerprint,
+    Problem,
+    TextBankStore,
+    manifest_path,
+    shards_path,
+    tar_name,
+    text_banks_path,
+    verify_cache,
+)
 from regionspot.cli.errors import run_cli
 from regionspot.cli.several_caches import examine_each, table
-from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.core.errors import (
+    CacheCorruptError,
+    CacheMismatchError,
+    MissingFileError,
+    WeightsError,
+)
 from regionspot.storage import is_url
+
+_BANKS_REMEDY = "Copy it again from the run that wrote it, or remove it: names are embedded then."
 
 Kind: TypeAlias = Literal["cache", "head", "checkpoint"]
 
@@ -148,8 +164,12 @@ def _examine_head(path: Path) -> VerifyReport:
     kind: Kind = "checkpoint" if path.suffix == CHECKPOINT_SUFFIX else "head"
     problems = []
     try:
-        load_trained_head(path)
-    except (MissingFileError, WeightsError) as error:
+        trained_head = load_trained_head(path)
+        banks = TextBankStore(text_banks_path(path.parent), remedy=_BANKS_REMEDY)
+        if kind == "head" and banks.path.is_file():
+            fingerprint = Fingerprint.from_dict(dict(trained_head.card.fingerprint))
+            banks.banks(clip_sha256=fingerprint.text_encoder_sha256)
+    except (MissingFileError, WeightsError, CacheCorruptError, CacheMismatchError) as error:
         problems = [Problem(message=str(error))]
     return VerifyReport(path=str(path), kind=kind, is_whole=not problems, problems=problems)
 

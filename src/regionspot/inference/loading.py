@@ -3,10 +3,16 @@
 from typing import cast
 
 from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models
+from regionspot.backbones.presets import ExifPolicy, as_exif_policy
 from regionspot.cache import Fingerprint
 from regionspot.core.errors import WeightsError
 from regionspot.inference.compatibility import check_same_models
-from regionspot.model import TrainedHead
+from regionspot.model import HeadCard, TrainedHead
+
+
+def exif_policy_of(card: HeadCard) -> ExifPolicy:
+    """Return what a head's training did about the EXIF orientation of images."""
+    return as_exif_policy(str(card.fingerprint.get("exif_policy", "ignore")))
 
 
 def load_matching_models(

@@ -16,18 +16,18 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels, GridProposer, SameTokens
-from regionspot.backbones.presets import as_exif_policy
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.class_scores import class_probabilities
 from regionspot.inference.head_scores import embed_regions
 from regionspot.inference.images import ImageLike, is_one_image, load_image
 from regionspot.inference.inputs import as_count
-from regionspot.inference.loading import load_matching_models
+from regionspot.inference.loading import exif_policy_of, load_matching_models
 from regionspot.inference.prompted import PromptedPixels, open_prompted
 from regionspot.inference.prompts import LocatedRegions, locate_regions, mask_prompt_for
 from regionspot.inference.regions import Regions
-from regionspot.inference.vocabularies import TextBanks, as_vocabulary
+from regionspot.inference.stored_banks import StoredBanks
+from regionspot.inference.vocabularies import ChosenNames, TextBanks, as_vocabulary
 from regionspot.model import TrainedHead, load_trained_head
 
 _IMAGE_BATCH_SIZE = 4
@@ -38,8 +38,7 @@ _DEFAULT_GRID = GridProposer()
 class _Question:
     """What is asked about every region of a call."""
 
-    vocabulary: Vocabulary
-    bank_CE: Tensor  # noqa: N815 - shape letters
+    names: ChosenNames
     top_k: int
     with_masks: bool
 
@@ -47,8 +46,9 @@ class _Question:
 class RegionSpot:
     """Recognise regions of images by names from an open vocabulary.
 
-    Build one with `from_pretrained`. Embeddings of vocabularies are kept in memory, so asking again
-    with the same names costs nothing.
+    Build one with `from_pretrained`. Names are embedded once: the embeddings of the training's
+    names come with the head, those of others are kept in memory and, for later processes, in
+    ``~/.cache/regionspot/text_banks`` (see `StoredBanks`).
 
     Args:
         trained_head: A fusion head with its classifier and card.
@@ -60,11 +60,9 @@ class RegionSpot:
         self._trained_head = trained_head
         self._models = models
         self._device = models.encoder.device
-        self._exif_policy = as_exif_policy(
-            str(trained_head.card.fingerprint.get("exif_policy", "ignore"))
-        )
+        self._exif_policy = exif_policy_of(trained_head.card)
         self._mask_prompt = mask_prompt_for(trained_head.card.prompts)
-        self._banks = TextBanks(models)
+        self._banks = TextBanks(models, StoredBanks(models.fingerprint(), trained_head.folder))
         trained_head.head.to(self._device).eval()
         trained_head.classifier.to(self._device).eval()
 
@@ -292,7 +290,7 @@ class RegionSpot:
         z_RE: Tensor,
         question: _Question,
     ) -> Regions:
-        logits_RC = self._trained_head.classifier(z_RE, question.bank_CE)
+        logits_RC = self._trained_head.classifier(z_RE, question.names.bank_CE)
         scores_RC = class_probabilities(logits_RC)
         best_RK = np.argsort(-scores_RC, axis=1, kind="stable")[:, : question.top_k]
         top_scores_RK = np.take_along_axis(scores_RC, best_RK, axis=1)
@@ -300,7 +298,7 @@ class RegionSpot:
             top_scores_RK *= located.box_scores[:, None]
         return Regions(
             image=image.pixels,
-            vocabulary=question.vocabulary,
+            vocabulary=question.names.vocabulary,
             boxes_xyxy=located.boxes_xyxy,
             top_class_ids=best_RK.astype(np.int64),
             top_scores=top_scores_RK,
@@ -318,15 +316,15 @@ class RegionSpot:
         top_k: int,
         with_masks: bool,
     ) -> _Question:
+        """Check what is asked, at little cost: names are embedded for the first regions."""
         names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
         count = as_count(top_k, name="top_k")
-        embedded = self._banks.embed(
+        chosen = self._banks.choose(
             names, templates=templates or self._templates(), same_tokens=same_tokens
         )
         return _Question(
-            vocabulary=embedded.vocabulary,
-            bank_CE=embedded.bank_CE,
-            top_k=min(count, len(embedded.vocabulary)),
+            names=chosen,
+            top_k=min(count, len(chosen.vocabulary)),
             with_masks=with_masks,
         )
 

@@ -1,17 +1,20 @@
-"""The names to choose from: read from what a person gives, and embedded once."""
+"""The names to choose from: read from what a person gives, checked, and embedded once."""
 
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels, SameTokens
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference.stored_banks import StoredBanks
 
 _logger = logging.getLogger(__name__)
 
@@ -42,31 +45,52 @@ def as_vocabulary(names: object) -> Vocabulary:
     return Vocabulary.from_names(names)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddedNames:
-    """Names with their embeddings."""
+class ChosenNames:
+    """Names to choose from, checked; they are embedded when their bank is first asked for.
 
-    vocabulary: Vocabulary
-    """The names."""
-    bank_CE: Tensor  # noqa: N815 - shape letters
-    """Their embeddings, (C, E) float32, unit norm."""
+    Args:
+        vocabulary: The names.
+        templates: The sentences that they are put into.
+        models: The frozen models, whose CLIP embeds them.
+        stored: Where banks are looked for first, and kept.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, templates: str, *, models: FrozenModels, stored: StoredBanks
+    ) -> None:
+        self.vocabulary = vocabulary
+        self._templates = templates
+        self._models = models
+        self._stored = stored
+
+    @cached_property
+    def bank_CE(self) -> Tensor:  # noqa: N802 - shape letters
+        """Their embeddings, (C, E) float32 of unit norm, on CLIP's device."""
+        found = self._stored.get(self.vocabulary, templates=self._templates)
+        if found is not None:
+            return torch.from_numpy(found).to(self._models.encoder.device)
+        bank_CE = self._models.text_bank(self.vocabulary, templates=self._templates)
+        self._stored.keep(self.vocabulary, bank_CE.cpu().numpy(), templates=self._templates)
+        return bank_CE
 
 
 class TextBanks:
-    """Embeddings of vocabularies, of which those that were asked for lately stay in memory.
+    """Vocabularies with their embeddings, of which those asked for lately stay in memory.
 
     Args:
         models: The frozen models, whose CLIP embeds the names.
+        stored: The banks on disk.
     """
 
-    def __init__(self, models: FrozenModels) -> None:
+    def __init__(self, models: FrozenModels, stored: StoredBanks) -> None:
         self._models = models
-        self._kept: OrderedDict[tuple[str, str, str], EmbeddedNames] = OrderedDict()
+        self._stored = stored
+        self._kept: OrderedDict[tuple[str, str, str], ChosenNames] = OrderedDict()
 
-    def embed(
+    def choose(
         self, vocabulary: Vocabulary, *, templates: str, same_tokens: SameTokens
-    ) -> EmbeddedNames:
-        """Return a vocabulary's names with their embeddings.
+    ) -> ChosenNames:
+        """Check names, and return them without running CLIP.
 
         Args:
             vocabulary: The names.
@@ -85,15 +109,15 @@ class TextBanks:
             )
         key = (vocabulary.sha256, str(templates), same_tokens)
         if key not in self._kept:
-            self._kept[key] = self._embed(vocabulary, templates, same_tokens)
+            self._kept[key] = self._choose(vocabulary, templates, same_tokens)
         self._kept.move_to_end(key)
         while len(self._kept) > _NUM_KEPT_BANKS:
             self._kept.popitem(last=False)
         return self._kept[key]
 
-    def _embed(
+    def _choose(
         self, vocabulary: Vocabulary, templates: str, same_tokens: SameTokens
-    ) -> EmbeddedNames:
+    ) -> ChosenNames:
         findings = self._models.examine_names(vocabulary, templates=templates)
         findings.check_words()
         if same_tokens == "refuse":
@@ -103,5 +127,4 @@ class TextBanks:
             findings = replace(findings, alike=())
         for line in findings.lines():
             _logger.warning("%s", line)
-        bank_CE = self._models.text_bank(vocabulary, templates=templates)
-        return EmbeddedNames(vocabulary=vocabulary, bank_CE=bank_CE)
+        return ChosenNames(vocabulary, templates, models=self._models, stored=self._stored)

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -53,6 +53,8 @@ class TrainedHead:
     """Turns region embeddings into logits over a text bank."""
     card: HeadCard
     """What the head is and where it comes from."""
+    folder: Path | None = None
+    """The folder that it was loaded from, where text banks may lie beside it."""
 
 
 def save_trained_head(output_dir: Path | str, trained: TrainedHead) -> None:
@@ -118,7 +120,7 @@ def load_trained_head(path: Path | str) -> TrainedHead:
             f"{path}: cannot tell what this is by its ending; wanted a directory, .safetensors or"
             " .ckpt. For the paper's released checkpoints use `regionspot convert`."
         )
-    return _assemble(tensors, card, where=path)
+    return replace(_assemble(tensors, card, where=path), folder=path.parent)
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:

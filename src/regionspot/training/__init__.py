@@ -5,6 +5,7 @@ from regionspot.training.checkpoints import (
     find_checkpoint,
     remove_strays,
 )
+from regionspot.training.export import export_head
 from regionspot.training.launched import kill_launched_ranks
 from regionspot.training.loss_by_cache import LossByCache
 from regionspot.training.module import RegionSpotModule
@@ -32,6 +33,7 @@ __all__ = [
     "Throughput",
     "TrainingSummary",
     "ValidationOutput",
+    "export_head",
     "find_checkpoint",
     "kill_launched_ranks",
     "remove_strays",

@@ -313,6 +313,51 @@ def test_mistakes_exit_with_2_and_one_message(
     assert not printed.out
 
 
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (["--image", "nowhere.png"], "no image file at nowhere.png"),
+        (["--image", __file__], "test_recognize.py is no image that Pillow can open"),
+        (["--boxes", "10,20,80,90 1,2,30,400"], "box 1 (1, 2, 30, 400) lies outside the image"),
+        (["--boxes", "", "--points", "500,3"], "point (500, 3) of region 0 lies outside the image"),
+        (["--boxes", "1,2,30"], "--boxes '1,2,30' has a row of 3 numbers"),
+        (["--vocabulary", "no_such.txt"], "no vocabulary file at no_such"),
+        (["--top_k", "0"], "top_k is 0"),
+        (["--templates", "poem"], "no template set 'poem'"),
+        (["--output", "x.txt"], "--output x.txt: wanted a name that ends"),
+        (["--output", f"{__file__}/x.png"], "test_recognize.py is a file; wanted the name of a"),
+        (["--model", "nowhere"], "no trained head at nowhere"),
+    ],
+)
+def test_mistakes_are_told_before_sam_and_clip_are_loaded(
+    options: list[str], capsys: pytest.CaptureFixture[str], mistake: list[str], message: str
+) -> None:
+    no_models = ["--sam_weights", "nowhere.pth", "--clip_weights", "nowhere.pth"]
+    for words, told in (([], "no weights file at nowhere.pth"), (mistake, message)):
+        with pytest.raises(SystemExit) as exit_info:
+            main([*options, "--boxes", "1,2,30,40", *no_models, *words])
+        assert exit_info.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_folder_is_no_picture(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "named.png").mkdir()
+    with pytest.raises(SystemExit):
+        main([*options, "--boxes", "1,2,30,40", "--output", str(tmp_path / "named.png")])
+    assert f"{tmp_path / 'named.png'} is a folder; wanted the name of a" in capsys.readouterr().err
+
+
+def test_a_box_over_the_edge_is_told_once(
+    options: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*options, "--boxes", "10,20,140,90"])
+    (record,) = caplog.records
+    assert "is clipped to (10, 20, 130, 90)" in record.message
+    assert capsys.readouterr().out.splitlines()[1].split()[1:5] == ["10", "20", "130", "90"]
+
+
 def test_what_is_missing_or_mistyped_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     for args, message in (
         (["--image", "x.png"], "model"),
