@@ -27,7 +27,8 @@ image encoders and of the tokens of its boxes, as torch's FlopCounterMode counts
 import logging
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ from jsonargparse import auto_cli
 from PIL import Image
 from segment_anything import SamPredictor
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from regionspot.backbones import FrozenModels, ModelsConfig, SamLocalizer, load_frozen_models
@@ -178,17 +180,29 @@ def flops_per_image(models: FrozenModels) -> dict[str, int]:
     """Count the multiplications and additions that the models need for an image and its boxes."""
     localizer, encoder = models.localizer.reference(), models.encoder.reference()
     assert isinstance(localizer, SamLocalizer)  # noqa: S101 - for the type checker
-    device, side = localizer.device, localizer.image_size
-    with FlopCounterMode(display=False) as sam:
+    sides = localizer.image_size, encoder.image_size
+    frame, square = (torch.zeros(1, 3, side, side, device=localizer.device) for side in sides)
+    with _counted_in_whole() as sam:
         # What the folded form, which GPUs take, multiplies more is no work that an image needs.
-        pixels = torch.zeros(1, 3, side, side, device=device)
-        embedding = encode_image(localizer.sam.image_encoder, pixels, form="mask")
-    with FlopCounterMode(display=False) as tokens:
+        embedding = encode_image(localizer.sam.image_encoder, frame, form="mask")
+    with _counted_in_whole() as tokens:
         localizer.tokens(embedding, np.array(BOXES, np.float32), SIZE_WH[::-1])
-    with FlopCounterMode(display=False) as clip:
-        encoder.features(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
+    with _counted_in_whole() as clip:
+        encoder.features(square)
     counters = {"SAM": sam, "tokens": tokens, "CLIP": clip}
     return {name: counter.get_total_flops() for name, counter in counters.items()}
+
+
+@contextmanager
+def _counted_in_whole() -> Iterator[FlopCounterMode]:
+    """Count also what fused attention does, of which the counter knows some kinds only."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def seconds_per_image(setting: Setting, repeats: int) -> dict[str, list[float]]:

@@ -37,6 +37,8 @@ SECTIONS = (
 )
 _LEAST_S = 10
 """Nothing is begun with less time than that."""
+_LOADING_S = 120
+"""Torch has to be there by then."""
 
 
 def run_sections(
@@ -61,7 +63,7 @@ def run_sections(
     """
     end = time.monotonic() + budget_s
     with Worker(output_dir / "log.txt") as worker:
-        machine = worker.ask("card.machine:describe_machine", device, budget_s)
+        machine = worker.ask("card.machine:describe_machine", device, _LOADING_S)
         assert isinstance(machine, dict)  # noqa: S101 - for the type checker
         device = str(machine["torch device"])
         if size == "auto":

@@ -10,6 +10,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -168,9 +169,11 @@ def _serve(connection: Connection, log: Path) -> None:
 
 def _tidy_up() -> None:
     """Leave the next section the memory of the device, and no compiled code."""
+    gc.collect()
+    if "torch" not in sys.modules:
+        return
     import torch
 
-    gc.collect()
     torch.compiler.reset()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
