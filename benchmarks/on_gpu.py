@@ -22,7 +22,7 @@ from jsonargparse import auto_cli
 from regionspot.core.atomic import write_text_atomic
 
 SECTIONS = (
-    Section(letter="a", name="caching", function="card.caching:caching", limit_s=150),
+    Section(letter="a", name="caching", function="card.caching:caching", limit_s=180),
     Section(letter="b", name="head", function="card.training:head_eager", limit_s=60),
     Section(letter="d", name="data", function="card.data:data", limit_s=90),
     Section(letter="e", name="loss", function="card.training:focal_loss", limit_s=30),
