@@ -5,7 +5,7 @@ RUN    := $(VENV)/bin/python
 DONE   := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint format bench clean
+.PHONY: help install quickstart test test-slow lint format bench bench-gpu clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,11 @@ format: $(DONE)  ## Mend what can be mended automatically.
 
 bench: quickstart  ## Run every benchmark; each prints a ratio against a named peer or limit.
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
+
+# Both, whatever becomes of the first: eight minutes in all, of which the tests take one.
+bench-gpu: $(DONE)  ## On a machine with a CUDA device: all its figures in one table, and the tests that need it.
+	@status=0; $(RUN) benchmarks/on_gpu.py --device cuda --budget_s 420 || status=1; \
+	  $(RUN) -m pytest -m gpu || status=1; exit $$status
 
 clean:  ## Remove what building and testing left (not .venv, and no runs).
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

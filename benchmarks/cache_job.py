@@ -27,24 +27,29 @@ image encoders and of the tokens of its boxes, as torch's FlopCounterMode counts
 import logging
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from common.timing import peak_flops_per_s, timed_in_turn
 from jsonargparse import auto_cli
 from PIL import Image
 from segment_anything import SamPredictor
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from regionspot.backbones import FrozenModels, ModelsConfig, SamLocalizer, load_frozen_models
 from regionspot.backbones.presets import Precision
-from regionspot.extraction import AnnotationsConfig, CacheConfig
+from regionspot.backbones.sam_encoder import encode_image
+from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.run import run_job
+from regionspot.extraction.summary import PartSummary
 
 SIZE_WH = (640, 480)
 NUM_IMAGES_OF_A_LARGE_SET = 3_000_000
@@ -55,7 +60,6 @@ BOXES = [[20.0 * i, 10.0 * i, 200.0 + 40 * i, 150.0 + 40 * i] for i in range(8)]
 class Setting:
     """Models and images that all ways share."""
 
-    folder: Path
     paths: Sequence[Path]
     models: FrozenModels
     config: CacheConfig
@@ -73,6 +77,26 @@ def write_photos(folder: Path, num_images: int) -> list[Path]:
         rows += [f"{number}.jpg,{','.join(map(str, box))},thing" for box in BOXES]
     (folder / "boxes.csv").write_text("\n".join(rows))
     return paths
+
+
+def make_setting(
+    folder: Path, models: ModelsConfig, num_images: int, batch_size: int, device: str
+) -> Setting:
+    """Write photos to a folder, and load the models."""
+    paths = write_photos(folder, num_images)
+    config = CacheConfig(
+        output_dir=str(folder / "cache"),
+        annotations=AnnotationsConfig(
+            format="csv", path=str(folder / "boxes.csv"), images_dir=str(folder)
+        ),
+        models=models,
+        templates=["none"],
+        batch_size=batch_size,
+        unknown_words="keep",
+        device=device,
+    )
+    frozen = load_frozen_models(models, device=device, batch_size=batch_size)
+    return Setting(paths=paths, models=frozen, config=config)
 
 
 @torch.inference_mode()
@@ -108,18 +132,11 @@ def bare(setting: Setting) -> None:
         encoder.features(torch.zeros(count, 3, side, side, device=encoder.device))
 
 
-def regionspot(setting: Setting) -> None:
+def regionspot(setting: Setting) -> CacheSummary | PartSummary:
     """The whole job, into a fresh folder."""
     with tempfile.TemporaryDirectory() as folder:
-        config = CacheConfig(
-            output_dir=str(Path(folder) / "cache"),
-            annotations=setting.config.annotations,
-            models=setting.config.models,
-            templates=setting.config.templates,
-            batch_size=setting.config.batch_size,
-            device=setting.config.device,
-        )
-        run_job(CacheJob(config, models=setting.models))
+        config = replace(setting.config, output_dir=str(Path(folder) / "cache"))
+        return run_job(CacheJob(config, models=setting.models))
 
 
 @torch.inference_mode()
@@ -150,7 +167,7 @@ def plain_loop(setting: Setting) -> None:
     hook.remove()
 
 
-WAYS: dict[str, Callable[[Setting], None]] = {
+WAYS: dict[str, Callable[[Setting], object]] = {
     "stock": stock,
     "bare": bare,
     "regionspot": regionspot,
@@ -159,49 +176,40 @@ WAYS: dict[str, Callable[[Setting], None]] = {
 
 
 @torch.no_grad()
-def flops_per_image(models: FrozenModels) -> int:
+def flops_per_image(models: FrozenModels) -> dict[str, int]:
     """Count the multiplications and additions that the models need for an image and its boxes."""
     localizer, encoder = models.localizer.reference(), models.encoder.reference()
-    with FlopCounterMode(display=False) as counter:
-        side = localizer.image_size
-        embedding = localizer.embed(torch.zeros(1, 3, side, side))
+    assert isinstance(localizer, SamLocalizer)  # noqa: S101 - for the type checker
+    sides = localizer.image_size, encoder.image_size
+    frame, square = (torch.zeros(1, 3, side, side, device=localizer.device) for side in sides)
+    with _counted_in_whole() as sam:
+        # What the folded form, which GPUs take, multiplies more is no work that an image needs.
+        embedding = encode_image(localizer.sam.image_encoder, frame, form="mask")
+    with _counted_in_whole() as tokens:
         localizer.tokens(embedding, np.array(BOXES, np.float32), SIZE_WH[::-1])
-        encoder.features(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
-    return counter.get_total_flops()
+    with _counted_in_whole() as clip:
+        encoder.features(square)
+    counters = {"SAM": sam, "tokens": tokens, "CLIP": clip}
+    return {name: counter.get_total_flops() for name, counter in counters.items()}
 
 
-def peak_flops_per_second(device: torch.device, precision: Precision) -> float:
-    """Measure how fast the device multiplies large matrices: the best of ten."""
-    side = 8192 if device.type == "cuda" else 2048
-    dtype: torch.dtype = getattr(torch, precision)
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best_s = float("inf")
-    for _ in range(10):
-        synchronize(device)
-        start = time.perf_counter()
-        torch.mm(left, right)
-        synchronize(device)
-        best_s = min(best_s, time.perf_counter() - start)
-    return 2 * side**3 / best_s
+@contextmanager
+def _counted_in_whole() -> Iterator[FlopCounterMode]:
+    """Count also what fused attention does, of which the counter knows some kinds only."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def measure(setting: Setting, repeats: int) -> dict[str, list[float]]:
-    """Time the ways in turn, in seconds an image; a first round warms up and does not count."""
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
-    for number in range(repeats + 1):
-        for name, way in WAYS.items():
-            start = time.perf_counter()
-            way(setting)
-            synchronize(setting.models.encoder.device)
-            if number > 0:
-                times[name].append((time.perf_counter() - start) / len(setting.paths))
-    return times
+def seconds_per_image(setting: Setting, repeats: int) -> dict[str, list[float]]:
+    """Time the ways in turn, in seconds an image by round."""
+    ways = {name: partial(way, setting) for name, way in WAYS.items()}
+    times = timed_in_turn(ways, setting.models.encoder.device, rounds=repeats)
+    return {name: [s / len(setting.paths) for s in seconds] for name, seconds in times.items()}
 
 
 def report(times: dict[str, list[float]], *, flops: int, peak: float) -> None:
@@ -250,23 +258,12 @@ def benchmark(
         compile=compile_encoders,
     )
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_photos(Path(folder), num_images)
-        config = CacheConfig(
-            output_dir=folder,
-            annotations=AnnotationsConfig(
-                format="csv", path=str(Path(folder) / "boxes.csv"), images_dir=folder
-            ),
-            models=models,
-            templates=["none"],
-            batch_size=batch_size,
-            device=device,
-        )
-        frozen = load_frozen_models(models, device=device, batch_size=batch_size)
-        setting = Setting(folder=Path(folder), paths=paths, models=frozen, config=config)
-        flops = flops_per_image(frozen)
-        peak = peak_flops_per_second(frozen.encoder.device, precision)
-        times = measure(setting, repeats)
-    name = torch.cuda.get_device_name() if frozen.encoder.device.type == "cuda" else "CPU"
+        setting = make_setting(Path(folder), models, num_images, batch_size, device)
+        target = setting.models.encoder.device
+        flops = sum(flops_per_image(setting.models).values())
+        peak = peak_flops_per_s(target, getattr(torch, precision))
+        times = seconds_per_image(setting, repeats)
+    name = torch.cuda.get_device_name() if target.type == "cuda" else "CPU"
     compiled = ", compiled" if compile_encoders else ""
     print(
         f"{preset} in {precision}{compiled} on {name}: {num_images} images, {len(BOXES)} boxes"

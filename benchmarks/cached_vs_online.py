@@ -20,24 +20,23 @@ way.
 import logging
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from cache_job import write_photos
+from cache_job import Setting, make_setting
+from common.timing import median_ratio, timed_in_turn
 from jsonargparse import auto_cli
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones import ModelsConfig, load_frozen_models
+from regionspot.backbones import ModelsConfig
 from regionspot.backbones.presets import Precision
 from regionspot.cache import FeatureCache
 from regionspot.data import CacheLoader
 from regionspot.data.assembly import Assembler
 from regionspot.data.order import SequentialOrder
-from regionspot.extraction import AnnotationsConfig, CacheConfig
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import PreparedImage
@@ -52,9 +51,9 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class Training:
     """A head that takes one optimizer step after the other."""
 
-    def __init__(self, cache: FeatureCache, device: str, precision: Precision) -> None:
+    def __init__(self, cache: FeatureCache, device: torch.device, precision: Precision) -> None:
         fingerprint = cache.manifest.fingerprint
-        self.device, self._precision = torch.device(device), precision
+        self.device, self._precision = device, precision
         self._head = FusionHead(
             token_dim=fingerprint.token_dim,
             feature_dim=fingerprint.feature_dim,
@@ -66,18 +65,22 @@ class Training:
         self._optimizer = torch.optim.AdamW(self._head.parameters(), lr=2.5e-5, fused=True)
 
     def __call__(self, batches: Iterator[Batch]) -> None:
-        """Take a step with each batch, and wait until the last one is done."""
+        """Take a step with each batch."""
         dtype: torch.dtype = getattr(torch, self._precision)
         for batch in batches:
             tokens, features, labels = (tensor.to(self.device) for tensor in batch)
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                 z_BRE = self._head(tokens, features, torch.ones_like(labels, dtype=torch.bool))
-                loss = region_focal_loss(z_BRE, self._bank, labels, classifier=self._classifier)
+                loss = region_focal_loss(
+                    z_BRE,
+                    self._bank,
+                    labels,
+                    classifier=self._classifier,
+                    num_counted=labels.numel(),  # all photos have as many boxes
+                )
             loss.backward()
             self._optimizer.step()
             self._optimizer.zero_grad()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def online(job: CacheJob, batch_size: int) -> Iterator[Batch]:
@@ -95,34 +98,37 @@ def online(job: CacheJob, batch_size: int) -> Iterator[Batch]:
         )
 
 
-def cached(cache: FeatureCache, batch_size: int) -> Iterator[Batch]:
-    """Yield every photo from the cache, batch by batch."""
+def cached(cache: FeatureCache, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """Yield every photo from the cache, batch by batch, as training moves them to its device."""
     order = SequentialOrder(num_images=len(cache), batch_size=batch_size)
-    for batch in CacheLoader(order, Assembler([cache])):
-        yield batch.position_tokens, batch.features(), batch.labels
+    assembler = Assembler([cache], pin_memory=device.type == "cuda")
+    for batch in CacheLoader(order, assembler):
+        moved = batch.to(device)
+        yield moved.position_tokens, moved.features(), moved.labels
 
 
-def measure(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Time the ways in turn, in seconds; a first round warms up and does not count."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if number > 0:
-                times[name].append(time.perf_counter() - start)
-    return times
+def compare(setting: Setting, *, rounds: int, epochs_of_cached: int) -> dict[str, list[float]]:
+    """Train by both ways in turn; return images a second by round, of "online" and of "cached".
 
+    Args:
+        setting: Photos and models.
+        rounds: How often each way is timed, after one round that does not count.
+        epochs_of_cached: How often the cached way goes through the photos in a round.
+    """
+    config, batch_size = setting.config, setting.config.batch_size
+    job = CacheJob(config, models=setting.models)
+    run_job(job)
+    with FeatureCache.open(config.output_dir) as cache:
+        train = Training(cache, setting.models.encoder.device, config.models.precision)
 
-def report(times: dict[str, list[float]], num_images: Sequence[int]) -> None:
-    """Print images a second, and how many times as many the second way makes."""
-    rates = []
-    for (name, seconds), count in zip(times.items(), num_images, strict=True):
-        rates.append([count / of_round for of_round in seconds])
-        print(f"{name:<8} {statistics.median(rates[-1]):10.2f} images/s")
-    ratios = [ours / theirs for theirs, ours in zip(*rates, strict=True)]
-    by_round = " ".join(f"{ratio:.0f}" for ratio in ratios)
-    print(f"cached / online: {statistics.median(ratios):.0f} (by round: {by_round})")
+        def train_cached() -> None:
+            for _ in range(epochs_of_cached):
+                train(cached(cache, batch_size, train.device))
+
+        ways = {"online": lambda: train(online(job, batch_size)), "cached": train_cached}
+        times = timed_in_turn(ways, train.device, rounds=rounds)
+    num_images = {"online": len(setting.paths), "cached": len(setting.paths) * epochs_of_cached}
+    return {name: [num_images[name] / s for s in seconds] for name, seconds in times.items()}
 
 
 def benchmark(
@@ -151,31 +157,16 @@ def benchmark(
         preset=preset, sam_weights="random", clip_weights="random", precision=precision
     )
     with tempfile.TemporaryDirectory() as folder:
-        write_photos(Path(folder), num_images)
-        config = CacheConfig(
-            output_dir=str(Path(folder) / "cache"),
-            annotations=AnnotationsConfig(
-                format="csv", path=str(Path(folder) / "boxes.csv"), images_dir=folder
-            ),
-            models=models,
-            templates=["none"],
-            batch_size=batch_size,
-            device=device,
-        )
-        frozen = load_frozen_models(models, device=device, batch_size=batch_size)
-        job = CacheJob(config, models=frozen)
-        run_job(job)
-        with FeatureCache.open(config.output_dir) as cache:
-            train = Training(cache, device, precision)
-
-            def train_cached() -> None:
-                for _ in range(epochs_of_cached):
-                    train(cached(cache, batch_size))
-
-            ways = {"online": lambda: train(online(job, batch_size)), "cached": train_cached}
-            times = measure(ways, rounds)
-    print(f"{preset} in {precision} on {frozen.encoder.device}, {batch_size} images a step")
-    report(times, (num_images, num_images * epochs_of_cached))
+        setting = make_setting(Path(folder), models, num_images, batch_size, device)
+        rates = compare(setting, rounds=rounds, epochs_of_cached=epochs_of_cached)
+    print(f"{preset} in {precision} on {device}, {batch_size} images a step")
+    for name, by_way in rates.items():
+        print(f"{name:<8} {statistics.median(by_way):10.2f} images/s")
+    by_round = " ".join(
+        f"{a / b:.0f}" for a, b in zip(rates["cached"], rates["online"], strict=True)
+    )
+    ratio = median_ratio(rates["cached"], rates["online"])
+    print(f"cached / online: {ratio:.0f} (by round: {by_round})")
 
 
 if __name__ == "__main__":

@@ -19,50 +19,15 @@ import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
+from common.made_up_cache import BATCH_SIZE, write_cache
 from jsonargparse import auto_cli
-from read_cache import BATCH_SIZE, IMAGES_PER_SHARD, made_up_fingerprint, made_up_sample
 
-from regionspot.cache import (
-    Manifest,
-    Plan,
-    TextBankStore,
-    build_index,
-    text_banks_path,
-    write_manifest,
-    write_shard,
-)
-from regionspot.core.vocabulary import Vocabulary
 from regionspot.data import CachedRegions
-from regionspot.training import RegionSpotModule, Throughput
+from regionspot.training import HeadOptions, RegionSpotModule, Throughput
 
 NUM_CLASSES, WANTED_SHARE = 365, 0.05
-
-
-def write_cache(cache_dir: Path, num_images: int) -> None:
-    """Write random numbers at BL sizes as a feature cache."""
-    fingerprint = made_up_fingerprint()
-    vocabulary = Vocabulary(tuple(f"class {number}" for number in range(NUM_CLASSES)))
-    keys = [f"{number:012d}" for number in range(num_images)]
-    manifest = Manifest(
-        name="made up",
-        fingerprint=fingerprint,
-        annotation_sha256="0" * 64,
-        annotation_format="coco",
-        plan=Plan.from_keys(keys, images_per_shard=IMAGES_PER_SHARD),
-        vocabulary=vocabulary,
-        category_ids=tuple(range(1, NUM_CLASSES + 1)),
-    )
-    write_manifest(cache_dir, manifest)
-    for shard in range(manifest.plan.num_shards):
-        write_shard(cache_dir, shard, map(made_up_sample, manifest.plan.images_of(shard)))
-    build_index(cache_dir)
-    bank = np.random.default_rng(0).standard_normal((NUM_CLASSES, fingerprint.text_dim), np.float32)
-    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
-    TextBankStore(text_banks_path(cache_dir)).put(
-        vocabulary, bank, templates="none", clip_sha256=fingerprint.clip_weights_sha256
-    )
+PAPER_HEAD = HeadOptions()
 
 
 def loader_images_per_s(data: CachedRegions) -> float:
@@ -72,7 +37,13 @@ def loader_images_per_s(data: CachedRegions) -> float:
     return num_images / (time.perf_counter() - start)
 
 
-def train(data: CachedRegions, accelerator: str, precision: str, num_steps: int) -> Throughput:
+def train(
+    data: CachedRegions,
+    accelerator: str,
+    precision: str,
+    num_steps: int,
+    head: HeadOptions = PAPER_HEAD,
+) -> Throughput:
     """Train for some steps, and return what training says of itself."""
     throughput = Throughput()
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +61,7 @@ def train(data: CachedRegions, accelerator: str, precision: str, num_steps: int)
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(RegionSpotModule(data.spec), datamodule=data)
+        trainer.fit(RegionSpotModule(data.spec, head=head), datamodule=data)
     return throughput
 
 
@@ -114,7 +85,7 @@ def benchmark(
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # of Lightning 2.6, about itself
     folder = Path(tempfile.mkdtemp())
     try:
-        write_cache(folder, num_images)
+        write_cache(folder, num_images, num_classes=NUM_CLASSES)
         data = CachedRegions([folder], batch_size=BATCH_SIZE, templates="none")
         loader_images_per_s(data)  # from here on all is in memory, and all images are checked
         shares, step_rates, loader_rates = [], [], []

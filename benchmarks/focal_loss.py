@@ -12,11 +12,12 @@ that one call needs on top of its inputs, each measured in a process of its own.
 import ctypes
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from common.timing import median_ratio, timed_in_turn
 from jsonargparse import auto_cli
 from torch import Tensor
 from torch.nn import functional as F
@@ -102,15 +103,8 @@ def benchmark(
     """
     torch.set_num_threads(threads)
     batch = make_batch(num_regions, num_classes, device)
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
-    for round_number in range(repeats + 1):
-        for name, way in WAYS.items():
-            start = time.perf_counter()
-            way(*batch)
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if round_number:
-                times[name].append(time.perf_counter() - start)
+    ways = {name: partial(way, *batch) for name, way in WAYS.items()}
+    times = timed_in_turn(ways, torch.device(device), rounds=repeats)
     base = times["two products"]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         memory = {
@@ -119,7 +113,7 @@ def benchmark(
         }
     print(f"{num_regions} regions, {num_classes} classes, {device}, {threads} threads")
     for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
+        ratio = median_ratio(seconds, base)
         print(
             f"{name:<14} {1000 * statistics.median(seconds):>7.1f} ms  {ratio:>5.2f} x the two"
             f" products  {memory[name]:>6.1f} MB on top, 1 / {memory['one-hot'] / memory[name]:.1f}"

@@ -14,9 +14,11 @@ losses of the two trainings are, which says something only without dropout.
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from common.timing import median_ratio, peak_flops_per_s
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,18 +27,36 @@ from typing_extensions import override
 
 from regionspot.model import FusionHead, RegionClassifier, region_focal_loss
 
-Step = Callable[[], float]
+Step = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSize:
+    """A batch and the head that it goes through; the defaults are BL's."""
+
+    num_images: int = 16
+    num_regions: int = 16
+    num_tokens: int = 257
+    token_dim: int = 256
+    feature_dim: int = 1024
+    text_dim: int = 768
+    ffn_dim: int = 2048
+    num_heads: int = 8
+    num_classes: int = 365
 
 
 class TorchHead(nn.Module):
     """The paper's head as torch spells it; parameters are named as ours."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, size: StepSize, dropout: float) -> None:
         super().__init__()
-        layer = nn.TransformerDecoderLayer(1024, 8, 2048, dropout, "relu", batch_first=True)
-        self.to_clip = nn.Linear(256, 1024)
-        self.decoder = nn.TransformerDecoder(layer, 3, nn.LayerNorm(1024))
-        self.projector = nn.Linear(1024, 768)
+        width = size.feature_dim
+        layer = nn.TransformerDecoderLayer(
+            width, size.num_heads, size.ffn_dim, dropout, "relu", batch_first=True
+        )
+        self.to_clip = nn.Linear(size.token_dim, width)
+        self.decoder = nn.TransformerDecoder(layer, 3, nn.LayerNorm(width))
+        self.projector = nn.Linear(width, size.text_dim)
 
     @override
     def forward(self, tokens: Tensor, features: Tensor, mask: Tensor) -> Tensor:
@@ -45,38 +65,65 @@ class TorchHead(nn.Module):
         return self.projector(decoded)
 
 
-def make_step(head: nn.Module, *, fused: bool, device: str, bf16: bool) -> Step:
-    """Return what takes one step on always the same batch, and tells its loss."""
+def make_heads(size: StepSize, dropout: float, device: str) -> tuple[TorchHead, FusionHead]:
+    """Return torch's head and ours, with the same weights."""
+    theirs = TorchHead(size, dropout).to(device)
+    ours = FusionHead(
+        token_dim=size.token_dim,
+        feature_dim=size.feature_dim,
+        text_dim=size.text_dim,
+        ffn_dim=size.ffn_dim,
+        num_heads=size.num_heads,
+        dropout=dropout,
+    ).to(device)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def make_step(
+    head: nn.Module,
+    size: StepSize,
+    counts: Tensor,
+    *,
+    fused: bool,
+    device: str,
+    bf16: bool,
+) -> Step:
+    """Return what takes one step on always the same batch, and returns its loss.
+
+    Args:
+        head: The head.
+        size: Of the batch.
+        counts: How many of its regions each image has, (B,).
+        fused: Whether AdamW is torch's fused one.
+        device: Where the head is.
+        bf16: Whether it runs under bfloat16 autocast.
+    """
     generator = torch.Generator().manual_seed(1)
-    tokens = torch.randn(16, 16, 256, generator=generator).half().to(device)
-    features = torch.randn(16, 257, 1024, generator=generator).half().to(device)
-    mask = (torch.arange(16) < 10 + torch.arange(16)[:, None] % 7).to(device)
-    bank = F.normalize(torch.randn(365, 768, generator=generator), dim=-1).to(device)
-    labels = torch.randint(0, 365, (16, 16), generator=generator).to(device)
+    shape = (size.num_images, size.num_regions)
+    tokens = torch.randn(*shape, size.token_dim, generator=generator).half().to(device)
+    features = torch.randn(size.num_images, size.num_tokens, size.feature_dim, generator=generator)
+    features = features.half().to(device)
+    mask = (torch.arange(size.num_regions) < counts[:, None]).to(device)
+    bank = torch.randn(size.num_classes, size.text_dim, generator=generator)
+    bank = F.normalize(bank, dim=-1).to(device)
+    labels = torch.randint(0, size.num_classes, shape, generator=generator).to(device)
+    num_counted = int(counts.sum())
     classifier = RegionClassifier().to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2.5e-5, weight_decay=1e-4, fused=fused)
 
-    def step() -> float:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+    def step() -> Tensor:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             embeddings = head(tokens, features, mask)
-            loss = region_focal_loss(embeddings, bank, labels, mask, classifier=classifier)
+            loss = region_focal_loss(
+                embeddings, bank, labels, mask, classifier=classifier, num_counted=num_counted
+            )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
+        return loss.detach()
 
     return step
-
-
-def mm_flops_per_s(device: str, *, bf16: bool) -> float:
-    """Return what ``torch.mm`` reaches on square matrices of 2048, the better of two."""
-    square = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        torch.mm(square, square)[0, 0].item()
-        seconds.append(time.perf_counter() - start)
-    return 2 * 2048**3 / min(seconds)
 
 
 def benchmark(
@@ -100,26 +147,29 @@ def benchmark(
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    theirs, ours = TorchHead(dropout).to(device), FusionHead(dropout=dropout).to(device)
-    ours.load_state_dict(theirs.state_dict())
-    bf16 = precision == "bf16"
+    size, bf16 = StepSize(), precision == "bf16"
+    counts = 10 + torch.arange(size.num_images) % 7
+    theirs, ours = make_heads(size, dropout, device)
     steps = {
-        "nn.TransformerDecoder": make_step(theirs, fused=False, device=device, bf16=bf16),
-        "regionspot": make_step(ours, fused=True, device=device, bf16=bf16),
+        "nn.TransformerDecoder": make_step(
+            theirs, size, counts, fused=False, device=device, bf16=bf16
+        ),
+        "regionspot": make_step(ours, size, counts, fused=True, device=device, bf16=bf16),
     }
     flops, losses, times = {}, {}, {name: list[float]() for name in steps}
     for name, step in steps.items():
         with FlopCounterMode(display=False) as counter:
-            losses[name] = [step()]
+            losses[name] = [step().item()]
         flops[name] = counter.get_total_flops()
     if compile:
         ours.compile()
     rates = []
     for round_number in range(repeats + 1):
-        rates.append(mm_flops_per_s(device, bf16=bf16))
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        rates.append(peak_flops_per_s(torch.device(device), dtype, repeats=2))
         for name, step in steps.items():
             start = time.perf_counter()
-            losses[name].append(step())
+            losses[name].append(step().item())
             if round_number:
                 times[name].append(time.perf_counter() - start)
     rate, base = statistics.median(rates[1:]), times["nn.TransformerDecoder"]
@@ -129,11 +179,12 @@ def benchmark(
     )
     for name, seconds in times.items():
         median = statistics.median(seconds)
-        ratio = statistics.median(a / b for a, b in zip(base, seconds, strict=True))
+        ratio = median_ratio(base, seconds)
         share = flops[name] / median / rate
         print(
-            f"{name:<22} {1000 * median:>7.1f} ms  {ratio:>5.2f} x  {16 / median:>7.1f} images/s "
-            f" {flops[name] / 1e9:>6.1f} GFLOP at {share:.2f} of torch.mm's rate"
+            f"{name:<22} {1000 * median:>7.1f} ms  {ratio:>5.2f} x "
+            f" {size.num_images / median:>7.1f} images/s  {flops[name] / 1e9:>6.1f} GFLOP"
+            f" at {share:.2f} of torch.mm's rate"
         )
     pairs = zip(*losses.values(), strict=True)
     largest = max(abs(mine - other) / abs(other) for other, mine in pairs)

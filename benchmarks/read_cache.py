@@ -38,31 +38,25 @@ import litdata
 import numpy as np
 import torch
 import webdataset
+from common.made_up_cache import BATCH_SIZE, BL, made_up_manifest, made_up_sample
 from jsonargparse import auto_cli
 from litdata.streaming.writer import BinaryWriter
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from regionspot.cache import (
-    CachedSample,
     FeatureCache,
-    Fingerprint,
-    Manifest,
-    Plan,
     build_index,
     shards_path,
     write_manifest,
     write_shard,
 )
-from regionspot.core.vocabulary import Vocabulary
 from regionspot.data import CacheLoader
 from regionspot.data.assembly import Assembler
 from regionspot.data.order import MixedOrder
 from regionspot.data.passes import ShuffledPasses
 from regionspot.data.windows import ShardWindows
 
-BATCH_SIZE, IMAGES_PER_SHARD, MAX_REGIONS = 16, 200, 16
-NUM_TOKENS, WIDTH, TOKEN_DIM = 257, 1024, 256
 ARRAYS = ("feature_map", "position_tokens", "boxes_xyxy", "labels", "box_scores")
 Sample = dict[str, Any]
 
@@ -82,37 +76,12 @@ class Setting:
         return [path for folder in folders for path in folder.iterdir() if path.is_file()]
 
 
-def made_up_sample(number: int) -> CachedSample:
-    """Return random numbers at BL sizes."""
-    rng = np.random.default_rng(number)
-    num_regions = int(rng.integers(1, MAX_REGIONS + 1))
-    return CachedSample(
-        key=f"{number:012d}",
-        image_id=number,
-        size_hw=(480, 640),
-        boxes_xyxy=rng.random((num_regions, 4), dtype=np.float32),
-        labels=rng.integers(0, 2, num_regions),
-        box_scores=np.ones(num_regions, np.float32),
-        position_tokens=rng.standard_normal((num_regions, TOKEN_DIM)).astype(np.float16),
-        feature_map=rng.standard_normal((NUM_TOKENS, WIDTH), np.float32).astype(np.float16),
-    )
-
-
 def write_samples(folder: Path, num_images: int) -> Setting:
     """Write the same samples as a feature cache and in litdata's format."""
     setting = Setting(
         cache_dir=folder / "cache", litdata_dir=folder / "litdata", num_images=num_images
     )
-    keys = [f"{number:012d}" for number in range(num_images)]
-    manifest = Manifest(
-        name="made up",
-        fingerprint=made_up_fingerprint(),
-        annotation_sha256="0" * 64,
-        annotation_format="coco",
-        plan=Plan.from_keys(keys, images_per_shard=IMAGES_PER_SHARD),
-        vocabulary=Vocabulary(("lemon", "tennis ball")),
-        category_ids=(1, 2),
-    )
+    manifest = made_up_manifest(num_images, num_classes=2)
     write_manifest(setting.cache_dir, manifest)
     setting.litdata_dir.mkdir(parents=True)
     writer = BinaryWriter(str(setting.litdata_dir), chunk_bytes="64MB")
@@ -128,37 +97,15 @@ def write_samples(folder: Path, num_images: int) -> Setting:
     return setting
 
 
-def made_up_fingerprint() -> Fingerprint:
-    """Return a fingerprint with the widths of BL."""
-    return Fingerprint(
-        sam_model="vit_b",
-        sam_weights_sha256="0" * 64,
-        sam_image_size=1024,
-        sam_resize="-",
-        clip_model="ViT-L-14-quickgelu",
-        clip_weights_sha256="1" * 64,
-        clip_image_size=224,
-        clip_activation="quick_gelu",
-        clip_mean=(0.5, 0.5, 0.5),
-        clip_std=(0.25, 0.25, 0.25),
-        clip_resize="-",
-        clip_first_token="class token",  # noqa: S106 - not that kind of token
-        exif_policy="ignore",
-        token_site="transformer",  # noqa: S106 - not that kind of token
-        token_dim=TOKEN_DIM,
-        feature_dim=WIDTH,
-        num_feature_tokens=NUM_TOKENS,
-        text_dim=768,
-    )
-
-
 class Memcpy:
     """Feature maps in one block of memory, copied in random order into batches in turn."""
 
     def __init__(self, source: NDArray[np.float16], *, num_batches: int) -> None:
         self._source = source
         self._order = np.random.default_rng(0).permutation(len(source)).tolist()
-        self._rows = np.empty((num_batches * BATCH_SIZE, NUM_TOKENS * WIDTH), np.float16)
+        self._rows = np.empty(
+            (num_batches * BATCH_SIZE, BL.num_tokens * BL.feature_dim), np.float16
+        )
 
     def __call__(self) -> int:
         """Copy all, once."""
@@ -299,7 +246,7 @@ def warm_ways(setting: Setting) -> dict[str, Callable[[], int]]:
     webdataset_reads = partial(read_webdataset, setting)
     litdata_reads = partial(read_litdata, setting)
     workers = best_number_of_workers(webdataset_reads), best_number_of_workers(litdata_reads)
-    source = np.ones((setting.num_images, NUM_TOKENS * WIDTH), np.float16)
+    source = np.ones((setting.num_images, BL.num_tokens * BL.feature_dim), np.float16)
     return {
         "memcpy": Memcpy(source, num_batches=1),
         "memcpy, 4 batches": Memcpy(source, num_batches=4),

@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
+
+from regionspot.data import CachedRegions
+from regionspot.training import HeadOptions, LossByCache, RegionSpotModule, Throughput
+
+SMALL_HEAD = HeadOptions(num_blocks=1, num_heads=2, ffn_dim=24)
+
 
 def training_config(
     run_dir: Path,
@@ -50,3 +57,31 @@ def column(run_dir: Path, name: str) -> list[float]:
     *_, newest = sorted(run_dir.glob("csv/version_*/metrics.csv"))
     with newest.open(encoding="utf-8") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def train_briefly(
+    data: CachedRegions,
+    *,
+    max_steps: int,
+    log_every: int,
+    accelerator: str = "cpu",
+    head: HeadOptions = SMALL_HEAD,
+    callbacks: Sequence[pl.Callback] = (),
+) -> None:
+    """Train with all that ``train.py fit`` does in a step, but in this process, writing nothing."""
+    pl.seed_everything(3, verbose=False)
+    trainer = pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_steps=max_steps,
+        limit_val_batches=0,
+        callbacks=[Throughput(), LossByCache(("one",)), *callbacks],
+        gradient_clip_val=1.0,
+        log_every_n_steps=log_every,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        logger=False,
+    )
+    trainer.fit(RegionSpotModule(data.spec, head=head), datamodule=data)

@@ -18,6 +18,7 @@ M = B * heads, d width of a head, S SAM's width.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -30,14 +31,18 @@ if TYPE_CHECKING:
 AttentionForm = Literal["mask", "folded"]
 """How relative positions reach ``scaled_dot_product_attention``."""
 
-_MASK_NUMBERS = 1 << 21
+MASK_NUMBERS = 1 << 21
 """Numbers of a mask that are made at once: 8 MiB in float32."""
 
 _Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def encode_image(
-    encoder: "ImageEncoderViT", pixels_BCHW: Tensor, *, form: AttentionForm | None = None
+    encoder: "ImageEncoderViT",
+    pixels_BCHW: Tensor,
+    *,
+    form: AttentionForm | None = None,
+    mask_numbers: int = MASK_NUMBERS,
 ) -> Tensor:
     """Return the image embedding: what the encoder's own ``forward`` returns.
 
@@ -46,6 +51,8 @@ def encode_image(
         pixels_BCHW: Preprocessed images, float32, (B, 3, side, side).
         form: How relative positions are attended with; None takes "mask" on a CPU and "folded"
             elsewhere, and wherever the encoder is being compiled.
+        mask_numbers: For "mask": how many numbers of it are made at once, at least a row of
+            queries.
 
     Returns:
         (B, S, H, W).
@@ -53,7 +60,9 @@ def encode_image(
     if form is None:
         on_cpu = pixels_BCHW.device.type == "cpu" and not torch.compiler.is_compiling()
         form = "mask" if on_cpu else "folded"
-    attend = _FORMS[form]
+    attend = _attend_folded
+    if form == "mask":
+        attend = partial(_attend_with_mask, mask_numbers=mask_numbers)
     state_BHWC = encoder.patch_embed(pixels_BCHW)
     if encoder.pos_embed is not None:
         state_BHWC = state_BHWC + encoder.pos_embed
@@ -137,12 +146,18 @@ def _relative_positions(module: "Attention", q_MHWd: Tensor) -> tuple[Tensor, Te
 
 
 def _attend_with_mask(
-    q: Tensor, k: Tensor, v: Tensor, rows_MHWH: Tensor, columns_MHWW: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows_MHWH: Tensor,
+    columns_MHWW: Tensor,
+    *,
+    mask_numbers: int,
 ) -> Tensor:
     """Attend with a mask, piece by piece; (M, N, d) each."""
     _, height, width, _ = rows_MHWH.shape
     out = torch.empty_like(q)
-    for heads, grid_rows in _pieces(len(q), height, width):
+    for heads, grid_rows in _pieces(len(q), height, width, mask_numbers):
         mask = rows_MHWH[heads, grid_rows, :, :, None] + columns_MHWW[heads, grid_rows, :, None, :]
         queries = slice(grid_rows.start * width, grid_rows.stop * width)
         out[heads, queries] = F.scaled_dot_product_attention(
@@ -154,11 +169,13 @@ def _attend_with_mask(
     return out
 
 
-def _pieces(num_heads: int, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+def _pieces(
+    num_heads: int, height: int, width: int, mask_numbers: int
+) -> Iterator[tuple[slice, slice]]:
     """Cut M heads and H rows of queries so that the mask of a piece is small."""
     of_row = width * height * width
-    num_rows = min(height, max(1, _MASK_NUMBERS // of_row))
-    step = max(1, _MASK_NUMBERS // (of_row * num_rows)) if num_rows == height else 1
+    num_rows = min(height, max(1, mask_numbers // of_row))
+    step = max(1, mask_numbers // (of_row * num_rows)) if num_rows == height else 1
     for head in range(0, num_heads, step):
         for row in range(0, height, num_rows):
             yield slice(head, head + step), slice(row, min(row + num_rows, height))
@@ -187,6 +204,3 @@ def _attend_folded(
         longer_q[None], longer_k[None], wide_v[None], scale=1.0
     )
     return attended[0, ..., :head_dim]
-
-
-_FORMS: dict[AttentionForm, _Attend] = {"mask": _attend_with_mask, "folded": _attend_folded}

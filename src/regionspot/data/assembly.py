@@ -22,7 +22,8 @@ class Assembler:
         caches: The sources, in the order of their numbers.
         max_regions: Regions used of an image at most; None for all.
         seed: Starts the choice of regions where there are more.
-        pin_memory: Whether feature maps go to page-locked memory.
+        pin_memory: Whether batches are made in page-locked memory. From any other a GPU copies more
+            than 64 KiB only once all its work is done, and the host waits for that.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Assembler:
         self._max_regions = max_regions
         self._seed = seed
         self._pool = BufferPool(pin_memory=pin_memory)
+        self._pin_memory = pin_memory
 
     def assemble(self, plan: BatchPlan) -> RegionBatch:
         """Return the batch of a plan; may be called from several threads at once.
@@ -75,7 +77,7 @@ class Assembler:
             regional = self._limited(regional, counts, plan)
             counts, num_regions = np.minimum(counts, limit), limit
         tokens, boxes, labels, box_scores = regional
-        return RegionBatch(
+        batch = RegionBatch(
             keys=tuple(key.decode("ascii") for key in index.keys[images].tolist()),
             image_ids=torch.from_numpy(index.image_ids[images]),
             position_tokens=tokens,
@@ -89,6 +91,7 @@ class Assembler:
             num_regions=int(counts.sum()),
             num_regions_of_step=self._num_regions_of_step(plan),
         )
+        return batch.pin_memory() if self._pin_memory else batch
 
     def _num_regions_of_step(self, plan: BatchPlan) -> int:
         """Return the regions of a batch over all ranks, from the index alone."""

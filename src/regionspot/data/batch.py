@@ -69,7 +69,7 @@ class RegionBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=is_cuda))
 
     def pin_memory(self) -> Self:
-        """Return the batch in page-locked memory, from which a GPU copies faster."""
+        """Return the batch in page-locked memory, all of it, from which a GPU copies faster."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:

@@ -15,6 +15,7 @@ from segment_anything.modeling import Sam
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from helpers.toy_numbers import TOLERANCES, relative_error, toy_numbers
 from regionspot.backbones import (
     Encoder,
     LoadedClip,
@@ -29,15 +30,8 @@ from regionspot.backbones.prompts import SamPrompts
 
 BOXES = np.array([[3.0, 4.0, 40.0, 30.0], [20.0, 1.0, 88.0, 44.0]], np.float32)
 SIZE_HW = (45, 90)
-TOLERANCES: dict[Precision, float] = {"bfloat16": 2e-2, "float16": 2.5e-3}
-"""Of the error's root mean square over that of the numbers: 2^-8 and 2^-11 a rounding, and what
-becomes of it in a few layers."""
 
 Photo = NDArray[np.uint8]
-
-
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 def in_precision(sam: Sam, precision: Precision) -> SamLocalizer:
@@ -80,6 +74,13 @@ def test_clip_in_16_bits_is_close_to_float32(
 
     found = maps_and_embeddings(encoder)
     assert_close_but_not_equal(found, maps_and_embeddings(encoder.reference()), precision)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_shipped_models_in_16_bits_are_close_to_float32(precision: Precision) -> None:
+    assert_close_but_not_equal(
+        toy_numbers("cpu", precision), toy_numbers("cpu", "float32"), precision
+    )
 
 
 # --- What stays in float32 -------------------------------------------------------------------

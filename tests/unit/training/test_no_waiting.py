@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
+from helpers.training import train_briefly
 from regionspot.core import waiting
 from regionspot.data import CachedRegions
-from regionspot.training import HeadOptions, LossByCache, RegionSpotModule, Throughput
 
 MakeCache = Callable[..., Path]
 
@@ -45,24 +44,10 @@ class Questions(TorchDispatchMode):
 
 
 def questions_of_training(cache: Path, max_steps: int, *, log_every: int) -> Counter[str]:
-    pl.seed_everything(3, verbose=False)
-    data = CachedRegions([cache], batch_size=4)
-    module = RegionSpotModule(data.spec, head=HeadOptions(num_blocks=1, num_heads=2, ffn_dim=24))
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=max_steps,
-        limit_val_batches=0,
-        callbacks=[Throughput(), LossByCache(("one",))],
-        gradient_clip_val=1.0,
-        log_every_n_steps=log_every,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        logger=False,
-    )
     with Questions() as questions:
-        trainer.fit(module, datamodule=data)
+        train_briefly(
+            CachedRegions([cache], batch_size=4), max_steps=max_steps, log_every=log_every
+        )
     return questions.asked
 
 
