@@ -326,7 +326,7 @@ def test_masks_of_boxes_are_those_of_sam2(
     _, logits = _run(sam2, pixels, **_framed(processor, size_hw, input_boxes=[boxes.tolist()]))
     theirs = processor.post_process_masks(logits, [list(size_hw)])[0][:, 0].numpy()
     localizer = _localizer(sam2)
-    ours = localizer.masks(localizer.embed(pixels), boxes, size_hw)
+    ours = np.asarray(localizer.masks(localizer.embed(pixels), boxes, size_hw))
     assert ours.dtype == np.bool_
     assert 0 < ours.mean() < 1
     np.testing.assert_array_equal(ours, theirs)
@@ -349,10 +349,10 @@ def test_an_unstable_mask_0_gives_way_to_another_mask_but_not_to_another_token(
 ) -> None:
     localizer = _localizer(sam2)
     embedding = localizer.embed(_pixels(processor, _image(SIZE_HW)))
-    masks = localizer.masks(embedding, BOXES, SIZE_HW)
+    masks = np.asarray(localizer.masks(embedding, BOXES, SIZE_HW))
     tokens = localizer.tokens(embedding, BOXES, SIZE_HW)
     monkeypatch.setattr(sam2.mask_decoder, "dynamic_multimask_via_stability", False)
-    assert (localizer.masks(embedding, BOXES, SIZE_HW) != masks).any()
+    assert (np.asarray(localizer.masks(embedding, BOXES, SIZE_HW)) != masks).any()
     assert torch.equal(localizer.tokens(embedding, BOXES, SIZE_HW), tokens)
 
 

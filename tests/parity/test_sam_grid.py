@@ -12,7 +12,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 
 from helpers.samples import PHOTOS
-from regionspot.backbones import GridProposals, GridProposer, SamLocalizer, load_sam
+from regionspot.backbones import GridProposals, GridProposer, SamLocalizer, load_sam, sam_grid
 from regionspot.toy.world import generate_world
 
 # The tiny SAM is never as sure as the released ones, for which the defaults were chosen.
@@ -106,6 +106,15 @@ def test_the_regions_are_those_of_the_automatic_mask_generator(
 ) -> None:
     for image in toy_images:
         _assert_same(_ours(sam, image, grid), _theirs(sam, image, grid))
+
+
+def test_the_regions_do_not_depend_on_how_many_masks_are_enlarged_at_once(
+    sam: Sam, toy_images: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = toy_images[0]
+    for pixels in (1, 7 * image.shape[0] * image.shape[1]):
+        monkeypatch.setattr(sam_grid, "_PIXELS_AT_ONCE", pixels)
+        _assert_same(_ours(sam, image, LENIENT), _theirs(sam, image, LENIENT))
 
 
 def test_the_lenient_options_find_something_to_compare(sam: Sam, toy_images: list[Pixels]) -> None:

@@ -134,7 +134,7 @@ def test_masks_of_boxes_are_those_of_sam_predictor(sam: Sam, size_hw: tuple[int,
         torch.as_tensor(predictor.transform.apply_boxes(boxes, size_hw), dtype=torch.float32),
         multimask_output=False,
     )
-    ours = _localizer(sam).masks(predictor.features, boxes, size_hw)
+    ours = np.asarray(_localizer(sam).masks(predictor.features, boxes, size_hw))
     assert ours.shape == (len(boxes), *size_hw)
     assert ours.dtype == np.bool_
     assert 0 < ours.mean() < 1

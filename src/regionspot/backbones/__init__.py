@@ -6,6 +6,7 @@ SAM 2 comes from ``transformers``. Importing this package needs none of them; bu
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder, feature_map
 from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
 from regionspot.backbones.clip_text import TEMPLATE_SETS, check_templates, template_texts, text_bank
+from regionspot.backbones.decoded_masks import DecodedMasks
 from regionspot.backbones.device import resolve_device
 from regionspot.backbones.framed_prompts import MaskPrompt
 from regionspot.backbones.frozen import FrozenModels, load_frozen_models, load_localizer
@@ -27,6 +28,7 @@ __all__ = [
     "SAM2_RESIZE",
     "SAM_RESIZE",
     "TEMPLATE_SETS",
+    "DecodedMasks",
     "Encoder",
     "FrozenModels",
     "GridProposals",

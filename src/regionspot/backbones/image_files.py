@@ -27,6 +27,8 @@ MAX_PIXELS = 89_478_485
 """Pixels of an image that is decoded without being asked for; Pillow warns of more by default. To
 decode takes up to 14 bytes a pixel, and half a megabyte may hold 170 million of them."""
 
+_BAND_PIXELS = 1 << 22
+"""Pixels that are copied out of Pillow at once."""
 _JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
@@ -195,7 +197,17 @@ def _to_rgb(image: Image.Image) -> Pixels:
         raise ImageError("has mode F (floating point), whose white level is unknown")
     if image.has_transparency_data:
         image = _on_white(image)
-    return np.asarray(image.convert("RGB"))
+    return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """Copy the pixels of an RGB image, in bands: to hand over a copy, Pillow makes two."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // max(1, image.width))
+    for y in range(0, image.height, rows):
+        band = image.crop((0, y, image.width, min(y + rows, image.height)))
+        pixels[y : y + rows] = np.asarray(band)
+    return pixels
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from regionspot.backbones.decoded_masks import DecodedMasks, MaskFrame
 from regionspot.backbones.execution import FLOAT32, Execution
 from regionspot.backbones.framed_prompts import (
     Frame,
@@ -30,6 +31,7 @@ from regionspot.backbones.sam_grid import GridProposals, GridProposer
 from regionspot.core.geometry import FloatArray
 
 _MASK_CHUNK = 16
+"""Regions whose masks are decoded at once: a released SAM's decoder takes about 30 MiB for each."""
 
 
 class Localizer(ABC):
@@ -207,8 +209,8 @@ class Localizer(ABC):
     @torch.no_grad()
     def masks(
         self, image_embedding: Tensor, boxes_xyxy: FloatArray, size_hw: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        """Return the single-mask answers to boxes, (R, H, W) bool at the original size.
+    ) -> DecodedMasks:
+        """Return the single-mask answers to boxes, each (H, W) bool at the original size.
 
         Arguments and errors as in `tokens`.
         """
@@ -221,8 +223,8 @@ class Localizer(ABC):
         points_xy: FloatArray,
         point_labels: NDArray[np.int64],
         size_hw: tuple[int, int],
-    ) -> NDArray[np.bool_]:
-        """Return the single-mask answers to points, (R, H, W) bool at the original size.
+    ) -> DecodedMasks:
+        """Return the single-mask answers to points, each (H, W) bool at the original size.
 
         Arguments and errors as in `tokens_from_points`.
         """
@@ -295,20 +297,23 @@ class Localizer(ABC):
         """See `decode_masks`."""
 
     @abstractmethod
-    def enlarge_masks(self, logits_NHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
-        """Bring mask logits from the model's grid to the original image's size, (N, H, W)."""
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        """Return how mask logits are brought from the model's grid to an original image's size."""
 
     # --- Shared by the above -------------------------------------------------------------------
 
     def _masks(
         self, image_embedding: Tensor, prompts: SamPrompts, size_hw: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        masks = [np.zeros((0, *size_hw), np.bool_)]
-        for chunk in prompts.split(_MASK_CHUNK):  # each needs its mask in float32
+    ) -> DecodedMasks:
+        logits = [torch.zeros(0, *self.mask_grid_hw, device=self.device)]
+        for chunk in prompts.split(_MASK_CHUNK):
             logits_R1HW, _ = self.decode_masks(image_embedding, chunk, several=False)
-            logits_RHW = self.enlarge_masks(logits_R1HW[:, 0], size_hw)
-            masks.append((logits_RHW > self.mask_threshold).cpu().numpy())
-        return np.concatenate(masks)
+            logits.append(logits_R1HW[:, 0])
+        return DecodedMasks(
+            logits=torch.cat(logits),
+            threshold=self.mask_threshold,
+            frame=self.mask_frame(size_hw),
+        )
 
     def _frame(self, size_hw: tuple[int, int]) -> Frame:
         return Frame(

@@ -67,10 +67,13 @@ def mask_logits(
     if len(masks) == 0:
         return torch.zeros(0, 1, *grid_hw, device=device)
     height, width = resized_hw
-    masks_R1HW = to_device(torch.from_numpy(masks), device).float()[:, None]
-    resized = F.interpolate(masks_R1HW, (height, width), mode="bilinear", antialias=True)
-    padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))
-    return torch.logit(F.adaptive_avg_pool2d(padded, grid_hw), eps=_MARGIN)
+    shares = []
+    for mask in masks:  # one by one: in float32 each takes four times its bytes
+        mask_11HW = to_device(torch.from_numpy(mask), device).float()[None, None]
+        resized = F.interpolate(mask_11HW, (height, width), mode="bilinear", antialias=True)
+        padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))
+        shares.append(F.adaptive_avg_pool2d(padded, grid_hw))
+    return torch.logit(torch.cat(shares), eps=_MARGIN)
 
 
 def _spans(hits: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

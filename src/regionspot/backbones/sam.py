@@ -3,12 +3,14 @@
 Shape letters: B images, R regions, M masks a region, S SAM's width, H W a grid or an image.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import override
 
+from regionspot.backbones.decoded_masks import MaskFrame, bilinear
 from regionspot.backbones.device import to_device
 from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
 from regionspot.backbones.localizer import Localizer
@@ -27,6 +29,21 @@ _TOKEN_CHUNK = 64
 _CPU_PIXELS = 1024**2
 """What a CPU embeds at once, one image of the released models. Four of them leave its caches: in a
 single trial on 2 cores a ViT-B took 33 s an image instead of 16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedMaskFrame(MaskFrame):
+    """What ``Sam.postprocess_masks`` does, bit for bit, without holding the model."""
+
+    resized_hw: tuple[int, int]
+    """Height and width of the image in SAM's frame; the rest of the frame is padding."""
+    side_px: int
+    """Side of SAM's frame in pixels."""
+
+    @override
+    def inside(self, logits_NHW: Tensor) -> Tensor:
+        height, width = self.resized_hw
+        return bilinear(logits_NHW, (self.side_px, self.side_px))[:, :height, :width]
 
 
 class SamLocalizer(Localizer):
@@ -118,7 +135,7 @@ class SamLocalizer(Localizer):
         return decode_masks(self.sam, image_embedding, prompts, several=several)
 
     @override
-    def enlarge_masks(self, logits_NHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
-        resized_hw = self.frame_size_hw(size_hw)
-        enlarged: Tensor = self.sam.postprocess_masks(logits_NHW[:, None], resized_hw, size_hw)
-        return enlarged[:, 0]
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        return PaddedMaskFrame(
+            size_hw=size_hw, resized_hw=self.frame_size_hw(size_hw), side_px=self.image_size
+        )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
+from regionspot.backbones.decoded_masks import MaskFrame
 from regionspot.backbones.device import to_device
 from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
 from regionspot.backbones.localizer import Localizer
@@ -119,8 +119,8 @@ class Sam2Localizer(Localizer):
         return decode_masks(self.sam2, image_embedding, prompts, several=several)
 
     @override
-    def enlarge_masks(self, logits_NHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
-        return F.interpolate(logits_NHW[:, None], size_hw, mode="bilinear")[:, 0]
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        return MaskFrame(size_hw=size_hw)
 
     def _encode_images(self, pixels_BCHW: Tensor) -> Tensor:
         return fold_levels(self.sam2.get_image_embeddings(pixels_BCHW))

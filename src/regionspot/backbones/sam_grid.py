@@ -21,6 +21,9 @@ from regionspot.core.geometry import FloatArray, as_boxes
 if TYPE_CHECKING:
     from regionspot.backbones.localizer import Localizer
 
+_PIXELS_AT_ONCE = 1 << 25
+"""Pixels of enlarged masks held at once, at 6 bytes each: 200 MB, or a single mask."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridProposals:
@@ -96,11 +99,9 @@ class GridProposer:
         finds. Its boxes end at the last pixel of the mask; these end one past it, as everywhere in
         this library, and so are 1 pixel wider and higher: a mask of one pixel has an area.
 
-        Memory is bounded by ``points_per_batch``. A released SAM's decoder takes about 30 MiB a
-        point: 1.8 GiB for 64. Each of a point's 3 masks that passes ``pred_iou_thresh`` then takes
-        4 MiB in SAM's frame and 6 bytes a pixel of the original image: if all of 64 points' masks
-        passed, 1.1 GiB for 640 x 480 pixels, and 14 GiB for 4000 x 3000, where a smaller batch is
-        wise.
+        Memory is bounded by ``points_per_batch``: a released SAM's decoder takes about 30 MiB a
+        point, 1.8 GiB for 64. Masks that pass ``pred_iou_thresh`` are brought to the original
+        image's size a few at a time, and one at a time where the image is large.
 
         Args:
             localizer: The frozen SAM, of either generation.
@@ -139,18 +140,24 @@ class GridProposer:
         size_hw: tuple[int, int],
     ) -> "_RatedMasks":
         """Ask SAM at some points and keep what passes the thresholds."""
-        from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
-
         logits_RMHW, ious_RM = localizer.decode_masks(image_embedding, prompts, several=True)
         logits_NHW, ious_N = logits_RMHW.flatten(0, 1), ious_RM.flatten()
         if self.pred_iou_thresh > 0:
             # Before the masks are enlarged, which is what costs the memory and most of the time.
             sure = ious_N > self.pred_iou_thresh
             logits_NHW, ious_N = logits_NHW[sure], ious_N[sure]
-        if len(ious_N) == 0:
-            return _RatedMasks.none(image_embedding.device)
-        logits_NHW = localizer.enlarge_masks(logits_NHW, size_hw)
-        cut = localizer.mask_threshold
+        at_once = max(1, _PIXELS_AT_ONCE // (size_hw[0] * size_hw[1]))
+        frame = localizer.mask_frame(size_hw)
+        found = [_RatedMasks.none(image_embedding.device)]
+        for logits, ious in zip(logits_NHW.split(at_once), ious_N.split(at_once), strict=True):
+            if len(ious):
+                found.append(self._rate(frame.enlarge(logits), ious, localizer.mask_threshold))
+        return _RatedMasks.concatenate(found)
+
+    def _rate(self, logits_NHW: Tensor, ious_N: Tensor, cut: float) -> "_RatedMasks":
+        """Keep what is stable of masks, whose logits have the original image's size."""
+        from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
+
         stabilities_N = calculate_stability_score(logits_NHW, cut, self.stability_score_offset)
         masks_NHW = logits_NHW > cut
         found = _RatedMasks(

@@ -51,8 +51,6 @@ PIXEL_METHODS: tuple[PixelMethod, ...] = get_args(PixelMethod)
 
 _Item = TypeVar("_Item")
 _MASKED: frozenset[PixelMethod] = frozenset({"clip_mask_crop", "grey_outside_mask"})
-_MASK_CHUNK = 16
-"""Masks at the image's size held at once: 16 boxes of a 12-megapixel image take 200 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,13 +246,10 @@ class _PixelScorer:
         frames_BCHW = torch.stack([self._localizer.preprocess(image.pixels) for image in images])
         embedded_BSHW = self._localizer.embed(frames_BCHW)
         for index, image in enumerate(images):
-            for start in range(0, len(image.boxes_xyxy), _MASK_CHUNK):
-                masks_RHW = self._localizer.masks(
-                    embedded_BSHW[index : index + 1],
-                    image.boxes_xyxy[start : start + _MASK_CHUNK],
-                    image.size_hw,
-                )
-                yield from ((image, start + i, mask) for i, mask in enumerate(masks_RHW))
+            masks = self._localizer.masks(
+                embedded_BSHW[index : index + 1], image.boxes_xyxy, image.size_hw
+            )
+            yield from ((image, row, mask) for row, mask in enumerate(masks))
 
     def _cut(
         self, method: PixelMethod, pixels: ImageArray, box_xyxy: FloatArray, mask: MaskArray | None

@@ -1,6 +1,6 @@
 """A plain picture of named regions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ def draw_regions(
     image: NDArray[np.uint8],
     boxes_xyxy: FloatArray,
     captions: Sequence[str],
-    masks: NDArray[np.bool_] | None = None,
+    masks: Iterable[NDArray[np.bool_]] = (),
 ) -> Image.Image:
     """Draw boxes with captions, and masks as a tint.
 
@@ -39,13 +39,16 @@ def draw_regions(
         image: Pixels, (H, W, 3) uint8 RGB; not changed.
         boxes_xyxy: Boxes, (R, 4), pixels of the image.
         captions: One text a box.
-        masks: Masks, (R, H, W) bool.
+        masks: One (H, W) bool mask a box, taken one at a time; or none at all.
     """
     factor = max(1, -(-_SHORTEST_SIDE_PX // min(image.shape[:2])))
-    tinted = image if masks is None else _tint(image, masks)
-    picture = Image.fromarray(tinted).resize(
-        (image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST
-    )
+    picture = Image.fromarray(image)
+    for row, mask in enumerate(masks):
+        opacity = Image.fromarray(mask * np.uint8(_MASK_OPACITY * 255))
+        picture.paste(_COLOURS[row % len(_COLOURS)], mask=opacity)
+    if factor > 1:
+        width, height = picture.size
+        picture = picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
     text_px = max(12, min(picture.size) // 32)
     font = ImageFont.load_default(text_px)
@@ -73,11 +76,3 @@ def _caption(
     y = corner_xy[1] - height if corner_xy[1] >= height else corner_xy[1]
     draw.rectangle((x, y, x + width, y + height), fill=colour)
     draw.text((x + 3 - left, y + 3 - top), caption, fill="white", font=font)
-
-
-def _tint(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    tinted = image.astype(np.float32)
-    for row, mask in enumerate(masks):
-        colour = np.array(_COLOURS[row % len(_COLOURS)], np.float32)
-        tinted[mask] = (1 - _MASK_OPACITY) * tinted[mask] + _MASK_OPACITY * colour
-    return tinted.round().astype(np.uint8)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from regionspot.backbones import GridProposer, Localizer, MaskPrompt
+from regionspot.backbones import DecodedMasks, GridProposer, Localizer, MaskPrompt
+from regionspot.backbones.mask_prompts import mask_extents
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import (
     FloatArray,
@@ -69,8 +70,8 @@ class LocatedRegions:
     """Position tokens, (R, S)."""
     boxes_xyxy: FloatArray
     """Boxes, (R, 4), pixels of the original image."""
-    masks: NDArray[np.bool_] | None
-    """Masks, (R, H, W), if asked for."""
+    masks: NDArray[np.bool_] | DecodedMasks | None
+    """Masks, (R, H, W), if asked for: those that were given, or what SAM's are made from."""
     box_scores: FloatArray | None = None
     """How sure SAM is of each region, (R,), if it was SAM that found them."""
 
@@ -138,7 +139,8 @@ def locate_regions(
     Raises:
         ShapeError: A mask is empty.
     """
-    masks, box_scores = None, None
+    masks: NDArray[np.bool_] | DecodedMasks | None = None
+    box_scores = None
     if isinstance(prompts, GridProposer):
         found = localizer.propose(image_embedding, size_hw, prompts)
         prompts, box_scores = BoxPrompts(boxes_xyxy=found.boxes_xyxy), found.box_scores
@@ -146,16 +148,16 @@ def locate_regions(
         tokens = localizer.tokens(image_embedding, prompts.boxes_xyxy, size_hw)
         boxes = clip_boxes_xyxy(prompts.boxes_xyxy, size_hw)
         if with_masks:
-            masks = localizer.masks(image_embedding, boxes, size_hw)
+            masks = localizer.masks(image_embedding, boxes, size_hw).cpu()
     elif isinstance(prompts, PointPrompts):
         points = (prompts.points_xy, prompts.point_labels)
         tokens = localizer.tokens_from_points(image_embedding, *points, size_hw)
-        masks = localizer.masks_from_points(image_embedding, *points, size_hw)
+        masks = localizer.masks_from_points(image_embedding, *points, size_hw).cpu()
         boxes = _extents(masks, fallback=_extents_of_points(prompts, size_hw))
     else:
         tokens = localizer.tokens_from_masks(image_embedding, prompts.masks, prompt=mask_prompt)
         masks = prompts.masks
-        boxes = _extents(masks, fallback=np.zeros((len(masks), 4), np.float32))
+        boxes = mask_extents(masks)
     return LocatedRegions(
         tokens=tokens,
         boxes_xyxy=boxes,
@@ -265,13 +267,12 @@ def _read_masks(masks: ArrayLike | None, size_hw: tuple[int, int]) -> NDArray[np
     return array
 
 
-def _extents(masks: NDArray[np.bool_], *, fallback: FloatArray) -> FloatArray:
+def _extents(masks: DecodedMasks, *, fallback: FloatArray) -> FloatArray:
     """Return the box around each mask, (R, 4), and the fallback's row where a mask is empty."""
     boxes = fallback.copy()
     for row, mask in enumerate(masks):
-        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if len(ys):
-            boxes[row] = (xs[0], ys[0], xs[-1] + 1, ys[-1] + 1)
+        if mask.any():
+            boxes[row] = mask_extents(mask[None])[0]
     return boxes
 
 

@@ -1,13 +1,14 @@
 """What recognition returns: regions with names, easy to look at and to hand on."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from regionspot.backbones import DecodedMasks
 from regionspot.core.errors import MissingExtraError, ShapeError
 from regionspot.core.geometry import FloatArray
 from regionspot.core.vocabulary import Vocabulary
@@ -28,10 +29,18 @@ class Region:
     """Its probability over the vocabulary, times the region's box score if it has one, 0 to 1."""
     box_xyxy: FloatArray
     """Box, (4,), pixels of the original image."""
-    mask: NDArray[np.bool_] | None
-    """Mask at the original image's size, (H, W), if masks were asked for."""
     embedding: FloatArray
     """Embedding in CLIP's text space, (E,), not normalised."""
+    kept_masks: NDArray[np.bool_] | DecodedMasks | None = field(repr=False)
+    """What the mask is made from, one row: see `Regions`."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """Mask at the original image's size, (H, W), if masks were asked for.
+
+        It is made anew whenever it is asked for, and not kept.
+        """
+        return None if self.kept_masks is None else self.kept_masks[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -40,6 +49,9 @@ class Regions:
 
     Row ``i`` of every array belongs to region ``i``; k is the ``top_k`` that was asked for.
     Iterating yields one `Region` each, and an index, slice or mask selects.
+
+    SAM's masks are kept as it decodes them, 256 x 256 numbers each, and made at the image's size
+    when asked for: one by ``mask(i)`` or while iterating, all by ``masks``.
     """
 
     image: NDArray[np.uint8]
@@ -54,8 +66,8 @@ class Regions:
     """Their probabilities over the vocabulary, times the box scores if any, (R, k) float32."""
     embeddings: FloatArray
     """Region embeddings in CLIP's text space, (R, E) float32, not normalised."""
-    masks: NDArray[np.bool_] | None
-    """SAM's masks at the original image's size, (R, H, W), if they were asked for."""
+    kept_masks: NDArray[np.bool_] | DecodedMasks | None
+    """What masks are made from, R rows, if they were asked for: SAM's logits, or given masks."""
     box_scores: FloatArray | None = None
     """How sure SAM is of each region, (R,) float32, 0 to 1, where it was SAM that found them. All
     scores contain it already: divide by it for the probabilities alone."""
@@ -63,8 +75,8 @@ class Regions:
     def __post_init__(self) -> None:
         shapes = [self.boxes_xyxy.shape, self.top_class_ids.shape, self.top_scores.shape]
         shapes.append(self.embeddings.shape)
-        if self.masks is not None:
-            shapes.append(self.masks.shape)
+        if self.kept_masks is not None:
+            shapes.append(self.kept_masks.shape)
         if self.box_scores is not None:
             shapes.append(self.box_scores.shape)
         if len({shape[0] for shape in shapes}) != 1:
@@ -79,8 +91,8 @@ class Regions:
                 label=label,
                 score=float(self.top_scores[row, 0]),
                 box_xyxy=self.boxes_xyxy[row],
-                mask=None if self.masks is None else self.masks[row],
                 embedding=self.embeddings[row],
+                kept_masks=None if self.kept_masks is None else self.kept_masks[row : row + 1],
             )
 
     def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.intp]) -> Self:
@@ -93,7 +105,7 @@ class Regions:
             top_class_ids=self.top_class_ids[chosen],
             top_scores=self.top_scores[chosen],
             embeddings=self.embeddings[chosen],
-            masks=None if self.masks is None else self.masks[chosen],
+            kept_masks=None if self.kept_masks is None else self.kept_masks[chosen],
             box_scores=None if self.box_scores is None else self.box_scores[chosen],
         )
 
@@ -130,6 +142,19 @@ class Regions:
             tuple(self.vocabulary[int(index)] for index in row) for row in self.top_class_ids
         )
 
+    @property
+    def masks(self) -> NDArray[np.bool_] | None:
+        """All masks at the original image's size, (R, H, W), if they were asked for.
+
+        They are made anew whenever they are asked for, R * H * W bytes: for one by one take
+        `mask`, or iterate.
+        """
+        return None if self.kept_masks is None else np.array(self.kept_masks)
+
+    def mask(self, row: int) -> NDArray[np.bool_] | None:
+        """Make the mask of one region at the original image's size, (H, W), if asked for."""
+        return None if self.kept_masks is None else self.kept_masks[row]
+
     def to_supervision(self) -> "supervision.Detections":
         """Return the regions as ``supervision.Detections``, names under ``data["class_name"]``.
 
@@ -144,7 +169,7 @@ class Regions:
             ) from error
         return sv.Detections(
             xyxy=self.boxes_xyxy.copy(),
-            mask=None if self.masks is None else self.masks.copy(),
+            mask=self.masks,
             confidence=self.scores.copy(),
             class_id=self.class_ids.copy(),
             data={"class_name": np.array(self.labels, dtype=np.str_)},
@@ -159,4 +184,5 @@ class Regions:
         captions = [
             f"{label} {score:.0%}" for label, score in zip(self.labels, self.scores, strict=True)
         ]
-        return draw_regions(self.image, self.boxes_xyxy, captions, self.masks)
+        masks = () if self.kept_masks is None else self.kept_masks
+        return draw_regions(self.image, self.boxes_xyxy, captions, masks)

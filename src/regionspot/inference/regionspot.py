@@ -177,7 +177,8 @@ class RegionSpot:
                 and "dog": "keep" them, with a warning, to share their probability; "merge" them
                 under the first; or "refuse" them.
             top_k: How many names to return a region, best first; at most the vocabulary has.
-            with_masks: Whether to return SAM's masks too. They cost time, and H * W bytes a region.
+            with_masks: Whether SAM's masks can be had of the regions. Its mask decoder then runs,
+                and 256 KiB a region are kept; a mask of the image's size is made when asked for.
 
         Returns:
             The named regions, in the order of the prompts; a list for a list. No prompts give no
@@ -239,7 +240,7 @@ class RegionSpot:
             templates: Sentences that the names are put into.
             same_tokens: What is done about names that CLIP cannot tell apart.
             top_k: How many names to return a region.
-            with_masks: Whether to return SAM's masks of the boxes too.
+            with_masks: Whether SAM's masks of the boxes can be had.
 
         Returns:
             The named regions with their ``box_scores``, which are multiplied into the scores; the
@@ -303,7 +304,7 @@ class RegionSpot:
             top_class_ids=best_RK.astype(np.int64),
             top_scores=top_scores_RK,
             embeddings=z_RE.cpu().numpy(),
-            masks=located.masks,
+            kept_masks=located.masks,
             box_scores=located.box_scores,
         )
 

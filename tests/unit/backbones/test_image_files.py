@@ -139,6 +139,12 @@ def test_other_opaque_files_are_what_pillow_makes_of_them(
     np.testing.assert_array_equal(decode_image(data), pillow_rgb(data))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_large_picture_is_what_pillow_makes_of_it(mode: str) -> None:
+    data = encoded(picture((1501, 4100), mode=mode), "PNG", compress_level=1)  # in two bands
+    np.testing.assert_array_equal(decode_image(data), pillow_rgb(data))
+
+
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_frame_is_taken(file_format: str) -> None:
     first, second = Image.new("RGB", (4, 3), "red"), Image.new("RGB", (4, 3), "blue")

@@ -24,7 +24,7 @@ def make_regions(**changes: Any) -> Regions:
         "top_class_ids": np.array([[2, 0], [0, 1], [2, 1]]),
         "top_scores": np.array([[0.75, 0.25], [0.5, 0.375], [1, 0]], np.float32),
         "embeddings": np.arange(12, dtype=np.float32).reshape(3, 4),
-        "masks": masks,
+        "kept_masks": masks,
     }
     return Regions(**(fields | changes))
 
@@ -49,7 +49,7 @@ def test_iterating_yields_the_regions_one_by_one() -> None:
     assert [region.box_xyxy.tolist() for region in regions] == BOXES
     assert [region.embedding.tolist() for region in regions][1] == [4, 5, 6, 7]
     assert [None if region.mask is None else region.mask.sum() for region in regions] == [300, 0, 0]
-    assert [region.mask for region in make_regions(masks=None)] == [None] * 3
+    assert [region.mask for region in make_regions(kept_masks=None)] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_selecting_keeps_rows_together(
     assert chosen.embeddings[:, 0].tolist() == [4 * row for row in rows]
     assert chosen.masks is not None
     assert chosen.masks.sum(axis=(1, 2)).tolist() == [[300, 0, 0][row] for row in rows]
-    assert make_regions(masks=None)[selector].masks is None
+    assert make_regions(kept_masks=None)[selector].masks is None
 
 
 def test_a_region_that_is_not_there_is_an_index_error() -> None:
@@ -113,7 +113,7 @@ def test_printing_shows_what_is_where() -> None:
 def test_a_picture_has_the_images_size_times_a_whole_number(
     size_hw: tuple[int, int], factor: int
 ) -> None:
-    regions = make_regions(image=np.zeros((*size_hw, 3), np.uint8), masks=None)
+    regions = make_regions(image=np.zeros((*size_hw, 3), np.uint8), kept_masks=None)
     picture = regions.plot()
     assert picture.size == (size_hw[1] * factor, size_hw[0] * factor)
     assert picture.mode == "RGB"
@@ -132,7 +132,7 @@ def test_a_picture_shows_frames_and_tinted_masks_and_leaves_the_image_alone() ->
 
 
 def test_pictures_without_masks_have_no_tint() -> None:
-    picture = np.asarray(make_regions(masks=None).plot())
+    picture = np.asarray(make_regions(kept_masks=None).plot())
     assert picture[300, 400].tolist() == [100, 100, 100]
 
 
@@ -155,10 +155,10 @@ def test_supervision_gets_boxes_masks_scores_and_names() -> None:
 
 def test_supervision_gets_no_masks_and_no_regions_where_there_are_none() -> None:
     sv = pytest.importorskip("supervision", reason="comes with the extra demo")
-    none = make_regions(masks=None)[:0].to_supervision()
+    none = make_regions(kept_masks=None)[:0].to_supervision()
     assert len(none) == 0
     assert none.mask is None
-    merged = sv.Detections.merge([none, make_regions(masks=None).to_supervision()])
+    merged = sv.Detections.merge([none, make_regions(kept_masks=None).to_supervision()])
     assert len(merged) == 3
 
 
