@@ -36,7 +36,7 @@ class Execution:
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the block that forward passes on a device are run in."""
         if self.precision == "float32":
-            return nullcontext()
+            return nullcontext() if device.type == "cpu" else _without_tf32()
         return torch.autocast(device.type, dtype=getattr(torch, self.precision))
 
     def compiled(self, encode: Encode) -> Encode:
@@ -82,6 +82,18 @@ class Execution:
 
 FLOAT32 = Execution()
 """The reference: every operation in float32, nothing compiled."""
+
+
+def _without_tf32() -> AbstractContextManager[object]:
+    """Return a block in which cuDNN's float32 convolutions have 24 bits, not the 11 of TF32."""
+    cudnn = torch.backends.cudnn
+    flags: AbstractContextManager[object] = cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
+    return flags
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -27,9 +27,9 @@ from regionspot.backbones.sam2 import Sam2Localizer
 from regionspot.backbones.sam2_models import load_sam2
 from regionspot.backbones.sam_models import load_sam
 from regionspot.backbones.weights import state_sha256
-from regionspot.backbones.workers import map_batches, share_threads
 from regionspot.cache import Fingerprint
 from regionspot.core.vocabulary import Vocabulary
+from regionspot.core.workers import map_batches, workers_on
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class FrozenModels:
 
         Args:
             function: What is done with a batch; called in other threads, see `map_batches` of
-                `regionspot.backbones.workers`.
+                `regionspot.core.workers`.
             batches: The batches of this run.
             num_batches: Batches of the whole job; None for many. With fewer than there are
                 threads, each batch is computed by several threads.
@@ -84,10 +84,9 @@ class FrozenModels:
 
     def workers(self, num_batches: int | None = None) -> tuple[int, int]:
         """Return how many batches `map_batches` runs at once, and with how many threads each."""
-        is_compiled = self.encoder.execution.compiled_batch_size is not None
-        if self.encoder.device.type == "cpu" and not is_compiled:
-            return share_threads(num_batches)
-        return 1, torch.get_num_threads()
+        if self.encoder.execution.compiled_batch_size is not None:
+            return 1, torch.get_num_threads()
+        return workers_on(self.encoder.device, num_batches)
 
     def fingerprint(self, *, exif_policy: str = "ignore") -> Fingerprint:
         """Return all that decides the numbers which these models give for an image.

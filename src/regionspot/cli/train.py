@@ -37,6 +37,7 @@ from regionspot.cli.loggers import DEFAULT_LOGGERS, complete_wandb, loggers
 from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import ConfigError
 from regionspot.core.stopping import end_with_process, stop_advice
+from regionspot.core.workers import threads_of_torch
 from regionspot.data import CachedRegions
 from regionspot.model import RUN_FOLDER
 from regionspot.storage import folder_lock, is_url
@@ -85,7 +86,7 @@ class TrainCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Parse and run, as LightningCLI does; locks end with it."""
-        with ExitStack() as self._locks:
+        with ExitStack() as self._until_end:
             super().__init__(*args, **kwargs)
 
     @staticmethod
@@ -115,6 +116,14 @@ class TrainCLI(LightningCLI):
             help="Images to train on, over all devices, counted with repeats; in place of"
             " trainer.max_steps.",
         )
+        parser.add_argument(
+            "--num_threads",
+            type=PositiveInt | None,
+            default=None,
+            help="Threads of torch in each process; by default OMP_NUM_THREADS, else one for each"
+            " core. On a CPU, 1 is best for heads as small as the toy world's on machines that do"
+            " something else as well: threads wait for each other.",
+        )
         parser.add_argument(ALLOW_CODE, type=str | None, default=None, help=ALLOW_CODE_HELP)
 
     @override
@@ -127,8 +136,10 @@ class TrainCLI(LightningCLI):
                 f" itself to run code: give {ALLOW_CODE} on the command line."
             )
         if self.subcommand == "fit" and _is_rank_zero():
-            self._locks.enter_context(folder_lock(_run_dir(options), advice=_SECOND_TRAINING))
+            self._until_end.enter_context(folder_lock(_run_dir(options), advice=_SECOND_TRAINING))
             remove_strays(_run_dir(options))
+        if options.num_threads is not None:
+            self._until_end.enter_context(threads_of_torch(options.num_threads))
         complete_wandb(_run_dir(options), given=options.trainer.logger)
 
     @override

@@ -2,8 +2,9 @@
 
 A run may be stopped at any moment: shards are absent or whole, and the same configuration goes on
 with those that are missing. An image's batch is fixed by its place in the plan, not by where a run
-started, so that a run after a crash ends in the same bytes. (Another machine, another version of
-torch or another number of threads may change the last bit of a number that the models compute.)
+started, so that a run after a crash ends in the same bytes. (Another machine or another version
+of torch may change the last bit of a number that the models compute; so may another number of
+threads of a CPU, if there are fewer batches than threads.)
 """
 
 import logging

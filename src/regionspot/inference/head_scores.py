@@ -6,6 +6,8 @@ width, E text width, C classes.
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from regionspot.cache import CachedSample, FeatureCache, decode_features, stored_tensor
 from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
+from regionspot.core.workers import map_batches, workers_on
 from regionspot.inference.class_scores import TextBank, as_text_bank, class_probabilities
 from regionspot.inference.compatibility import check_same_models
 from regionspot.model import TrainedHead
@@ -91,24 +94,34 @@ def embed_regions(
     ]
 
 
-@torch.inference_mode()
 def _score_batches(
     trained_head: TrainedHead, cache: FeatureCache, bank_CE: Tensor, batch_size: int
 ) -> Iterator[RegionScores]:
-    for start in range(0, len(cache), batch_size):
-        samples = [cache.sample(i) for i in range(start, min(start + batch_size, len(cache)))]
+    @torch.inference_mode()
+    def scored(positions: range) -> list[RegionScores]:
+        samples = [cache.sample(position) for position in positions]
         embeddings = embed_regions(
             trained_head,
             [_to_device(sample.position_tokens, bank_CE.device) for sample in samples],
             _feature_maps(samples, bank_CE.device),
         )
-        for sample, z_RE in zip(samples, embeddings, strict=True):
-            yield RegionScores(
+        return [
+            RegionScores(
                 image_id=sample.image_id,
                 boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
                 scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
                 box_scores=np.array(sample.box_scores),
             )
+            for sample, z_RE in zip(samples, embeddings, strict=True)
+        ]
+
+    everything = range(len(cache))
+    batches = [everything[start : start + batch_size] for start in everything[::batch_size]]
+    num_workers, num_threads = workers_on(bank_CE.device, len(batches))
+    with closing(
+        map_batches(scored, batches, num_workers=num_workers, num_threads=num_threads)
+    ) as of_batches:
+        yield from chain.from_iterable(of_batches)
 
 
 def _feature_maps(samples: Sequence[CachedSample], device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from regionspot.backbones import (
     SamLocalizer,
     load_frozen_models,
 )
-from regionspot.backbones.execution import Execution
+from regionspot.backbones.execution import FLOAT32, Execution
 from regionspot.backbones.presets import Precision
 from regionspot.backbones.prompts import SamPrompts
 
@@ -203,3 +203,12 @@ except ConfigError as error:
     assert "apt-get install g++, or set the variable CXX); or leave models.compile away." in (
         done.stdout
     )
+
+
+def test_float32_is_not_tf32_on_a_gpu() -> None:
+    cudnn = torch.backends.cudnn
+    before = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
+    with FLOAT32.autocast(torch.device("cuda")):
+        assert not cudnn.allow_tf32
+        assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == before[:3]
+    assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before

@@ -495,6 +495,18 @@ def test_several_images_may_come_from_generators(
         assert_same_regions(ours, theirs, atol=0)
 
 
+def test_many_images_are_named_as_by_one_worker(model: RegionSpot, pixels: Pixels) -> None:
+    images = [pixels[: 40 + 10 * number] for number in range(9)]  # three batches
+    wanted = model.recognize(images, boxes_xyxy=[BOX] * 9, top_k=4)
+    torch.set_num_threads(3)
+    try:
+        found = model.recognize(images, boxes_xyxy=[BOX] * 9, top_k=4)
+    finally:
+        torch.set_num_threads(1)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert_same_regions(ours, theirs, atol=0)
+
+
 @pytest.mark.parametrize(
     ("images", "boxes_xyxy"), [(2, [BOX]), (2, np.zeros((1, 4))), (1, BOX * 3), (2, 5)]
 )

@@ -23,10 +23,11 @@ _AHEAD = 2
 """Batches per worker that are running, waiting, or done and not taken yet."""
 
 
-def share_threads(num_batches: int | None = None) -> tuple[int, int]:
-    """Divide the threads that torch has among workers.
+def workers_on(device: torch.device, num_batches: int | None = None) -> tuple[int, int]:
+    """Divide the threads that torch has among workers; a device other than a CPU has one.
 
     Args:
+        device: Where batches are computed.
         num_batches: Batches of the whole job, also of other runs and processes of it, so that all
             of them compute with the same number of threads: another one may change the last bit of
             a result. None for at least as many as there are threads.
@@ -35,6 +36,8 @@ def share_threads(num_batches: int | None = None) -> tuple[int, int]:
         How many workers, at most one a batch, and how many threads each of them has.
     """
     num_threads = torch.get_num_threads()  # OMP_NUM_THREADS, or the number of cores
+    if device.type != "cpu":
+        return 1, num_threads
     num_workers = num_threads if num_batches is None else max(1, min(num_threads, num_batches))
     return num_workers, num_threads // num_workers
 
@@ -65,7 +68,7 @@ def map_batches(
         StoppedError: A signal was noted; see `regionspot.core.stopping`.
         BaseException: Whatever the function raises, at the turn of its batch.
     """
-    with _threads_of_torch(num_threads):
+    with threads_of_torch(num_threads):
         if num_workers == 1:
             yield from map(function, batches)
             return
@@ -83,7 +86,8 @@ def map_batches(
 
 
 @contextmanager
-def _threads_of_torch(num_threads: int) -> Iterator[None]:
+def threads_of_torch(num_threads: int) -> Iterator[None]:
+    """Give torch this number of threads in a block, in every thread of the process."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

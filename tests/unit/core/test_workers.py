@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regionspot.backbones.execution import FLOAT32
-from regionspot.backbones.workers import map_batches, share_threads
 from regionspot.core.stopping import StoppedError, answer_signal, forget_signal, safe_points
+from regionspot.core.workers import map_batches, workers_on
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -80,12 +82,16 @@ def test_threads_are_divided_among_workers(
     num_batches: int | None, wanted: tuple[int, int]
 ) -> None:
     torch.set_num_threads(4)
-    assert share_threads(num_batches) == wanted
+    assert workers_on(CPU, num_batches) == wanted
 
 
 def test_one_batch_or_none_has_all_threads() -> None:
     torch.set_num_threads(4)
-    assert share_threads(1) == share_threads(0) == (1, 4)
+    assert workers_on(CPU, 1) == workers_on(CPU, 0) == (1, 4)
+
+
+def test_a_gpu_has_one_worker() -> None:
+    assert workers_on(torch.device("cuda"), 9) == (1, torch.get_num_threads())
 
 
 def test_an_encoder_stops_between_two_images() -> None:
