@@ -35,8 +35,8 @@ from regionspot.backbones import ModelsConfig
 from regionspot.backbones.presets import Precision
 from regionspot.cache import FeatureCache
 from regionspot.data import CacheLoader
-from regionspot.data.assembly import Assembler
-from regionspot.data.order import SequentialOrder
+from regionspot.data.batch_order import SequentialOrder
+from regionspot.data.collate import Collator
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import PreparedImage
@@ -101,7 +101,7 @@ def online(job: CacheJob, batch_size: int) -> Iterator[Batch]:
 def cached(cache: FeatureCache, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """Yield every photo from the cache, batch by batch, as training moves them to its device."""
     order = SequentialOrder(num_images=len(cache), batch_size=batch_size)
-    assembler = Assembler([cache], pin_memory=device.type == "cuda")
+    assembler = Collator([cache], pin_memory=device.type == "cuda")
     for batch in CacheLoader(order, assembler):
         moved = batch.to(device)
         yield moved.position_tokens, moved.features(), moved.labels

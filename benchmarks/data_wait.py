@@ -24,7 +24,7 @@ from common.made_up_cache import BATCH_SIZE, write_cache
 from jsonargparse import auto_cli
 
 from regionspot.data import CachedRegions
-from regionspot.training import HeadOptions, RegionSpotModule, Throughput
+from regionspot.training import HeadOptions, ImagesPerSecond, RegionSpotModule
 
 NUM_CLASSES, WANTED_SHARE = 365, 0.05
 PAPER_HEAD = HeadOptions()
@@ -43,9 +43,9 @@ def train(
     precision: str,
     num_steps: int,
     head: HeadOptions = PAPER_HEAD,
-) -> Throughput:
+) -> ImagesPerSecond:
     """Train for some steps, and return what training says of itself."""
-    throughput = Throughput()
+    throughput = ImagesPerSecond()
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             default_root_dir=folder,

@@ -19,7 +19,7 @@ from card.table import Results, SectionResult
 from card.worker import Section, Setup, Worker, WorkerError
 from jsonargparse import auto_cli
 
-from regionspot.core.atomic import write_text_atomic
+from regionspot.core.files import write_text_atomic
 
 SECTIONS = (
     Section(letter="a", name="caching", function="card.caching:caching", limit_s=180),

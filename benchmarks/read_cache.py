@@ -52,10 +52,9 @@ from regionspot.cache import (
     write_shard,
 )
 from regionspot.data import CacheLoader
-from regionspot.data.assembly import Assembler
-from regionspot.data.order import MixedOrder
-from regionspot.data.passes import ShuffledPasses
-from regionspot.data.windows import ShardWindows
+from regionspot.data.batch_order import MixedBatchSampler
+from regionspot.data.collate import Collator
+from regionspot.data.shuffle import ShardWindows, ShuffledSampler
 
 ARRAYS = ("feature_map", "position_tokens", "boxes_xyxy", "labels", "box_scores")
 Sample = dict[str, Any]
@@ -153,9 +152,9 @@ class OurLoader:
         if self._window is not None:
             windows = ShardWindows(cache.index.shards, group_size=self._window, seed=0)
         images = np.arange(len(cache))
-        passes = ShuffledPasses(images, batch_size=BATCH_SIZE, seed=0, windows=windows)
-        self._order = MixedOrder([passes], seed=0)
-        self._assembler = Assembler([cache])
+        passes = ShuffledSampler(images, batch_size=BATCH_SIZE, seed=0, windows=windows)
+        self._order = MixedBatchSampler([passes], seed=0)
+        self._assembler = Collator([cache])
         self._loader = CacheLoader(self._order, self._assembler)
 
 

@@ -26,7 +26,7 @@ from regionspot.cache import (
     write_manifest,
     write_shard,
 )
-from regionspot.core.hashing import sha256_bytes
+from regionspot.core.files import sha256_bytes
 from regionspot.core.vocabulary import Vocabulary
 
 # Machines are busy at times: a slow example is no failure.

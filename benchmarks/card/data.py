@@ -19,9 +19,9 @@ from data_wait import NUM_CLASSES, WANTED_SHARE, train
 
 from regionspot.cache import FeatureCache
 from regionspot.data import CachedRegions, CacheLoader
-from regionspot.data.assembly import Assembler
-from regionspot.data.order import MixedOrder
-from regionspot.data.passes import ShuffledPasses
+from regionspot.data.batch_order import MixedBatchSampler
+from regionspot.data.collate import Collator
+from regionspot.data.shuffle import ShuffledSampler
 
 LOADER = "the loader, onto the device"
 TRAINING = "training, {} images a step, bfloat16"
@@ -44,11 +44,11 @@ def data(setup: Setup) -> Iterator[Row]:
 def _loader(cache: FeatureCache, size: Size, device: torch.device) -> Iterator[Row]:
     """Measure how fast batches come when nobody does anything with them."""
     batch = size.step_batches[0]
-    passes = ShuffledPasses(np.arange(len(cache)), batch_size=batch, seed=0)
-    order = MixedOrder([passes], seed=0)
+    passes = ShuffledSampler(np.arange(len(cache)), batch_size=batch, seed=0)
+    order = MixedBatchSampler([passes], seed=0)
     on_gpu = device.type == "cuda"
-    pageable = CacheLoader(order, Assembler([cache]))
-    pinned = CacheLoader(order, Assembler([cache], pin_memory=on_gpu))
+    pageable = CacheLoader(order, Collator([cache]))
+    pinned = CacheLoader(order, Collator([cache], pin_memory=on_gpu))
     block = torch.zeros(_BLOCK_BYTES, dtype=torch.uint8, pin_memory=on_gpu)
     times = timed_in_turn(
         {

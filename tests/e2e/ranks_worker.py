@@ -19,8 +19,8 @@ from typing_extensions import override
 
 from regionspot.cli.train import main
 from regionspot.data import CachedRegions, CacheLoader, RegionBatch
-from regionspot.data.assembly import Assembler
-from regionspot.data.order import SequentialOrder
+from regionspot.data.batch_order import SequentialOrder
+from regionspot.data.collate import Collator
 
 
 class Recorder(pl.Callback):
@@ -69,7 +69,7 @@ def all_in_order(data: CachedRegions) -> CacheLoader:
     assert trainer is not None
     return CacheLoader(
         SequentialOrder(num_images=len(cache), batch_size=data.batch_sizes[0]),
-        Assembler([cache]),
+        Collator([cache]),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
     )

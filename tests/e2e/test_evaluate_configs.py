@@ -6,7 +6,7 @@ import pytest
 
 from regionspot.backbones.presets import resolve
 from regionspot.cli.evaluate import parse_config
-from regionspot.cli.evaluate_methods import check_methods
+from regionspot.evaluation.methods import check_methods
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [*sorted((ROOT / "configs" / "eval").glob("*.yaml")), ROOT / "configs/toy/eval.yaml"]

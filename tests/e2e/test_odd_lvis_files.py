@@ -18,10 +18,10 @@ from regionspot.backbones import ModelsConfig, load_frozen_models
 from regionspot.cache import CacheMerge
 from regionspot.cli.evaluate import main as evaluate_main
 from regionspot.cli.train import main as train_main
-from regionspot.evaluation import Predictions
-from regionspot.evaluation.lvis_reference import reference_lvis_figures
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 from regionspot.model import save_trained_head
+from regionspot.scoring import Predictions
+from regionspot.scoring.lvis_reference import reference_lvis_figures
 
 
 @dataclass(frozen=True, kw_only=True)

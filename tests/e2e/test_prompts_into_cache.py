@@ -14,7 +14,7 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from regionspot.backbones import ModelsConfig, load_sam
-from regionspot.backbones.mask_prompts import mask_logits
+from regionspot.backbones.to_frame import mask_logits
 from regionspot.cache import CachedSample, FeatureCache
 from regionspot.core.errors import CacheMismatchError, ConfigError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary, cache_features

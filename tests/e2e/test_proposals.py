@@ -17,11 +17,11 @@ from regionspot.cli.evaluate import main as evaluate_main
 from regionspot.core.errors import ConfigError
 from regionspot.data import CachedRegions
 from regionspot.data.loader import CacheLoader
-from regionspot.evaluation import Predictions
-from regionspot.evaluation.lvis_reference import reference_lvis_figures
 from regionspot.extraction.config import ProposalsConfig
 from regionspot.inference import load_image
 from regionspot.model import save_trained_head
+from regionspot.scoring import Predictions
+from regionspot.scoring.lvis_reference import reference_lvis_figures
 from regionspot.toy import generate_world
 
 NUM_IMAGES = 4

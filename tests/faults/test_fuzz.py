@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from helpers.mutations import as_json, changed_bytes, changed_json
 from regionspot.annotations import ReadOptions, read_annotations, read_proposals
-from regionspot.annotations.detectron2_files import read_detections
+from regionspot.annotations.detectron2 import read_detections
 from regionspot.annotations.region_prompts import decode_mask
 from regionspot.cache import (
     FeatureCache,
@@ -36,7 +36,6 @@ from regionspot.cache import (
 )
 from regionspot.core.errors import RegionSpotError
 from regionspot.core.vocabulary import Vocabulary
-from regionspot.evaluation import LvisGroundTruth, Predictions
 from regionspot.model import (
     FusionHead,
     HeadCard,
@@ -45,6 +44,7 @@ from regionspot.model import (
     load_trained_head,
     save_trained_head,
 )
+from regionspot.scoring import LvisGroundTruth, Predictions
 
 MANY = settings(
     max_examples=2000,

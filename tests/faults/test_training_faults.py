@@ -18,10 +18,9 @@ import torch
 from helpers.files import flip_bit
 from regionspot.cache import read_sidecar, shard_path
 from regionspot.cli.train import main
-from regionspot.core import waiting
 from regionspot.core.errors import NotFiniteError
 from regionspot.core.stopping import answer_signal, forget_signal
-from regionspot.training.finite import check_weights
+from regionspot.training.callbacks import check_weights
 
 MakeCache = Callable[..., Path]
 TrainConfig = Callable[..., Path]
@@ -236,7 +235,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_keys_of_the_batch(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(waiting, "must_be_waited_for", lambda _loss: late)
+    monkeypatch.setattr("regionspot.core.devices.would_sync", lambda _loss: late)
     cache = make_cache(huge={7}, codec="bfloat16")
     config = train_config(cache, max_steps=20, save_every=save_every)
     with pytest.raises(SystemExit) as exit_info:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from regionspot.data import CachedRegions
-from regionspot.training import HeadOptions, LossByCache, RegionSpotModule, Throughput
+from regionspot.training import HeadOptions, ImagesPerSecond, LossByCache, RegionSpotModule
 
 SMALL_HEAD = HeadOptions(num_blocks=1, num_heads=2, ffn_dim=24)
 
@@ -75,7 +75,7 @@ def train_briefly(
         devices=1,
         max_steps=max_steps,
         limit_val_batches=0,
-        callbacks=[Throughput(), LossByCache(("one",)), *callbacks],
+        callbacks=[ImagesPerSecond(), LossByCache(("one",)), *callbacks],
         gradient_clip_val=1.0,
         log_every_n_steps=log_every,
         enable_checkpointing=False,

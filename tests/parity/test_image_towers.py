@@ -26,8 +26,8 @@ from regionspot.backbones import (
     load_clip,
     load_sam,
 )
+from regionspot.backbones.clip_text import LazyTokenizer
 from regionspot.backbones.image_towers import image_tower
-from regionspot.backbones.tokenizer import LazyTokenizer
 from regionspot.core.errors import ConfigError, WeightsError
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.prepare import PreparedImage

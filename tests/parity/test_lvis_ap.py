@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from regionspot.evaluation import LvisGroundTruth, Predictions, score_lvis
-from regionspot.evaluation.lvis_ap import LvisScorer, LvisScores
-from regionspot.evaluation.lvis_reference import reference_lvis_figures, run_reference
+from regionspot.scoring import LvisGroundTruth, Predictions, score_lvis
+from regionspot.scoring.lvis_ap import LvisScorer, LvisScores
+from regionspot.scoring.lvis_reference import reference_lvis_figures, run_reference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,8 @@ from regionspot.backbones import (
     load_sam2,
 )
 from regionspot.backbones.execution import Execution
-from regionspot.backbones.mask_prompts import mask_logits
-from regionspot.backbones.sam2_models import build_sam2
+from regionspot.backbones.sam2 import build_sam2
+from regionspot.backbones.to_frame import mask_logits
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import resize_boxes_xyxy
 from regionspot.extraction.featurize import featurize

@@ -11,13 +11,12 @@ from regionspot.annotations.lvis_entries import FREQUENCIES, Frequency
 from regionspot.annotations.lvis_truth import LvisCategory, LvisGroundTruth
 from regionspot.annotations.merging import with_merged_classes
 from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
-from regionspot.annotations.proposal_table import ProposalTable
-from regionspot.annotations.proposals import ProposalFormat, read_proposals
+from regionspot.annotations.proposals import ProposalFormat, ProposalTable, read_proposals
 from regionspot.annotations.proposing import with_proposals, without_regions
 from regionspot.annotations.record import BoxUnit, ImageRecord
-from regionspot.annotations.records import AnnotatedImages, RecordTable
 from regionspot.annotations.region_prompts import Prompt
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
+from regionspot.annotations.table import AnnotatedImages, RecordTable
 from regionspot.annotations.v3det_tree import read_category_tree
 
 __all__ = [

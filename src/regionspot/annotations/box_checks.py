@@ -3,6 +3,10 @@
 Single bad boxes are dropped or clipped, and counted. Where nearly all are bad, nobody wants the few
 that happen to be left: the file is refused, unless ``implausible`` is ``accept``. Then what is odd
 stands among the notes of the report. K boxes that are examined.
+
+Judges boxes by themselves, in the precision of the file, and turns them into float32 corners.
+
+Finds regions that say again what an earlier one of their image says.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +18,7 @@ from numpy.typing import NDArray
 
 from regionspot.annotations.report import Dropped, Reason
 from regionspot.core.errors import AnnotationError
+from regionspot.core.geometry import xywh_to_xyxy
 
 Implausible = Literal["refuse", "accept"]
 """What to do with a file whose annotations look wrong as a whole."""
@@ -231,3 +236,140 @@ def hardly_any_fits(
                 f"{f': {text}' if text else ''}"
             )
     return "\n".join(lines)
+
+
+REASONS = tuple(Reason)
+"""Reasons by their code: verdicts about millions of annotations are held as small numbers."""
+KEPT = -1
+"""The code of no reason: the annotation is a region."""
+
+Verdicts = NDArray[np.int8]
+_Boxes = tuple[NDArray[np.float32], Verdicts]
+
+_NUM_EXAMPLES = 3
+# What float32 cannot add up counts as infinite: boxes are float32 everywhere else.
+_HALF_OF_FLOAT32 = float(np.finfo(np.float32).max) / 2
+
+
+def code_of(reason: Reason) -> int:
+    """Return the code of a reason."""
+    return REASONS.index(reason)
+
+
+def judge_xywh(boxes_xywh: NDArray[np.float64], has_box: NDArray[np.bool_]) -> _Boxes:
+    """Judge boxes that are given by a corner and their size.
+
+    Args:
+        boxes_xywh: (x, y, width, height), (A, 4); anything, NaN and infinity included.
+        has_box: Whether there is a box at all, (A,).
+
+    Returns:
+        Corners (x1, y1, x2, y2), (A, 4), zero where anything is wrong; and the verdicts, (A,).
+    """
+    verdicts = _verdicts(boxes_xywh, boxes_xywh[:, 2:], has_box)
+    sound_xywh = np.where((verdicts == KEPT)[:, None], boxes_xywh, 0).astype(np.float32)
+    return xywh_to_xyxy(sound_xywh), verdicts
+
+
+def judge_xyxy(boxes_xyxy: NDArray[np.float64], has_box: NDArray[np.bool_] | None = None) -> _Boxes:
+    """Judge boxes that are given by two corners, (A, 4); see `judge_xywh`.
+
+    Without ``has_box`` there is a box in every row.
+    """
+    if has_box is None:
+        has_box = np.ones(len(boxes_xyxy), np.bool_)
+    with np.errstate(invalid="ignore", over="ignore"):
+        sizes_wh = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    verdicts = _verdicts(boxes_xyxy, sizes_wh, has_box)
+    sound_xyxy = np.where((verdicts == KEPT)[:, None], boxes_xyxy, 0)
+    return sound_xyxy.astype(np.float32), verdicts
+
+
+def _verdicts(
+    boxes: NDArray[np.float64], sizes_wh: NDArray[np.float64], has_box: NDArray[np.bool_]
+) -> Verdicts:
+    against = {
+        Reason.NO_BOX: ~has_box,
+        Reason.NOT_FINITE: ~(np.abs(boxes) < _HALF_OF_FLOAT32).all(axis=1),
+        Reason.NEGATIVE_SIZE: (sizes_wh < 0).any(axis=1),
+        Reason.ZERO_AREA: (sizes_wh == 0).any(axis=1),
+    }
+    return first_reasons(np.full(len(boxes), KEPT, np.int8), against)
+
+
+def first_reasons(verdicts: Verdicts, against: dict[Reason, NDArray[np.bool_]]) -> Verdicts:
+    """Enter each reason, in order, where it applies and none was entered before; in place."""
+    for reason, applies in against.items():
+        verdicts[applies & (verdicts == KEPT)] = code_of(reason)
+    return verdicts
+
+
+def count_dropped(
+    verdicts: Verdicts, positions: NDArray[np.int64] | None = None
+) -> tuple[Dropped, ...]:
+    """Count what each reason was entered for, in the order of `Reason`.
+
+    Args:
+        verdicts: A reason, or none, for each entry, (A,).
+        positions: Where in its file each entry stands, (A,); None if entry ``i`` is the ``i``-th.
+    """
+    counted = []
+    for index, reason in enumerate(REASONS):
+        places = np.flatnonzero(verdicts == index)
+        if len(places):
+            if positions is not None:
+                places = np.sort(positions[places])
+            first = tuple(places[:_NUM_EXAMPLES].tolist())
+            counted.append(Dropped(reason=reason, count=len(places), first=first))
+    return tuple(counted)
+
+
+_BLOCK = 1 << 16  # what is made of so many boxes stays in the processor's cache
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_SHIFT = np.uint64(29)
+
+
+def is_repeated(
+    image_rows: NDArray[np.int32], labels: NDArray[np.int32], boxes_xyxy: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Say of each region whether an earlier one has the same image, label and box, to the bit.
+
+    Args:
+        image_rows: Image of each region, (R,).
+        labels: Class of each region, (R,).
+        boxes_xyxy: Its box, (R, 4), contiguous.
+    """
+    repeated = np.zeros(len(labels), np.bool_)
+    # Equal regions have equal hashes; whether those with equal hashes are equal is then looked at.
+    hashes = _hashes(image_rows, labels, boxes_xyxy)
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    suspects = np.union1d(order[1:][same], order[:-1][same])
+    seen: set[tuple[int, int, bytes]] = set()
+    for row in suspects.tolist():
+        identity = (int(image_rows[row]), int(labels[row]), boxes_xyxy[row].tobytes())
+        repeated[row] = identity in seen
+        seen.add(identity)
+    return repeated
+
+
+def blocks_of_whole_images(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Cut ascending rows into blocks between two images; bounds the memory, not the result."""
+    blocks, start = [], 0
+    while start < len(rows):
+        last = rows[min(start + _BLOCK, len(rows)) - 1]
+        stop = int(np.searchsorted(rows, last, side="right"))
+        blocks.append((start, stop))
+        start = stop
+    return blocks
+
+
+def _hashes(
+    image_rows: NDArray[np.int32], labels: NDArray[np.int32], boxes_xyxy: NDArray[np.float32]
+) -> NDArray[np.uint64]:
+    hashes = image_rows.astype(np.uint64)
+    words = np.ascontiguousarray(boxes_xyxy).view(np.uint32)
+    for column in (labels.view(np.uint32), *words.T):
+        hashes = (hashes ^ column) * _ODD
+        hashes ^= hashes >> _SHIFT
+    return hashes

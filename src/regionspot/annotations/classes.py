@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.raw import RawAnnotations
-from regionspot.annotations.records import AnnotatedImages
+from regionspot.annotations.columns import RawAnnotations
 from regionspot.annotations.report import Reason
+from regionspot.annotations.table import AnnotatedImages
 from regionspot.core.errors import ConfigError
 from regionspot.core.vocabulary import Vocabulary
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from regionspot.annotations.identities import whole_number
+from regionspot.annotations.assembly import whole_number
+from regionspot.annotations.box_checks import Verdicts, first_reasons, judge_xywh
+from regionspot.annotations.columns import TextColumn
 from regionspot.annotations.json_entries import Entries, Entry
 from regionspot.annotations.json_piece import JsonPiece
-from regionspot.annotations.judging import Verdicts, first_reasons, judge_xywh
 from regionspot.annotations.region_prompts import (
     Prompt,
     points_text,
@@ -23,7 +24,6 @@ from regionspot.annotations.region_prompts import (
     segmentation_text,
 )
 from regionspot.annotations.report import Reason
-from regionspot.annotations.text_column import TextColumn
 from regionspot.core.errors import AnnotationError
 
 FileNameOf = Callable[[str | None, str | None], str | None]

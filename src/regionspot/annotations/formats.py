@@ -6,18 +6,16 @@ from types import MappingProxyType
 
 from regionspot.annotations.assembly import assemble
 from regionspot.annotations.classes import mark_other_classes, with_classes
-from regionspot.annotations.coco import read_coco
-from regionspot.annotations.lvis import read_lvis
+from regionspot.annotations.coco import read_coco, read_lvis, read_v3det
+from regionspot.annotations.columns import RawAnnotations
+from regionspot.annotations.csv_boxes import read_own_csv
 from regionspot.annotations.objects365 import read_objects365
 from regionspot.annotations.openimages import read_openimages
 from regionspot.annotations.options import AnnotationFormat, ReadOptions, Source
-from regionspot.annotations.own_csv import read_own_csv
-from regionspot.annotations.raw import RawAnnotations
-from regionspot.annotations.records import AnnotatedImages
 from regionspot.annotations.report import Reason
-from regionspot.annotations.v3det import read_v3det
+from regionspot.annotations.table import AnnotatedImages
 from regionspot.core.errors import AnnotationError, MissingFileError
-from regionspot.core.hashing import canonical_json, sha256_bytes
+from regionspot.core.files import canonical_json, sha256_bytes
 
 READERS: Mapping[str, Callable[[Source], RawAnnotations]] = MappingProxyType(
     {

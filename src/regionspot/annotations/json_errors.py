@@ -9,7 +9,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from regionspot.annotations.files import ANNOTATIONS, FileRole
+from regionspot.annotations.opening import ANNOTATIONS, FileRole
 from regionspot.core.errors import AnnotationError
 
 UTF8_MARK = b"\xef\xbb\xbf"

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from regionspot.annotations.detect_format import ListSummary, Outline
 from regionspot.annotations.json_entries import Entries, OtherEntries
 from regionspot.annotations.json_piece import JsonPiece
 from regionspot.annotations.json_stream import JsonStream
-from regionspot.annotations.recognition import ListSummary, Outline
 
 
 class AnyEntries(Protocol):

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from regionspot.annotations.files import ANNOTATIONS, FileRole
 from regionspot.annotations.json_errors import syntax_error, undecodable_error
+from regionspot.annotations.opening import ANNOTATIONS, FileRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

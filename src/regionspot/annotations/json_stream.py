@@ -14,13 +14,6 @@ from typing import NoReturn
 
 import numpy as np
 
-from regionspot.annotations.files import (
-    ANNOTATIONS,
-    FileRole,
-    HashedFile,
-    empty_file_error,
-    open_hashed,
-)
 from regionspot.annotations.json_errors import (
     UTF8_MARK,
     cut_off_error,
@@ -33,6 +26,13 @@ from regionspot.annotations.json_errors import (
 from regionspot.annotations.json_piece import JsonPiece, decoded, num_bytes
 from regionspot.annotations.json_scan import Structure, StructureScanner
 from regionspot.annotations.json_skeleton import CLOSINGS, STAND_INS, WHITE_SPACE, Skeleton
+from regionspot.annotations.opening import (
+    ANNOTATIONS,
+    FileRole,
+    HashedFile,
+    empty_file_error,
+    open_hashed,
+)
 
 PIECE_BYTES = 1 << 20
 """Size of a piece: what is made of one stays in the processor's cache. With 8 MB reading takes half

@@ -12,8 +12,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.files import FileRole
-from regionspot.annotations.identities import vocabulary_of
+from regionspot.annotations.assembly import vocabulary_of
+from regionspot.annotations.detect_format import WANTED_LISTS, Outline
 from regionspot.annotations.json_lists import read_lists
 from regionspot.annotations.json_stream import JsonStream
 from regionspot.annotations.lvis_entries import (
@@ -22,7 +22,7 @@ from regionspot.annotations.lvis_entries import (
     Frequency,
     LvisLists,
 )
-from regionspot.annotations.recognition import WANTED_LISTS, Outline
+from regionspot.annotations.opening import FileRole
 from regionspot.core.errors import AnnotationError, MissingFileError
 
 _NUM_EXAMPLES = 3

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from regionspot.annotations.records import AnnotatedImages
-from regionspot.annotations.repeats import is_repeated
+from regionspot.annotations.box_checks import is_repeated
 from regionspot.annotations.report import Dropped, Reason
-from regionspot.core.hashing import canonical_json, sha256_bytes
+from regionspot.annotations.table import AnnotatedImages
+from regionspot.core.files import canonical_json, sha256_bytes
 from regionspot.core.vocabulary import Vocabulary
 
 

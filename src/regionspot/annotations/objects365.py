@@ -11,11 +11,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from regionspot.annotations.coco import named_file
-from regionspot.annotations.coco_json import read_coco_json
+from regionspot.annotations.coco import named_file, read_coco_json
+from regionspot.annotations.columns import RawAnnotations, TextColumn
 from regionspot.annotations.options import Source
-from regionspot.annotations.raw import RawAnnotations
-from regionspot.annotations.text_column import TextColumn
 from regionspot.core.errors import MissingFileError
 
 _NUM_SHOWN = 5

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from regionspot.annotations.assembly import whole_number
+from regionspot.annotations.box_checks import Verdicts, judge_xywh, judge_xyxy
 from regionspot.annotations.coco_entries import NO_BOX, four_numbers
-from regionspot.annotations.identities import whole_number
 from regionspot.annotations.json_entries import Entries, Entry
 from regionspot.annotations.json_piece import JsonPiece
-from regionspot.annotations.judging import Verdicts, judge_xywh, judge_xyxy
 from regionspot.core.errors import AnnotationError
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

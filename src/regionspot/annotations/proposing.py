@@ -6,17 +6,15 @@ from functools import partial
 
 import numpy as np
 
-from regionspot.annotations.assembly import assemble
-from regionspot.annotations.box_checks import Implausible
-from regionspot.annotations.identities import rows_of
+from regionspot.annotations.assembly import assemble, rows_of
+from regionspot.annotations.box_checks import KEPT, REASONS, Implausible
+from regionspot.annotations.columns import RawAnnotations
 from regionspot.annotations.json_entries import entry_text
-from regionspot.annotations.judging import KEPT, REASONS
-from regionspot.annotations.proposal_table import ProposalTable
-from regionspot.annotations.raw import RawAnnotations
-from regionspot.annotations.records import AnnotatedImages, RegionColumns
+from regionspot.annotations.proposals import ProposalTable
 from regionspot.annotations.report import PROPOSALS, AnnotationReport, Dropped, Reason
+from regionspot.annotations.table import AnnotatedImages, RegionColumns
 from regionspot.core.errors import AnnotationError, ConfigError
-from regionspot.core.hashing import canonical_json, sha256_bytes
+from regionspot.core.files import canonical_json, sha256_bytes
 
 _NUM_EXAMPLES = 3
 

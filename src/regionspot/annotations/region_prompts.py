@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from regionspot.annotations.report import Reason
 from regionspot.annotations.run_lengths import Rle, draw_runs, run_lengths
-from regionspot.core.extras import needs_extra
+from regionspot.core.text import needs_extra
 
 Prompt = Literal["box", "points", "mask", "box_and_mask"]
 """What of a region SAM is shown."""

@@ -5,21 +5,26 @@ SAM 2 comes from ``transformers``. Importing this package needs none of them; bu
 
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder, feature_map
 from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
-from regionspot.backbones.clip_text import TEMPLATE_SETS, check_templates, template_texts, text_bank
+from regionspot.backbones.clip_text import (
+    TEMPLATE_SETS,
+    LazyTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    check_templates,
+    template_texts,
+    text_bank,
+)
 from regionspot.backbones.decoded_masks import DecodedMasks
-from regionspot.backbones.device import resolve_device
-from regionspot.backbones.framed_prompts import MaskPrompt
+from regionspot.backbones.execution import resolve_device
 from regionspot.backbones.frozen import FrozenModels, load_frozen_models, load_localizer
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.name_tokens import NameFindings, SameTokens, examine_names
-from regionspot.backbones.position_tokens import position_tokens, token_dim
 from regionspot.backbones.presets import PRESETS, ModelsConfig, ResolvedModels, TokenSite, resolve
-from regionspot.backbones.sam import SAM_RESIZE, SamLocalizer
-from regionspot.backbones.sam2 import SAM2_RESIZE, Sam2Localizer
-from regionspot.backbones.sam2_models import load_sam2
+from regionspot.backbones.sam import SAM_RESIZE, SamLocalizer, SamShape, build_sam, load_sam
+from regionspot.backbones.sam2 import SAM2_RESIZE, Sam2Localizer, load_sam2
+from regionspot.backbones.sam_decoder import position_tokens, token_dim
 from regionspot.backbones.sam_grid import GridProposals, GridProposer
-from regionspot.backbones.sam_models import SamShape, build_sam, load_sam
-from regionspot.backbones.tokenizer import LazyTokenizer, Tokenizer, WordTokenizer
+from regionspot.backbones.to_frame import MaskPrompt
 from regionspot.backbones.weights import state_sha256
 
 __all__ = [

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionspot.backbones.clip_models import LoadedClip, Rgb, describe_clip, load_clip
-from regionspot.backbones.device import to_device
-from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
+from regionspot.backbones.decode_images import ImageArray, check_image, resize_bilinear
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32, to_device
 from regionspot.backbones.image_towers import ImageTower, image_tower
-from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from regionspot.backbones.clip_text import LazyTokenizer, Tokenizer, WordTokenizer
 from regionspot.backbones.image_towers import FirstToken, image_tower
-from regionspot.backbones.shipped import shipped_config, shipped_weights_path
-from regionspot.backbones.tokenizer import LazyTokenizer, Tokenizer, WordTokenizer
 from regionspot.backbones.weights import (
     RANDOM,
     SHIPPED,
@@ -24,9 +23,11 @@ from regionspot.backbones.weights import (
     load_strictly,
     random_weights,
     read_state_dict,
+    shipped_config,
+    shipped_weights_path,
 )
 from regionspot.core.errors import ConfigError, WeightsError
-from regionspot.core.extras import needs_extra
+from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP

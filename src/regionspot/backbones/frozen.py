@@ -11,8 +11,7 @@ from torch import Tensor
 from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder
 from regionspot.backbones.clip_models import check_clip_name, load_clip
 from regionspot.backbones.clip_text import text_bank
-from regionspot.backbones.device import resolve_device
-from regionspot.backbones.execution import FLOAT32, Execution, check_compiles
+from regionspot.backbones.execution import FLOAT32, Execution, check_compiles, resolve_device
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.name_tokens import NameFindings, examine_names
 from regionspot.backbones.presets import (
@@ -22,10 +21,8 @@ from regionspot.backbones.presets import (
     TokenSite,
     resolve,
 )
-from regionspot.backbones.sam import SamLocalizer
-from regionspot.backbones.sam2 import Sam2Localizer
-from regionspot.backbones.sam2_models import load_sam2
-from regionspot.backbones.sam_models import load_sam
+from regionspot.backbones.sam import SamLocalizer, load_sam
+from regionspot.backbones.sam2 import Sam2Localizer, load_sam2
 from regionspot.backbones.weights import state_sha256
 from regionspot.cache import Fingerprint
 from regionspot.core.vocabulary import Vocabulary

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from regionspot.core.errors import ConfigError
-from regionspot.core.extras import needs_extra
+from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
     from open_clip.modified_resnet import ModifiedResNet

@@ -14,20 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from regionspot.backbones.decode_images import ImageArray, check_image, resize_bilinear
 from regionspot.backbones.decoded_masks import DecodedMasks, MaskFrame
 from regionspot.backbones.execution import FLOAT32, Execution
-from regionspot.backbones.framed_prompts import (
+from regionspot.backbones.presets import TokenSite
+from regionspot.backbones.prompts import SamPrompts
+from regionspot.backbones.sam_grid import GridProposals, GridProposer
+from regionspot.backbones.to_frame import (
     Frame,
     MaskPrompt,
     box_prompts,
     mask_prompts,
+    mask_size_hw,
     point_prompts,
 )
-from regionspot.backbones.mask_prompts import mask_size_hw
-from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
-from regionspot.backbones.presets import TokenSite
-from regionspot.backbones.prompts import SamPrompts
-from regionspot.backbones.sam_grid import GridProposals, GridProposer
 from regionspot.core.geometry import FloatArray
 
 _MASK_CHUNK = 16

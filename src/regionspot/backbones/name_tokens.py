@@ -12,8 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from regionspot.backbones.clip_text import SLOT, spellings, template_texts
-from regionspot.backbones.tokenizer import Tokenizer, WordTokenizer
+from regionspot.backbones.clip_text import SLOT, Tokenizer, WordTokenizer, spellings, template_texts
 from regionspot.core.errors import VocabularyError
 
 SameTokens = Literal["keep", "merge", "refuse"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regionspot.backbones.execution import without_autocast
 from regionspot.backbones.presets import TokenSite
-from regionspot.backbones.two_way import attend_two_way
+from regionspot.backbones.sam_decoder import attend_two_way
 from regionspot.core.errors import ShapeError
 
 if TYPE_CHECKING:

@@ -1,26 +1,44 @@
 """SAM as the localizer, composed from ``segment_anything``.
 
 Shape letters: B images, R regions, M masks a region, S SAM's width, H W a grid or an image.
+
+The frozen SAM: the three released architectures and the tiny one, with weights from anywhere.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from regionspot.backbones.decoded_masks import MaskFrame, bilinear
-from regionspot.backbones.device import to_device
-from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32, to_device
 from regionspot.backbones.localizer import Localizer
-from regionspot.backbones.presets import TokenSite
+from regionspot.backbones.presets import SAM_DEFAULT_WEIGHTS, TokenSite
 from regionspot.backbones.prompts import SamPrompts, decode_masks, decode_tokens, token_dim
 from regionspot.backbones.sam_encoder import encode_image
+from regionspot.backbones.weights import (
+    RANDOM,
+    SAM_RELEASES,
+    SHIPPED,
+    fetch,
+    freeze,
+    is_path,
+    load_strictly,
+    random_weights,
+    read_state_dict,
+    shipped_config,
+    shipped_weights_path,
+)
+from regionspot.core.errors import ConfigError, WeightsError
 from regionspot.core.geometry import resized_size_hw
+from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
+
 
 SAM_RESIZE = "longest-side bilinear antialias uint8 (PIL), normalise, pad with zeros"
 """How images become SAM's input."""
@@ -139,3 +157,165 @@ class SamLocalizer(Localizer):
         return PaddedMaskFrame(
             size_hw=size_hw, resized_hw=self.frame_size_hw(size_hw), side_px=self.image_size
         )
+
+
+_OPTION = "models.sam_weights"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamShape:
+    """The numbers that a SAM of any size is built from; the keys of ``tiny/sam.json``."""
+
+    image_size: int
+    """Side of the square input in pixels."""
+    patch_size: int
+    """Side of a patch in pixels."""
+    encoder_dim: int
+    """Width of the image encoder."""
+    encoder_depth: int
+    """Number of the image encoder's blocks."""
+    encoder_heads: int
+    """Attention heads in each of them."""
+    encoder_mlp_ratio: float
+    """Hidden width of their MLPs, as a multiple of ``encoder_dim``."""
+    global_attention_blocks: tuple[int, ...]
+    """Blocks, counted from 0, that attend over the whole image instead of windows."""
+    window_size: int
+    """Side of an attention window in patches."""
+    prompt_dim: int
+    """Width S of image embedding, prompts and position tokens."""
+    mask_in_chans: int
+    """Hidden channels that embed a mask prompt."""
+    decoder_depth: int
+    """Number of the mask decoder's two-way blocks."""
+    decoder_heads: int
+    """Attention heads in each of them."""
+    decoder_mlp_dim: int
+    """Hidden width of their MLPs."""
+    num_multimask_outputs: int
+    """Masks offered for an ambiguous prompt, besides the single-mask answer."""
+    iou_head_depth: int
+    """Layers of the MLP that rates masks."""
+    iou_head_hidden_dim: int
+    """Its hidden width."""
+    pixel_mean: tuple[float, float, float]
+    """Mean of red, green and blue in 0..255."""
+    pixel_std: tuple[float, float, float]
+    """Their standard deviation."""
+
+
+def load_sam(model: str, weights: str) -> "Sam":
+    """Build a SAM and load its weights.
+
+    Args:
+        model: "vit_b", "vit_l" or "vit_h" as ``segment_anything`` builds them, or "tiny".
+        weights: Name of a released file ("sam_vit_b_01ec64", "sam_vit_l_0b3195",
+            "sam_vit_h_4b8939": downloaded and checked), path of a file, "random" (the same every
+            time, with a warning), or "shipped" (tiny only).
+
+    Returns:
+        The model on the CPU in float32, in eval mode, with nothing to be trained.
+
+    Raises:
+        ConfigError: There is no such model.
+        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        MissingFileError: The weights are a path that does not exist.
+        MissingExtraError: ``segment_anything`` is not installed.
+    """
+    if model not in SAM_DEFAULT_WEIGHTS:
+        raise ConfigError(
+            f"there is no SAM {model!r}; give one of {', '.join(SAM_DEFAULT_WEIGHTS)}"
+            " (option models.sam)."
+        )
+    if weights == RANDOM:
+        with random_weights(f"SAM {model}", option=_OPTION):
+            sam = _build(model)
+    else:
+        path = _weights_path(model, weights)
+        sam = _build(model)
+        load_strictly(sam, read_state_dict(path), source=str(path))
+    freeze(sam)
+    return sam
+
+
+def build_sam(shape: SamShape) -> "Sam":
+    """Build a SAM of any size from ``segment_anything``'s own classes, with fresh weights.
+
+    Args:
+        shape: All the numbers of the architecture.
+
+    Returns:
+        The model on the CPU, in training mode.
+    """
+    with needs_extra("extract"):
+        from segment_anything.modeling import (
+            ImageEncoderViT,
+            MaskDecoder,
+            PromptEncoder,
+            Sam,
+            TwoWayTransformer,
+        )
+    grid = shape.image_size // shape.patch_size
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=shape.image_size,
+            patch_size=shape.patch_size,
+            embed_dim=shape.encoder_dim,
+            depth=shape.encoder_depth,
+            num_heads=shape.encoder_heads,
+            mlp_ratio=shape.encoder_mlp_ratio,
+            out_chans=shape.prompt_dim,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=shape.window_size,
+            global_attn_indexes=shape.global_attention_blocks,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=shape.prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(shape.image_size, shape.image_size),
+            mask_in_chans=shape.mask_in_chans,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=shape.num_multimask_outputs,
+            transformer=TwoWayTransformer(
+                depth=shape.decoder_depth,
+                embedding_dim=shape.prompt_dim,
+                mlp_dim=shape.decoder_mlp_dim,
+                num_heads=shape.decoder_heads,
+            ),
+            transformer_dim=shape.prompt_dim,
+            iou_head_depth=shape.iou_head_depth,
+            iou_head_hidden_dim=shape.iou_head_hidden_dim,
+        ),
+        pixel_mean=list(shape.pixel_mean),
+        pixel_std=list(shape.pixel_std),
+    )
+
+
+def _build(model: str) -> "Sam":
+    if model == "tiny":
+        return build_sam(SamShape(**shipped_config("sam")))
+    with needs_extra("extract"):
+        from segment_anything import sam_model_registry
+    return sam_model_registry[model](checkpoint=None)  # its own loading would run pickled code
+
+
+def _weights_path(model: str, weights: str) -> Path:
+    if is_path(weights):
+        return Path(weights)
+    if weights == SHIPPED and model == "tiny":
+        return shipped_weights_path("sam")
+    if weights in SAM_RELEASES:
+        own = SAM_DEFAULT_WEIGHTS[model]
+        if weights != own:
+            raise WeightsError(
+                f"{weights} was asked for, but SAM {model} goes with {own}: give models.sam and"
+                f" {_OPTION} that belong together, or leave {_OPTION} away."
+            )
+        return fetch(SAM_RELEASES[weights], option=_OPTION)
+    raise WeightsError(
+        f"there are no weights {weights!r} for SAM {model}; give {SAM_DEFAULT_WEIGHTS[model]}, a"
+        f" path to a .pth or .safetensors file, or random (option {_OPTION})."
+    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Union
 import torch
 from torch import Tensor
 
-from regionspot.core.extras import needs_extra
+from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP, CustomTextCLIP

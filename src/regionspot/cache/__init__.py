@@ -1,8 +1,7 @@
 """The feature cache: what training needs of a data set, computed once (docs/cache_format.md)."""
 
+from regionspot.cache.batch_copy import BatchTargets
 from regionspot.cache.cache_files import CacheFiles
-from regionspot.cache.category_tree import read_category_tree, write_category_tree
-from regionspot.cache.codec import decode_array, encode_array
 from regionspot.cache.feature_cache import FeatureCache
 from regionspot.cache.feature_codec import (
     FeatureCodec,
@@ -15,16 +14,13 @@ from regionspot.cache.feature_codec import (
     stored_tensor,
 )
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
-from regionspot.cache.garbage import find_garbage
-from regionspot.cache.image_copies import BatchTargets
-from regionspot.cache.index import CacheIndex
-from regionspot.cache.index_building import build_index
-from regionspot.cache.labels import read_labels
+from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
     ARRAY_MEMBERS,
     MEMBERS,
     MERGED,
     SCHEMA_VERSION,
+    Plan,
     category_tree_path,
     index_path,
     manifest_path,
@@ -34,16 +30,25 @@ from regionspot.cache.layout import (
     sidecar_path,
     text_banks_path,
 )
+from regionspot.cache.locks import (
+    ShardLock,
+    exclusive_writer,
+    one_at_a_time,
+    remove_shard_locks,
+    sharing_writer,
+    try_lock_shard,
+)
 from regionspot.cache.manifest import (
     Manifest,
     MeasuredError,
     check_same_manifest,
+    image_bytes,
     manifest_differences,
     read_manifest,
     write_manifest,
 )
+from regionspot.cache.member_bytes import decode_array, encode_array
 from regionspot.cache.merge import CacheMerge
-from regionspot.cache.plan import Plan
 from regionspot.cache.quarantine import read_quarantine
 from regionspot.cache.remote_files import (
     EXTRAS,
@@ -56,18 +61,14 @@ from regionspot.cache.remote_files import (
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
 from regionspot.cache.sidecar import QuarantinedImage, ShardLayout, ShardSidecar, read_sidecar
-from regionspot.cache.sizes import image_bytes
-from regionspot.cache.stats import CacheStats, collect_stats
-from regionspot.cache.text_banks import StoredBank, TextBankStore
-from regionspot.cache.verify import Problem, verify_cache, verify_files
-from regionspot.cache.writer_lock import (
-    ShardLock,
-    exclusive_writer,
-    one_at_a_time,
-    remove_shard_locks,
-    sharing_writer,
-    try_lock_shard,
+from regionspot.cache.stats import CacheStats, collect_stats, read_labels
+from regionspot.cache.text_banks import (
+    StoredBank,
+    TextBankStore,
+    read_category_tree,
+    write_category_tree,
 )
+from regionspot.cache.verify import Problem, find_garbage, verify_cache, verify_files
 
 __all__ = [
     "ARRAY_MEMBERS",

@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from regionspot.cache.batch_copy import BatchTargets
 from regionspot.cache.cache_files import CacheFiles
-from regionspot.cache.category_tree import Descendants, read_category_tree
 from regionspot.cache.fingerprint import Fingerprint
-from regionspot.cache.image_copies import BatchTargets
 from regionspot.cache.index import CacheIndex
-from regionspot.cache.kept_tars import KeptRemoteFiles
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     index_path,
@@ -21,11 +19,11 @@ from regionspot.cache.layout import (
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest
-from regionspot.cache.open_shards import OpenShards
-from regionspot.cache.opening import read_checked
+from regionspot.cache.remote_copies import KeptRemoteFiles
 from regionspot.cache.remote_files import named_by_url
 from regionspot.cache.sample import CachedSample
-from regionspot.cache.text_banks import TextBankStore
+from regionspot.cache.shard_pool import OpenShards, read_checked
+from regionspot.cache.text_banks import Descendants, TextBankStore, read_category_tree
 from regionspot.core.errors import CacheCorruptError, MissingFileError
 from regionspot.storage import is_url, max_local_bytes
 

@@ -1,4 +1,11 @@
-"""What a cache was made with: everything about the frozen models that changes a stored number."""
+"""What a cache was made with: everything about the frozen models that changes a stored number.
+
+Whether features fit a head: the identity of the frozen models is checked, never assumed.
+
+A head sees SAM and CLIP only through their numbers. Other weights, another token site or another
+input size give numbers of the same shape and silently worse names, so every door into the head
+compares fingerprints first.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -6,7 +13,7 @@ from typing import Any, Self
 
 from regionspot.cache.layout import CACHE_COMMAND
 from regionspot.core.errors import CacheMismatchError, ConfigError
-from regionspot.core.hashing import canonical_json, sha256_bytes
+from regionspot.core.files import canonical_json, sha256_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,4 +145,27 @@ def check_same_fingerprint(found: Fingerprint, wanted: Fingerprint, *, found_in:
             f"  {listed}\n"
             "Use the models and settings that it was made with, or cache again into another"
             f" folder: {CACHE_COMMAND}"
+        )
+
+
+def check_same_models(
+    head_fingerprint: Mapping[str, Any], found: Fingerprint, *, where: str
+) -> None:
+    """Check that features come from the frozen models a head was trained on.
+
+    Args:
+        head_fingerprint: The fingerprint in the head's card.
+        found: The fingerprint of the features or models at hand.
+        where: What ``found`` describes, for the message.
+
+    Raises:
+        CacheMismatchError: A field differs; all that differ are named.
+    """
+    wanted = Fingerprint.from_dict(dict(head_fingerprint))
+    differences = found.differences(wanted)
+    if differences:
+        raise CacheMismatchError(
+            f"{where} comes from other frozen models than the head was trained on: "
+            + "; ".join(differences)
+            + ". Use the head that was trained on these, or the models and features of this head."
         )

@@ -2,9 +2,12 @@
 
 It is derived from the sidecars, together with the list of quarantined images, and can be rebuilt at
 any time.
+
+Builds the index from the sidecars, together with the list of quarantined images.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,16 +15,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.feature_codec import StoredForm
 from regionspot.cache.index_checks import COLUMNS, column_fault, value_fault
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     index_path,
+    quarantine_path,
+    shard_path,
+    sidecar_path,
 )
-from regionspot.cache.sealed import hdf5_array, open_sealed_hdf5
-from regionspot.cache.sidecar import ShardLayout
+from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.sealed import hdf5_array, open_sealed_hdf5, write_sealed_hdf5
+from regionspot.cache.sidecar import ShardLayout, ShardSidecar, read_sealed_sidecar
 from regionspot.core.errors import CacheCorruptError
-from regionspot.core.hashing import sha256_bytes
+from regionspot.core.files import canonical_json, sha256_bytes, write_bytes_atomic
 
 _COMMAND = f"Rebuild it: {CACHE_COMMAND}"
 _NUMBERS = (
@@ -150,3 +158,158 @@ class CacheIndex:
             h5.attrs[name] = getattr(self, name)
         for name in COLUMNS:
             h5.create_dataset(name, data=getattr(self, name), track_times=False)
+
+
+def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = None) -> CacheIndex:
+    """Write ``quarantine.jsonl`` and then ``index.h5`` from the sidecars, both atomically.
+
+    Args:
+        cache_dir: The cache's folder.
+        names_of_shards: The tars and sidecars that there are, if the tars are not in the folder.
+
+    Returns:
+        The index, as it was written.
+
+    Raises:
+        MissingFileError: There is no manifest.
+        CacheMismatchError: The cache is of another schema version.
+        CacheCorruptError: A shard is missing, damaged, or was written under another manifest; or
+            two images share a key.
+    """
+    index, quarantine = collect_index(cache_dir, names_of_shards)
+    write_bytes_atomic(quarantine_path(cache_dir), quarantine)
+    write_sealed_hdf5(index_path(cache_dir), index.write)
+    return index
+
+
+def collect_index(
+    cache_dir: Path, names_of_shards: Collection[str] | None = None
+) -> tuple[CacheIndex, bytes]:
+    """Return the index and the ``quarantine.jsonl`` that `build_index` writes, or its errors."""
+    manifest = read_manifest(cache_dir)
+    manifest_sha256 = manifest.sha256
+    check_all_shards_present(cache_dir, manifest.plan.num_shards, names_of_shards)
+    collected = _Collected(manifest)
+    for shard in range(manifest.plan.num_shards):
+        sidecar, seal = read_sealed_sidecar(cache_dir, shard)
+        check_sidecar(cache_dir, sidecar, manifest, manifest_sha256)
+        collected.add(sidecar, seal)
+    index = collected.index()
+    keys, counts = np.unique(index.keys, return_counts=True)
+    if len(keys) != len(index):
+        twice = keys[counts > 1][0].decode("ascii")
+        raise CacheCorruptError(
+            f"{cache_dir}: two images have the key {twice!r}; wanted unique keys. Check the"
+            f" annotations, then remove the folder and make the cache again: {CACHE_COMMAND}"
+        )
+    return index, b"".join(collected.quarantine)
+
+
+def check_all_shards_present(
+    cache_dir: Path, num_shards: int, names_of_shards: Collection[str] | None = None
+) -> None:
+    """Refuse an unfinished cache by looking at which files there are.
+
+    Args:
+        cache_dir: The cache's folder.
+        num_shards: Shards that it must have.
+        names_of_shards: The tars and sidecars that there are; by default those in the folder.
+
+    Raises:
+        CacheCorruptError: A tar or a sidecar is missing.
+    """
+    found = CacheFiles(cache_dir).names_of_shards() if names_of_shards is None else names_of_shards
+    names = frozenset(found)
+    missing = [
+        shard
+        for shard in range(num_shards)
+        if not {shard_path(cache_dir, shard).name, sidecar_path(cache_dir, shard).name} <= names
+    ]
+    if missing:
+        raise CacheCorruptError(
+            f"{cache_dir} is not finished: {len(missing)} of its {num_shards} shards are missing,"
+            f" the first one is {missing[0]}. Run the command that makes it again to finish it:"
+            f" {CACHE_COMMAND}"
+        )
+
+
+def check_sidecar(
+    cache_dir: Path, sidecar: ShardSidecar, manifest: Manifest, manifest_sha256: str
+) -> None:
+    """Refuse a shard that does not belong to the cache's manifest.
+
+    Args:
+        cache_dir: The cache's folder.
+        sidecar: The sidecar of the shard.
+        manifest: The cache's manifest.
+        manifest_sha256: Its seal, which is costly to work out for every shard again.
+
+    Raises:
+        CacheCorruptError: It was written under another manifest, or does not keep to the plan.
+    """
+    path = sidecar_path(cache_dir, sidecar.shard)
+    if sidecar.manifest_sha256 != manifest_sha256:
+        raise CacheCorruptError(
+            f"{path} was written under another manifest.json than the one that lies there now."
+            f" Restore that one, or remove the folder and cache again: {CACHE_COMMAND}"
+        )
+    num_planned = len(manifest.plan.images_of(sidecar.shard))
+    num_found = sidecar.num_images + len(sidecar.quarantined)
+    labels = [label for label, _ in sidecar.label_counts]
+    if num_found != num_planned or any(not 0 <= x < len(manifest.vocabulary) for x in labels):
+        raise CacheCorruptError(
+            f"{path} accounts for {num_found} images and labels up to {max(labels, default=0)};"
+            f" the manifest plans {num_planned} images and {len(manifest.vocabulary)} classes."
+            f" Remove it and make the shard again: {CACHE_COMMAND}"
+        )
+
+
+class _Collected:
+    """Gathers the columns of the index, one sidecar at a time."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.quarantine: list[bytes] = []
+        self._manifest = manifest
+        self._label_counts = np.zeros(len(manifest.vocabulary), np.int64)
+        self._num_clipped = self._num_dropped = 0
+        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
+
+    def add(self, sidecar: ShardSidecar, seal: str) -> None:
+        layout = sidecar.layout
+        columns = {
+            "keys": np.array(sidecar.keys, dtype=np.bytes_),
+            "image_ids": sidecar.image_ids,
+            "sizes_hw": sidecar.sizes_hw.astype(np.int32),
+            "num_regions": sidecar.num_regions.astype(np.int32),
+            "shards": np.full(sidecar.num_images, sidecar.shard, np.int32),
+            "json_offsets": layout.json_offsets,
+            "data_offsets": layout.data_offsets,
+            "image_checksums": layout.image_checksums,
+            "tar_bytes": np.array([sidecar.tar_bytes], np.int64),
+            "sidecar_sha256": np.array([seal], dtype=np.bytes_),
+        }
+        for name, column in columns.items():
+            self._columns[name].append(column)
+        self._num_clipped += sidecar.num_clipped_regions
+        self._num_dropped += sidecar.num_dropped_regions
+        for label, count in sidecar.label_counts:
+            self._label_counts[label] += count
+        self.quarantine += [
+            canonical_json({"shard": sidecar.shard, **asdict(image)}).encode("utf-8") + b"\n"
+            for image in sidecar.quarantined
+        ]
+
+    def index(self) -> CacheIndex:
+        self._columns["label_counts"] = [self._label_counts]
+        form = self._manifest.feature_map_form
+        return CacheIndex(
+            manifest_sha256=self._manifest.sha256,
+            feature_map_dtype=form.dtype,
+            num_quarantined=len(self.quarantine),
+            num_clipped_regions=self._num_clipped,
+            num_dropped_regions=self._num_dropped,
+            num_feature_tokens=form.shape[0],
+            feature_map_width=form.shape[1],
+            token_dim=self._manifest.fingerprint.token_dim,
+            **{name: np.concatenate(parts) for name, parts in self._columns.items()},
+        )

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.cache.codec import HEADER_BYTES
 from regionspot.cache.feature_codec import StoredForm
-from regionspot.cache.tar import BLOCK_BYTES
+from regionspot.cache.member_bytes import BLOCK_BYTES, HEADER_BYTES
 
 _Numbers = NDArray[np.signedinteger]
 

@@ -1,4 +1,7 @@
-"""The manifest: what a cache holds, what made it, and how it is cut into shards."""
+"""The manifest: what a cache holds, what made it, and how it is cut into shards.
+
+How large shards become, worked out before anything is written. N images.
+"""
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -6,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from regionspot.cache.feature_codec import FeatureCodec, StoredForm, check_codec
 from regionspot.cache.fingerprint import Fingerprint
@@ -14,17 +19,18 @@ from regionspot.cache.layout import (
     MERGE_COMMAND,
     MERGED,
     SCHEMA_VERSION,
+    Plan,
     manifest_path,
 )
-from regionspot.cache.plan import Plan
+from regionspot.cache.member_bytes import BLOCK_BYTES, HEADER_BYTES
 from regionspot.cache.sealed import check_schema_version, open_sealed_json, seal_json
-from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import (
     CacheCorruptError,
     CacheMismatchError,
     ConfigError,
     MissingFileError,
 )
+from regionspot.core.files import write_text_atomic
 from regionspot.core.vocabulary import Vocabulary
 
 
@@ -263,3 +269,30 @@ def _from_json(values: dict[str, Any]) -> Manifest:
         "vocabulary": Vocabulary.from_names(stored.vocabulary),
     }
     return Manifest(**parts)
+
+
+def image_bytes(manifest: Manifest, num_regions: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return what each image takes in its tar, (N,), tar headers and padding included.
+
+    Args:
+        manifest: Says how large feature maps and tokens are, and how they are stored.
+        num_regions: Regions of each image, (N,).
+    """
+    regions = num_regions.astype(np.int64)
+    feature_map = np.full_like(regions, manifest.feature_map_form.num_bytes)
+    rows = (
+        2 * manifest.fingerprint.token_dim,
+        4 * 4,
+        8,
+        4,
+    )  # position token, box, label, box score
+    arrays = [feature_map, *(regions * row_bytes for row_bytes in rows)]
+    # The json member fills one block, and each member has a tar header of one block.
+    return 2 * BLOCK_BYTES + sum(
+        (BLOCK_BYTES + _whole_blocks(HEADER_BYTES + array) for array in arrays),
+        start=np.zeros_like(regions),
+    )
+
+
+def _whole_blocks(num_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
+    return -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from regionspot.cache.category_tree import Descendants, write_category_tree
 from regionspot.cache.feature_cache import FeatureCache
-from regionspot.cache.index import CacheIndex
-from regionspot.cache.index_building import build_index
+from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     MERGED,
+    Plan,
     category_tree_path,
     index_path,
     manifest_path,
@@ -33,11 +32,10 @@ from regionspot.cache.manifest import (
     read_manifest,
     write_manifest,
 )
-from regionspot.cache.plan import Plan
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard import shard_is_complete, write_shard
 from regionspot.cache.sidecar import QuarantinedImage, read_sealed_sidecar
-from regionspot.cache.text_banks import TextBankStore
+from regionspot.cache.text_banks import Descendants, TextBankStore, write_category_tree
 from regionspot.cache.verify import Problem, verify_cache
 from regionspot.core.errors import (
     AnnotationError,
@@ -45,7 +43,7 @@ from regionspot.core.errors import (
     CacheMismatchError,
     ConfigError,
 )
-from regionspot.core.hashing import sha256_bytes
+from regionspot.core.files import sha256_bytes
 from regionspot.core.stopping import check_stop, safe_points
 
 _logger = logging.getLogger(__name__)

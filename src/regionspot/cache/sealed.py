@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION
 from regionspot.cache.regular_files import open_regular
-from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import (
     CacheCorruptError,
     CacheMismatchError,
     MissingFileError,
     RegionSpotError,
 )
+from regionspot.core.files import open_atomic
 from regionspot.core.json_text import load_json
 from regionspot.core.sealing import SEAL_KEY, json_seal, seal_json_text
 

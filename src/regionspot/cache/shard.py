@@ -11,7 +11,6 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from regionspot.cache.codec import HEADER_BYTES, encode_array, npy_header
 from regionspot.cache.index_checks import range_fault
 from regionspot.cache.layout import (
     ARRAY_MEMBERS,
@@ -23,6 +22,14 @@ from regionspot.cache.layout import (
     sidecar_path,
 )
 from regionspot.cache.manifest import read_manifest
+from regionspot.cache.member_bytes import (
+    BLOCK_BYTES,
+    HEADER_BYTES,
+    TarWriter,
+    WrittenMember,
+    encode_array,
+    npy_header,
+)
 from regionspot.cache.regular_files import open_regular
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.sealed import open_sealed_json
@@ -34,10 +41,8 @@ from regionspot.cache.sidecar import (
     read_sidecar,
     write_sidecar,
 )
-from regionspot.cache.tar import BLOCK_BYTES, TarWriter, WrittenMember
-from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import CacheCorruptError, RegionSpotError
-from regionspot.core.hashing import canonical_json
+from regionspot.core.files import canonical_json, open_atomic
 from regionspot.core.json_text import load_json
 
 

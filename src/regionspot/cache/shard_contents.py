@@ -8,9 +8,9 @@ import numpy as np
 from regionspot.cache.feature_codec import StoredForm, all_finite
 from regionspot.cache.layout import ARRAY_MEMBERS, MEMBERS
 from regionspot.cache.manifest import Manifest
+from regionspot.cache.member_bytes import TarWriter, WrittenMember
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.sidecar import QuarantinedImage, ShardSidecar
-from regionspot.cache.tar import TarWriter, WrittenMember
 from regionspot.core.errors import AnnotationError, ShapeError
 
 

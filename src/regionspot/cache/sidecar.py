@@ -12,13 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.cache.codec import HEADER_BYTES
 from regionspot.cache.feature_codec import StoredForm
 from regionspot.cache.layout import CACHE_COMMAND, MEMBERS, is_key, sidecar_path
+from regionspot.cache.member_bytes import BLOCK_BYTES, HEADER_BYTES
 from regionspot.cache.sealed import open_sealed_json, seal_json
-from regionspot.cache.tar import BLOCK_BYTES
-from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import CacheCorruptError
+from regionspot.core.files import write_text_atomic
 
 _TOO_LARGE = 2**31
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]

@@ -1,7 +1,11 @@
-"""Read every byte of a cache and say what is not as it was written."""
+"""Read every byte of a cache and say what is not as it was written.
+
+Files in a cache's folder that caching has left there, but that are no part of the cache.
+"""
 
 import hashlib
 import logging
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -11,22 +15,28 @@ from typing import BinaryIO
 import numpy as np
 
 from regionspot.cache.cache_files import CacheFiles
-from regionspot.cache.category_tree import read_category_tree
-from regionspot.cache.index import CacheIndex
-from regionspot.cache.index_building import check_sidecar, collect_index
+from regionspot.cache.index import CacheIndex, check_sidecar, collect_index
 from regionspot.cache.layout import (
     MEMBERS,
     index_path,
     quarantine_path,
     shard_path,
+    shards_path,
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.member_bytes import BLOCK_BYTES, END, padding, tar_header
 from regionspot.cache.regular_files import open_regular, size_of_regular
-from regionspot.cache.remote_files import by_url, opened_files
+from regionspot.cache.remote_files import (
+    EXTRAS,
+    MANIFEST,
+    by_url,
+    opened_files,
+    sidecar_name,
+    tar_name,
+)
 from regionspot.cache.sidecar import ShardSidecar, read_sidecar
-from regionspot.cache.tar import BLOCK_BYTES, END, padding, tar_header
-from regionspot.cache.text_banks import TextBankStore
+from regionspot.cache.text_banks import TextBankStore, read_category_tree
 from regionspot.core.errors import MissingFileError, RegionSpotError
 from regionspot.core.stopping import check_stop, safe_points
 
@@ -248,3 +258,36 @@ class _HashingReader:
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+
+_SHARD = re.compile(rf"{shards_path(Path()).name}/\d{{6,}}\.(tar|json|lock)")
+
+
+def find_garbage(files: CacheFiles) -> dict[str, int]:
+    """Return the files that are left over: their sizes, sorted by name.
+
+    These are temporary files of crashes, shards beyond the plan and locks. A tar without its
+    sidecar, which was not finished, is not garbage: the command that makes the cache replaces it.
+    Nor is a file of another name, which caching did not make.
+
+    Args:
+        files: The cache's files.
+
+    Raises:
+        MissingFileError: The folder is no cache.
+        CacheMismatchError: It is of another schema version.
+        CacheCorruptError: Its manifest is damaged, so that nobody knows what belongs to it.
+    """
+    plan = read_manifest(files.folder).plan
+    named = {MANIFEST, *EXTRAS}
+    for shard in range(plan.num_shards):
+        named |= {tar_name(shard), sidecar_name(shard)}
+    return {
+        name: num_bytes
+        for name, num_bytes in sorted(files.sizes().items())
+        if name not in named and _is_ours(name.removesuffix(".tmp"))
+    }
+
+
+def _is_ours(name: str) -> bool:
+    return name in {MANIFEST, *EXTRAS} or _SHARD.fullmatch(name) is not None

@@ -19,8 +19,7 @@ from regionspot.cli import (
     cache_stats,
     verify,
 )
-from regionspot.cli.errors import run_cli
-from regionspot.cli.options import parse_options
+from regionspot.cli.run import parse_options, run_cli
 from regionspot.core.stopping import stop_advice
 from regionspot.extraction import CacheConfig, cache_features
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from jsonargparse import ArgumentParser
 
 from regionspot.cache import exclusive_writer, find_garbage, opened_files
-from regionspot.cli.errors import run_cli
+from regionspot.cli.run import run_cli
 from regionspot.cli.several_caches import examine_each, table
-from regionspot.core.units import human_bytes
+from regionspot.core.text import human_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

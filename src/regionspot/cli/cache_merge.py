@@ -12,11 +12,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from regionspot.cache import CacheMerge, exclusive_writer
-from regionspot.cli.errors import run_cli
+from regionspot.cli.run import run_cli
 from regionspot.cli.verify import describe_problem
 from regionspot.core.errors import ConfigError
 from regionspot.core.stopping import stop_advice
-from regionspot.extraction.run import check_not_strange
+from regionspot.extraction.run import check_cache_or_empty
 from regionspot.storage import is_url
 
 
@@ -55,7 +55,7 @@ def _merge(options: Namespace) -> None:
     merge = CacheMerge(options.caches, images_per_shard=options.images_per_shard, name=options.name)
     advice = "finished shards are safe; give the same command again to go on"
     with stop_advice(advice), exclusive_writer(output_dir):
-        check_not_strange(output_dir)
+        check_cache_or_empty(output_dir)
         problems = merge.take_away_damage(output_dir) if options.repair else []
         index, num_written = merge.write(output_dir)
     lines = [describe_problem(str(output_dir), problem) for problem in problems]

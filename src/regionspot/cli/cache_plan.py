@@ -8,8 +8,7 @@ with 2 if it cannot fit.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regionspot.cli.errors import run_cli
-from regionspot.cli.options import parse_options
+from regionspot.cli.run import parse_options, run_cli
 from regionspot.extraction import CacheConfig
 from regionspot.extraction.estimate import estimate_cache
 

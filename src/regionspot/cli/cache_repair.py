@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from regionspot.cache import Problem
-from regionspot.cli.errors import run_cli
-from regionspot.cli.options import parse_options
+from regionspot.cli.run import parse_options, run_cli
 from regionspot.cli.verify import describe_problem
 from regionspot.core.stopping import stop_advice
 from regionspot.extraction import CacheConfig, CacheSummary, repair_cache

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from regionspot.cache import CacheStats, collect_stats
-from regionspot.cli.errors import run_cli
+from regionspot.cli.run import run_cli
 from regionspot.cli.several_caches import examine_each, table
-from regionspot.core.units import human_bytes
+from regionspot.core.text import human_bytes
 
 
 def main(args: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from regionspot.backbones.presets import ModelsConfig
 from regionspot.cli.config_files import prepare_parsing
-from regionspot.cli.errors import run_cli
+from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError
 
 if TYPE_CHECKING:

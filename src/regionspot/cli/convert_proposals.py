@@ -13,10 +13,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from regionspot.annotations.detectron2_files import CONVERT, read_detections
-from regionspot.cli.errors import run_cli
-from regionspot.core.atomic import open_atomic
+from regionspot.annotations.detectron2 import CONVERT, read_detections
+from regionspot.cli.run import run_cli
 from regionspot.core.errors import AnnotationError, ConfigError
+from regionspot.core.files import open_atomic
 from regionspot.core.shown import shown
 
 _SUFFIX = ".json"

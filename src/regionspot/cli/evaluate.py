@@ -12,18 +12,23 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from regionspot.cli.errors import run_cli
-from regionspot.cli.evaluate_config import EvalConfig
-from regionspot.cli.evaluate_data import EvaluationData, open_evaluation_data
-from regionspot.cli.evaluate_methods import MethodOutput, MethodRun, check_methods, run_methods
-from regionspot.cli.evaluate_pictures import draw_curves
-from regionspot.cli.evaluate_report import EarlierStep, build_report, describe_run, read_steps
-from regionspot.cli.options import parse_options
-from regionspot.evaluation import LvisScorer
-from regionspot.evaluation.protocols import PROTOCOL_NOTES
-from regionspot.evaluation.report import REPORT_NAME, write_report
-from regionspot.evaluation.report_parts import ReportPicture
-from regionspot.evaluation.results import (
+from regionspot.cli.run import parse_options, run_cli
+from regionspot.evaluation.config import EvalConfig
+from regionspot.evaluation.data import EvaluationData, open_evaluation_data
+from regionspot.evaluation.methods import MethodOutput, MethodRun, check_methods, run_methods
+from regionspot.evaluation.pictures import draw_curves
+from regionspot.evaluation.report import (
+    REPORT_NAME,
+    EarlierStep,
+    build_report,
+    describe_run,
+    read_steps,
+    write_report,
+)
+from regionspot.evaluation.report_html import ReportPicture
+from regionspot.scoring import LvisScorer
+from regionspot.scoring.protocols import PROTOCOL_NOTES
+from regionspot.scoring.results import (
     EvaluationResult,
     MethodResult,
     format_table,

@@ -22,11 +22,10 @@ from typing import Any, cast
 
 from jsonargparse import ArgumentParser
 
-from regionspot.cli.errors import run_cli
 from regionspot.cli.main import main as run_command
-from regionspot.core.atomic import write_bytes_atomic, write_text_atomic
+from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError, MissingExtraError, MissingFileError
-from regionspot.core.hashing import sha256_bytes, sha256_file
+from regionspot.core.files import sha256_bytes, sha256_file, write_bytes_atomic, write_text_atomic
 from regionspot.core.json_text import load_json
 from regionspot.core.stopping import stop_advice
 
@@ -176,7 +175,7 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
         ConfigError: ``steps.json`` is damaged.
         MissingFileError: A configuration is missing.
     """
-    from regionspot.backbones.shipped import shipped_weights_path  # needs the packages
+    from regionspot.backbones.weights import shipped_weights_path  # needs the packages
 
     remembered = _read_memory(output_dir / _MEMORY)
     inputs = "".join(sha256_file(shipped_weights_path(tower)) for tower in ("sam", "clip"))

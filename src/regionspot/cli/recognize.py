@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
 from regionspot.cli.config_files import prepare_parsing
-from regionspot.cli.errors import run_cli
+from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.files import is_file
 from regionspot.core.vocabulary import Vocabulary
@@ -64,8 +64,8 @@ def _regions(
     # Here, so that a missing package of the extra is told as a mistake.
     from regionspot.inference import RegionSpot, load_image
     from regionspot.inference.inputs import as_count
-    from regionspot.inference.loading import exif_policy_of, load_matching_models
     from regionspot.inference.prompts import BoxPrompts, read_prompts
+    from regionspot.inference.regionspot import exif_policy_of, load_matching_models
     from regionspot.model import load_trained_head
 
     as_count(options.top_k, name="top_k")

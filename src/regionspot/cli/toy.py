@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from regionspot.cli.errors import run_cli
+from regionspot.cli.run import run_cli
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -3,13 +3,16 @@
 A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_*/metrics.csv``,
 ``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`) and
 ``summary.json``.
+
+Where a run is logged: CSV and TensorBoard always, and what the user asks for beside them.
 """
 
 import logging
 import math
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
@@ -32,26 +36,75 @@ from regionspot.cli.allowed_code import (
     take_allow_code,
 )
 from regionspot.cli.config_files import prepare_parsing, readable_files
-from regionspot.cli.errors import run_cli
-from regionspot.cli.loggers import DEFAULT_LOGGERS, complete_wandb, loggers
-from regionspot.core.atomic import write_text_atomic
+from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError
+from regionspot.core.files import write_text_atomic
 from regionspot.core.stopping import end_with_process, stop_advice
+from regionspot.core.text import needs_extra
 from regionspot.core.workers import threads_of_torch
 from regionspot.data import CachedRegions
 from regionspot.model import RUN_FOLDER
 from regionspot.storage import folder_lock, is_url
 from regionspot.training import (
     SUMMARY_NAME,
+    ImagesPerSecond,
     LossByCache,
     RegionSpotModule,
-    Throughput,
     export_head,
     find_checkpoint,
     kill_launched_ranks,
     remove_strays,
     summarize,
 )
+
+DEFAULT_LOGGERS = (CSVLogger, TensorBoardLogger)
+_WANDB_CLASS = "WandbLogger"
+
+
+def loggers(run_dir: Path, *, given: Logger | Iterable[Logger] | bool | None) -> list[Logger]:
+    """Return the loggers of a run.
+
+    Args:
+        run_dir: The folder of the run.
+        given: The option ``trainer.logger``: loggers to add, or false for none at all.
+    """
+    if given is False:
+        return []
+    added = [given] if isinstance(given, Logger) else []
+    if isinstance(given, Iterable):
+        added = list(given)
+    # Numbered, since CSVLogger deletes what a former run, perhaps the one resumed, has written.
+    return [
+        CSVLogger(save_dir=run_dir, name="csv"),
+        TensorBoardLogger(save_dir=run_dir, name="tensorboard"),
+        *added,
+    ]
+
+
+def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool | None) -> None:
+    """Fill in what a W&B logger was not told: the run's name and folder.
+
+    Args:
+        run_dir: The folder of the run; its name becomes that of the run.
+        given: The option ``trainer.logger`` before it is instantiated; changed in place.
+
+    Raises:
+        MissingExtraError: W&B is asked for and not installed.
+    """
+    for option in given if isinstance(given, list) else [given]:
+        if not isinstance(option, Namespace):
+            continue
+        if option.class_path.rsplit(".", 1)[-1] != _WANDB_CLASS:
+            continue
+        with needs_extra("wandb"):
+            import wandb  # noqa: F401 - Lightning says only that it is missing
+        run_dir.mkdir(parents=True, exist_ok=True)  # or W&B warns that it is not there
+        told = option.init_args
+        told.name = told.name or run_dir.name
+        told.project = told.project or os.environ.get("WANDB_PROJECT", "regionspot")
+        if told.save_dir == ".":  # the default
+            told.save_dir = str(run_dir)
+
 
 _UPSTREAM_WARNINGS = (
     # Lightning 2.6 calls jsonargparse and torch by names that their newest releases deprecate.
@@ -167,7 +220,7 @@ class TrainCLI(LightningCLI):
             callbacks=[c for c in callbacks if isinstance(c, ModelCheckpoint)],
             is_fit=self.subcommand == "fit",
         )
-        self.throughput = Throughput()
+        self.throughput = ImagesPerSecond()
         watching: list[pl.Callback] = [self.throughput]
         if len(self.datamodule.names) > 1:
             watching.append(LossByCache(self.datamodule.names))
@@ -212,7 +265,7 @@ class TrainCLI(LightningCLI):
         options = self.config_init[self.subcommand]
         if self.datamodule.val_cache is not None and options.val_annotations is not None:
             # Only here: training itself needs no scoring package.
-            from regionspot.evaluation.callback import LvisValidation
+            from regionspot.scoring.callback import LvisValidation
 
             return [LvisValidation(options.val_annotations)]
         monitored = {c.monitor for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor}

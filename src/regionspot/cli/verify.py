@@ -25,7 +25,7 @@ from regionspot.cache import (
     text_banks_path,
     verify_cache,
 )
-from regionspot.cli.errors import run_cli
+from regionspot.cli.run import run_cli
 from regionspot.cli.several_caches import examine_each, table
 from regionspot.core.errors import (
     CacheCorruptError,

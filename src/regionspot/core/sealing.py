@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from regionspot.core.hashing import sha256_bytes
+from regionspot.core.files import sha256_bytes
 
 SealState: TypeAlias = Literal["whole", "unsealed", "damaged"]
 """Whether the bytes of a file are those that were sealed; "unsealed" if it was never sealed."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from regionspot.core.errors import MissingFileError, VocabularyError
-from regionspot.core.files import is_file
-from regionspot.core.hashing import sha256_bytes
+from regionspot.core.files import is_file, sha256_bytes
 
 _SEPARATOR = re.compile("[,;\t]")
 

@@ -1,7 +1,13 @@
-"""The Lightning data module: feature caches in, batches out."""
+"""The Lightning data module: feature caches in, batches out.
+
+What the features of a cache look like: all that a head needs to know before training.
+
+Whether shards that are fetched for training stay on this machine until they are needed again.
+"""
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -9,18 +15,87 @@ from typing import Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
 from regionspot.cache import FeatureCache, Fingerprint
 from regionspot.core.errors import CacheMismatchError, ConfigError
+from regionspot.core.text import human_bytes
 from regionspot.core.vocabulary import Vocabulary
-from regionspot.data.assembly import Assembler
+from regionspot.data.batch_order import (
+    IndexArray,
+    MixedBatchSampler,
+    Order,
+    OrderOptions,
+    SequentialOrder,
+    batch_sizes_of,
+    training_order,
+)
+from regionspot.data.collate import Collator
 from regionspot.data.loader import CacheLoader
-from regionspot.data.local_room import warn_of_little_room
-from regionspot.data.order import IndexArray, MixedOrder, Order, SequentialOrder
-from regionspot.data.spec import FeatureSpec
-from regionspot.data.training_order import OrderOptions, batch_sizes_of, training_order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSpec:
+    """Widths of cached features; read from the manifest, never typed by hand."""
+
+    token_dim: int
+    """Width of the position tokens (S)."""
+    feature_dim: int
+    """Width of the feature map (D)."""
+    text_dim: int
+    """Width of the text banks (E)."""
+    num_feature_tokens: int
+    """Tokens of a feature map, class token included (T = 1 + P)."""
+
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_little_room(caches: Sequence[FeatureCache], shuffle_window: int | None) -> None:
+    """Warn where shards of caches behind URLs would be fetched again and again.
+
+    Args:
+        caches: The training caches; those on this machine take no room.
+        shuffle_window: Shards of each that are drawn from at a time; None for all.
+    """
+    tar_bytes = [cache.index.tar_bytes for cache in caches if cache.is_remote]
+    if not tar_bytes:
+        return
+    limit_bytes = caches[0].limit_bytes
+    all_bytes = sum(int(shards.sum()) for shards in tar_bytes)
+    if all_bytes <= limit_bytes:
+        return
+    bytes_by_window = _bytes_of_two_windows(tar_bytes)
+    kept = human_bytes(limit_bytes)
+    advice = "Raise data.max_local_gb if the disk can take more"
+    if fitting := int(np.searchsorted(bytes_by_window, limit_bytes, side="right")):
+        advice += f", or draw from fewer shards at a time: --data.shuffle_window {fitting}"
+    if shuffle_window is None:
+        logger.warning(
+            "The training caches behind URLs have %s of shards, but only %s of them are kept here:"
+            " in random order they are fetched again and again. %s.",
+            *(human_bytes(all_bytes), kept, advice),
+        )
+    elif shuffle_window > fitting:
+        wanted = int(bytes_by_window[:shuffle_window][-1])
+        logger.warning(
+            "With data.shuffle_window %d, the shards that are drawn from and those that come next"
+            " take up to %s, but only %s are kept here: some are fetched twice. %s.",
+            *(shuffle_window, human_bytes(wanted), kept, advice),
+        )
+
+
+def _bytes_of_two_windows(tar_bytes: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return what two windows of each cache take at most, for windows of 1, 2, 3, ... shards."""
+    num_shards = 2 * np.arange(1, -(-max(map(len, tar_bytes)) // 2) + 1)
+    totals = np.zeros(len(num_shards), np.int64)
+    for shards in tar_bytes:
+        of_largest = np.sort(shards)[::-1].cumsum()
+        totals += of_largest[np.minimum(num_shards, len(shards)) - 1]
+    return totals
+
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -106,7 +181,7 @@ class CachedRegions(pl.LightningDataModule):
         return self._order_options.batch_sizes
 
     @cached_property
-    def _order(self) -> MixedOrder:
+    def _order(self) -> MixedBatchSampler:
         return training_order(self.train_caches, self._images, self._order_options)
 
     @property
@@ -203,7 +278,7 @@ class CachedRegions(pl.LightningDataModule):
                     f"data.batch_size is {batch_size}, the images of a step over all devices; it"
                     f" does not divide among {world_size} devices. Set it to a multiple."
                 )
-        assembler = Assembler(
+        assembler = Collator(
             caches,
             max_regions=max_regions,
             seed=self._seed,

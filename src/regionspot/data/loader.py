@@ -3,18 +3,55 @@
 Worker processes would only slow it down: a batch is a few copies out of a memory map, during which
 other threads run, and handing it from process to process costs more than making it
 (``benchmarks/read_cache.py``).
+
+Work that threads do ahead of the one who needs it, in order.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from regionspot.core.errors import ConfigError
-from regionspot.data.assembly import Assembler
-from regionspot.data.batch import RegionBatch
-from regionspot.data.order import BatchPlan, Order, share_of_rank
-from regionspot.data.prefetch import made_ahead
+from regionspot.data.batch_order import BatchPlan, Order, share_of_rank
+from regionspot.data.collate import Collator, RegionBatch
+
+Plan = TypeVar("Plan")
+Made = TypeVar("Made")
+
+
+def made_ahead(
+    make: Callable[[Plan], Made], plans: Iterable[Plan], *, num_threads: int, depth: int
+) -> Generator[Made, None, None]:
+    """Yield ``make(plan)`` for every plan, in order, while threads are at work on the next ones.
+
+    An error in ``make`` is raised here, after what was made before it. Closing this iterator ends
+    the threads once what they are at is done.
+
+    Args:
+        make: Is called in the threads, in several at once.
+        plans: Is consumed here, a few plans ahead.
+        num_threads: How many threads; 1 or more.
+        depth: How many are made, or being made, while the consumer is at work on one; 1 or more.
+
+    Yields:
+        What was made.
+    """
+    ahead: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="regionspot-prefetch") as threads:
+        try:
+            for plan in plans:
+                ahead.append(threads.submit(make, plan))
+                if len(ahead) > depth:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
 
 _NUM_THREADS = 2
 """On two cores two threads make batches 1.4 times as fast as one, and a third adds nothing."""
@@ -44,7 +81,7 @@ class CacheLoader:
     def __init__(
         self,
         order: Order,
-        assembler: Assembler,
+        assembler: Collator,
         *,
         rank: int = 0,
         world_size: int = 1,

@@ -2,8 +2,8 @@
 
 from regionspot.extraction.config import AnnotationsConfig, CacheConfig
 from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
+from regionspot.extraction.probes import measure_error
 from regionspot.extraction.run import cache_features, repair_cache
-from regionspot.extraction.stored_error import measure_error
 from regionspot.extraction.summary import CacheSummary
 
 __all__ = [

@@ -1,19 +1,41 @@
-"""Where a cache is written: a folder of this machine. Behind a URL: see `publishing`."""
+"""Where a cache is written: a folder of this machine. Behind a URL: see `publishing`.
+
+Publishes a cache behind a URL, from a staging folder in which it is written as ever.
+
+The staging folder is an ordinary cache folder, but for the tars: each is removed once it and then
+its sidecar lie behind the URL. What lies there is the truth; in staging there may be more, which a
+killed run had no time to publish.
+"""
 
 import shutil
+import tempfile
 from pathlib import Path
 
+from typing_extensions import override
+
 from regionspot.cache import (
+    EXTRAS,
+    MANIFEST,
     CacheFiles,
     CacheIndex,
     Manifest,
+    RemoteFiles,
     build_index,
     check_same_manifest,
     manifest_path,
+    one_at_a_time,
     read_manifest,
+    read_sidecar,
     shard_is_complete,
+    shard_path,
+    shards_path,
+    sidecar_name,
+    tar_name,
 )
+from regionspot.core.errors import RegionSpotError
+from regionspot.core.files import write_text_atomic
 from regionspot.extraction.errors import DiskError
+from regionspot.storage import is_url, place_of
 
 
 class Destination:
@@ -60,10 +82,10 @@ class Destination:
         places = (self.folder, *self.folder.absolute().parents)
         return shutil.disk_usage(next(place for place in places if place.is_dir())).free
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Learn what others wrote meanwhile."""
 
-    def publish_begun(self) -> None:
+    def publish_manifest(self) -> None:
         """Publish the manifest and what else comes before the shards."""
 
     def is_done(self, shard: int) -> bool:
@@ -96,3 +118,147 @@ def _check_can_be_folder(output_dir: Path) -> None:
                 f"{place} is not a folder, so no cache can lie in {output_dir}. Set --output_dir to"
                 " a new folder."
             )
+
+
+_STAGING_NOTE = "staging_of.note"
+_BEFORE_SHARDS, _AFTER_SHARDS = (MANIFEST, *EXTRAS[:2]), EXTRAS[2:]
+
+
+class RemoteDestination(Destination):
+    """A cache behind a URL.
+
+    Args:
+        files: The files behind the URL, with a staging folder as their place.
+    """
+
+    def __init__(self, files: RemoteFiles) -> None:
+        super().__init__(files)
+        self._remote_files = files
+
+    @override
+    def has_manifest(self) -> bool:
+        return self._remote_files.remote.find(MANIFEST) is not None
+
+    @override
+    def shards_there(self, wanted: Manifest) -> list[int]:
+        with tempfile.TemporaryDirectory(prefix="regionspot-") as place:
+            files = RemoteFiles(self.location, Path(place))
+            if MANIFEST not in files.listing:
+                return []
+            files.pull(sidecars=False)
+            check_same_manifest(read_manifest(files.folder), wanted)
+            shards = range(wanted.plan.num_shards)
+            return [n for n in shards if {tar_name(n), sidecar_name(n)} <= set(files.listing)]
+
+    @override
+    def free_bytes(self) -> int | None:
+        return None
+
+    @override
+    def refresh(self) -> None:
+        files = self._remote_files
+        files.refresh()
+        self._check_not_strange()
+        self._claim_staging()
+        if MANIFEST not in files.listing:
+            # Nothing was begun there, so what lies here is of a cache that was removed since.
+            files.mirror.clear()
+            return
+        files.pull(sidecars=True)
+        for tar in shards_path(self.folder).glob("*.tar"):
+            if self.is_done(int(tar.stem)):
+                tar.unlink(missing_ok=True)
+
+    @override
+    def publish_manifest(self) -> None:
+        for name in _BEFORE_SHARDS:
+            self._remote_files.mirror.push(name)
+
+    @override
+    def is_done(self, shard: int) -> bool:
+        return self._is_whole(shard, self._remote_files.tar_bytes(shard))
+
+    @override
+    def completed_meanwhile(self, shard: int) -> bool:
+        if shard_is_complete(self.folder, shard):  # of a run that was killed before publishing
+            self.publish_shard(shard)
+            return True
+        if not self._remote_files.mirror.is_known(sidecar_name(shard)):
+            return False
+        found = self._remote_files.remote.find(tar_name(shard))
+        return found is not None and self._is_whole(shard, found.num_bytes)
+
+    @override
+    def publish_shard(self, shard: int) -> None:
+        files, tar = self._remote_files, shard_path(self.folder, shard)
+        if files.mirror.is_known(sidecar_name(shard)):
+            # Without its sidecar a former shard is absent while its tar is replaced.
+            files.mirror.withdraw(sidecar_name(shard))
+        files.remote.put(tar, tar_name(shard))
+        with one_at_a_time(self.folder):  # who looks at this moment must not take it for removed
+            files.mirror.push(sidecar_name(shard))
+        tar.unlink(missing_ok=True)
+
+    @override
+    def withdraw_removed(self) -> None:
+        self._remote_files.mirror.withdraw_removed()
+
+    @override
+    def finish(self) -> CacheIndex:
+        self.refresh()
+        files = self._remote_files
+        index = build_index(self.folder, names_of_shards=files.names_of_shards())
+        for name in _AFTER_SHARDS:
+            files.mirror.push(name)
+        files.refresh()
+        return index
+
+    def _is_whole(self, shard: int, tar_bytes: int | None) -> bool:
+        if tar_bytes is None or not self._remote_files.mirror.is_copy(sidecar_name(shard)):
+            return False
+        try:
+            sidecar = read_sidecar(self.folder, shard)
+            manifest_sha256 = read_manifest(self.folder).sha256
+        except RegionSpotError:
+            return False
+        return sidecar.tar_bytes == tar_bytes and sidecar.manifest_sha256 == manifest_sha256
+
+    def _claim_staging(self) -> None:
+        """Refuse a folder of something else: what lies in staging is replaced and removed."""
+        place = self.folder.parent
+        note = place / _STAGING_NOTE
+        url = note.read_text(encoding="utf-8") if note.is_file() else ""
+        if url == self.location:
+            return
+        folders = (self.folder, place / "notes")
+        if url or any(not path.is_dir() for folder in folders for path in folder.rglob("*")):
+            holds = f"is the staging folder of {url}" if url else f"holds files in {self.folder}"
+            raise DiskError(
+                f"{place} {holds}; wanted a folder to write to before {self.location} is published."
+                " Nothing was touched. Set --staging_dir to a new folder."
+            )
+        write_text_atomic(note, self.location)
+
+    def _check_not_strange(self) -> None:
+        names = set(self._remote_files.listing) - {"", f"{MANIFEST}.tmp"}
+        if names and MANIFEST not in names:
+            raise DiskError(
+                f"{self.location} is no cache, and not empty either: it holds"
+                f" {', '.join(sorted(names)[:5])}. Set --output_dir to a new folder."
+            )
+
+
+def open_destination(output_dir: str, staging_dir: str | None) -> Destination:
+    """Return where a cache is written.
+
+    Args:
+        output_dir: A folder or a URL.
+        staging_dir: Folder to write to before it is published; None for one of the URL's own.
+
+    Raises:
+        DiskError: A file lies where a folder should be.
+    """
+    if not is_url(output_dir):
+        return Destination(CacheFiles(Path(output_dir)))
+    staging = place_of(output_dir, "staging") if staging_dir is None else Path(staging_dir)
+    return RemoteDestination(RemoteFiles(output_dir, staging))

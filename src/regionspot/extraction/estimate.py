@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache import image_bytes
-from regionspot.core.units import human_bytes, human_duration
+from regionspot.core.text import human_bytes, human_duration
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import DiskError
 from regionspot.extraction.featurize import featurize

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels
-from regionspot.backbones.device import HostCopies
+from regionspot.backbones.execution import HostCopies
 from regionspot.backbones.presets import Precision
 from regionspot.cache import (
     CachedSample,

@@ -18,7 +18,7 @@ from torch import Tensor
 from regionspot.annotations import ImageRecord
 from regionspot.annotations.record import ResolvedRecord
 from regionspot.backbones import Encoder
-from regionspot.backbones.image_files import (
+from regionspot.backbones.decode_images import (
     MAX_PIXELS,
     TURNED_ON_THEIR_SIDE,
     UPRIGHT,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from regionspot.annotations import ImageRecord
 from regionspot.annotations.record import ResolvedRecord
-from regionspot.annotations.records import RecordTable
+from regionspot.annotations.table import RecordTable
 from regionspot.cache import (
     CachedSample,
     FeatureCache,

@@ -5,6 +5,8 @@ with those that are missing. An image's batch is fixed by its place in the plan,
 started, so that a run after a crash ends in the same bytes. (Another machine or another version
 of torch may change the last bit of a number that the models compute; so may another number of
 threads of a CPU, if there are fewer batches than threads.)
+
+Takes damaged parts of a cache away, so that the command that makes it makes them again.
 """
 
 import logging
@@ -16,34 +18,89 @@ from typing import Protocol
 from regionspot.cache import (
     MANIFEST,
     CacheIndex,
+    Manifest,
     Problem,
     TextBankStore,
+    category_tree_path,
     check_same_manifest,
     exclusive_writer,
     manifest_path,
     one_at_a_time,
+    read_category_tree,
     read_manifest,
+    read_sidecar,
     remove_shard_locks,
     shards_path,
     sharing_writer,
+    sidecar_path,
     text_banks_path,
+    verify_files,
     write_manifest,
 )
-from regionspot.core.errors import ConfigError, MissingFileError
-from regionspot.core.extras import needs_extra
+from regionspot.core.errors import CacheCorruptError, ConfigError, MissingFileError
+from regionspot.core.text import needs_extra
+from regionspot.extraction.claims import ShardClaims
 from regionspot.extraction.config import CacheConfig
+from regionspot.extraction.destination import open_destination
 from regionspot.extraction.errors import DiskError, told_disk_errors
-from regionspot.extraction.job import CacheJob
+from regionspot.extraction.job import CacheJob, store_category_tree
 from regionspot.extraction.parts import Part
-from regionspot.extraction.publishing import open_destination
-from regionspot.extraction.regions import store_category_tree
-from regionspot.extraction.repair import take_away_damage
-from regionspot.extraction.sharing import ShardClaims
-from regionspot.extraction.stored_error import measured_manifest
+from regionspot.extraction.probes import measured_manifest
 from regionspot.extraction.summary import CacheSummary, PartSummary
 from regionspot.extraction.writing import ShardsWriter
 
 _logger = logging.getLogger(__name__)
+
+
+def take_away_damage(job: CacheJob, *, retry_quarantined: bool) -> list[Problem]:
+    """Remove what is damaged; whole parts stay as they are.
+
+    A damaged manifest is replaced by the wanted one, which has the same bytes if it is of the same
+    data set, models and settings; shards of another one then count as damaged.
+
+    Args:
+        job: What made the cache. Nobody else may be writing to its destination.
+        retry_quarantined: Also remove shards with quarantined images, whose files may have been
+            mended.
+
+    Returns:
+        What was found damaged.
+
+    Raises:
+        MissingFileError: The folder is no cache.
+        CacheMismatchError: It is a cache of other images, models or settings than wanted.
+    """
+    destination, wanted = job.destination, job.manifest
+    cache_dir = destination.folder
+    try:
+        check_same_manifest(read_manifest(cache_dir), wanted)
+        problems = verify_files(destination.files)
+    except CacheCorruptError:
+        problems = verify_files(destination.files)
+        write_manifest(cache_dir, measured_manifest(job))
+    damaged = {problem.shard for problem in problems if problem.shard is not None}
+    for shard in range(wanted.plan.num_shards):
+        whole = shard not in damaged and destination.is_done(shard)
+        if whole and retry_quarantined and read_sidecar(cache_dir, shard).quarantined:
+            _logger.info("shard %d has quarantined images: making it again", shard)
+            whole = False
+        if not whole:
+            sidecar_path(cache_dir, shard).unlink(missing_ok=True)
+    _remove_damaged_extras(cache_dir, wanted)
+    destination.withdraw_removed()
+    return problems
+
+
+def _remove_damaged_extras(cache_dir: Path, manifest: Manifest) -> None:
+    banks = TextBankStore(text_banks_path(cache_dir))
+    try:
+        banks.banks(clip_sha256=manifest.fingerprint.clip_weights_sha256)
+    except CacheCorruptError:
+        text_banks_path(cache_dir).unlink()
+    try:
+        read_category_tree(cache_dir)
+    except CacheCorruptError:
+        category_tree_path(cache_dir).unlink()
 
 
 def cache_features(config: CacheConfig) -> CacheSummary | PartSummary:
@@ -107,7 +164,7 @@ def repair_cache(
         )
     job = CacheJob(config)
     with told_disk_errors(job.output_dir), exclusive_writer(job.output_dir):
-        job.destination.look()
+        job.destination.refresh()
         problems = take_away_damage(job, retry_quarantined=retry_quarantined)
     return problems, _run_whole(job)
 
@@ -142,7 +199,7 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
     """Write the part's missing shards, and finish the cache if no other part has anything left."""
     output_dir = job.output_dir
     with told_disk_errors(output_dir), sharing_writer(output_dir):
-        check_not_strange(output_dir)
+        check_cache_or_empty(output_dir)
         with one_at_a_time(output_dir):
             _begin(job)
         start = time.perf_counter()
@@ -156,7 +213,7 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
             )
         seconds = time.perf_counter() - start
         with one_at_a_time(output_dir):
-            job.destination.look()
+            job.destination.refresh()
             done, todo = _done_and_todo(job)
             if not todo:
                 remove_shard_locks(output_dir)
@@ -179,15 +236,18 @@ def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
 def _run_on_cluster(config: CacheConfig) -> CacheSummary:
     """Let the machines of a Ray cluster write the missing shards, and finish the cache."""
     with needs_extra("ray"):
-        from regionspot.extraction.cluster import connected_cluster, worker_source
-        from regionspot.extraction.dispatch import ShardDispatcher
+        from regionspot.extraction.ray_executor import (
+            ShardDispatcher,
+            connected_cluster,
+            worker_source,
+        )
     output_dir = Path(config.output_dir)
     with connected_cluster(config.ray, device=config.device) as shape:
         # What the workers have need not be here: the text banks are made with what is.
         device = "cpu" if config.device == "cpu" else "auto"
         job = CacheJob(replace(config, device=device))
         with told_disk_errors(output_dir), sharing_writer(output_dir):
-            check_not_strange(output_dir)
+            check_cache_or_empty(output_dir)
             with one_at_a_time(output_dir):
                 _begin(job)
             start = time.perf_counter()
@@ -244,19 +304,19 @@ def _summary(
 def _begin(job: CacheJob) -> None:
     """Write what comes before the shards, or check that it is what a begun cache has."""
     output_dir = job.output_dir
-    job.destination.look()
+    job.destination.refresh()
     if manifest_path(output_dir).exists():
         check_same_manifest(read_manifest(output_dir), job.manifest)
     else:
-        check_not_strange(output_dir)
+        check_cache_or_empty(output_dir)
         write_manifest(output_dir, measured_manifest(job))
     _store_text_banks(job)
     if job.config.annotations.tree_path is not None:
         store_category_tree(output_dir, job.config.annotations.tree_path, job.annotated)
-    job.destination.publish_begun()
+    job.destination.publish_manifest()
 
 
-def check_not_strange(output_dir: Path) -> None:
+def check_cache_or_empty(output_dir: Path) -> None:
     """Refuse a folder of something else, before anything is written to it.
 
     Raises:

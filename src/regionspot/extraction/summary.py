@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from regionspot.annotations import AnnotationReport
-from regionspot.core.units import human_bytes
+from regionspot.core.text import human_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

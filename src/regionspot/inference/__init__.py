@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from regionspot.backbones.image_files import ImageError
+    from regionspot.backbones.decode_images import ImageError
     from regionspot.inference.clip_crops import (
         PIXEL_METHODS,
         PixelMethod,
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         score_clip_crops,
         score_pixel_methods,
     )
-    from regionspot.inference.head_scores import score_cached
-    from regionspot.inference.images import ImageLike, load_image
+    from regionspot.inference.from_cache import score_cached
+    from regionspot.inference.inputs import ImageLike, load_image
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
 

@@ -29,7 +29,6 @@ from regionspot.backbones import FrozenModels
 from regionspot.core.errors import ConfigError
 from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy
 from regionspot.core.region_scores import RegionScores
-from regionspot.inference.class_scores import TextBank, as_text_bank, class_probabilities
 from regionspot.inference.crops import (
     ImageArray,
     MaskArray,
@@ -37,13 +36,12 @@ from regionspot.inference.crops import (
     grey_outside_mask,
     mask_crop,
     mean_grey,
-)
-from regionspot.inference.images import load_image
-from regionspot.inference.patch_pooling import (
     patches_in_boxes,
     pooled_patch_logits,
     square_grid_hw,
 )
+from regionspot.inference.from_cache import TextBank, as_text_bank, class_probabilities
+from regionspot.inference.inputs import load_image
 
 PixelMethod = Literal["clip_box_crop", "clip_mask_crop", "grey_outside_mask", "pooled_patches"]
 PIXEL_METHODS: tuple[PixelMethod, ...] = get_args(PixelMethod)

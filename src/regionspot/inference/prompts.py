@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from regionspot.backbones import DecodedMasks, GridProposer, Localizer, MaskPrompt
-from regionspot.backbones.mask_prompts import mask_extents
+from regionspot.backbones.to_frame import mask_extents
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import (
     FloatArray,

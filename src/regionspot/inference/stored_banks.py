@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from regionspot.backbones import template_texts
 from regionspot.cache import Fingerprint, TextBankStore, text_banks_path
 from regionspot.core.errors import CacheMismatchError, ConfigError, RegionSpotError
-from regionspot.core.hashing import canonical_json, sha256_bytes
+from regionspot.core.files import canonical_json, sha256_bytes
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.storage import file_lock, local_home, make_room
 

@@ -9,7 +9,6 @@ from regionspot.model.checkpoint_file import (
 )
 from regionspot.model.classifier import RegionClassifier, classification_logits
 from regionspot.model.fusion_head import FusionHead, HeadSpec, PositionCode
-from regionspot.model.head_card import HeadCard, JsonValue
 from regionspot.model.loss import Normalization, sigmoid_focal_loss
 from regionspot.model.region_loss import region_focal_loss
 from regionspot.model.released import (
@@ -21,6 +20,8 @@ from regionspot.model.released import (
 from regionspot.model.trained_head import (
     RUN_FOLDER,
     WEIGHTS_SUFFIX,
+    HeadCard,
+    JsonValue,
     TrainedHead,
     check_shapes,
     load_strictly,

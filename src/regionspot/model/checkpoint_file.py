@@ -15,8 +15,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from regionspot.core.atomic import open_atomic
 from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.core.files import open_atomic
 from regionspot.core.sealing import seal_zip, zip_state
 
 CHECKPOINT_CARD_KEY: Final = "regionspot_head_card"

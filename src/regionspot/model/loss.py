@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.core import waiting
+from regionspot.core import devices
 from regionspot.core.errors import ConfigError, ShapeError
 
 Normalization = Literal["paper", "regions"]
@@ -80,7 +80,7 @@ class CountedRegions:
     ) -> None:
         counts_BR = _counting_regions(values_BRX, labels_BR, region_mask_BR)
         is_counted = counts_BR.flatten()
-        self._may_ask = num_counted is None or not waiting.must_be_waited_for(is_counted)
+        self._may_ask = num_counted is None or not devices.would_sync(is_counted)
         # One index of rows, not two: its gradient is a sum of rows, which is much faster.
         if self._may_ask:
             self._row_N = is_counted.nonzero()[:, 0]

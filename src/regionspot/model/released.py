@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regionspot.core.atomic import write_bytes_atomic
 from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.core.files import write_bytes_atomic
 from regionspot.model.checkpoint_file import load_tensors
 from regionspot.model.classifier import RegionClassifier
 from regionspot.model.fusion_head import FusionHead, HeadSpec
-from regionspot.model.head_card import HeadCard, JsonValue
-from regionspot.model.trained_head import TrainedHead, load_strictly
+from regionspot.model.trained_head import HeadCard, JsonValue, TrainedHead, load_strictly
 
 RELEASED_SUFFIX = ".pth"
 _HEAD_PARTS = ("to_clip.", "projector.", "decoder.")

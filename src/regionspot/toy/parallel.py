@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import spawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class Ranks:
     """The processes that train one model together."""
 
     rank: int
@@ -55,7 +55,7 @@ class Crew:
             dist.barrier()
 
 
-def run_crew(work: Callable[[Crew], None], *, size: int) -> None:
+def run_ranks(work: Callable[[Ranks], None], *, size: int) -> None:
     """Run ``work`` in ``size`` processes and wait for all of them.
 
     Args:
@@ -63,19 +63,19 @@ def run_crew(work: Callable[[Crew], None], *, size: int) -> None:
         size: Number of processes; 1 runs in this process, with the threads that it has.
     """
     if size == 1:
-        work(Crew(rank=0, size=1))
+        work(Ranks(rank=0, size=1))
         return
     with tempfile.TemporaryDirectory() as folder:
         spawn(_join, args=(work, size, Path(folder) / "meeting_point"), nprocs=size)
 
 
-def _join(rank: int, work: Callable[[Crew], None], size: int, meeting_point: Path) -> None:
+def _join(rank: int, work: Callable[[Ranks], None], size: int, meeting_point: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=size
     )
     try:
-        work(Crew(rank=rank, size=size))
+        work(Ranks(rank=rank, size=size))
     finally:
         dist.destroy_process_group()

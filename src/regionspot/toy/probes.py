@@ -20,7 +20,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones.tokenizer import WordTokenizer
+from regionspot.backbones.clip_text import WordTokenizer
 from regionspot.toy.captions import TEMPLATES
 from regionspot.toy.names import COLOURS, SHAPES, TEXTURES, look_of, vocabulary
 from regionspot.toy.pool import NUM_HELD_OUT, Pool, open_pool, squash

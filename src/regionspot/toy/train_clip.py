@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from regionspot.backbones.tokenizer import WordTokenizer
+from regionspot.backbones.clip_text import WordTokenizer
 from regionspot.toy.contrast import caption_loss, draw_captions, draw_phrases, phrase_loss
-from regionspot.toy.parallel import Crew, run_crew
+from regionspot.toy.parallel import Ranks, run_ranks
 from regionspot.toy.pool import NUM_HELD_OUT, Pool, open_pool
 from regionspot.toy.probes import probe_clip
 from regionspot.toy.recipe import TowerOptimizer
@@ -95,11 +95,11 @@ def train_clip(
         recipe=recipe or ClipRecipe(),
         initial_weights=initial_weights,
     )
-    run_crew(work, size=num_processes)
+    run_ranks(work, size=num_processes)
 
 
 def _train(
-    crew: Crew,
+    crew: Ranks,
     *,
     pool_dir: Path,
     output_stem: Path,

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionspot.backbones import build_sam
-from regionspot.toy.parallel import Crew, run_crew
+from regionspot.toy.parallel import Ranks, run_ranks
 from regionspot.toy.pool import NUM_HELD_OUT, POOL_SIZE, Pool, open_pool
 from regionspot.toy.recipe import TowerOptimizer
 from regionspot.toy.scenes import extents_xyxy
@@ -231,11 +231,11 @@ def train_sam(
         learning_rate=learning_rate,
         seed=seed,
     )
-    run_crew(work, size=num_processes)
+    run_ranks(work, size=num_processes)
 
 
 def _train(
-    crew: Crew,
+    crew: Ranks,
     *,
     pool_dir: Path,
     output_stem: Path,

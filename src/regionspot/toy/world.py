@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from regionspot.core.atomic import write_text_atomic
 from regionspot.core.errors import ConfigError
+from regionspot.core.files import write_text_atomic
 from regionspot.core.stopping import check_stop, interrupts_blocked, safe_points, wait_for
 from regionspot.toy.names import vocabulary, zipf
 from regionspot.toy.records import (

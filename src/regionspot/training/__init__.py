@@ -1,36 +1,39 @@
 """Training of the fusion head with Lightning."""
 
+from regionspot.training.callbacks import kill_launched_ranks
 from regionspot.training.checkpoints import (
     SealedCheckpointIO,
     find_checkpoint,
     remove_strays,
 )
 from regionspot.training.export import export_head
-from regionspot.training.launched import kill_launched_ranks
-from regionspot.training.loss_by_cache import LossByCache
-from regionspot.training.module import RegionSpotModule
-from regionspot.training.options import (
+from regionspot.training.module import RegionSpotModule, ValidationOutput
+from regionspot.training.recipe import (
     ClassifierOptions,
     HeadOptions,
     LossOptions,
     OptimizerOptions,
     ScheduleOptions,
 )
-from regionspot.training.outputs import ValidationOutput
-from regionspot.training.summary import SUMMARY_NAME, TrainingSummary, summarize
-from regionspot.training.throughput import Throughput
+from regionspot.training.throughput import (
+    SUMMARY_NAME,
+    ImagesPerSecond,
+    LossByCache,
+    TrainingSummary,
+    summarize,
+)
 
 __all__ = [
     "SUMMARY_NAME",
     "ClassifierOptions",
     "HeadOptions",
+    "ImagesPerSecond",
     "LossByCache",
     "LossOptions",
     "OptimizerOptions",
     "RegionSpotModule",
     "ScheduleOptions",
     "SealedCheckpointIO",
-    "Throughput",
     "TrainingSummary",
     "ValidationOutput",
     "export_head",

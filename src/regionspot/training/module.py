@@ -1,9 +1,12 @@
-"""The Lightning module: fusion head, loss, optimizer and what is logged."""
+"""The Lightning module: fusion head, loss, optimizer and what is logged.
+
+What the steps of `RegionSpotModule` hand to Lightning and to callbacks.
+"""
 
 import dataclasses
 import logging
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 import lightning.pytorch as pl
 import torch
@@ -29,28 +32,51 @@ from regionspot.model import (
     load_strictly,
     region_focal_loss,
 )
-from regionspot.training.checkpoints import own_checkpoints
-from regionspot.training.finite import FiniteLoss, check_weights
-from regionspot.training.launched import LaunchedRanks
-from regionspot.training.optimizer import make_optimizer
-from regionspot.training.options import (
-    ClassifierOptions,
-    HeadOptions,
-    LossOptions,
-    OptimizerOptions,
-    ScheduleOptions,
+from regionspot.training.callbacks import (
+    BatchSeeds,
+    EndSiblingRanks,
+    StopOnNonFinite,
+    StopOnSigterm,
+    check_weights,
 )
-from regionspot.training.outputs import TrainingOutput, ValidationOutput
+from regionspot.training.checkpoints import own_checkpoints
 from regionspot.training.provenance import (
     Provenance,
     load_start,
     provenance_of,
     warn_of_other_features,
 )
-from regionspot.training.randomness import BatchSeeds
-from regionspot.training.schedule import learning_rate_factor, warmup_warning
-from regionspot.training.terminated import EndTogether
+from regionspot.training.recipe import (
+    ClassifierOptions,
+    HeadOptions,
+    LossOptions,
+    OptimizerOptions,
+    ScheduleOptions,
+    learning_rate_factor,
+    make_optimizer,
+    warmup_warning,
+)
 from regionspot.training.throughput import is_logging_step
+
+
+class TrainingOutput(TypedDict):
+    """Of a training step."""
+
+    loss: Tensor
+    """What is differentiated: the loss of this rank's images, scaled so that a step is that of one
+    process."""
+    batch_loss: Tensor
+    """Its mean over the ranks is the loss of the whole batch."""
+
+
+class ValidationOutput(TypedDict):
+    """Of a validation step."""
+
+    scores: Tensor
+    """Probabilities over the validation vocabulary, (B, R, C) float32; padding holds no meaning."""
+    batch: RegionBatch
+    """The images they belong to."""
+
 
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +128,7 @@ class RegionSpotModule(pl.LightningModule):
         self._loss_options = loss
         self._init_from = init_from
         self._provenance: Provenance | None = None
-        self._finite_loss = FiniteLoss()
+        self._finite_loss = StopOnNonFinite()
         self._loss_of_step: Tensor | float = 0.0
         self.head = FusionHead.from_spec(
             HeadSpec(
@@ -138,7 +164,7 @@ class RegionSpotModule(pl.LightningModule):
             ConfigError: The trainer is told to write or read checkpoints in another way.
         """
         own_checkpoints(self.trainer)
-        return [BatchSeeds(), self._finite_loss, EndTogether(), LaunchedRanks()]
+        return [BatchSeeds(), self._finite_loss, StopOnSigterm(), EndSiblingRanks()]
 
     @override
     def setup(self, stage: str) -> None:

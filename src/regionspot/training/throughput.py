@@ -1,10 +1,21 @@
-"""How fast training goes, how long it waits for data, and how long it took in all."""
+"""How fast training goes, how long it waits for data, and how long it took in all.
 
+The loss of each data set, where several are mixed.
+
+What a training took: the line at its end, and ``summary.json``.
+"""
+
+import dataclasses
+import json
+import platform
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from regionspot.data import CacheLoader, RegionBatch
@@ -16,7 +27,7 @@ def is_logging_step(trainer: pl.Trainer, step: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-class Throughput(pl.Callback):
+class ImagesPerSecond(pl.Callback):
     """Logs images and regions a second and the share of time spent waiting for data.
 
     The totals are those of a whole training: a run that is resumed goes on from what its
@@ -151,3 +162,115 @@ _TOTALS = (
 def _seconds_waited(trainer: pl.Trainer) -> float:
     loader = trainer.train_dataloader
     return loader.seconds_waited if isinstance(loader, CacheLoader) else 0.0
+
+
+class LossByCache(pl.Callback):
+    """Logs ``train/loss/<name>``: the mean loss of each cache's batches since it was last logged.
+
+    ``train/loss`` jumps from batch to batch, as every batch is of another cache. A cache that had
+    no batch since then is logged with its last value.
+
+    Args:
+        names: Names of the training caches. Of several with one name each is also numbered.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._keys = [
+            f"train/loss/{name}" if names.count(name) == 1 else f"train/loss/{name}_{number}"
+            for number, name in enumerate(names)
+        ]
+        # Tensors stay on the device until they are logged.
+        self._losses: dict[int, list[Tensor]] = {}
+        self._logged_step = 0
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._logged_step = trainer.global_step
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: RegionBatch,
+        batch_idx: int,
+    ) -> None:
+        self._losses.setdefault(batch.source, []).append(outputs["batch_loss"])
+        step = trainer.global_step
+        if step == self._logged_step or not is_logging_step(trainer, step):
+            return
+        for source, losses in sorted(self._losses.items()):
+            # Of all ranks, which have batches of the same caches: they are planned together.
+            mean = torch.stack(losses).mean()
+            pl_module.log(self._keys[source], mean, sync_dist=True, batch_size=1)
+        self._losses.clear()
+        self._logged_step = step
+
+
+SUMMARY_NAME = "summary.json"
+_SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSummary:
+    """Totals of a training, of all runs that were resumed from one another."""
+
+    steps: int
+    """Optimizer steps."""
+    images: int
+    """Images trained on, over all devices."""
+    training_s: float
+    """Seconds of training, without validation."""
+    validation_s: float
+    """Seconds of validation."""
+    images_per_s: float
+    """Images a second of training, over all devices."""
+    data_wait: float
+    """Share of the training time spent waiting for data, in [0, 1]."""
+    device: str
+    """What it ran on."""
+    num_devices: int
+    """How many of them; on a CPU the number of processes."""
+    training_device_hours: float
+    """Devices times hours of training."""
+    device_hours: float
+    """The same with validation."""
+
+    def to_json(self) -> str:
+        """Write the totals in JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    def line(self) -> str:
+        """Say it in one line."""
+        unit = "CPU" if self.device.startswith("CPU") else "GPU"
+        return (
+            f"{self.steps} steps in {self.training_s:.1f} s: {self.images} images"
+            f" ({self.images_per_s:.0f} images/s, {self.data_wait:.1%} of the time waiting for"
+            f" data). {self.training_device_hours:.3g} {unit} hours, {self.device_hours:.3g} with"
+            f" validation ({self.num_devices} x {self.device})."
+        )
+
+
+def summarize(trainer: pl.Trainer, throughput: ImagesPerSecond) -> TrainingSummary:
+    """Return the totals of a training that has ended."""
+    return TrainingSummary(
+        steps=trainer.global_step,
+        images=throughput.num_images,
+        training_s=throughput.seconds,
+        validation_s=throughput.validation_seconds,
+        images_per_s=throughput.images_per_s,
+        data_wait=throughput.data_wait,
+        device=_device_name(trainer.strategy.root_device),
+        num_devices=trainer.world_size,
+        training_device_hours=throughput.training_device_seconds / _SECONDS_PER_HOUR,
+        device_hours=throughput.device_seconds / _SECONDS_PER_HOUR,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"CPU, {platform.processor() or platform.machine()}"
+    return device.type

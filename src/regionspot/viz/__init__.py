@@ -1,9 +1,9 @@
 """Pictures: named regions, attention maps, training curves, bars."""
 
 from regionspot.viz.attention import draw_attention
-from regionspot.viz.bars import draw_ap_bars
 from regionspot.viz.curves import (
     TrainingLog,
+    draw_ap_bars,
     draw_ap_curve,
     draw_loss_curve,
     find_metrics_csv,

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.annotations import AnnotatedImages, ReadOptions, Reason, read_annotations
-from regionspot.annotations.csv_block import CsvBlock, CsvColumn
-from regionspot.annotations.csv_table import CsvTable
-from regionspot.annotations.own_csv import key_of
+from regionspot.annotations.csv_boxes import key_of
+from regionspot.annotations.csv_table import CsvBlock, CsvColumn, CsvTable
 from regionspot.core.errors import AnnotationError, MissingFileError, VocabularyError
 
 HEADER = "image,x1,y1,x2,y2,label"

@@ -17,11 +17,10 @@ from regionspot.annotations import (
     Reason,
     read_annotations,
 )
-from regionspot.annotations.coco import named_file
-from regionspot.annotations.coco_json import read_coco_json
+from regionspot.annotations.coco import named_file, read_coco_json
 from regionspot.core.errors import AnnotationError
+from regionspot.core.files import sha256_file
 from regionspot.core.geometry import xyxy_to_xywh
-from regionspot.core.hashing import sha256_file
 
 LVIS = OURS / "lvis/ground_truth.json"
 LVIS_V05 = GENUINE / "lvis/lvis_v0.5_val_100.json"

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regionspot.annotations import ImageRecord, KeepOrDrop, ReadOptions, Reason, read_annotations
-from regionspot.annotations.coco import named_file
-from regionspot.annotations.coco_json import read_coco_json
-from regionspot.annotations.repeats import is_repeated
-from regionspot.annotations.text_column import TextColumn
+from regionspot.annotations.box_checks import is_repeated
+from regionspot.annotations.coco import named_file, read_coco_json
+from regionspot.annotations.columns import TextColumn
 from regionspot.core.errors import AnnotationError, ShapeError
 
 Json = dict[str, Any]
@@ -310,7 +309,7 @@ def test_repeats_are_found_wherever_they_stand(rows: list[tuple[int, int, float]
 
 def test_equal_hashes_make_no_equal_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "regionspot.annotations.repeats._hashes", lambda rows, *_: np.zeros(len(rows), np.uint64)
+        "regionspot.annotations.box_checks._hashes", lambda rows, *_: np.zeros(len(rows), np.uint64)
     )
     boxes = np.array([[0, 0, 1, 1], [0, 0, 1, 2], [0, 0, 1, 1]], np.float32)
     rows = np.zeros(3, np.int32)
@@ -319,8 +318,8 @@ def test_equal_hashes_make_no_equal_regions(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_blocks_change_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = read_annotations("coco", path, path.parent)
-    monkeypatch.setattr("regionspot.annotations.repeats._BLOCK", 2)
-    monkeypatch.setattr("regionspot.annotations.identities._BLOCK", 2)
+    monkeypatch.setattr("regionspot.annotations.box_checks._BLOCK", 2)
+    monkeypatch.setattr("regionspot.annotations.assembly._BLOCK", 2)
     found = read_annotations("coco", path, path.parent)
     assert found.report == wanted.report
     for ours, theirs in zip(found.records, wanted.records, strict=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.backbones.downloads import SAM_RELEASES, ReleasedFile, fetch
+from regionspot.backbones.weights import SAM_RELEASES, ReleasedFile, fetch
 from regionspot.core.errors import WeightsError
 
 DATA = b"weights" * 1000

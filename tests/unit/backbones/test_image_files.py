@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from helpers.samples import GENUINE, OURS, PHOTOS, sample_files
-from regionspot.backbones.image_files import ImageError, decode_image, exif_orientation, rgb_pixels
+from regionspot.backbones.decode_images import (
+    ImageError,
+    decode_image,
+    exif_orientation,
+    rgb_pixels,
+)
 from regionspot.backbones.presets import ExifPolicy
 
 SIZE_HW = (20, 30)

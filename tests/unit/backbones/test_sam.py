@@ -8,7 +8,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from regionspot.backbones import MaskPrompt, SamLocalizer, position_tokens
-from regionspot.backbones.mask_prompts import mask_extents, mask_logits
+from regionspot.backbones.to_frame import mask_extents, mask_logits
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import to_sam_frame
 

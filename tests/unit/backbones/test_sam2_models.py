@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from regionspot.backbones import ModelsConfig, load_localizer, load_sam2, resolve, state_sha256
-from regionspot.backbones import sam2_models as module
+from regionspot.backbones import sam2 as module
 from regionspot.core.errors import ConfigError, MissingFileError, WeightsError
 
 TINY, REPOSITORY = "sam2.1_hiera_tiny", "facebook/sam2.1-hiera-tiny"

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 
 from regionspot.backbones import load_sam, state_sha256
-from regionspot.backbones.downloads import SAM_RELEASES, ReleasedFile
+from regionspot.backbones.weights import SAM_RELEASES, ReleasedFile
 from regionspot.core.errors import ConfigError, MissingFileError, WeightsError
-from regionspot.core.hashing import sha256_file
+from regionspot.core.files import sha256_file
 
 
 def test_the_shipped_sam_is_a_genuine_frozen_one() -> None:

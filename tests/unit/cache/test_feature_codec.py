@@ -27,8 +27,8 @@ from regionspot.cache import (
     write_shard,
 )
 from regionspot.core.errors import ShapeError
-from regionspot.data.assembly import Assembler
-from regionspot.data.order import BatchPlan
+from regionspot.data.batch_order import BatchPlan
+from regionspot.data.collate import Collator
 
 
 def trained_like(seed: int = 0, *, width: int = 128) -> Tensor:
@@ -142,7 +142,7 @@ def test_a_cache_gives_back_what_was_encoded_also_in_batches(
     with FeatureCache.open(tmp_path) as cache:
         for number in range(3):
             np.testing.assert_array_equal(cache.sample(number).feature_map, stored[number])
-        batch = Assembler([cache]).assemble(BatchPlan(number=0, source=0, images=np.array([2, 0])))
+        batch = Collator([cache]).assemble(BatchPlan(number=0, source=0, images=np.array([2, 0])))
     for row, number in enumerate((2, 0)):
         wanted = decode_features(stored_tensor(stored[number]))
         assert batch.features()[row].equal(wanted)

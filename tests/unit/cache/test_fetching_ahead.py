@@ -1,6 +1,6 @@
 import threading
 
-from regionspot.cache.fetching_ahead import FetchingAhead
+from regionspot.cache.shard_pool import FetchingAhead
 from regionspot.core.errors import CacheCorruptError
 
 WAIT_S = 30

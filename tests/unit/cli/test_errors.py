@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from regionspot.cli.errors import run_cli
 from regionspot.cli.main import main
+from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError
 from regionspot.core.stopping import (
     answer_signal,

@@ -7,7 +7,7 @@ import pytest
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from regionspot.cli.loggers import complete_wandb, loggers
+from regionspot.cli.train import complete_wandb, loggers
 from regionspot.core.errors import MissingExtraError
 
 DEFAULTS = ["csv", "tensorboard"]

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.core.atomic import open_atomic, write_bytes_atomic, write_text_atomic
-from regionspot.core.hashing import canonical_json, sha256_bytes, sha256_file
+from regionspot.core.files import (
+    canonical_json,
+    open_atomic,
+    sha256_bytes,
+    sha256_file,
+    write_bytes_atomic,
+    write_text_atomic,
+)
 
 
 def test_a_crash_while_writing_leaves_the_former_file(tmp_path: Path) -> None:

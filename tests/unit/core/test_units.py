@@ -2,7 +2,7 @@
 
 import pytest
 
-from regionspot.core.units import human_bytes, human_duration
+from regionspot.core.text import human_bytes, human_duration
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from regionspot.cache import FeatureCache, ShardReader
-from regionspot.data.assembly import Assembler
-from regionspot.data.order import BatchPlan
+from regionspot.data.batch_order import BatchPlan
+from regionspot.data.collate import Collator
 
 MakeCache = Callable[..., Path]
 
@@ -30,7 +30,7 @@ def test_shards_that_fall_due_are_read_ahead_from_front_to_end(
 ) -> None:
     with FeatureCache.open(make_cache()) as cache:
         plan = BatchPlan(number=0, source=0, images=np.array([0]), shards_due=(2, 1))
-        Assembler([cache]).assemble(plan)
+        Collator([cache]).assemble(plan)
     second, third = (f"00000{shard}.tar" for shard in (1, 2))
     assert announced == [
         ("000000.tar", 0),

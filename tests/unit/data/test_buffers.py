@@ -2,7 +2,7 @@ import gc
 
 import torch
 
-from regionspot.data.buffers import BufferPool
+from regionspot.data.collate import BufferPool
 
 
 def test_memory_is_used_again_once_nobody_looks_at_it() -> None:

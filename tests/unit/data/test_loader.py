@@ -11,18 +11,17 @@ from typing_extensions import override
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError
 from regionspot.data import CacheLoader, RegionBatch
-from regionspot.data.assembly import Assembler
-from regionspot.data.order import BatchPlan, MixedOrder, SequentialOrder
-from regionspot.data.passes import ShuffledPasses
-from regionspot.data.repeats import RepeatedDraws
+from regionspot.data.batch_order import BatchPlan, MixedBatchSampler, SequentialOrder
+from regionspot.data.collate import Collator
+from regionspot.data.shuffle import RepeatFactorSampler, ShuffledSampler
 
 MakeCache = Callable[..., Path]
 
 
 def assembler(
     caches: list[FeatureCache], *, max_regions: int | None = None, seed: int = 0
-) -> Assembler:
-    return Assembler(caches, max_regions=max_regions, seed=seed)
+) -> Collator:
+    return Collator(caches, max_regions=max_regions, seed=seed)
 
 
 def sequential(cache: FeatureCache, batch_size: int) -> CacheLoader:
@@ -32,10 +31,10 @@ def sequential(cache: FeatureCache, batch_size: int) -> CacheLoader:
 
 def mixed(caches: list[FeatureCache], *, rank: int = 0, world_size: int = 1) -> CacheLoader:
     sources = [
-        ShuffledPasses(np.arange(len(cache), dtype=np.int64), batch_size=4, seed=3, source=source)
+        ShuffledSampler(np.arange(len(cache), dtype=np.int64), batch_size=4, seed=3, source=source)
         for source, cache in enumerate(caches)
     ]
-    order = MixedOrder(sources, seed=3)
+    order = MixedBatchSampler(sources, seed=3)
     return CacheLoader(order, assembler(caches), rank=rank, world_size=world_size)
 
 
@@ -206,10 +205,10 @@ def test_an_image_that_is_drawn_again_in_an_epoch_shows_other_regions(
     make_cache: MakeCache,
 ) -> None:
     with FeatureCache.open(make_cache(num_images=5)) as cache:  # image 3 has 4 regions
-        often = RepeatedDraws(np.array([20.0]))
-        passes = ShuffledPasses(np.array([3]), batch_size=1, seed=0, repeats=often)
+        often = RepeatFactorSampler(np.array([20.0]))
+        passes = ShuffledSampler(np.array([3]), batch_size=1, seed=0, repeats=often)
         made = assembler([cache], max_regions=2)
-        batches = list(CacheLoader(MixedOrder([passes], seed=0), made))
+        batches = list(CacheLoader(MixedBatchSampler([passes], seed=0), made))
         assert [batch.keys for batch in batches] == [(cache.index.key(3),)] * 20
         shown = {tuple(map(tuple, batch.boxes_xyxy[0].tolist())) for batch in batches}
         assert len(shown) > 3  # of 6 pairs

@@ -5,33 +5,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.data.mixing import Ratios, batches_by_source
-from regionspot.data.order import (
+from regionspot.data.batch_order import (
     BatchPlan,
-    MixedOrder,
+    MixedBatchSampler,
+    Ratios,
     SequentialOrder,
+    batches_by_source,
     choose_regions,
     share_of_rank,
 )
-from regionspot.data.passes import ShuffledPasses
+from regionspot.data.shuffle import ShuffledSampler
 
 
 def mixed(
     sizes: list[int], batch_sizes: int | list[int], seed: int = 0, ratios: Ratios = None
-) -> MixedOrder:
+) -> MixedBatchSampler:
     """Return an order of sources whose images have the numbers 0, 10, 20 and so on."""
     if isinstance(batch_sizes, int):
         batch_sizes = [batch_sizes] * len(sizes)
     sources = [
-        ShuffledPasses(
+        ShuffledSampler(
             np.arange(size, dtype=np.int64) * 10, batch_size=batch_size, seed=seed, source=source
         )
         for source, (size, batch_size) in enumerate(zip(sizes, batch_sizes, strict=True))
     ]
-    return MixedOrder(sources, seed=seed, ratios=ratios)
+    return MixedBatchSampler(sources, seed=seed, ratios=ratios)
 
 
-def epoch_of(order: MixedOrder | SequentialOrder, epoch: int) -> list[BatchPlan]:
+def epoch_of(order: MixedBatchSampler | SequentialOrder, epoch: int) -> list[BatchPlan]:
     first = epoch * order.num_batches
     return [order.batch(number) for number in range(first, first + order.num_batches)]
 
@@ -46,7 +47,7 @@ ways_to_mix = st.sampled_from(["equal", "by_size", "weights"])
 
 def mixed_as(
     sources: list[tuple[int, int]], way: str, seed: int
-) -> tuple[list[int], list[int], MixedOrder]:
+) -> tuple[list[int], list[int], MixedBatchSampler]:
     sizes, batch_sizes = [size for size, _ in sources], [size for _, size in sources]
     ratios: Ratios = "by_size" if way == "by_size" else None
     if way == "weights":

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from regionspot.data.prefetch import made_ahead
+from regionspot.data.loader import made_ahead
 
 
 def prefetch_threads() -> list[threading.Thread]:

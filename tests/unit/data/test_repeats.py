@@ -5,12 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.data import repeats
-from regionspot.data.passes import ShuffledPasses
-from regionspot.data.repeats import RepeatedDraws, image_repeat_factors
+from regionspot.data import shuffle
+from regionspot.data.shuffle import RepeatFactorSampler, ShuffledSampler, image_repeat_factors
 
 
-def counts_of(draws: RepeatedDraws, num_images: int, seed: int) -> list[int]:
+def counts_of(draws: RepeatFactorSampler, num_images: int, seed: int) -> list[int]:
     drawn = draws.draw(np.random.default_rng(seed))
     assert len(drawn) == draws.num_draws
     return np.bincount(drawn, minlength=num_images).tolist()
@@ -20,7 +19,7 @@ def counts_of(draws: RepeatedDraws, num_images: int, seed: int) -> list[int]:
 def test_factors_are_those_calculated_by_hand(
     images_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repeats, "_IMAGES_AT_ONCE", images_at_once)
+    monkeypatch.setattr(shuffle, "_IMAGES_AT_ONCE", images_at_once)
     # 18 images, threshold 1/2. Class 0 is in all of them: factor 1. Class 1 is in one image, twice:
     # sqrt(1/2 * 18 / 1) = 3. Class 2 is in two images: sqrt(1/2 * 18 / 2) = sqrt(4.5). Class 3 is
     # in 9 images, the very threshold: 1. Class 4 is in none.
@@ -42,7 +41,7 @@ def test_an_image_has_the_largest_factor_of_its_classes() -> None:
 
 
 def test_whole_factors_are_drawn_exactly_and_halves_in_every_other_pass() -> None:
-    draws = RepeatedDraws(np.array([3.0, 1.0, 1.5, 1.5]))
+    draws = RepeatFactorSampler(np.array([3.0, 1.0, 1.5, 1.5]))
     assert draws.num_draws == 7
     counts = np.array([counts_of(draws, 4, seed) for seed in range(400)])
     assert set(map(tuple, counts)) == {(3, 1, 2, 1), (3, 1, 1, 2)}
@@ -50,7 +49,7 @@ def test_whole_factors_are_drawn_exactly_and_halves_in_every_other_pass() -> Non
 
 
 def test_any_two_images_may_be_repeated_in_the_same_pass() -> None:
-    draws = RepeatedDraws(np.full(4, 1.5))
+    draws = RepeatFactorSampler(np.full(4, 1.5))
     repeated = [
         [image for image, count in enumerate(counts_of(draws, 4, seed)) if count == 2]
         for seed in range(200)
@@ -60,7 +59,7 @@ def test_any_two_images_may_be_repeated_in_the_same_pass() -> None:
 
 
 def test_factors_that_add_up_to_a_fraction_are_scaled_up() -> None:
-    draws = RepeatedDraws(np.array([1.0, 1.0, 1.5]))
+    draws = RepeatFactorSampler(np.array([1.0, 1.0, 1.5]))
     assert draws.num_draws == 4
     counts = np.array([counts_of(draws, 3, seed) for seed in range(1000)])
     assert counts.min() == 1
@@ -74,7 +73,7 @@ def test_factors_that_add_up_to_a_fraction_are_scaled_up() -> None:
 def test_every_image_is_drawn_its_factor_rounded_down_or_up_and_none_is_lost(
     factors: list[float], seed: int
 ) -> None:
-    draws = RepeatedDraws(np.array(factors))
+    draws = RepeatFactorSampler(np.array(factors))
     scale = draws.num_draws / sum(factors)
     assert 1 - 1e-9 <= scale <= 1 + 1 / sum(factors)
     counts = counts_of(draws, len(factors), seed)
@@ -85,13 +84,13 @@ def test_every_image_is_drawn_its_factor_rounded_down_or_up_and_none_is_lost(
 
 
 def test_images_that_all_have_factor_one_are_drawn_once() -> None:
-    assert counts_of(RepeatedDraws(np.ones(1000)), 1000, seed=0) == [1] * 1000
+    assert counts_of(RepeatFactorSampler(np.ones(1000)), 1000, seed=0) == [1] * 1000
 
 
 def test_passes_with_repeats_have_the_same_length_and_mix_copies() -> None:
     factors = np.array([5.0, *([1.2] * 20)])
-    passes = ShuffledPasses(
-        np.arange(100, 121), batch_size=4, seed=0, repeats=RepeatedDraws(factors)
+    passes = ShuffledSampler(
+        np.arange(100, 121), batch_size=4, seed=0, repeats=RepeatFactorSampler(factors)
     )
     assert passes.num_draws == 29
     assert passes.num_batches == 8

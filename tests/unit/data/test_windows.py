@@ -2,12 +2,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.data.passes import ShuffledPasses
-from regionspot.data.repeats import RepeatedDraws
-from regionspot.data.windows import ShardWindows
+from regionspot.data.shuffle import RepeatFactorSampler, ShardWindows, ShuffledSampler
 
 
-def pass_of(passes: ShuffledPasses, number: int) -> list[int]:
+def pass_of(passes: ShuffledSampler, number: int) -> list[int]:
     first = number * passes.num_batches
     batches = [passes.batch(first + place) for place in range(passes.num_batches)]
     return np.concatenate(batches).tolist()
@@ -25,7 +23,7 @@ def test_each_group_of_shards_is_drawn_empty_before_the_next_begins(
 ) -> None:
     shards = np.repeat(np.arange(len(shard_sizes), dtype=np.int32), shard_sizes)
     images = np.arange(len(shards), dtype=np.int64)
-    passes = ShuffledPasses(
+    passes = ShuffledSampler(
         images,
         batch_size=batch_size,
         seed=seed,
@@ -47,7 +45,7 @@ def test_each_group_of_shards_is_drawn_empty_before_the_next_begins(
 
 def test_shards_are_grouped_anew_in_every_pass_and_shuffled_within() -> None:
     shards = np.repeat(np.arange(8, dtype=np.int32), 50)
-    passes = ShuffledPasses(
+    passes = ShuffledSampler(
         np.arange(400), batch_size=100, seed=1, windows=ShardWindows(shards, group_size=2, seed=3)
     )
     firsts = []
@@ -72,7 +70,7 @@ def test_shards_fall_due_once_a_pass_group_by_group(
     shard_sizes: list[int], window: int, batch_size: int
 ) -> None:
     shards = np.repeat(np.arange(len(shard_sizes), dtype=np.int32), shard_sizes)
-    passes = ShuffledPasses(
+    passes = ShuffledSampler(
         np.arange(len(shards), dtype=np.int64),
         batch_size=batch_size,
         seed=0,
@@ -97,7 +95,7 @@ def test_shards_fall_due_once_a_pass_group_by_group(
 
 def test_shards_of_a_group_fall_due_one_by_one_while_the_group_before_is_drawn_from() -> None:
     shards = np.repeat(np.arange(12, dtype=np.int32), 10)
-    passes = ShuffledPasses(
+    passes = ShuffledSampler(
         np.arange(120), batch_size=5, seed=0, windows=ShardWindows(shards, group_size=3, seed=0)
     )
     # A shard every other batch of 5: those of images 30 to 59 while images 0 to 29 are drawn.
@@ -116,11 +114,11 @@ def test_shards_of_a_group_fall_due_one_by_one_while_the_group_before_is_drawn_f
 def test_copies_of_an_image_stay_in_its_group() -> None:
     shards = np.repeat(np.arange(4, dtype=np.int32), 5)
     factors = np.where(np.arange(20) % 5 == 0, 3.0, 1.0)
-    passes = ShuffledPasses(
+    passes = ShuffledSampler(
         np.arange(20),
         batch_size=7,
         seed=0,
-        repeats=RepeatedDraws(factors),
+        repeats=RepeatFactorSampler(factors),
         windows=ShardWindows(shards, group_size=1, seed=3),
     )
     drawn = shards[pass_of(passes, 0)]

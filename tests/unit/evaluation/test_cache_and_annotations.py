@@ -11,8 +11,8 @@ import pytest
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import AnnotationError
 from regionspot.data import CachedRegions
-from regionspot.evaluation import LvisGroundTruth, check_same_data
-from regionspot.evaluation.callback import LvisValidation
+from regionspot.scoring import LvisGroundTruth, check_same_data
+from regionspot.scoring.callback import LvisValidation
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -13,11 +13,11 @@ from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.data import CachedRegions
-from regionspot.evaluation import Predictions, emit_predictions
-from regionspot.evaluation.callback import LvisValidation, gather_predictions
-from regionspot.evaluation.lvis_reference import reference_lvis_figures
+from regionspot.scoring import Predictions, emit_predictions
+from regionspot.scoring.callback import LvisValidation, gather_predictions
+from regionspot.scoring.lvis_reference import reference_lvis_figures
 from regionspot.training.module import RegionSpotModule
-from regionspot.training.options import ClassifierOptions, HeadOptions
+from regionspot.training.recipe import ClassifierOptions, HeadOptions
 
 # Lightning 2.6 asks torch's pytree in a way that newer torch versions call deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -150,8 +150,8 @@ def test_one_process_keeps_its_predictions() -> None:
 
 GATHER = """
 import sys, numpy as np, torch
-from regionspot.evaluation import Predictions
-from regionspot.evaluation.callback import gather_predictions
+from regionspot.scoring import Predictions
+from regionspot.scoring.callback import gather_predictions
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)

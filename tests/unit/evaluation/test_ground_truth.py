@@ -14,7 +14,7 @@ from regionspot.core.errors import (
     RegionSpotError,
     VocabularyError,
 )
-from regionspot.evaluation import LvisGroundTruth, Predictions, score_lvis
+from regionspot.scoring import LvisGroundTruth, Predictions, score_lvis
 
 
 def dataset() -> dict[str, Any]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from regionspot.core.errors import AnnotationError, MissingExtraError, RegionSpotError
-from regionspot.evaluation import LvisGroundTruth, Predictions, score_lvis
-from regionspot.evaluation.lvis_ap import check_group_mean
-from regionspot.evaluation.lvis_reference import reference_lvis_figures
+from regionspot.scoring import LvisGroundTruth, Predictions, score_lvis
+from regionspot.scoring.lvis_ap import check_group_mean
+from regionspot.scoring.lvis_reference import reference_lvis_figures
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regionspot.core.errors import AnnotationError, MissingFileError, ShapeError
-from regionspot.evaluation import Predictions
+from regionspot.scoring import Predictions
 
 RESULT = '[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]'
 
@@ -112,7 +112,7 @@ def test_scores_that_are_nan_are_refused() -> None:
 
 
 def test_many_rows_are_written_as_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regionspot.evaluation.predictions._WRITE_ROWS", 2)
+    monkeypatch.setattr("regionspot.scoring.predictions._WRITE_ROWS", 2)
     predictions(*[(i, 1, (0, 0, 1, 1), 0.5) for i in range(5)]).write_lvis_json(tmp_path / "a.json")
     assert [row["image_id"] for row in json.loads((tmp_path / "a.json").read_text())] == [*range(5)]
 

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.region_scores import RegionScores
-from regionspot.evaluation import emit_predictions, flatten_top_k, top_1
+from regionspot.scoring import emit_predictions, flatten_top_k, top_1
 
 
 def scores_of(

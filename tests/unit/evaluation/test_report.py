@@ -9,10 +9,10 @@ import pytest
 from typing_extensions import override
 
 from regionspot.core.errors import ConfigError
-from regionspot.evaluation import CategoryScore, LvisScores
 from regionspot.evaluation.report import ReportContent, render_report, write_report
-from regionspot.evaluation.report_parts import ReportPicture
-from regionspot.evaluation.results import (
+from regionspot.evaluation.report_html import ReportPicture
+from regionspot.scoring import CategoryScore, LvisScores
+from regionspot.scoring.results import (
     EvaluatedData,
     EvaluationResult,
     MethodResult,

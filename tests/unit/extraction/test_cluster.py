@@ -11,8 +11,8 @@ import pytest
 from helpers.processes import Fork
 from regionspot.core.errors import ConfigError, MissingExtraError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features, repair_cache
-from regionspot.extraction.cluster import WorkerShape
-from regionspot.extraction.cluster_options import RayConfig
+from regionspot.extraction.config import RayConfig
+from regionspot.extraction.ray_executor import WorkerShape
 
 GPU_MACHINE = {"CPU": 64.0, "GPU": 8.0, "memory": 1e11}
 HEAD = {"CPU": 0.0, "node:__internal_head__": 1.0}
@@ -106,7 +106,7 @@ def test_without_a_cluster_both_ways_out_are_named(
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("regionspot.extraction.cluster", "regionspot.extraction.dispatch"):
+    for name in ("regionspot.extraction.ray_executor", "regionspot.extraction.ray_executor"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)  # how Python marks a module as not to be had
     with pytest.raises(MissingExtraError, match=r'pip install "regionspot\[ray\]"'):

@@ -9,7 +9,7 @@ from regionspot.cache import QuarantinedImage
 from regionspot.extraction import AnnotationsConfig, CacheConfig, TooManyQuarantinedError
 from regionspot.extraction.misplaced import where_instead
 from regionspot.extraction.prepare import PreparedBatch
-from regionspot.extraction.unusable import UnusableImages
+from regionspot.extraction.quarantine import QuarantineGuard
 
 
 def touch(path: Path) -> None:
@@ -110,6 +110,6 @@ def test_a_run_that_stops_for_missing_images_says_where_they_are(
     )
     hint = f"0.jpg is in {tmp_path}/images: give --annotations.images_dir {tmp_path}/images."
     with pytest.raises(TooManyQuarantinedError) as caught:
-        list(UnusableImages(config, 2, []).checked([batch]))
+        list(QuarantineGuard(config, 2, []).checked([batch]))
     assert f"\n  0.jpg does not exist\n  1.jpg does not exist\n{hint}\n" in str(caught.value)
     assert caplog.messages.count(hint) == 1

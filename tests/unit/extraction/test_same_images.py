@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from regionspot.backbones import ModelsConfig, load_frozen_models
-from regionspot.extraction.same_images import MAX_DISTANCE, feature_distance
+from regionspot.extraction.probes import MAX_DISTANCE, feature_distance
 
 
 def test_the_distance_is_the_one_worked_out_by_hand() -> None:

@@ -13,7 +13,7 @@ from regionspot.backbones.presets import Precision
 from regionspot.cache import MeasuredError
 from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.prepare import Preparation, PreparedImage
-from regionspot.extraction.stored_error import measure_error
+from regionspot.extraction.probes import measure_error
 
 BOXES = {0: [[1, 2, 30, 25], [10, 3, 60, 40]], 1: [[5, 5, 20, 44]], 2: []}
 

@@ -10,7 +10,7 @@ from regionspot.annotations import ImageRecord
 from regionspot.cache import QuarantinedImage
 from regionspot.extraction import AnnotationsConfig, CacheConfig, TooManyQuarantinedError
 from regionspot.extraction.prepare import PreparedBatch, PreparedImage
-from regionspot.extraction.unusable import UnusableImages
+from regionspot.extraction.quarantine import QuarantineGuard
 
 GOOD = PreparedImage(
     record=ImageRecord(
@@ -28,14 +28,14 @@ GOOD = PreparedImage(
 BAD = QuarantinedImage(key="b", image_id=2, file_name="b.jpg", reason="does not exist")
 
 
-def watch(*, share: float = 1, in_a_row: int = 4, num_images: int = 100) -> UnusableImages:
+def watch(*, share: float = 1, in_a_row: int = 4, num_images: int = 100) -> QuarantineGuard:
     config = CacheConfig(
         output_dir="cache",
         annotations=AnnotationsConfig(format="csv", path="own.csv", images_dir="photos"),
         max_quarantined_share=share,
         max_quarantined_in_a_row=in_a_row,
     )
-    return UnusableImages(config, num_images, [BAD])
+    return QuarantineGuard(config, num_images, [BAD])
 
 
 def batch_of(word: str) -> PreparedBatch:
@@ -48,7 +48,7 @@ def batch_of(word: str) -> PreparedBatch:
     )
 
 
-def trace(words: str, unusable: UnusableImages) -> str:
+def trace(words: str, unusable: QuarantineGuard) -> str:
     """Say what goes in (+) and comes out (-): words are batches, g and b good and bad images."""
     heard = []
 

@@ -13,8 +13,7 @@ from regionspot.cache import write_manifest
 from regionspot.extraction import AnnotationsConfig, CacheConfig
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import ShardJob
-from regionspot.extraction.writer_thread import ShardBatch, WriterThread
-from regionspot.extraction.writing import ShardsWriter
+from regionspot.extraction.writing import ShardBatch, ShardsWriter, WriterThread
 
 LONG_S = 60.0
 

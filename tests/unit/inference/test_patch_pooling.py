@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regionspot.core.errors import ShapeError
-from regionspot.inference.patch_pooling import (
+from regionspot.inference.crops import (
     patches_in_boxes,
     pooled_patch_logits,
     square_grid_hw,

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from regionspot.core.errors import MissingFileError, WeightsError
-from regionspot.core.hashing import canonical_json
+from regionspot.core.files import canonical_json
 from regionspot.model import (
     CHECKPOINT_CARD_KEY,
     FusionHead,

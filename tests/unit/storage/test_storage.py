@@ -22,7 +22,7 @@ from regionspot.storage import (
     make_room,
     place_of,
 )
-from regionspot.storage.retrying import attempt
+from regionspot.storage.remote import attempt
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_mirror_fetches_and_sends_only_what_changed(remote: RemoteFolder, tmp_
 HOLD = """
 import sys, time
 from pathlib import Path
-from regionspot.storage.locking import folder_lock
+from regionspot.core.files import folder_lock
 with folder_lock(Path(sys.argv[1]), advice=""):
     print("held", flush=True)
     time.sleep(600)

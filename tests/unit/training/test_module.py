@@ -30,7 +30,7 @@ from regionspot.training import (
     RegionSpotModule,
     ValidationOutput,
 )
-from regionspot.training.optimizer import make_optimizer
+from regionspot.training.recipe import make_optimizer
 
 MakeCache = Callable[..., Path]
 SMALL = HeadOptions(num_blocks=1, num_heads=2, ffn_dim=24, dropout=0.0)

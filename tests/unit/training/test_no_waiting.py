@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
 from helpers.training import train_briefly
-from regionspot.core import waiting
 from regionspot.data import CachedRegions
 
 MakeCache = Callable[..., Path]
@@ -55,7 +54,7 @@ def questions_of_training(cache: Path, max_steps: int, *, log_every: int) -> Cou
 def test_training_asks_nothing_of_a_gpu_but_for_what_it_logs(
     *, log_every: int, asks: bool, make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "must_be_waited_for", lambda _tensor: True)
+    monkeypatch.setattr("regionspot.core.devices.would_sync", lambda _tensor: True)
     cache = make_cache(num_images=40)
     few, many = (
         questions_of_training(cache, max_steps, log_every=log_every) for max_steps in (2, 9)

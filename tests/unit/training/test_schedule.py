@@ -26,7 +26,7 @@ from regionspot.training import (
     RegionSpotModule,
     ScheduleOptions,
 )
-from regionspot.training.schedule import learning_rate_factor
+from regionspot.training.recipe import learning_rate_factor
 
 
 @pytest.mark.parametrize("batch_size", [1, 16, 50])

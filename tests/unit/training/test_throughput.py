@@ -11,8 +11,8 @@ from typing_extensions import override
 from regionspot.data import CachedRegions
 from regionspot.training import (
     HeadOptions,
+    ImagesPerSecond,
     RegionSpotModule,
-    Throughput,
     TrainingSummary,
     summarize,
 )
@@ -74,7 +74,7 @@ def run(
 def test_it_counts_images_and_keeps_validation_apart(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(num_images=8)
     data = CachedRegions([cache], val=cache, batch_size=4)
-    throughput = Throughput()
+    throughput = ImagesPerSecond()
     start = time.perf_counter()
     trainer = run(
         data,
@@ -108,7 +108,7 @@ def test_accumulated_batches_are_logged_with_the_step_they_end_in(
 ) -> None:
     data = CachedRegions([make_cache(num_images=24)], batch_size=4)
     logged = Logged()
-    run(data, tmp_path, Throughput(), logged, accumulate_grad_batches=3, max_steps=5)
+    run(data, tmp_path, ImagesPerSecond(), logged, accumulate_grad_batches=3, max_steps=5)
     # Logged at steps 2 and 4 of 12 images each, and so seen from the batch after it on.
     seen = {step: values.get("train/images") for step, values in logged.steps.items()}
     assert seen == {0: None, 1: None, 2: 24, 3: 24, 4: 48}
@@ -123,7 +123,7 @@ def test_accumulated_batches_are_logged_with_the_step_they_end_in(
 
 def test_totals_go_on_from_those_of_the_checkpoint(make_cache: MakeCache, tmp_path: Path) -> None:
     data = CachedRegions([make_cache(num_images=8)], batch_size=4)
-    before, after = Throughput(), Throughput()
+    before, after = ImagesPerSecond(), ImagesPerSecond()
     run(data, tmp_path, before)
     state = json.loads(json.dumps(before.state_dict()))
     after.load_state_dict(state)

@@ -16,9 +16,9 @@ from regionspot.model import load_trained_head, save_trained_head
 from regionspot.training import (
     ClassifierOptions,
     HeadOptions,
+    ImagesPerSecond,
     OptimizerOptions,
     RegionSpotModule,
-    Throughput,
 )
 
 DECAY = 0.75
@@ -96,7 +96,7 @@ def fit(
         num_sanity_val_steps=0,
         callbacks=[
             watcher,
-            Throughput(),
+            ImagesPerSecond(),
             EMAWeightAveraging(decay=DECAY),
             ModelCheckpoint(
                 dirpath=folder / "kept", filename="{step}", every_n_train_steps=2, save_top_k=-1

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionspot.viz.labels import LabelSize, Rect, place_labels
+from regionspot.viz.named_regions import LabelSize, Rect, place_labels
 
 PICTURE_WH = (640, 480)
 

@@ -1,0 +1,208 @@
+"""Prompts in pixels of the original image, checked and brought to a localizer's frame.
+
+Shape letters: R regions, K points a region, H W the original image.
+
+Masks as prompts: their extents as boxes, and their shapes as the logits that SAM takes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from regionspot.backbones.execution import to_device
+from regionspot.backbones.prompts import SamPrompts, check_boxes_sam
+from regionspot.core.errors import ShapeError
+from regionspot.core.geometry import (
+    FloatArray,
+    check_corners,
+    clip_boxes_xyxy,
+    format_numbers,
+    resize_boxes_xyxy,
+    resize_points_xy,
+)
+
+# SAM takes logits of its own as mask prompts. A mask that is sure of itself becomes the logit of a
+# probability this far from 0 and 1, about 7, which is of the size that SAM's own logits have.
+_MARGIN = 1e-3
+
+
+def mask_size_hw(masks: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the height and width of masks, (R, H, W) bool.
+
+    Raises:
+        ShapeError: The masks are not (R, H, W) bool.
+    """
+    if masks.ndim != 3 or masks.dtype != np.bool_:
+        raise ShapeError(
+            f"masks have shape {masks.shape} and dtype {masks.dtype}; wanted (R, H, W) bool."
+        )
+    return masks.shape[1], masks.shape[2]
+
+
+def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
+    """Return the boxes, (R, 4) float32, that masks (R, H, W) bool fill from edge to edge.
+
+    Raises:
+        ShapeError: The masks are not (R, H, W) bool, or one is empty.
+    """
+    mask_size_hw(masks)
+    columns: NDArray[np.bool_] = np.any(masks, axis=1)
+    rows: NDArray[np.bool_] = np.any(masks, axis=2)
+    empty = np.flatnonzero(~np.any(rows, axis=1))
+    if len(empty):
+        raise ShapeError(f"mask {empty[0]} is empty: leave the region out, or mark its pixels.")
+    (x1, x2), (y1, y2) = _spans(columns), _spans(rows)
+    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
+
+
+def mask_logits(
+    masks: NDArray[np.bool_],
+    *,
+    resized_hw: tuple[int, int],
+    frame_px: int,
+    grid_hw: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Carry masks to SAM's padded frame, as logits on the grid that SAM takes mask prompts on.
+
+    Args:
+        masks: (R, H, W) bool, at the original image's size.
+        resized_hw: Height and width of the image in SAM's frame, without the padding.
+        frame_px: Side of SAM's frame in pixels.
+        grid_hw: Rows and columns of SAM's mask input.
+        device: Where the work is done.
+
+    Returns:
+        (R, 1, *grid_hw) float32: the logit of the share of each cell that the mask covers.
+    """
+    if len(masks) == 0:
+        return torch.zeros(0, 1, *grid_hw, device=device)
+    height, width = resized_hw
+    shares = []
+    for mask in masks:  # one by one: in float32 each takes four times its bytes
+        mask_11HW = to_device(torch.from_numpy(mask), device).float()[None, None]
+        resized = F.interpolate(mask_11HW, (height, width), mode="bilinear", antialias=True)
+        padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))
+        shares.append(F.adaptive_avg_pool2d(padded, grid_hw))
+    return torch.logit(torch.cat(shares), eps=_MARGIN)
+
+
+def _spans(hits: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first hit of each row of (R, N), and one past its last."""
+    return hits.argmax(axis=1), hits.shape[1] - hits[:, ::-1].argmax(axis=1)
+
+
+MaskPrompt = Literal["box", "box_and_mask", "mask"]
+"""How a mask is put to SAM: by its extent, by extent and shape, or by its shape alone."""
+
+_TOLERANCE_PX = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Where an image lies in a localizer's square input: in its top left corner."""
+
+    size_hw: tuple[int, int]
+    """Height and width of the original image in pixels."""
+    resized_hw: tuple[int, int]
+    """Height and width that it takes up in the frame; the rest of the frame is padding."""
+    side_px: int
+    """Side of the frame in pixels."""
+    device: torch.device
+    """Where the localizer is."""
+
+
+def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
+    """Bring boxes to the frame.
+
+    Args:
+        boxes_xyxy: Boxes, (R, 4), pixels of the original image. They may overshoot the image by a
+            pixel, as rounding makes them, and are cut there.
+        frame: Where the image lies.
+
+    Raises:
+        ShapeError: The boxes are not (R, 4), end before they start, or reach outside the image.
+    """
+    boxes = check_corners(boxes_xyxy)
+    height, width = frame.size_hw
+    inside = clip_boxes_xyxy(boxes, frame.size_hw)
+    if (np.abs(inside - boxes) > _TOLERANCE_PX).any():
+        row = int((np.abs(inside - boxes) > _TOLERANCE_PX).any(axis=1).argmax())
+        raise ShapeError(
+            f"box {row} {format_numbers(boxes[row])} reaches outside the image of {width} x"
+            f" {height} pixels (width x height); wanted (x1, y1, x2, y2) in pixels of the original"
+            " image. Cut boxes with regionspot.core.geometry.clip_boxes_xyxy."
+        )
+    boxes_sam = torch.from_numpy(resize_boxes_xyxy(inside, frame.size_hw, frame.resized_hw))
+    checked = check_boxes_sam(boxes_sam, frame_px=frame.side_px)
+    return SamPrompts(boxes_xyxy_sam=to_device(checked, frame.device))
+
+
+def point_prompts(
+    points_xy: FloatArray, point_labels: NDArray[np.int64], frame: Frame
+) -> SamPrompts:
+    """Bring points to the frame.
+
+    Args:
+        points_xy: Points, (R, K, 2), pixels of the original image.
+        point_labels: What each point says, (R, K): 1 in the region, 0 not in it, -1 padding.
+        frame: Where the image lies.
+
+    Raises:
+        ShapeError: The shapes do not correspond, or a point that is not padding lies outside the
+            image.
+    """
+    points = np.asarray(points_xy, np.float32)
+    labels = np.asarray(point_labels)
+    if points.ndim != 3 or points.shape[2] != 2 or labels.shape != points.shape[:2]:
+        raise ShapeError(
+            f"points have shape {points.shape} and their labels {labels.shape}; wanted"
+            " (R, K, 2) and (R, K)."
+        )
+    height, width = frame.size_hw
+    outside = ~((points >= 0) & (points <= (width, height))).all(axis=-1) & (labels != -1)
+    if outside.any():
+        raise ShapeError(
+            f"point {format_numbers(points[outside][0])} lies outside the image of {width} x"
+            f" {height} pixels (width x height); wanted (x, y) in pixels of the original image."
+        )
+    points_sam = resize_points_xy(points, frame.size_hw, frame.resized_hw)
+    return SamPrompts(
+        points_xy_sam=to_device(torch.from_numpy(points_sam), frame.device),
+        point_labels=to_device(torch.from_numpy(labels.astype(np.int64)), frame.device),
+    )
+
+
+def mask_prompts(
+    masks: NDArray[np.bool_], prompt: MaskPrompt, frame: Frame, *, grid_hw: tuple[int, int]
+) -> SamPrompts:
+    """Bring masks to the frame.
+
+    Args:
+        masks: Masks of the original image's size, (R, H, W) bool, none of them empty.
+        prompt: Whether the extent, the shape or both are the prompt.
+        frame: Where the image lies.
+        grid_hw: Rows and columns of the grid on which the localizer takes shapes.
+
+    Raises:
+        ShapeError: The masks are not (R, H, W) bool, or one is empty.
+    """
+    extents = mask_extents(masks)
+    if prompt == "box":
+        return box_prompts(extents, frame)
+    shapes = mask_logits(
+        masks,
+        resized_hw=frame.resized_hw,
+        frame_px=frame.side_px,
+        grid_hw=grid_hw,
+        device=frame.device,
+    )
+    if prompt == "mask":
+        return SamPrompts(mask_logits=shapes)
+    boxes_sam = box_prompts(extents, frame).boxes_xyxy_sam
+    return SamPrompts(boxes_xyxy_sam=boxes_sam, mask_logits=shapes)

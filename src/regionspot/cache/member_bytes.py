@@ -1,0 +1,180 @@
+"""Arrays as ``.npy`` bytes of one fixed form: a header of 128 bytes, then the data, never a pickle.
+
+NumPy's own writer produces the same bytes today, but promises only that they can be read back. The
+form is fixed here because shards must come out identical under every NumPy, and because a constant
+header length that is a multiple of 64 keeps the data of every member on a 64-byte boundary of the
+tar.
+
+The tar around the members: plain USTAR with fixed fields, so equal members give equal bytes.
+"""
+
+import hashlib
+import math
+import re
+import tarfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from regionspot.core.errors import CacheCorruptError, ShapeError
+
+HEADER_BYTES: Final = 128
+"""Length of the header; the array's data starts this many bytes after its member."""
+
+_PREFIX = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
+_DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
+_HEADER = re.compile(
+    rb"\{'descr': '([<|][a-z][0-9])', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n"
+)
+
+
+@lru_cache(maxsize=1024)
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the 128 bytes before the data of an array.
+
+    Args:
+        dtype: NumPy's name with the byte order, such as ``"<f2"``.
+        shape: The array's shape, any number of sides that fits into the header (at least 3 do).
+
+    Raises:
+        ShapeError: The dtype cannot be stored without a pickle, or the shape does not fit.
+    """
+    if dtype not in _DTYPES:
+        raise ShapeError(f"an array of dtype {dtype!r} cannot be stored; wanted one of {_DTYPES}.")
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape!r}, }}"
+    header = _PREFIX + text.encode("ascii").ljust(HEADER_BYTES - 11) + b"\n"
+    if len(header) != HEADER_BYTES:
+        raise ShapeError(f"an array of shape {shape} has more sides than the cache can store.")
+    return header
+
+
+def encode_array(array: NDArray[Any]) -> bytes:
+    """Return an array as ``.npy`` bytes that `numpy.load` reads; C order, little-endian.
+
+    Equal arrays give equal bytes. The data starts at byte 128.
+
+    Raises:
+        ShapeError: The dtype is not a plain number or bool, or the array has too many sides.
+    """
+    # ascontiguousarray would turn a scalar array into a vector
+    little_endian = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    return npy_header(little_endian.dtype.str, array.shape) + little_endian.tobytes()
+
+
+def decode_array(data: bytes | bytearray | memoryview) -> NDArray[Any]:
+    """Return the array in ``.npy`` bytes as `encode_array` writes them, as a view without a copy.
+
+    Raises:
+        CacheCorruptError: The bytes are of any other form, or too short or too long for the shape.
+    """
+    view = memoryview(data)
+    header = bytes(view[:HEADER_BYTES])
+    match = _HEADER.fullmatch(header, len(_PREFIX))
+    if len(header) != HEADER_BYTES or not header.startswith(_PREFIX) or match is None:
+        raise CacheCorruptError(
+            f"an array member starts with {header[:40]!r}..., which is not the .npy header of a"
+            " cache."
+        )
+    dtype, sides = match[1].decode("ascii"), match[2].decode("ascii")
+    try:
+        shape = tuple(int(side) for side in sides.split(",") if side.strip())
+        canonical = npy_header(dtype, shape) == header
+    except (ValueError, ShapeError):
+        canonical = False
+        shape = ()
+    if not canonical:
+        raise CacheCorruptError(
+            f"an array member has the .npy header {header!r}, of no known form."
+        )
+    payload = view[HEADER_BYTES:]
+    wanted = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(payload) != wanted:
+        raise CacheCorruptError(
+            f"an array member of shape {shape} holds {len(payload)} bytes of data; wanted {wanted}."
+        )
+    return np.frombuffer(payload, dtype=dtype).reshape(shape)
+
+
+BLOCK_BYTES: Final = 512
+"""Headers are one block; members are padded with zeros to whole blocks."""
+
+END: Final = bytes(2 * BLOCK_BYTES)
+"""A tar ends with two blocks of zeros; ours ends there, without the usual padding to 10 KiB."""
+
+
+def tar_header(name: str, num_bytes: int) -> bytes:
+    """Return the header block of a regular file: mode 0644, owner 0 without a name, time 0.
+
+    Args:
+        name: ASCII, at most 100 characters, no slash; longer names would need an extension header.
+        num_bytes: Size of the file, below 8 GiB.
+    """
+    member = tarfile.TarInfo(name)
+    member.size = num_bytes
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+def padding(num_bytes: int) -> bytes:
+    """Return the zeros that follow a file of this size."""
+    return bytes(-num_bytes % BLOCK_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenMember:
+    """Where a member went."""
+
+    offset: int
+    """Where its bytes start in the tar, a multiple of 512."""
+    num_bytes: int
+    """How many they are."""
+    crc32: int
+    """Their CRC-32."""
+
+
+class TarWriter:
+    """Streams members into a tar and hashes what it writes; nothing is kept in memory.
+
+    Args:
+        file: Where to write, from its start.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._images: list[xxhash.xxh3_64] = []
+        self.num_bytes = 0
+        """Bytes written so far."""
+
+    @property
+    def image_checksums(self) -> list[int]:
+        """XXH3-64 of all bytes of each image, up to the next image or to the end of the tar."""
+        return [image.intdigest() for image in self._images]
+
+    def begin_image(self) -> None:
+        """Count what is added from now on to the next image."""
+        self._images.append(xxhash.xxh3_64())
+
+    def add(self, name: str, data: bytes) -> WrittenMember:
+        """Append a member."""
+        self._write(tar_header(name, len(data)))
+        member = WrittenMember(offset=self.num_bytes, num_bytes=len(data), crc32=zlib.crc32(data))
+        self._write(data)
+        self._write(padding(len(data)))
+        return member
+
+    def finish(self) -> str:
+        """Write the end of the tar and return the SHA-256 of the whole."""
+        self._write(END)
+        return self._digest.hexdigest()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        if self._images:
+            self._images[-1].update(data)
+        self.num_bytes += len(data)

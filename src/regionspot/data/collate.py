@@ -1,0 +1,242 @@
+"""Copy cached images into one padded batch: once, straight out of the memory map.
+
+One batch of images with their regions, padded to the largest number of regions.
+
+Shapes: `B` images, `R` regions (padded), `T` feature tokens, `S` SAM width, `D` CLIP width.
+
+Large buffers that are used again as soon as nobody looks at them any more.
+
+A feature map batch is several megabytes. Allocating one for every step costs page faults, which is
+most of the time of a straightforward loader.
+"""
+
+import dataclasses
+import math
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regionspot.cache import BatchTargets, FeatureCache, decode_features, stored_dtype
+from regionspot.data.batch_order import BatchPlan, IndexArray, choose_regions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RegionBatch:
+    """Cached features, boxes and labels of some images of one data set.
+
+    Axis 0 is the image everywhere, axis 1 of the regional fields the region. All images are of one
+    source, hence of one vocabulary.
+    """
+
+    keys: tuple[str, ...]
+    """Keys of the images in their cache, B of them."""
+    image_ids: Tensor
+    """The data set's own image ids, (B,) int64."""
+    position_tokens: Tensor
+    """Position tokens, (B, R, S) float16; zeros in the padding."""
+    feature_map: Tensor
+    """Feature maps, class token first, as they are stored: (B, T, D) float16, or another form that
+    `features` decodes."""
+    region_mask: Tensor
+    """True for a real region, (B, R) bool."""
+    labels: Tensor
+    """Class indices of the source's vocabulary from 0, (B, R) int64; -1 in the padding, and for
+    proposals, whose class nobody knows."""
+    box_scores: Tensor
+    """A detector's confidence in each box, (B, R) float32; 1 for annotated boxes, 0 in the
+    padding."""
+    boxes_xyxy: Tensor
+    """Boxes in pixels of the original image, (B, R, 4) float32; zeros in the padding."""
+    size_hw: Tensor
+    """Height and width of the original images in pixels, (B, 2) int64."""
+    source: int
+    """Which of the loader's caches the images are from, counted from 0."""
+    num_regions: int
+    """Real regions, over all images."""
+    num_regions_of_step: int
+    """Regions of the batch over all ranks, of which this may be the share of one."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.keys)
+
+    def features(self) -> Tensor:
+        """Return the feature maps decoded, where the batch is: (B, T, D) in a float dtype."""
+        return decode_features(self.feature_map)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the batch with all tensors on ``device``.
+
+        A CUDA device copies while work goes on here, and nothing has to wait for it: what is not in
+        page-locked memory torch puts aside first, and what is, it keeps until it was copied. Any
+        other copy is complete when this returns, as the memory it is made from is used again.
+        """
+        is_cuda = torch.device(device).type == "cuda"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=is_cuda))
+
+    def pin_memory(self) -> Self:
+        """Return the batch in page-locked memory, all of it, from which a GPU copies faster."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        moved: dict[str, Any] = {
+            field.name: function(value)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+class BufferPool:
+    """Hands out tensors and takes their memory back when their last user is gone.
+
+    A tensor may be kept for as long as one likes (by autograd, by a callback): only then is its
+    memory not used again, and the pool grows.
+
+    Args:
+        pin_memory: Whether to use page-locked memory, from which a GPU copies faster. torch has a
+            pool of that kind itself; it also knows when a GPU has copied what it was to copy.
+    """
+
+    def __init__(self, *, pin_memory: bool = False) -> None:
+        self._pin_memory = pin_memory
+        # Appending and popping are atomic: no lock.
+        self._free: deque[NDArray[np.uint8]] = deque()
+        self.num_allocated = 0
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return a contiguous tensor of ``shape`` with whatever content."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        # Without a byte: the share of a rank that a small batch leaves without an image.
+        if self._pin_memory or num_bytes == 0:
+            return torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
+        storage = self._free_storage(num_bytes)
+        # torch keeps the array alive until the memory of the tensor and of all its views is let
+        # go; that is the moment to take the storage back.
+        array = storage[:num_bytes]
+        weakref.finalize(array, self._free.append, storage).atexit = False
+        return torch.from_numpy(array).view(dtype).view(shape)
+
+    def _free_storage(self, num_bytes: int) -> NDArray[np.uint8]:
+        while self._free:
+            free = self._free.pop()
+            if len(free) >= num_bytes:
+                return free  # smaller ones are dropped: batches only ever grow to a maximum
+        self.num_allocated += 1
+        return np.empty(num_bytes, np.uint8)
+
+
+RegionalTensors = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Position tokens, boxes, labels and box scores of a batch, padded."""
+
+
+class Collator:
+    """Makes batches of cached images.
+
+    Args:
+        caches: The sources, in the order of their numbers.
+        max_regions: Regions used of an image at most; None for all.
+        seed: Starts the choice of regions where there are more.
+        pin_memory: Whether batches are made in page-locked memory. From any other a GPU copies more
+            than 64 KiB only once all its work is done, and the host waits for that.
+    """
+
+    def __init__(
+        self,
+        caches: Sequence[FeatureCache],
+        *,
+        max_regions: int | None = None,
+        seed: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self._caches = caches
+        self._max_regions = max_regions
+        self._seed = seed
+        self._pool = BufferPool(pin_memory=pin_memory)
+        self._pin_memory = pin_memory
+
+    def assemble(self, plan: BatchPlan) -> RegionBatch:
+        """Return the batch of a plan; may be called from several threads at once.
+
+        Only the feature maps lie in memory that is used again, once no tensor refers to it.
+
+        Args:
+            plan: Which images of which source; none gives an empty batch. Its number decides, with
+                the seed, which regions are used of an image with too many.
+        """
+        cache, images = self._caches[plan.source], plan.images
+        # A disk gives its full rate only to many requests at once.
+        cache.read_ahead(images)
+        for shard in plan.shards_due:
+            cache.read_shard_ahead(shard)
+        index, manifest = cache.index, cache.manifest
+        counts = index.num_regions[images].astype(np.int64)
+        batch_size, num_regions = len(images), int(counts.max(initial=0))
+        form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
+        feature_map = self._pool.take((batch_size, *form.shape), stored_dtype(manifest.codec))
+        regional = (
+            torch.zeros((batch_size, num_regions, token_dim), dtype=torch.float16),
+            torch.zeros((batch_size, num_regions, 4)),
+            torch.full((batch_size, num_regions), -1),
+            torch.zeros((batch_size, num_regions)),
+        )
+        targets = BatchTargets(
+            (feature_map, *regional),
+            feature_map_shape=form.shape,
+            feature_map_dtype=feature_map.dtype,
+            token_dim=token_dim,
+        )
+        cache.copy_arrays(images, targets)
+        limit = self._max_regions
+        if limit is not None and num_regions > limit:
+            regional = self._limited(regional, counts, plan)
+            counts, num_regions = np.minimum(counts, limit), limit
+        tokens, boxes, labels, box_scores = regional
+        batch = RegionBatch(
+            keys=tuple(key.decode("ascii") for key in index.keys[images].tolist()),
+            image_ids=torch.from_numpy(index.image_ids[images]),
+            position_tokens=tokens,
+            feature_map=feature_map,
+            region_mask=torch.from_numpy(np.arange(num_regions) < counts[:, None]),
+            labels=labels,
+            box_scores=box_scores,
+            boxes_xyxy=boxes,
+            size_hw=torch.from_numpy(index.sizes_hw[images].astype(np.int64)),
+            source=plan.source,
+            num_regions=int(counts.sum()),
+            num_regions_of_step=self._num_regions_of_step(plan),
+        )
+        return batch.pin_memory() if self._pin_memory else batch
+
+    def _num_regions_of_step(self, plan: BatchPlan) -> int:
+        """Return the regions of a batch over all ranks, from the index alone."""
+        images = plan.images if plan.images_of_step is None else plan.images_of_step
+        counts = self._caches[plan.source].index.num_regions[images]
+        if self._max_regions is not None:
+            counts = np.minimum(counts, self._max_regions)
+        return int(counts.sum())
+
+    def _limited(
+        self, regional: RegionalTensors, counts: IndexArray, plan: BatchPlan
+    ) -> RegionalTensors:
+        """Return the regions that are used in a batch, of images that may have too many."""
+        limit = self._max_regions
+        for row, image in enumerate(plan.images.tolist()):
+            chosen = choose_regions(
+                int(counts[row]),
+                limit,
+                seed=self._seed,
+                batch=plan.number,
+                image=(plan.source, image),
+            )
+            for tensor in regional:
+                tensor[row, : len(chosen)] = tensor[row, chosen]
+        tokens, boxes, labels, box_scores = (tensor[:, :limit].contiguous() for tensor in regional)
+        return tokens, boxes, labels, box_scores

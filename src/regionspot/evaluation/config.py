@@ -1,0 +1,100 @@
+"""The options of ``evaluate.py``; the texts below the fields are its ``--help``."""
+
+import re
+from dataclasses import dataclass, field
+
+from regionspot.backbones.presets import ModelsConfig
+from regionspot.core.errors import ConfigError
+from regionspot.scoring.protocols import Protocol
+
+DEFAULT_HEAD_NAME = "fusion_head"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """Score trained heads, and methods without a head, on one cached data set by LVIS AP.
+
+    Raises:
+        ConfigError: There is nothing to evaluate, a name is unusable or repeated, or methods from
+            pixels lack the images or the models.
+    """
+
+    cache: str
+    """Folder or URL of the feature cache of the images to evaluate on."""
+    annotations: str
+    """The LVIS annotation file that the cache was made from, or its URL."""
+    output_dir: str
+    """Folder to write metrics.json, per_category.csv, predictions and report.html to."""
+    checkpoints: list[str] = field(default_factory=list)
+    """Trained heads, each as name=path or just path (its name is then fusion_head). A path is a
+    run's folder, its head/ folder, or a .ckpt or .safetensors file. The first is the one in the
+    spotlight of the report."""
+    methods: list[str] = field(default_factory=list)
+    """Methods without a head, from pixels: clip_box_crop, clip_mask_crop (the paper's baselines),
+    grey_outside_mask, pooled_patches (controls)."""
+    images_dir: str | None = None
+    """Folder of the images, as it was when the cache was made; needed by the methods from pixels
+    and for the pictures of the report."""
+    models: ModelsConfig | None = None
+    """The frozen models of the cache; needed by the methods from pixels only."""
+    protocol: Protocol = "flattened_top300"
+    """Which (box, class) pairs are scored: flattened_top300 or top1. Never compare figures of the
+    one with figures of the other."""
+    templates: str = "ensemble81"
+    """Which of the cache's text banks to compare with, the same for all methods."""
+    batch_size: int = 16
+    """Images that a head scores at once; changes the speed only."""
+    device: str = "auto"
+    """Where models run: auto (CUDA where there is any, else the CPU), cpu, cuda or cuda:N."""
+    title: str = "RegionSpot evaluation"
+    """Heading of the report."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the report on how to read the figures."""
+    num_pictures: int = 8
+    """Sampled images in the report; half as many show the most confident mistakes. 0 for none."""
+    training_dirs: list[str] = field(default_factory=list)
+    """The trainer's default_root_dir of each stage of the training, for the report's curves."""
+    steps: str | None = None
+    """A file of earlier steps with their commands and times (quickstart's steps.json), for the
+    report."""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints and not self.methods:
+            raise ConfigError(
+                "there is nothing to evaluate. Name a trained head (--checkpoints"
+                " '[fusion_head=runs/my_run]') or a method (--methods '[clip_box_crop]')."
+            )
+        if self.batch_size < 1 or self.num_pictures < 0:
+            raise ConfigError(
+                f"--batch_size is {self.batch_size} and --num_pictures {self.num_pictures}; wanted"
+                " 1 or more, and 0 or more."
+            )
+        names = [*self.heads, *self.methods]
+        if len(set(names)) != len(names) or len(self.heads) != len(self.checkpoints):
+            raise ConfigError(
+                f"--checkpoints {self.checkpoints} and --methods {self.methods} give a name twice;"
+                " name every head by name=path."
+            )
+        if self.methods and (self.images_dir is None or self.models is None):
+            raise ConfigError(
+                f"--methods {self.methods} work on pixels. Set --images_dir to the folder of the"
+                " images and --models.preset to the models that made the cache, or leave them out."
+            )
+
+    @property
+    def heads(self) -> dict[str, str]:
+        """The paths of the trained heads by name, in order."""
+        return dict(_name_and_path(text) for text in self.checkpoints)
+
+
+def _name_and_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals:
+        return DEFAULT_HEAD_NAME, text
+    if not _NAME.fullmatch(name) or not path:
+        raise ConfigError(
+            f"--checkpoints holds {text!r}; wanted name=path, with a name of letters, digits, '_',"
+            " '-' and '.'."
+        )
+    return name, path

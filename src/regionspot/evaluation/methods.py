@@ -1,0 +1,222 @@
+"""Runs the methods of an evaluation: class scores in, predictions and named regions out."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models, resolve_device
+from regionspot.cache import check_same_fingerprint
+from regionspot.core.errors import ConfigError
+from regionspot.core.region_scores import RegionScores
+from regionspot.core.stopping import check_stop, safe_points
+from regionspot.evaluation.config import EvalConfig
+from regionspot.evaluation.data import EvaluationData
+from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
+from regionspot.inference.clip_crops import PixelMethod
+from regionspot.model import TrainedHead, load_trained_head
+from regionspot.scoring import Predictions, Protocol, emit_predictions
+
+_Item = TypeVar("_Item")
+_DESCRIPTIONS: dict[PixelMethod, str] = {
+    "clip_box_crop": "CLIP's image embedding of the cropped box; baseline of the paper.",
+    "clip_mask_crop": "The same, grey outside SAM's mask; baseline of the paper.",
+    "grey_outside_mask": "The whole image at its own size, grey outside SAM's mask; control.",
+    "pooled_patches": "CLIP's patch tokens pooled over the box, nothing trained; control.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedImage:
+    """The most likely class of every region of one image."""
+
+    labels: NDArray[np.int64]
+    """Class indices, (R,)."""
+    probabilities: NDArray[np.float32]
+    """Their probabilities, (R,)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class MethodOutput:
+    """What one method said about all images; scores themselves are not kept."""
+
+    name: str
+    """What the method is called."""
+    description: str
+    """What it does, in one sentence."""
+    parts: list[Predictions] = field(default_factory=list)
+    """Predictions by image."""
+    named: dict[int, NamedImage] = field(default_factory=dict)
+    """Top-1 names by image id."""
+
+    def add(self, scores: RegionScores, category_ids: Sequence[int], protocol: Protocol) -> None:
+        """Take over one image's scores."""
+        self.parts.append(emit_predictions([scores], category_ids, protocol=protocol))
+        best = scores.scores.argmax(axis=1)
+        self.named[scores.image_id] = NamedImage(
+            labels=best.astype(np.int64),
+            probabilities=np.take_along_axis(scores.scores, best[:, None], axis=1)[:, 0],
+        )
+
+    def predictions(self) -> Predictions:
+        """Join the predictions of all images."""
+        return Predictions.concatenate(self.parts)
+
+    def top1_accuracy(self, labels: Mapping[int, NDArray[np.int64]]) -> float | None:
+        """Return the share of regions whose most likely class is right, in percent.
+
+        Regions without a known class, which proposals are, do not count.
+        """
+        right = [
+            (named.labels == labels[image_id])[labels[image_id] >= 0]
+            for image_id, named in self.named.items()
+        ]
+        joined = np.concatenate(right) if right else np.zeros(0, np.bool_)
+        return 100.0 * float(joined.mean()) if joined.size else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodRun:
+    """All methods of an evaluation, run."""
+
+    outputs: tuple[MethodOutput, ...]
+    """What they said, heads first."""
+    heads: Mapping[str, TrainedHead]
+    """The trained heads by name."""
+    timings_s: Mapping[str, float]
+    """Seconds by what was run."""
+
+
+def check_methods(methods: Sequence[str]) -> list[PixelMethod]:
+    """Check the names of methods from pixels.
+
+    Raises:
+        ConfigError: A name is unknown.
+    """
+    known = get_args(PixelMethod)
+    unknown = [name for name in methods if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"--methods holds {unknown}; there are {', '.join(known)}. Trained heads are given by"
+            " --checkpoints."
+        )
+    return [cast("PixelMethod", name) for name in methods]
+
+
+def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
+    """Score all images by every method.
+
+    Raises:
+        ConfigError: A method is unknown, or cannot work on this cache.
+        MissingFileError: A head or an image is not there.
+        CacheMismatchError: A head or the models do not belong to the cache.
+    """
+    methods = check_methods(config.methods)
+    # All models are loaded before the first is run: a mistyped path shows at once, not after hours.
+    heads = {name: load_trained_head(p) for name, p in config.heads.items()}
+    outputs: list[MethodOutput] = []
+    timings: dict[str, float] = {}
+    start = time.perf_counter()
+    scored = _start_from_pixels(methods, config, data)
+    loading_s = time.perf_counter() - start
+    for name, head in heads.items():
+        start = time.perf_counter()
+        outputs.append(_run_head(name, head, config, data))
+        timings[f"evaluate: {name}"] = time.perf_counter() - start
+    if scored is not None:
+        start = time.perf_counter()
+        outputs += _run_from_pixels(methods, scored, config, data)
+        seconds = loading_s + time.perf_counter() - start
+        timings[f"evaluate: {', '.join(methods)} (one pass)"] = seconds
+    return MethodRun(outputs=tuple(outputs), heads=heads, timings_s=timings)
+
+
+def _run_head(
+    name: str, head: TrainedHead, config: EvalConfig, data: EvaluationData
+) -> MethodOutput:
+    scored = score_cached(
+        head,
+        data.cache,
+        data.cache.text_bank(config.templates),
+        batch_size=config.batch_size,
+        device=resolve_device(config.device),
+    )
+    output = MethodOutput(name=name, description=_describe_head(head))
+    with safe_points():
+        for scores in _with_progress(scored, name, len(data.cache)):
+            output.add(scores, data.cache.manifest.category_ids, config.protocol)
+            check_stop()
+    return output
+
+
+def _start_from_pixels(
+    methods: Sequence[PixelMethod], config: EvalConfig, data: EvaluationData
+) -> Iterator[Mapping[PixelMethod, RegionScores]] | None:
+    """Load and check what methods from pixels need; no image is looked at yet."""
+    if not methods or config.models is None:
+        return None
+    models = _load_models(config.models, config.device, data)
+    return score_pixel_methods(
+        models, _prompted(data), data.cache.text_bank(config.templates), methods=methods
+    )
+
+
+def _run_from_pixels(
+    methods: Sequence[PixelMethod],
+    scored: Iterator[Mapping[PixelMethod, RegionScores]],
+    config: EvalConfig,
+    data: EvaluationData,
+) -> list[MethodOutput]:
+    outputs = {
+        method: MethodOutput(name=method, description=_DESCRIPTIONS[method]) for method in methods
+    }
+    with safe_points():
+        for by_method in _with_progress(scored, "methods from pixels", len(data.cache)):
+            for method, scores in by_method.items():
+                outputs[method].add(scores, data.cache.manifest.category_ids, config.protocol)
+            check_stop()
+    return list(outputs.values())
+
+
+def _prompted(data: EvaluationData) -> Iterator[PromptedImage]:
+    """Yield the cache's images with the very boxes that the heads see."""
+    for position in range(len(data.cache)):
+        sample = data.cache.sample(position)
+        yield PromptedImage(
+            image_id=sample.image_id,
+            path=data.image_paths[sample.image_id],
+            boxes_xyxy=np.array(sample.boxes_xyxy),
+            box_scores=np.array(sample.box_scores),
+        )
+
+
+def _load_models(config: ModelsConfig, device: str, data: EvaluationData) -> FrozenModels:
+    wanted = data.cache.manifest.fingerprint
+    if wanted.exif_policy != "ignore":
+        raise ConfigError(
+            f"{data.cache.location} was made with exif_policy {wanted.exif_policy!r}; methods from"
+            " pixels read images as stored. Leave --methods out, or cache with exif_policy ignore."
+        )
+    models = load_frozen_models(config, device=device)
+    check_same_fingerprint(
+        wanted, models.fingerprint(), found_in=f"the cache {data.cache.location}"
+    )
+    return models
+
+
+def _describe_head(head: TrainedHead) -> str:
+    training = head.card.training
+    caches, steps = training.get("caches"), training.get("steps")
+    details = [f"{steps:,} steps" if isinstance(steps, int) else ""]
+    details.append(f"on {', '.join(map(str, caches))}" if isinstance(caches, list) else "")
+    told = " ".join(detail for detail in details if detail)
+    return f"The trained head, from the feature cache{f' ({told})' if told else ''}."
+
+
+def _with_progress(items: Iterable[_Item], name: str, total: int) -> Iterable[_Item]:
+    # `disable=None` keeps log files free of progress bars.
+    return tqdm(items, desc=name, total=total, unit=" images", disable=None)

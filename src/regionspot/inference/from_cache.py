@@ -1,0 +1,173 @@
+"""Score a feature cache with a trained head: no SAM, no CLIP, no image.
+
+Shape letters as in the whole project: B images, R regions (padded), T tokens, S SAM width, D CLIP
+width, E text width, C classes.
+
+From similarities to probabilities: the last step that every namer of regions shares.
+
+Probabilities are a softmax over the vocabulary in float32 whatever precision made the logits: in
+float16 the tail of a long vocabulary underflows to ties, and ties decide a top-k.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from regionspot.cache import CachedSample, FeatureCache, decode_features, stored_tensor
+from regionspot.cache.fingerprint import check_same_models
+from regionspot.core.errors import ConfigError, ShapeError
+from regionspot.core.region_scores import RegionScores
+from regionspot.core.workers import map_batches, workers_on
+from regionspot.model import TrainedHead
+
+TextBank = NDArray[np.float32] | Tensor
+"""Unit-norm class name embeddings, (C, E), as the cache (numpy) or the text encoder (torch) returns
+them."""
+
+
+def as_text_bank(text_bank: TextBank, *, text_dim: int, device: torch.device) -> Tensor:
+    """Check a text bank and bring it to ``device`` as float32.
+
+    Args:
+        text_bank: Class embeddings, (C, E), unit norm, one row a class.
+        text_dim: The width E of the space that the regions are embedded in.
+        device: Where the scores will be computed.
+
+    Raises:
+        ShapeError: The bank is not (C, E) with at least one class.
+    """
+    bank_CE = torch.as_tensor(text_bank)
+    if bank_CE.ndim != 2 or len(bank_CE) == 0 or bank_CE.shape[1] != text_dim:
+        raise ShapeError(
+            f"the text bank has shape {tuple(bank_CE.shape)}; wanted (C, {text_dim}): one row a"
+            " class, in the text space of the CLIP that the regions are embedded with."
+        )
+    return bank_CE.to(device=device, dtype=torch.float32)
+
+
+def class_probabilities(logits: Tensor) -> NDArray[np.float32]:
+    """Turn logits (..., C) into probabilities over the vocabulary, float32, in host memory."""
+    probabilities: NDArray[np.float32] = logits.float().softmax(dim=-1).cpu().numpy()
+    return probabilities
+
+
+_logger = logging.getLogger(__name__)
+
+
+def score_cached(
+    trained_head: TrainedHead,
+    cache: FeatureCache,
+    text_bank: TextBank,
+    *,
+    batch_size: int = 16,
+    device: str | torch.device = "cpu",
+) -> Iterator[RegionScores]:
+    """Score every region of a feature cache against a vocabulary.
+
+    Args:
+        trained_head: A head with its classifier and card; put in eval mode on ``device``.
+        cache: The cache of the images to score.
+        text_bank: Unit-norm class embeddings, (C, E), of the CLIP that made the cache.
+        batch_size: Images scored at once. It changes the speed, not the scores.
+        device: Where the head runs.
+
+    Returns:
+        One `RegionScores` an image, in the cache's order, with probabilities over the vocabulary;
+        an image without regions yields zero rows.
+
+    Raises:
+        CacheMismatchError: The cache was made by other frozen models than the head was trained on.
+        ConfigError: ``batch_size`` is not positive.
+        ShapeError: The text bank does not fit the head.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
+    _check_origin(trained_head, cache)
+    target = torch.device(device)
+    trained_head.head.to(target).eval()
+    trained_head.classifier.to(target).eval()
+    bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
+    return _score_batches(trained_head, cache, bank_CE, batch_size)
+
+
+def _check_origin(trained_head: TrainedHead, cache: FeatureCache) -> None:
+    where = f"the cache {cache.location}"
+    if trained_head.card.fingerprint:
+        check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
+    else:
+        _logger.warning("the head's card names no frozen models; trusting that they made %s", where)
+
+
+@torch.inference_mode()
+def embed_regions(
+    trained_head: TrainedHead, tokens_of_images: Sequence[Tensor], feature_map_BTD: Tensor
+) -> list[Tensor]:
+    """Run the head on images with different numbers of regions.
+
+    Args:
+        trained_head: The head, in eval mode, on the tensors' device.
+        tokens_of_images: Position tokens of each image, (R_i, S), any float dtype.
+        feature_map_BTD: Feature maps, (B, T, D), any float dtype.
+
+    Returns:
+        Region embeddings of each image, (R_i, E) float32, not normalised.
+    """
+    tokens_BRS = pad_sequence([tokens.float() for tokens in tokens_of_images], batch_first=True)
+    counts_B1 = torch.tensor([[len(tokens)] for tokens in tokens_of_images])
+    mask_BR = torch.arange(tokens_BRS.shape[1]) < counts_B1
+    z_BRE = trained_head.head(
+        tokens_BRS, feature_map_BTD.float(), mask_BR.to(feature_map_BTD.device)
+    )
+    return [
+        z_RE[: len(tokens)].float() for z_RE, tokens in zip(z_BRE, tokens_of_images, strict=True)
+    ]
+
+
+def _score_batches(
+    trained_head: TrainedHead, cache: FeatureCache, bank_CE: Tensor, batch_size: int
+) -> Iterator[RegionScores]:
+    @torch.inference_mode()
+    def scored(positions: range) -> list[RegionScores]:
+        samples = [cache.sample(position) for position in positions]
+        embeddings = embed_regions(
+            trained_head,
+            [_to_device(sample.position_tokens, bank_CE.device) for sample in samples],
+            _feature_maps(samples, bank_CE.device),
+        )
+        return [
+            RegionScores(
+                image_id=sample.image_id,
+                boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
+                scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
+                box_scores=np.array(sample.box_scores),
+            )
+            for sample, z_RE in zip(samples, embeddings, strict=True)
+        ]
+
+    everything = range(len(cache))
+    batches = [everything[start : start + batch_size] for start in everything[::batch_size]]
+    num_workers, num_threads = workers_on(bank_CE.device, len(batches))
+    with closing(
+        map_batches(scored, batches, num_workers=num_workers, num_threads=num_threads)
+    ) as of_batches:
+        yield from chain.from_iterable(of_batches)
+
+
+def _feature_maps(samples: Sequence[CachedSample], device: torch.device) -> Tensor:
+    stored = stored_tensor(np.stack([sample.feature_map for sample in samples]))
+    return decode_features(stored.to(device))
+
+
+def _to_device(
+    array: np.ndarray[tuple[int, ...], np.dtype[np.float16]], device: torch.device
+) -> Tensor:
+    # The cache hands out read-only views of a memory map, which torch does not accept as they are.
+    writable = array if array.flags.writeable else array.copy()
+    return torch.from_numpy(writable).to(device)

@@ -1,0 +1,29 @@
+"""Scoring: predictions in and out, protocols, LVIS AP, validation while training, the report."""
+
+from regionspot.annotations import LvisCategory, LvisGroundTruth
+from regionspot.scoring.ground_truth import check_same_data
+from regionspot.scoring.lvis_ap import CategoryScore, LvisScorer, LvisScores, score_lvis
+from regionspot.scoring.predictions import Predictions
+from regionspot.scoring.protocols import (
+    PROTOCOL_NOTES,
+    Protocol,
+    emit_predictions,
+    flatten_top_k,
+    top_1,
+)
+
+__all__ = [
+    "PROTOCOL_NOTES",
+    "CategoryScore",
+    "LvisCategory",
+    "LvisGroundTruth",
+    "LvisScorer",
+    "LvisScores",
+    "Predictions",
+    "Protocol",
+    "check_same_data",
+    "emit_predictions",
+    "flatten_top_k",
+    "score_lvis",
+    "top_1",
+]

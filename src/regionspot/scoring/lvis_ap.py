@@ -1,0 +1,309 @@
+"""LVIS average precision, by hotcoco, held bit-equal to `lvis.LVISEval` (tests/parity).
+
+LVIS labels are federated: in an image a category was either annotated, or looked for and not found
+(negative), or never looked for, and then its predictions count neither way. hotcoco computes the
+precision of every IoU threshold, recall level, category and object size in Rust, about 80 times
+as fast as the reference; the means over them are taken here, exactly as the reference takes them.
+
+Shape letters: C categories.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.annotations import FREQUENCIES, Frequency, LvisGroundTruth
+from regionspot.core.errors import AnnotationError, MissingExtraError, RegionSpotError
+from regionspot.scoring.lvis_reference import reference_curves
+from regionspot.scoring.predictions import Predictions
+from regionspot.scoring.protocols import LVIS_MAX_DETECTIONS
+
+_AREAS = ("all", "small", "medium", "large")
+_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+_SELF_CHECK_TOLERANCE = 1e-9
+_ANY_AREA = (float(np.nextafter(0, 1)), float(np.finfo(np.float64).max))
+_IGNORED_AREA = 1e12  # beyond all size ranges, "all" included: such a region counts in none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryScore:
+    """How one category did."""
+
+    category_id: int
+    """The data set's own category id."""
+    name: str
+    """The class name."""
+    frequency: Frequency
+    """Rare, common or frequent."""
+    num_annotations: int
+    """Annotated regions of this category."""
+    AP: float | None
+    """Average precision in percent; None where the category has no ground truth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LvisScores:
+    """LVIS figures in percent; None where no category has the ground truth that a figure needs."""
+
+    AP: float | None
+    """Mean over IoU thresholds 0.50 to 0.95 and over categories with ground truth."""
+    AP50: float | None
+    """The same at IoU 0.50 alone."""
+    AP75: float | None
+    """The same at IoU 0.75 alone."""
+    APs: float | None
+    """Regions smaller than 32 x 32 px."""
+    APm: float | None
+    """Regions between 32 x 32 and 96 x 96 px."""
+    APl: float | None
+    """Regions larger than 96 x 96 px."""
+    APr: float | None
+    """Rare categories: in fewer than 10 training images of LVIS."""
+    APc: float | None
+    """Common categories: in 10 to 99."""
+    APf: float | None
+    """Frequent categories: in 100 or more."""
+    AR: float | None
+    """Mean recall with 300 predictions an image."""
+    ARs: float | None
+    """The same for small regions."""
+    ARm: float | None
+    """The same for medium regions."""
+    ARl: float | None
+    """The same for large regions."""
+    num_categories: dict[Frequency, int]
+    """Categories with ground truth, by frequency: the weights of APr, APc and APf in AP."""
+    per_category: tuple[CategoryScore, ...]
+    """Every category of the annotation file, in order of ids."""
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the thirteen figures by name, in percent."""
+        names = [item.name for item in fields(self) if item.name.startswith("A")]
+        return {name: getattr(self, name) for name in names}
+
+
+def score_lvis(
+    annotations: Path | LvisGroundTruth,
+    predictions: Predictions,
+    *,
+    iou_type: Literal["bbox"] = "bbox",
+) -> LvisScores:
+    """Score predictions against LVIS ground truth.
+
+    Only an image's 300 highest-scoring predictions count, over all categories together. An image
+    without predictions counts as missed. Predictions of categories that were not looked for in an
+    image are ignored, as are false ones of categories annotated there not exhaustively.
+
+    Args:
+        annotations: An LVIS annotation file, or one already read.
+        predictions: What to score; ids are the file's own.
+        iou_type: Boxes; results with masks are not read.
+
+    Returns:
+        The figures, in percent.
+
+    Raises:
+        MissingFileError: There is no annotation file.
+        AnnotationError: It is not in LVIS format, or predictions name images that it lacks.
+        MissingExtraError: hotcoco is not installed.
+    """
+    truth = (
+        annotations
+        if isinstance(annotations, LvisGroundTruth)
+        else LvisGroundTruth.read(annotations)
+    )
+    return LvisScorer(truth, iou_type=iou_type).score(predictions)
+
+
+class LvisScorer:
+    """Scores many sets of predictions against one ground truth, which is indexed once."""
+
+    def __init__(self, truth: LvisGroundTruth, *, iou_type: Literal["bbox"] = "bbox") -> None:
+        """Index the ground truth.
+
+        Raises:
+            MissingExtraError: hotcoco is not installed.
+        """
+        self._truth = truth
+        self._iou_type = iou_type
+        self._hotcoco = import_hotcoco()
+        self._image_ids = np.array(sorted(truth.image_ids), np.int64)
+        self._category_ids = np.array([item.id for item in truth.categories], np.int64)
+        self._indexed = self._index()
+
+    def score(self, predictions: Predictions) -> LvisScores:
+        """Score predictions; see `score_lvis`.
+
+        Raises:
+            AnnotationError: Predictions name images or categories that the annotations lack.
+        """
+        self._check_ids(predictions)
+        boxes_xywh = predictions.boxes_xywh
+        table = np.column_stack(
+            [
+                np.searchsorted(self._image_ids, predictions.image_ids),
+                boxes_xywh,
+                predictions.scores,
+                np.searchsorted(self._category_ids, predictions.category_ids),
+            ]
+        ).astype(np.float64)
+        detections = self._hotcoco.LVISResults(self._indexed, table, max_dets=LVIS_MAX_DETECTIONS)
+        if not has_area(boxes_xywh).all():
+            # As lvis does: they count among the 300 of their image, and then no more.
+            detections = detections.filter(area_rng=_ANY_AREA, drop_empty_images=False)
+        evaluation = self._hotcoco.COCOeval(
+            self._indexed, detections, self._iou_type, lvis_style=True
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+        # The last axis is "at most N predictions an image", of which LVIS has one value.
+        precision, recall = (
+            np.array(evaluation.eval[name][..., 0]) for name in ("precision", "recall")
+        )
+        regions = self._truth.regions
+        for number in regions.category_ids[regions.ids == 0].tolist():
+            theirs = reference_curves(self._truth, predictions, number)
+            if theirs is not None:
+                rank = np.searchsorted(self._category_ids, number)
+                precision[:, :, rank], recall[:, rank] = theirs
+        return self._summarize(precision, recall)
+
+    def _index(self) -> Any:
+        """Hand the ground truth to hotcoco, with the ranks of ids in place of ids.
+
+        Ranks survive the float64 in which predictions are handed over, and keep the order in which
+        `lvis` takes images and categories.
+        """
+        rank_of = {number: rank for rank, number in enumerate(self._category_ids.tolist())}
+
+        def ranks(category_ids: tuple[int, ...]) -> list[int]:
+            return [rank_of[number] for number in category_ids if number in rank_of]
+
+        images = [
+            {
+                "id": rank,
+                "neg_category_ids": ranks(self._truth.labels[number].negative),
+                "not_exhaustive_category_ids": ranks(self._truth.labels[number].not_exhaustive),
+            }
+            for rank, number in enumerate(self._image_ids.tolist())
+        ]
+        categories = [
+            {"id": rank, "name": item.name, "frequency": item.frequency}
+            for rank, item in enumerate(self._truth.categories)
+        ]
+        regions = self._truth.regions
+        return self._hotcoco.COCO.from_arrays(
+            images,
+            categories,
+            np.searchsorted(self._image_ids, regions.image_ids),
+            np.searchsorted(self._category_ids, regions.category_ids),
+            regions.boxes_xywh,
+            area=np.where(regions.is_ignored, _IGNORED_AREA, regions.areas),
+        )
+
+    def _check_ids(self, predictions: Predictions) -> None:
+        for what, found, known in (
+            ("images", predictions.image_ids, self._image_ids),
+            ("categories", predictions.category_ids, self._category_ids),
+        ):
+            strange = np.setdiff1d(found, known)
+            if len(strange):
+                raise AnnotationError(
+                    f"predictions name {len(strange)} {what} that {self._truth.name} does not"
+                    f" list, e.g. id {strange[0]}. They were made for other annotations: evaluate"
+                    " with the file that the boxes came from."
+                )
+
+    def _summarize(self, precision: NDArray[np.float64], recall: NDArray[np.float64]) -> LvisScores:
+        """Average precision (IoU, recall, C, area) and recall (IoU, C, area) as lvis does."""
+        of_group = {
+            group: [i for i, item in enumerate(self._truth.categories) if item.frequency == group]
+            for group in FREQUENCIES
+        }
+        everywhere = precision[:, :, :, 0]
+        areas = {f"AP{area[0]}": _mean(precision[..., i]) for i, area in enumerate(_AREAS) if i}
+        groups = {f"AP{group}": _mean(everywhere[:, :, rows]) for group, rows in of_group.items()}
+        recalls = {f"AR{area[0]}": _mean(recall[..., i]) for i, area in enumerate(_AREAS) if i}
+        scores = LvisScores(
+            AP=_mean(everywhere),
+            AP50=_mean(everywhere[_IOU_THRESHOLDS == 0.5]),
+            AP75=_mean(everywhere[_IOU_THRESHOLDS == 0.75]),
+            **areas,
+            **groups,
+            AR=_mean(recall[..., 0]),
+            **recalls,
+            num_categories={
+                group: int((everywhere[0, 0, rows] > -1).sum()) for group, rows in of_group.items()
+            },
+            per_category=self._per_category(everywhere),
+        )
+        check_group_mean(scores)
+        return scores
+
+    def _per_category(self, everywhere: NDArray[np.float64]) -> tuple[CategoryScore, ...]:
+        found, counts = np.unique(self._truth.regions.category_ids, return_counts=True)
+        count_of = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        return tuple(
+            CategoryScore(
+                category_id=category.id,
+                name=category.name,
+                frequency=category.frequency,
+                num_annotations=count_of.get(category.id, 0),
+                AP=_mean(everywhere[:, :, index]),
+            )
+            for index, category in enumerate(self._truth.categories)
+        )
+
+
+def check_group_mean(scores: LvisScores) -> None:
+    """Check that AP is the mean of APr, APc and APf, weighted by categories with ground truth.
+
+    Tables whose figures fail this have their groups mixed up; the paper's own baselines do.
+
+    Raises:
+        RegionSpotError: They differ, which means that the evaluator is broken.
+    """
+    of_group = {"r": scores.APr, "c": scores.APc, "f": scores.APf}
+    counts = scores.num_categories
+    total = sum(counts.values())
+    if scores.AP is None or total == 0:
+        return
+    weighted = sum(counts[group] * (of_group[group] or 0.0) for group in FREQUENCIES) / total
+    if abs(weighted - scores.AP) > _SELF_CHECK_TOLERANCE * max(1.0, scores.AP):
+        raise RegionSpotError(
+            f"self-check failed: AP is {scores.AP}, but its groups average to {weighted} (rare,"
+            f" common, frequent {of_group}, weights {counts}). Report this with the version of"
+            " hotcoco; do not use the figures."
+        )
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Average what is defined (-1 marks categories without ground truth), in percent."""
+    defined = values[values > -1]
+    return 100.0 * float(np.mean(defined)) if len(defined) else None
+
+
+def has_area(boxes_xywh: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say which predicted boxes (N, 4) are evaluated: those with an area above 0, and finite."""
+    with np.errstate(over="ignore"):
+        areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
+    return (areas > 0) & (areas < np.inf)
+
+
+def import_hotcoco() -> ModuleType:
+    """Import hotcoco, which only scoring needs.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import hotcoco
+    except ImportError as error:
+        raise MissingExtraError(
+            'LVIS scoring needs hotcoco: type `pip install "regionspot[eval]"`.'
+        ) from error
+    return hotcoco

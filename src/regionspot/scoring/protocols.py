@@ -1,0 +1,147 @@
+"""Protocols: which (box, class) pairs of an image are emitted as predictions.
+
+The AP that annotated boxes give depends heavily on this choice: one class a box gives a CLIP crop
+baseline about half the AP that the flattened top 300 gives, with the very same scores. So both are
+offered, the flattened one is the default as in the paper, and every table names the one it used.
+
+A detector's confidence in a box is multiplied into the class scores *before* the pairs are ranked
+and cut. (The authors' released code multiplies after the cut, which drops pairs by a score that is
+not the one they are finally ranked by.)
+
+Shape letters: R regions, C classes, N predictions.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.core.errors import ConfigError, ShapeError
+from regionspot.core.geometry import xyxy_to_xywh
+from regionspot.core.region_scores import RegionScores
+from regionspot.scoring.predictions import Predictions
+
+Protocol = Literal["flattened_top300", "top1"]
+
+LVIS_MAX_DETECTIONS = 300
+"""LVIS scores this many predictions an image, over all categories together."""
+
+PROTOCOL_NOTES: dict[Protocol, str] = {
+    "flattened_top300": (
+        "Flattened top 300: every (box, class) pair of an image is a candidate; the 300 pairs with"
+        " the highest scores are scored. A box may be predicted as several classes."
+    ),
+    "top1": (
+        "Top 1: every box is predicted as its one most likely class. The figures are far lower than"
+        " the flattened ones and must not be compared with them."
+    ),
+}
+
+# Annotated boxes have two decimals and travel as float32. Rounding to 1/1000 px undoes that
+# journey, and keeps the results file short.
+_BOX_DECIMALS = 3
+
+
+def flatten_top_k(
+    region_scores: RegionScores, category_ids: Sequence[int], *, k: int = LVIS_MAX_DETECTIONS
+) -> Predictions:
+    """Emit the ``k`` best (box, class) pairs of an image.
+
+    Args:
+        region_scores: One image's class scores; ``box_scores`` are multiplied in first.
+        category_ids: The data set's own id of each class of the vocabulary, C in all.
+        k: The most pairs to emit.
+
+    Returns:
+        At most ``k`` predictions, best first; equal scores in the order of boxes, then classes.
+        No regions give no predictions.
+
+    Raises:
+        ShapeError: ``category_ids`` does not name every column of the scores.
+        ConfigError: ``k`` is not positive.
+    """
+    if k < 1:
+        raise ConfigError(f"k is {k}; wanted at least one prediction an image.")
+    weighted = _weighted_scores(region_scores, category_ids)
+    pairs = _top_k(weighted.ravel(), k)
+    rows, columns = np.divmod(pairs, max(1, weighted.shape[1]))
+    return _emit(region_scores, category_ids, weighted, rows, columns)
+
+
+def top_1(region_scores: RegionScores, category_ids: Sequence[int]) -> Predictions:
+    """Emit the most likely class of every box, one prediction a region, in the order of regions.
+
+    Args:
+        region_scores: One image's class scores; ``box_scores`` are multiplied in.
+        category_ids: The data set's own id of each class of the vocabulary, C in all.
+
+    Raises:
+        ShapeError: ``category_ids`` does not name every column of the scores.
+    """
+    weighted = _weighted_scores(region_scores, category_ids)
+    rows = np.arange(len(weighted))
+    # The raw scores choose the class: a box score of zero would make all classes equal.
+    columns = region_scores.scores.argmax(axis=1) if len(rows) else rows
+    return _emit(region_scores, category_ids, weighted, rows, columns)
+
+
+def emit_predictions(
+    scored: Iterable[RegionScores], category_ids: Sequence[int], *, protocol: Protocol
+) -> Predictions:
+    """Apply a protocol to every image and join the results.
+
+    Raises:
+        ConfigError: There is no such protocol.
+        ShapeError: ``category_ids`` does not name every column of the scores.
+    """
+    if protocol not in PROTOCOL_NOTES:
+        raise ConfigError(
+            f"there is no protocol {protocol!r}; choose one of {sorted(PROTOCOL_NOTES)}."
+        )
+    emit = flatten_top_k if protocol == "flattened_top300" else top_1
+    return Predictions.concatenate(emit(image, category_ids) for image in scored)
+
+
+def _weighted_scores(
+    region_scores: RegionScores, category_ids: Sequence[int]
+) -> NDArray[np.float64]:
+    if region_scores.scores.shape[1] != len(category_ids):
+        raise ShapeError(
+            f"image {region_scores.image_id}: scores for {region_scores.scores.shape[1]} classes,"
+            f" but {len(category_ids)} category ids. Score with the text bank of the vocabulary"
+            " that the category ids belong to."
+        )
+    scores = region_scores.scores.astype(np.float64)
+    if region_scores.box_scores is not None:
+        scores *= region_scores.box_scores.astype(np.float64)[:, None]
+    return scores
+
+
+def _top_k(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Return the indices of the ``k`` largest values, largest first, equal ones by index."""
+    if len(values) > k:
+        # A partition alone would keep an arbitrary few of the values tied at the cut.
+        threshold = np.partition(values, len(values) - k)[len(values) - k]
+        above = np.flatnonzero(values > threshold)
+        at = np.flatnonzero(values == threshold)[: k - len(above)]
+        chosen = np.sort(np.concatenate([above, at]))
+    else:
+        chosen = np.arange(len(values))
+    return chosen[np.argsort(-values[chosen], kind="stable")]
+
+
+def _emit(
+    region_scores: RegionScores,
+    category_ids: Sequence[int],
+    weighted: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+) -> Predictions:
+    boxes_xywh = xyxy_to_xywh(region_scores.boxes_xyxy).astype(np.float64)[rows]
+    return Predictions(
+        image_ids=np.full(len(rows), region_scores.image_id, np.int64),
+        category_ids=np.asarray(category_ids, np.int64)[columns],
+        boxes_xywh=boxes_xywh.round(_BOX_DECIMALS),
+        scores=weighted[rows, columns],
+    )

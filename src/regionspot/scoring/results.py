@@ -1,0 +1,153 @@
+"""What an evaluation found: figures of every method, and the files that keep them.
+
+metrics.json         {"methods": {"fusion_head": {"AP": .., "APr": .., ..}, ..}, "timings_s": ..}
+per_category.csv     AP of every category by every method
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from regionspot.core.files import write_text_atomic
+from regionspot.scoring.lvis_ap import LvisScores
+from regionspot.scoring.protocols import Protocol
+
+METRICS_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodResult:
+    """How one method did."""
+
+    name: str
+    """What the method is called in tables and files, e.g. "fusion_head"."""
+    description: str
+    """What the method does, in one sentence."""
+    scores: LvisScores
+    """Its LVIS figures."""
+    top1_accuracy: float | None
+    """Share of annotated boxes whose most likely class is the annotated one, in percent; None
+    where boxes come from a detector."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedData:
+    """What was scored."""
+
+    name: str
+    """Name of the data set, from the cache's manifest."""
+    num_images: int
+    """Images that count: annotated ones that the cache was planned for."""
+    num_missing_images: int
+    """Those of them that the cache had to leave out (quarantined); all their regions are missed."""
+    num_regions: int
+    """Annotated regions in the images that count."""
+    num_cached_regions: int
+    """Regions of these images in the cache, which all methods get to name: proposals, or those of
+    the annotated ones that the cache holds, the others being missed."""
+    proposals: str | None
+    """Which proposals the regions are; None where they are the annotated ones."""
+    num_classes: int
+    """Size of the vocabulary."""
+    is_subset: bool
+    """Whether the cache was planned for fewer images than the annotation file has."""
+    annotation_sha256: str
+    """Identity of the annotation file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """All that `metrics.json` says."""
+
+    methods: tuple[MethodResult, ...]
+    """The methods, in the order asked for."""
+    protocol: Protocol
+    """Which (box, class) pairs were scored."""
+    templates: str
+    """Template set of the text bank, the same for every method."""
+    data: EvaluatedData
+    """What was scored."""
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by step, earlier steps of the run first."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What was run: frozen models, weights, versions."""
+
+    def to_json(self) -> str:
+        """Return the text of ``metrics.json``: AP in percent, null where undefined."""
+        content = {
+            "schema_version": METRICS_VERSION,
+            "methods": {
+                result.name: {
+                    **result.scores.figures(),
+                    "top1_accuracy": result.top1_accuracy,
+                    "num_categories": result.scores.num_categories,
+                }
+                for result in self.methods
+            },
+            "protocol": self.protocol,
+            "templates": self.templates,
+            "data": {
+                "name": self.data.name,
+                "num_images": self.data.num_images,
+                "num_missing_images": self.data.num_missing_images,
+                "num_regions": self.data.num_regions,
+                "num_cached_regions": self.data.num_cached_regions,
+                "proposals": self.data.proposals,
+                "num_classes": self.data.num_classes,
+                "is_subset": self.data.is_subset,
+                "annotation_sha256": self.data.annotation_sha256,
+            },
+            "timings_s": dict(self.timings_s),
+            "provenance": dict(self.provenance),
+        }
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def write_metrics(path: Path, result: EvaluationResult) -> None:
+    """Write ``metrics.json``."""
+    write_text_atomic(path, result.to_json())
+
+
+def write_per_category(path: Path, methods: Sequence[MethodResult]) -> None:
+    """Write a CSV table: one row a category, one column of AP (percent) a method.
+
+    The cell of a category without ground truth is empty.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    head = ["category_id", "name", "frequency", "num_annotations"]
+    writer.writerow([*head, *(method.name for method in methods)])
+    for rows in zip(*(method.scores.per_category for method in methods), strict=True):
+        first = rows[0]
+        writer.writerow(
+            [
+                first.category_id,
+                first.name,
+                first.frequency,
+                first.num_annotations,
+                *("" if row.AP is None else repr(row.AP) for row in rows),
+            ]
+        )
+    write_text_atomic(path, buffer.getvalue())
+
+
+def format_table(methods: Sequence[MethodResult]) -> str:
+    """Return the table that the command line prints: AP, APr, APc, APf in percent."""
+    columns = ("AP", "APr", "APc", "APf", "AP50")
+    width = max(len("method"), *(len(method.name) for method in methods))
+    lines = [f"{'method':<{width}}" + "".join(f"{column:>8}" for column in columns)]
+    for method in methods:
+        figures = method.scores.figures()
+        lines.append(
+            f"{method.name:<{width}}"
+            + "".join(f"{format_figure(figures[column]):>8}" for column in columns)
+        )
+    return "\n".join(lines)
+
+
+def format_figure(value: float | None) -> str:
+    """Write a figure in percent with one decimal; "-" where it is undefined."""
+    return "-" if value is None else f"{value:.1f}"
