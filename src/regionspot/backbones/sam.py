@@ -17,7 +17,8 @@ from regionspot.backbones.decoded_masks import MaskFrame, bilinear
 from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32, to_device
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import SAM_DEFAULT_WEIGHTS, TokenSite
-from regionspot.backbones.prompts import SamPrompts, decode_masks, decode_tokens, token_dim
+from regionspot.backbones.prompts import SamPrompts
+from regionspot.backbones.sam_decoder import decode_masks, decode_tokens, token_dim
 from regionspot.backbones.sam_encoder import encode_image
 from regionspot.backbones.weights import (
     RANDOM,

@@ -31,15 +31,14 @@ from regionspot.cache.fingerprint import check_same_models
 from regionspot.core.errors import ConfigError, VocabularyError, WeightsError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.from_cache import class_probabilities, embed_regions
-from regionspot.inference.inputs import (
-    ImageLike,
+from regionspot.inference.inputs import ImageLike, as_count, is_one_image, load_image
+from regionspot.inference.prompts import (
+    LocatedRegions,
     PromptedPixels,
-    as_count,
-    is_one_image,
-    load_image,
+    locate_regions,
+    mask_prompt_for,
     open_prompted,
 )
-from regionspot.inference.prompts import LocatedRegions, locate_regions, mask_prompt_for
 from regionspot.inference.regions import Regions
 from regionspot.inference.stored_banks import StoredBanks
 from regionspot.inference.vocabularies import ChosenNames, TextBanks, as_vocabulary
