@@ -43,7 +43,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from regionspot.backbones import FrozenModels, ModelsConfig, SamLocalizer, load_frozen_models
+from regionspot.backbones import (
+    BoxPrompts,
+    FrozenModels,
+    ModelsConfig,
+    SamLocalizer,
+    load_frozen_models,
+    region_tokens,
+)
 from regionspot.backbones.presets import Precision
 from regionspot.backbones.sam_encoder import encode_image
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary
@@ -186,7 +193,9 @@ def flops_per_image(models: FrozenModels) -> dict[str, int]:
         # What the folded form, which GPUs take, multiplies more is no work that an image needs.
         embedding = encode_image(localizer.sam.image_encoder, frame, form="mask")
     with _counted_in_whole() as tokens:
-        localizer.tokens(embedding, np.array(BOXES, np.float32), SIZE_WH[::-1])
+        region_tokens(
+            localizer, embedding, BoxPrompts(boxes_xyxy=np.array(BOXES, np.float32)), SIZE_WH[::-1]
+        )
     with _counted_in_whole() as clip:
         encoder.features(square)
     counters = {"SAM": sam, "tokens": tokens, "CLIP": clip}

@@ -27,7 +27,7 @@ from card.table import Row
 from card.worker import Setup
 from common.timing import Way, median_ratio, peak_flops_per_s, timed_in_turn
 
-from regionspot.backbones import FrozenModels, ModelsConfig
+from regionspot.backbones import BoxPrompts, FrozenModels, ModelsConfig, region_tokens
 from regionspot.extraction import CacheSummary, measure_error
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import PreparedImage
@@ -118,7 +118,7 @@ def _model_ways(models: FrozenModels, batch: int) -> dict[str, Way]:
 
     def tokens() -> None:
         for _ in range(batch):
-            localizer.tokens(embedding, boxes, SIZE_WH[::-1])
+            region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=boxes), SIZE_WH[::-1])
 
     return {
         SAM: partial(localizer.embed, frames),

@@ -11,7 +11,13 @@ import torch
 
 from helpers.heads import random_head
 from regionspot.annotations import AnnotatedImages, ImageRecord, read_annotations
-from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
+from regionspot.backbones import (
+    BoxPrompts,
+    FrozenModels,
+    ModelsConfig,
+    load_frozen_models,
+    region_tokens,
+)
 from regionspot.cache import (
     CachedSample,
     Manifest,
@@ -97,7 +103,9 @@ def write_cache(folder: Path, images: AnnotatedImages, models: FrozenModels) -> 
 def sample_of(record: ImageRecord, images_dir: Path, models: FrozenModels) -> CachedSample:
     pixels = load_image(images_dir / record.file_name)
     embedding = models.localizer.embed(models.localizer.preprocess(pixels)[None])
-    tokens = models.localizer.tokens(embedding, record.boxes_xyxy, record.size_hw)
+    tokens = region_tokens(
+        models.localizer, embedding, BoxPrompts(boxes_xyxy=record.boxes_xyxy), record.size_hw
+    )
     features = models.encoder.features(models.encoder.preprocess(pixels)[None])[0]
     return CachedSample(
         key=record.key,

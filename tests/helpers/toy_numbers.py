@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from helpers.heads import random_head
-from regionspot.backbones import ModelsConfig, load_frozen_models
+from regionspot.backbones import BoxPrompts, ModelsConfig, load_frozen_models, region_tokens
 from regionspot.backbones.presets import Precision
 from regionspot.inference import Regions, RegionSpot
 
@@ -38,7 +38,9 @@ def toy_numbers(device: str, precision: Precision) -> dict[str, Tensor]:
     embedding = localizer.embed(localizer.preprocess(picture())[None])
     return {
         "embedding": embedding.cpu(),
-        "tokens": localizer.tokens(embedding, BOXES_XYXY, picture().shape[:2]).cpu(),
+        "tokens": region_tokens(
+            localizer, embedding, BoxPrompts(boxes_xyxy=BOXES_XYXY), picture().shape[:2]
+        ).cpu(),
         "feature map": encoder.features(encoder.preprocess(picture())[None]).cpu(),
     }
 

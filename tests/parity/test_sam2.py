@@ -31,16 +31,21 @@ from helpers.samples import PHOTOS
 from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
     SAM2_RESIZE,
+    BoxPrompts,
     Encoder,
     FrozenModels,
     GridProposer,
     MaskPrompt,
+    MaskPrompts,
     ModelsConfig,
+    PointPrompts,
     Sam2Localizer,
     TokenSite,
     load_clip,
     load_frozen_models,
     load_sam2,
+    region_masks,
+    region_tokens,
 )
 from regionspot.backbones.execution import Execution
 from regionspot.backbones.sam2 import build_sam2
@@ -204,7 +209,9 @@ def test_tokens_of_boxes_are_those_that_sam2_decodes_its_masks_from(
     }
     for site, theirs in wanted.items():
         localizer = _localizer(sam2, site)
-        ours = localizer.tokens(localizer.embed(pixels), boxes, size_hw)
+        ours = region_tokens(
+            localizer, localizer.embed(pixels), BoxPrompts(boxes_xyxy=boxes), size_hw
+        )
         assert ours.shape == (len(boxes), localizer.token_dim)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert (wanted["transformer"][0] - wanted["transformer"][1]).abs().max() > 0.1
@@ -219,7 +226,12 @@ def test_tokens_of_points_are_those_that_sam2_decodes_its_masks_from(
     )
     heard, _ = _run(sam2, pixels, **framed)
     localizer = _localizer(sam2)
-    ours = localizer.tokens_from_points(localizer.embed(pixels), POINTS, LABELS, SIZE_HW)
+    ours = region_tokens(
+        localizer,
+        localizer.embed(pixels),
+        PointPrompts(points_xy=POINTS, point_labels=LABELS),
+        SIZE_HW,
+    )
     torch.testing.assert_close(ours, heard["mask_0"], rtol=0, atol=1e-5)
 
 
@@ -233,7 +245,9 @@ def test_tokens_of_a_masks_shape_are_those_that_sam2_decodes_its_masks_from(
     boxes = [[4, 3, 40, 30], [60, 20, 119, 44]]
     pixels = _pixels(processor, _image(SIZE_HW))
     localizer = _localizer(sam2)
-    ours = localizer.tokens_from_masks(localizer.embed(pixels), masks, prompt=prompt)
+    ours = region_tokens(
+        localizer, localizer.embed(pixels), MaskPrompts(masks=masks, prompt=prompt), SIZE_HW
+    )
     for row, box in enumerate(boxes):  # SAM 2 takes one mask an image
         prompts = (
             _framed(processor, SIZE_HW, input_boxes=[[box]]) if prompt == "box_and_mask" else {}
@@ -254,13 +268,20 @@ def test_the_corner_site_takes_boxes_and_single_points_only(
 ) -> None:
     corners = _localizer(sam2, "prompt_encoder")
     embedding = corners.embed(_pixels(processor, _image(SIZE_HW)))
-    one = corners.tokens_from_points(embedding, POINTS[:, :1], LABELS[:, :1], SIZE_HW)
+    one = region_tokens(
+        corners,
+        embedding,
+        PointPrompts(points_xy=POINTS[:, :1], point_labels=LABELS[:, :1]),
+        SIZE_HW,
+    )
     assert one.shape == (2, 64)
     with pytest.raises(ShapeError, match=r"embed to 3 vectors.*models\.token_site"):
-        corners.tokens_from_points(embedding, POINTS, LABELS, SIZE_HW)
+        region_tokens(
+            corners, embedding, PointPrompts(points_xy=POINTS, point_labels=LABELS), SIZE_HW
+        )
     mask = np.ones((1, *SIZE_HW), np.bool_)
     with pytest.raises(ShapeError, match=r"embed to 0 vectors"):
-        corners.tokens_from_masks(embedding, mask, prompt="mask")
+        region_tokens(corners, embedding, MaskPrompts(masks=mask, prompt="mask"), SIZE_HW)
 
 
 def test_no_regions_give_nothing_of_the_right_shape(
@@ -268,8 +289,14 @@ def test_no_regions_give_nothing_of_the_right_shape(
 ) -> None:
     localizer = _localizer(sam2)
     embedding = localizer.embed(_pixels(processor, _image(SIZE_HW)))
-    assert localizer.tokens(embedding, BOXES[:0], SIZE_HW).shape == (0, 32)
-    assert localizer.masks(embedding, BOXES[:0], SIZE_HW).shape == (0, *SIZE_HW)
+    assert region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES[:0]), SIZE_HW).shape == (
+        0,
+        32,
+    )
+    assert region_masks(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES[:0]), SIZE_HW).shape == (
+        0,
+        *SIZE_HW,
+    )
 
 
 def test_a_batch_is_split_by_image(sam2: Sam2Model, processor: Sam2Processor) -> None:
@@ -277,13 +304,14 @@ def test_a_batch_is_split_by_image(sam2: Sam2Model, processor: Sam2Processor) ->
     pixels = [_pixels(processor, _image(SIZE_HW, seed)) for seed in (1, 2)]
     together = localizer.embed(torch.cat(pixels))
     with pytest.raises(ShapeError, match=r"\(2, 128, 4, 4\); wanted \(1, 128, 4, 4\)"):
-        localizer.tokens(together, BOXES, SIZE_HW)
+        region_tokens(localizer, together, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW)
     for index, alone in enumerate(pixels):
         one = together[index : index + 1]
         theirs = localizer.embed(alone)
         torch.testing.assert_close(one, theirs, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(
-            localizer.masks(one, BOXES, SIZE_HW), localizer.masks(theirs, BOXES, SIZE_HW)
+            region_masks(localizer, one, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW),
+            region_masks(localizer, theirs, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW),
         )
 
 
@@ -305,13 +333,17 @@ def test_bfloat16_is_close_to_float32_in_which_prompts_are_embedded_still(
         for site in SITES
     )
     embedded = found.embed(pixels)
-    tokens = found.tokens(embedded, boxes, SIZE_HW)
-    theirs = wanted.tokens(wanted.embed(pixels), boxes, SIZE_HW)
+    tokens = region_tokens(found, embedded, BoxPrompts(boxes_xyxy=boxes), SIZE_HW)
+    theirs = region_tokens(wanted, wanted.embed(pixels), BoxPrompts(boxes_xyxy=boxes), SIZE_HW)
     for ours, exact in ((embedded, wanted.embed(pixels)), (tokens, theirs)):
         assert ours.dtype == torch.float32
         assert 0 < (ours - exact).norm() / exact.norm() < 2e-2
-    exact_corners = _localizer(sam2, "prompt_encoder").tokens(embedded, boxes, SIZE_HW)
-    assert torch.equal(corners.tokens(embedded, boxes, SIZE_HW), exact_corners)
+    exact_corners = region_tokens(
+        _localizer(sam2, "prompt_encoder"), embedded, BoxPrompts(boxes_xyxy=boxes), SIZE_HW
+    )
+    assert torch.equal(
+        region_tokens(corners, embedded, BoxPrompts(boxes_xyxy=boxes), SIZE_HW), exact_corners
+    )
 
 
 # --- Masks ------------------------------------------------------------------------------------
@@ -326,7 +358,9 @@ def test_masks_of_boxes_are_those_of_sam2(
     _, logits = _run(sam2, pixels, **_framed(processor, size_hw, input_boxes=[boxes.tolist()]))
     theirs = processor.post_process_masks(logits, [list(size_hw)])[0][:, 0].numpy()
     localizer = _localizer(sam2)
-    ours = np.asarray(localizer.masks(localizer.embed(pixels), boxes, size_hw))
+    ours = np.asarray(
+        region_masks(localizer, localizer.embed(pixels), BoxPrompts(boxes_xyxy=boxes), size_hw)
+    )
     assert ours.dtype == np.bool_
     assert 0 < ours.mean() < 1
     np.testing.assert_array_equal(ours, theirs)
@@ -340,7 +374,12 @@ def test_masks_of_points_are_those_of_sam2(sam2: Sam2Model, processor: Sam2Proce
     _, logits = _run(sam2, pixels, **framed)
     theirs = processor.post_process_masks(logits, [list(SIZE_HW)])[0][:, 0].numpy()
     localizer = _localizer(sam2)
-    ours = localizer.masks_from_points(localizer.embed(pixels), POINTS, LABELS, SIZE_HW)
+    ours = region_masks(
+        localizer,
+        localizer.embed(pixels),
+        PointPrompts(points_xy=POINTS, point_labels=LABELS),
+        SIZE_HW,
+    )
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -349,11 +388,16 @@ def test_an_unstable_mask_0_gives_way_to_another_mask_but_not_to_another_token(
 ) -> None:
     localizer = _localizer(sam2)
     embedding = localizer.embed(_pixels(processor, _image(SIZE_HW)))
-    masks = np.asarray(localizer.masks(embedding, BOXES, SIZE_HW))
-    tokens = localizer.tokens(embedding, BOXES, SIZE_HW)
+    masks = np.asarray(region_masks(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW))
+    tokens = region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW)
     monkeypatch.setattr(sam2.mask_decoder, "dynamic_multimask_via_stability", False)
-    assert (np.asarray(localizer.masks(embedding, BOXES, SIZE_HW)) != masks).any()
-    assert torch.equal(localizer.tokens(embedding, BOXES, SIZE_HW), tokens)
+    assert (
+        np.asarray(region_masks(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW))
+        != masks
+    ).any()
+    assert torch.equal(
+        region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW), tokens
+    )
 
 
 def test_the_grid_finds_the_regions_that_transformers_finds(
@@ -395,7 +439,7 @@ def test_the_grid_finds_the_regions_that_transformers_finds(
     *_, kept = theirs.post_process_for_mask_generation(masks, ious, boxes, grid.box_nms_thresh)
     wanted = kept + torch.tensor([0, 0, 1, 1])  # theirs end at the last pixel
     localizer = _localizer(sam2)
-    found = localizer.propose(localizer.embed(pixels), size_hw, grid)
+    found = grid.propose(localizer, localizer.embed(pixels), size_hw)
     assert 5 < len(wanted) < len(boxes)
     assert sorted(found.boxes_xyxy.tolist()) == sorted(wanted.float().tolist())
 
@@ -512,8 +556,12 @@ def test_sam2_by_configuration_at_full_size(tmp_path: Path) -> None:
     localizer = load_frozen_models(config).localizer
     embedding = localizer.embed(localizer.preprocess(_image((427, 640)))[None])
     boxes = np.array([[10, 20, 300, 400], [0, 0, 640, 427]], np.float32)
-    tokens = localizer.tokens(embedding, boxes, (427, 640))
+    tokens = region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=boxes), (427, 640))
     assert tokens.shape == (2, 256)
     assert localizer.token_dim == 256
     assert tokens.isfinite().all()
-    assert localizer.masks(embedding, boxes, (427, 640)).shape == (2, 427, 640)
+    assert region_masks(localizer, embedding, BoxPrompts(boxes_xyxy=boxes), (427, 640)).shape == (
+        2,
+        427,
+        640,
+    )

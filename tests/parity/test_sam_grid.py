@@ -48,7 +48,7 @@ def _ours(sam: Sam, image: Pixels, grid: GridProposer) -> GridProposals:
     # SAM's own, to the last bit: masks at their thresholds may turn over with it.
     with torch.inference_mode():
         embedding = sam.image_encoder(localizer.preprocess(image)[None])
-    return localizer.propose(embedding, (image.shape[0], image.shape[1]), grid)
+    return grid.propose(localizer, embedding, (image.shape[0], image.shape[1]))
 
 
 def _theirs(sam: Sam, image: Pixels, grid: GridProposer) -> GridProposals:

@@ -11,10 +11,14 @@ from torch import Tensor
 
 from helpers.sam import small_sam
 from regionspot.backbones import (
+    BoxPrompts,
+    PointPrompts,
     SamLocalizer,
     TokenSite,
     load_sam,
     position_tokens,
+    region_masks,
+    region_tokens,
 )
 from regionspot.core.geometry import to_sam_frame
 
@@ -108,7 +112,9 @@ def test_tokens_are_those_that_sam_decodes_its_masks_from(sam: Sam) -> None:
     }
     for site, theirs in wanted.items():
         assert_equal_to_rounding(position_tokens(sam, predictor.features, boxes, site=site), theirs)
-        ours = _localizer(sam, site).tokens(predictor.features, BOXES, (50, 120))
+        ours = region_tokens(
+            _localizer(sam, site), predictor.features, BoxPrompts(boxes_xyxy=BOXES), (50, 120)
+        )
         assert_equal_to_rounding(ours, theirs)
 
 
@@ -120,7 +126,12 @@ def test_tokens_of_points_are_those_that_sam_decodes_its_masks_from(sam: Sam) ->
     _, hs, _ = _tokens_sam_decodes_from(
         sam, predictor.features, boxes=None, points=(points, torch.from_numpy(LABELS))
     )
-    ours = _localizer(sam).tokens_from_points(predictor.features, POINTS, LABELS, (50, 120))
+    ours = region_tokens(
+        _localizer(sam),
+        predictor.features,
+        PointPrompts(points_xy=POINTS, point_labels=LABELS),
+        (50, 120),
+    )
     assert_equal_to_rounding(ours, hs[:, 1])
 
 
@@ -134,7 +145,9 @@ def test_masks_of_boxes_are_those_of_sam_predictor(sam: Sam, size_hw: tuple[int,
         torch.as_tensor(predictor.transform.apply_boxes(boxes, size_hw), dtype=torch.float32),
         multimask_output=False,
     )
-    ours = np.asarray(_localizer(sam).masks(predictor.features, boxes, size_hw))
+    ours = np.asarray(
+        region_masks(_localizer(sam), predictor.features, BoxPrompts(boxes_xyxy=boxes), size_hw)
+    )
     assert ours.shape == (len(boxes), *size_hw)
     assert ours.dtype == np.bool_
     assert 0 < ours.mean() < 1
@@ -148,7 +161,12 @@ def test_masks_of_points_are_those_of_sam_predictor(sam: Sam) -> None:
         torch.from_numpy(LABELS),
         multimask_output=False,
     )
-    ours = _localizer(sam).masks_from_points(predictor.features, POINTS, LABELS, (50, 120))
+    ours = region_masks(
+        _localizer(sam),
+        predictor.features,
+        PointPrompts(points_xy=POINTS, point_labels=LABELS),
+        (50, 120),
+    )
     np.testing.assert_array_equal(ours, theirs[:, 0].numpy())
 
 

@@ -20,6 +20,17 @@ from regionspot.backbones.frozen import FrozenModels, load_frozen_models, load_l
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.name_tokens import NameFindings, SameTokens, examine_names
 from regionspot.backbones.presets import PRESETS, ModelsConfig, ResolvedModels, TokenSite, resolve
+from regionspot.backbones.regions import (
+    BoxPrompts,
+    LocatedRegions,
+    MaskPrompts,
+    PointPrompts,
+    Prompts,
+    RegionPrompts,
+    locate_regions,
+    region_masks,
+    region_tokens,
+)
 from regionspot.backbones.sam import SAM_RESIZE, SamLocalizer, SamShape, build_sam, load_sam
 from regionspot.backbones.sam2 import SAM2_RESIZE, Sam2Localizer, load_sam2
 from regionspot.backbones.sam_decoder import position_tokens, token_dim
@@ -33,6 +44,7 @@ __all__ = [
     "SAM2_RESIZE",
     "SAM_RESIZE",
     "TEMPLATE_SETS",
+    "BoxPrompts",
     "DecodedMasks",
     "Encoder",
     "FrozenModels",
@@ -41,9 +53,14 @@ __all__ = [
     "LazyTokenizer",
     "LoadedClip",
     "Localizer",
+    "LocatedRegions",
     "MaskPrompt",
+    "MaskPrompts",
     "ModelsConfig",
     "NameFindings",
+    "PointPrompts",
+    "Prompts",
+    "RegionPrompts",
     "ResolvedModels",
     "Sam2Localizer",
     "SamLocalizer",
@@ -62,7 +79,10 @@ __all__ = [
     "load_localizer",
     "load_sam",
     "load_sam2",
+    "locate_regions",
     "position_tokens",
+    "region_masks",
+    "region_tokens",
     "resolve",
     "resolve_device",
     "state_sha256",

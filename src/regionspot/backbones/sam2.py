@@ -21,9 +21,9 @@ from regionspot.backbones.decoded_masks import MaskFrame
 from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32, to_device
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import SAM2_DEFAULT_WEIGHTS, TokenSite
-from regionspot.backbones.prompts import SamPrompts
 from regionspot.backbones.sam2_decoder import decode_masks, decode_tokens, fold_levels
 from regionspot.backbones.sam_decoder import site_width
+from regionspot.backbones.to_frame import SamPrompts
 from regionspot.backbones.weights import (
     RANDOM,
     fetch_from_hub,

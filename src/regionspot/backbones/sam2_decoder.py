@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from regionspot.backbones.execution import without_autocast
 from regionspot.backbones.presets import TokenSite
-from regionspot.backbones.prompts import SamPrompts
 from regionspot.backbones.sam_decoder import corner_tokens, site_width
+from regionspot.backbones.to_frame import SamPrompts
 from regionspot.core.errors import ShapeError
 
 if TYPE_CHECKING:

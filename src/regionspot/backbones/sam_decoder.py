@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from regionspot.backbones.execution import without_autocast
 from regionspot.backbones.presets import TokenSite
-from regionspot.backbones.prompts import SamPrompts, check_boxes_sam
+from regionspot.backbones.to_frame import SamPrompts, check_boxes_sam
 from regionspot.core.errors import ShapeError
 
 if TYPE_CHECKING:

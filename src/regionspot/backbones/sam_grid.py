@@ -1,4 +1,4 @@
-"""Regions without a detector: SAM is asked at every point of a grid, and its best answers are kept.
+"""Region proposals by SAM: prompts it with every point of a grid and keeps its best answers.
 
 This is what ``segment_anything.SamAutomaticMaskGenerator`` does without crops, composed from its
 own parts, with two differences: it starts from an image that is embedded already, and it returns
@@ -8,18 +8,16 @@ Shape letters: R regions, N masks, S SAM's width, H W a grid or an image.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from regionspot.backbones.prompts import SamPrompts
+from regionspot.backbones.localizer import Localizer
+from regionspot.backbones.to_frame import SamPrompts
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import FloatArray, as_boxes
-
-if TYPE_CHECKING:
-    from regionspot.backbones.localizer import Localizer
 
 _PIXELS_AT_ONCE = 1 << 25
 """Pixels of enlarged masks held at once, at 6 bytes each: 200 MB, or a single mask."""
@@ -36,7 +34,7 @@ class GridProposals:
     boxes_xyxy: FloatArray
     """Boxes, (R, 4) float32, pixels of the original image, each of positive area."""
     box_scores: FloatArray
-    """How good SAM takes each to be, (R,) float32, 0 to 1."""
+    """SAM's confidence in each, (R,) float32, 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.box_scores.shape != (len(as_boxes(self.boxes_xyxy)),):
@@ -48,7 +46,7 @@ class GridProposals:
 
 @dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads a default's vars()
 class GridProposer:
-    """How SAM finds the regions of an image when nobody points at any.
+    """How SAM proposes the regions of an image, without prompts or a detector.
 
     Names, meaning and defaults of the options are those of ``SamAutomaticMaskGenerator``; the
     defaults were chosen for the released models. `propose` finds the regions.
@@ -58,9 +56,9 @@ class GridProposer:
     """
 
     points_per_side: int = 32
-    """Points along each side of the image; SAM is asked at each of their square."""
+    """Points along each side of the image; SAM is prompted with each point of the square grid."""
     points_per_batch: int = 64
-    """Points that SAM is asked at together: a matter of memory and speed."""
+    """Points that SAM is prompted with at once; affects memory and speed alone."""
     pred_iou_thresh: float = 0.88
     """Drop masks whose IoU SAM predicts to be this or less; 0 keeps all."""
     stability_score_thresh: float = 0.95
@@ -91,7 +89,7 @@ class GridProposer:
 
     @torch.no_grad()
     def propose(
-        self, localizer: "Localizer", image_embedding: Tensor, size_hw: tuple[int, int]
+        self, localizer: Localizer, image_embedding: Tensor, size_hw: tuple[int, int]
     ) -> GridProposals:
         """Find the regions of an image that is embedded already.
 
@@ -134,12 +132,12 @@ class GridProposer:
 
     def _masks_at(
         self,
-        localizer: "Localizer",
+        localizer: Localizer,
         image_embedding: Tensor,
         prompts: SamPrompts,
         size_hw: tuple[int, int],
     ) -> "_RatedMasks":
-        """Ask SAM at some points and keep what passes the thresholds."""
+        """Prompt SAM with some points and keep what passes the thresholds."""
         logits_RMHW, ious_RM = localizer.decode_masks(image_embedding, prompts, several=True)
         logits_NHW, ious_N = logits_RMHW.flatten(0, 1), ious_RM.flatten()
         if self.pred_iou_thresh > 0:
@@ -171,7 +169,7 @@ class GridProposer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RatedMasks:
-    """What is remembered of masks once their pixels are gone."""
+    """What is kept of masks when their pixels are dropped."""
 
     boxes_xyxy_inclusive: Tensor
     """First and last column and row of each mask, (N, 4), pixels of the original image."""
@@ -205,7 +203,7 @@ class _RatedMasks:
 
 
 def _grid_prompts(
-    localizer: "Localizer", points_per_side: int, size_hw: tuple[int, int]
+    localizer: Localizer, points_per_side: int, size_hw: tuple[int, int]
 ) -> SamPrompts:
     """Return one point a prompt, evenly spread over the image, in SAM's frame.
 

@@ -1,12 +1,14 @@
-"""Prompts in pixels of the original image, checked and brought to a localizer's frame.
+"""Prompts in pixels of the original image, checked and mapped to a localizer's frame.
 
-Shape letters: R regions, K points a region, H W the original image.
+The frame is a localizer's square input, with the image in its top left corner. A mask becomes a
+box (its extent), logits on the grid that SAM takes (its shape), or both.
 
-Masks as prompts: their extents as boxes, and their shapes as the logits that SAM takes.
+Shape letters: R regions, K points a region, H W the original image or a grid.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -15,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionspot.backbones.execution import to_device
-from regionspot.backbones.prompts import SamPrompts, check_boxes_sam
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import (
     FloatArray,
@@ -26,81 +27,15 @@ from regionspot.core.geometry import (
     resize_points_xy,
 )
 
+MaskPrompt = Literal["box", "box_and_mask", "mask"]
+"""What of a mask SAM is shown: its extent, extent and shape, or the shape alone."""
+
 # SAM takes logits of its own as mask prompts. A mask that is sure of itself becomes the logit of a
 # probability this far from 0 and 1, about 7, which is of the size that SAM's own logits have.
 _MARGIN = 1e-3
 
-
-def mask_size_hw(masks: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the height and width of masks, (R, H, W) bool.
-
-    Raises:
-        ShapeError: The masks are not (R, H, W) bool.
-    """
-    if masks.ndim != 3 or masks.dtype != np.bool_:
-        raise ShapeError(
-            f"masks have shape {masks.shape} and dtype {masks.dtype}; wanted (R, H, W) bool."
-        )
-    return masks.shape[1], masks.shape[2]
-
-
-def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
-    """Return the boxes, (R, 4) float32, that masks (R, H, W) bool fill from edge to edge.
-
-    Raises:
-        ShapeError: The masks are not (R, H, W) bool, or one is empty.
-    """
-    mask_size_hw(masks)
-    columns: NDArray[np.bool_] = np.any(masks, axis=1)
-    rows: NDArray[np.bool_] = np.any(masks, axis=2)
-    empty = np.flatnonzero(~np.any(rows, axis=1))
-    if len(empty):
-        raise ShapeError(f"mask {empty[0]} is empty: leave the region out, or mark its pixels.")
-    (x1, x2), (y1, y2) = _spans(columns), _spans(rows)
-    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
-
-
-def mask_logits(
-    masks: NDArray[np.bool_],
-    *,
-    resized_hw: tuple[int, int],
-    frame_px: int,
-    grid_hw: tuple[int, int],
-    device: torch.device,
-) -> Tensor:
-    """Carry masks to SAM's padded frame, as logits on the grid that SAM takes mask prompts on.
-
-    Args:
-        masks: (R, H, W) bool, at the original image's size.
-        resized_hw: Height and width of the image in SAM's frame, without the padding.
-        frame_px: Side of SAM's frame in pixels.
-        grid_hw: Rows and columns of SAM's mask input.
-        device: Where the work is done.
-
-    Returns:
-        (R, 1, *grid_hw) float32: the logit of the share of each cell that the mask covers.
-    """
-    if len(masks) == 0:
-        return torch.zeros(0, 1, *grid_hw, device=device)
-    height, width = resized_hw
-    shares = []
-    for mask in masks:  # one by one: in float32 each takes four times its bytes
-        mask_11HW = to_device(torch.from_numpy(mask), device).float()[None, None]
-        resized = F.interpolate(mask_11HW, (height, width), mode="bilinear", antialias=True)
-        padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))
-        shares.append(F.adaptive_avg_pool2d(padded, grid_hw))
-    return torch.logit(torch.cat(shares), eps=_MARGIN)
-
-
-def _spans(hits: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first hit of each row of (R, N), and one past its last."""
-    return hits.argmax(axis=1), hits.shape[1] - hits[:, ::-1].argmax(axis=1)
-
-
-MaskPrompt = Literal["box", "box_and_mask", "mask"]
-"""How a mask is put to SAM: by its extent, by extent and shape, or by its shape alone."""
-
 _TOLERANCE_PX = 1.0
+"""Rounding may carry a box over an edge, but not by more than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +50,37 @@ class Frame:
     """Side of the frame in pixels."""
     device: torch.device
     """Where the localizer is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamPrompts:
+    """Prompts of R regions: boxes, points, masks, or several of them for the same regions."""
+
+    boxes_xyxy_sam: Tensor | None = None
+    """Boxes, (R, 4), pixels of SAM's frame."""
+    points_xy_sam: Tensor | None = None
+    """Points, (R, K, 2), pixels of SAM's frame."""
+    point_labels: Tensor | None = None
+    """What each point says, (R, K): 1 in the region, 0 not in it, -1 padding."""
+    mask_logits: Tensor | None = None
+    """Masks as logits, (R, 1, 4 H, 4 W), over SAM's whole padded frame."""
+
+    def __len__(self) -> int:
+        for prompt in (self.boxes_xyxy_sam, self.points_xy_sam, self.mask_logits):
+            if prompt is not None:
+                return len(prompt)
+        return 0
+
+    def split(self, chunk_size: int) -> Iterator[Self]:
+        """Walk over the regions, at most ``chunk_size`` at once."""
+        for start in range(0, len(self), chunk_size):
+            rows = slice(start, start + chunk_size)
+            yield type(self)(
+                boxes_xyxy_sam=_rows(self.boxes_xyxy_sam, rows),
+                points_xy_sam=_rows(self.points_xy_sam, rows),
+                point_labels=_rows(self.point_labels, rows),
+                mask_logits=_rows(self.mask_logits, rows),
+            )
 
 
 def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
@@ -190,8 +156,13 @@ def mask_prompts(
         grid_hw: Rows and columns of the grid on which the localizer takes shapes.
 
     Raises:
-        ShapeError: The masks are not (R, H, W) bool, or one is empty.
+        ShapeError: The masks are not (R, H, W) bool of the image's size, or one is empty.
     """
+    if _mask_size_hw(masks) != frame.size_hw:
+        raise ShapeError(
+            f"masks have shape {masks.shape}; wanted (R, {frame.size_hw[0]}, {frame.size_hw[1]}):"
+            " masks of the original image's height and width."
+        )
     extents = mask_extents(masks)
     if prompt == "box":
         return box_prompts(extents, frame)
@@ -206,3 +177,110 @@ def mask_prompts(
         return SamPrompts(mask_logits=shapes)
     boxes_sam = box_prompts(extents, frame).boxes_xyxy_sam
     return SamPrompts(boxes_xyxy_sam=boxes_sam, mask_logits=shapes)
+
+
+def check_boxes_sam(boxes_xyxy_sam: Tensor, *, frame_px: int) -> Tensor:
+    """Return boxes as float32 after checking that they are boxes in SAM's frame.
+
+    Args:
+        boxes_xyxy_sam: Boxes, (R, 4), pixels of SAM's frame.
+        frame_px: Side of SAM's frame in pixels.
+
+    Raises:
+        ShapeError: They are not (R, 4), end before they start, or reach outside the frame.
+    """
+    if boxes_xyxy_sam.ndim != 2 or boxes_xyxy_sam.shape[1] != 4:
+        raise ShapeError(
+            f"boxes_xyxy_sam has shape {tuple(boxes_xyxy_sam.shape)}; wanted (R, 4), one row"
+            " (x1, y1, x2, y2) a region."
+        )
+    boxes_R4 = boxes_xyxy_sam.float()
+    if len(boxes_R4) == 0:
+        return boxes_R4
+    low, high = boxes_R4.min().item(), boxes_R4.max().item()
+    # Written so that NaN, which compares false with everything, is refused as well.
+    if not (low >= -_TOLERANCE_PX and high <= frame_px + _TOLERANCE_PX):
+        worst = low if not low >= -_TOLERANCE_PX else high
+        raise ShapeError(
+            f"a box reaches {worst:g} px, but SAM's frame ends at 0 and {frame_px} px: these boxes"
+            " are probably still in pixels of the original image. Map them with"
+            " regionspot.core.geometry.to_sam_frame(boxes_xyxy, size_hw, long_side)."
+        )
+    inverted = (boxes_R4[:, 2:] < boxes_R4[:, :2]).any(dim=1)
+    if inverted.any():
+        row = int(inverted.nonzero()[0])
+        raise ShapeError(
+            f"box {row} {boxes_R4[row].tolist()} ends before it starts; wanted (x1, y1, x2, y2), as"
+            " regionspot.core.geometry.xywh_to_xyxy makes it."
+        )
+    return boxes_R4
+
+
+def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
+    """Return the boxes, (R, 4) float32, that masks (R, H, W) bool fill from edge to edge.
+
+    Raises:
+        ShapeError: The masks are not (R, H, W) bool, or one is empty.
+    """
+    _mask_size_hw(masks)
+    columns: NDArray[np.bool_] = np.any(masks, axis=1)
+    rows: NDArray[np.bool_] = np.any(masks, axis=2)
+    empty = np.flatnonzero(~np.any(rows, axis=1))
+    if len(empty):
+        raise ShapeError(f"mask {empty[0]} is empty: leave the region out, or mark its pixels.")
+    (x1, x2), (y1, y2) = _spans(columns), _spans(rows)
+    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
+
+
+def mask_logits(
+    masks: NDArray[np.bool_],
+    *,
+    resized_hw: tuple[int, int],
+    frame_px: int,
+    grid_hw: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Carry masks to SAM's padded frame, as logits on the grid that SAM takes mask prompts on.
+
+    Args:
+        masks: (R, H, W) bool, at the original image's size.
+        resized_hw: Height and width of the image in SAM's frame, without the padding.
+        frame_px: Side of SAM's frame in pixels.
+        grid_hw: Rows and columns of SAM's mask input.
+        device: Where the work is done.
+
+    Returns:
+        (R, 1, *grid_hw) float32: the logit of the share of each cell that the mask covers.
+    """
+    if len(masks) == 0:
+        return torch.zeros(0, 1, *grid_hw, device=device)
+    height, width = resized_hw
+    shares = []
+    for mask in masks:  # one by one: in float32 each takes four times its bytes
+        mask_11HW = to_device(torch.from_numpy(mask), device).float()[None, None]
+        resized = F.interpolate(mask_11HW, (height, width), mode="bilinear", antialias=True)
+        padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))
+        shares.append(F.adaptive_avg_pool2d(padded, grid_hw))
+    return torch.logit(torch.cat(shares), eps=_MARGIN)
+
+
+def _mask_size_hw(masks: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the height and width of masks, (R, H, W) bool.
+
+    Raises:
+        ShapeError: The masks are not (R, H, W) bool.
+    """
+    if masks.ndim != 3 or masks.dtype != np.bool_:
+        raise ShapeError(
+            f"masks have shape {masks.shape} and dtype {masks.dtype}; wanted (R, H, W) bool."
+        )
+    return masks.shape[1], masks.shape[2]
+
+
+def _spans(hits: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first hit of each row of (R, N), and one past its last."""
+    return hits.argmax(axis=1), hits.shape[1] - hits[:, ::-1].argmax(axis=1)
+
+
+def _rows(prompt: Tensor | None, rows: slice) -> Tensor | None:
+    return None if prompt is None else prompt[rows]

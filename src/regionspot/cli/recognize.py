@@ -62,9 +62,10 @@ def _regions(
     with_masks: bool,
 ) -> "Regions":
     # Here, so that a missing package of the extra is told as a mistake.
+    from regionspot.backbones import BoxPrompts
     from regionspot.inference import RegionSpot, load_image
     from regionspot.inference.inputs import as_count
-    from regionspot.inference.prompts import BoxPrompts, read_prompts
+    from regionspot.inference.prompts import read_prompts
     from regionspot.inference.regionspot import exif_policy_of, load_matching_models
     from regionspot.model import load_trained_head
 

@@ -19,7 +19,7 @@ from regionspot.cache import (
     stored_array,
 )
 from regionspot.core.errors import WeightsError
-from regionspot.extraction.locate import LocatedRegions, RegionLocator
+from regionspot.extraction.locate import LocatedRecord, RegionLocator
 from regionspot.extraction.prepare import PreparedImage
 
 
@@ -86,8 +86,8 @@ class LaunchedBatch:
 
     images: Sequence[PreparedImage]
     """The images."""
-    regions: Sequence[LocatedRegions]
-    """Their regions."""
+    regions: Sequence[LocatedRecord]
+    """Their regions with their tokens."""
     maps_and_tokens: HostCopies
     """Feature maps as they are stored, and position tokens, (sum of R, S) float16; without those
     that are taken over from another cache."""
@@ -108,8 +108,8 @@ class LaunchedBatch:
                 key=image.record.key,
                 image_id=image.record.image_id,
                 size_hw=image.record.size_hw,
-                boxes_xyxy=regions.boxes_xyxy,
-                labels=regions.labels,
+                boxes_xyxy=regions.record.boxes_xyxy,
+                labels=regions.record.labels,
                 box_scores=regions.box_scores,
                 position_tokens=tokens,
                 feature_map=feature_map,
@@ -157,7 +157,7 @@ class LaunchedBatch:
         )
 
 
-def _locate(images: Sequence[PreparedImage], locator: RegionLocator) -> list[LocatedRegions]:
+def _locate(images: Sequence[PreparedImage], locator: RegionLocator) -> list[LocatedRecord]:
     localizer = locator.localizer
     frames = [localizer.normalise(i.sam_pixels) for i in images if i.sam_pixels is not None]
     embeddings = iter(localizer.embed(torch.stack(frames)) if frames else ())

@@ -1,10 +1,10 @@
-"""Position tokens of an image's regions, from whatever SAM is shown of them.
+"""From an image's record to its regions with their position tokens, by what SAM is shown of each.
 
-Shape letters: R regions, K points, S SAM width.
+Shape letters: R regions, S width of the tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,63 +13,92 @@ from torch import Tensor
 
 from regionspot.annotations import ImageRecord, Prompt
 from regionspot.annotations.region_prompts import decode_mask, decode_points
-from regionspot.backbones import GridProposer, Localizer, MaskPrompt
+from regionspot.backbones import (
+    BoxPrompts,
+    GridProposer,
+    Localizer,
+    MaskPrompts,
+    PointPrompts,
+    RegionPrompts,
+    locate_regions,
+    region_tokens,
+)
 
 _MASK_CHUNK = 16
 """Masks at the image's size held at once: of a 12-megapixel image 200 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocatedRegions:
-    """The regions of one image that got a token; row ``i`` of everything is region ``i``."""
+class LocatedRecord:
+    """An image's record, each of whose regions has its position token."""
 
-    boxes_xyxy: NDArray[np.float32]
-    """Boxes, (R, 4), pixels of the original image."""
-    labels: NDArray[np.int64]
-    """Class indices, (R,); -1 for proposals."""
-    box_scores: NDArray[np.float32]
-    """Scores of the boxes, (R,); 1 for annotated ones."""
+    record: ImageRecord
+    """The image with the regions that SAM could be shown, or those that it proposed."""
     tokens: Tensor
-    """Position tokens, (R, S)."""
+    """Position tokens, (R, S); row ``i`` belongs to region ``i`` of the record."""
     num_dropped: int = 0
-    """Regions that could not be shown to SAM: their mask has no pixel, or a point lies outside."""
+    """Regions that SAM could not be shown: their mask has no pixel, or a point lies outside."""
+
+    @property
+    def box_scores(self) -> NDArray[np.float32]:
+        """Scores of the regions, (R,); 1 for annotated ones."""
+        if self.record.box_scores is None:
+            return np.ones(len(self.record.labels), np.float32)
+        return self.record.box_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionLocator:
-    """Turns records into tokens."""
+    """Computes the position tokens of records."""
 
     localizer: Localizer
     """The frozen SAM."""
     prompt: Prompt = "box"
     """What of a region SAM is shown."""
     grid: GridProposer | None = None
-    """Finds the regions itself, in place of those of the records, if given."""
+    """If given, SAM proposes the regions, in place of those of the records."""
 
     def wants_pixels(self, record: ImageRecord) -> bool:
-        """Say whether SAM has to look at an image; one without regions it need not see."""
+        """Return whether SAM must embed an image: not one without regions, unless on a grid."""
         return self.grid is not None or len(record.labels) > 0
 
-    def locate(self, record: ImageRecord, image_embedding: Tensor | None) -> LocatedRegions:
-        """Return the regions of an image with their tokens.
+    def locate(self, record: ImageRecord, image_embedding: Tensor | None) -> LocatedRecord:
+        """Return an image's regions with their tokens.
 
         Args:
             record: The image and its regions, resolved.
-            image_embedding: SAM's embedding of it, (1, S, H, W); None if it did not look.
+            image_embedding: SAM's embedding of it, as ``localizer.embed`` gives it for one image;
+                None if `wants_pixels` is false.
         """
         if image_embedding is None:
-            return located(record, self._no_tokens())
+            return LocatedRecord(record=record, tokens=self._no_tokens())
         if self.grid is not None:
-            return self._propose(record, image_embedding, self.grid)
+            found = locate_regions(self.localizer, image_embedding, self.grid, record.size_hw)
+            proposed = replace(
+                record,
+                boxes_xyxy=found.boxes_xyxy,
+                labels=np.full(len(found.boxes_xyxy), -1, np.int64),
+                box_scores=found.box_scores,
+                prompts=None,
+            )
+            return LocatedRecord(record=proposed, tokens=found.tokens)
         if record.prompts is None:
-            tokens = self.localizer.tokens(image_embedding, record.boxes_xyxy, record.size_hw)
-            return located(record, tokens)
-        tokens_of = dict(self._prompted(record, record.prompts, image_embedding))
+            boxes = BoxPrompts(boxes_xyxy=record.boxes_xyxy)
+            tokens = region_tokens(self.localizer, image_embedding, boxes, record.size_hw)
+            return LocatedRecord(record=record, tokens=tokens)
+        tokens_of: dict[int, Tensor] = {}
+        for regions, prompts in self._decoded(record.prompts, record.size_hw):
+            tokens = region_tokens(self.localizer, image_embedding, prompts, record.size_hw)
+            tokens_of.update(zip(regions, tokens, strict=True))
         kept = sorted(tokens_of)
-        return LocatedRegions(
+        shown = replace(
+            record,
             boxes_xyxy=record.boxes_xyxy[kept],
             labels=record.labels[kept],
-            box_scores=np.ones(len(kept), np.float32),
+            prompts=tuple(record.prompts[region] for region in kept),
+        )
+        return LocatedRecord(
+            record=shown,
             tokens=torch.stack([tokens_of[region] for region in kept])
             if kept
             else self._no_tokens(),
@@ -79,62 +108,41 @@ class RegionLocator:
     def _no_tokens(self) -> Tensor:
         return torch.zeros(0, self.localizer.token_dim, device=self.localizer.device)
 
-    def _propose(
-        self, record: ImageRecord, image_embedding: Tensor, grid: GridProposer
-    ) -> LocatedRegions:
-        found = self.localizer.propose(image_embedding, record.size_hw, grid)
-        return LocatedRegions(
-            boxes_xyxy=found.boxes_xyxy,
-            labels=np.full(len(found.boxes_xyxy), -1, np.int64),
-            box_scores=found.box_scores,
-            tokens=self.localizer.tokens(image_embedding, found.boxes_xyxy, record.size_hw),
-        )
-
-    def _prompted(
-        self, record: ImageRecord, prompts: Sequence[str], image_embedding: Tensor
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield each region that can be shown, and its token."""
+    def _decoded(
+        self, texts: Sequence[str], size_hw: tuple[int, int]
+    ) -> Iterator[tuple[Sequence[int], RegionPrompts]]:
+        """Yield regions that SAM can be shown, with their prompts, a group at a time."""
         if self.prompt == "points":
-            yield from self._from_points(record, prompts, image_embedding)
+            yield from _points(texts, size_hw)
             return
-        shape: MaskPrompt = "mask" if self.prompt == "mask" else "box_and_mask"
-        for start in range(0, len(prompts), _MASK_CHUNK):
+        for start in range(0, len(texts), _MASK_CHUNK):
             masks = {
                 start + row: mask
-                for row, text in enumerate(prompts[start : start + _MASK_CHUNK])
-                if (mask := decode_mask(text, record.size_hw)) is not None
+                for row, text in enumerate(texts[start : start + _MASK_CHUNK])
+                if (mask := decode_mask(text, size_hw)) is not None
             }
             if masks:
                 stacked = np.stack(list(masks.values()))
-                tokens_RS = self.localizer.tokens_from_masks(image_embedding, stacked, prompt=shape)
-                yield from zip(masks, tokens_RS, strict=True)
-
-    def _from_points(
-        self, record: ImageRecord, prompts: Sequence[str], image_embedding: Tensor
-    ) -> Iterator[tuple[int, Tensor]]:
-        points = {
-            region: found
-            for region, text in enumerate(prompts)
-            if (found := decode_points(text, record.size_hw)) is not None
-        }
-        # Padding is a prompt, too: a region's token must not depend on how many points others have.
-        for num_points in sorted({len(labels) for _, labels in points.values()}):
-            alike = {k: found for k, found in points.items() if len(found[1]) == num_points}
-            tokens_RS = self.localizer.tokens_from_points(
-                image_embedding,
-                np.stack([points_xy for points_xy, _ in alike.values()]),
-                np.stack([labels for _, labels in alike.values()]),
-                record.size_hw,
-            )
-            yield from zip(alike, tokens_RS, strict=True)
+                yield list(masks), MaskPrompts(masks=stacked, prompt=self.prompt)
 
 
-def located(record: ImageRecord, tokens: Tensor) -> LocatedRegions:
-    """Return the regions of a record, each with its token; tokens (R, S)."""
-    scores = record.box_scores
-    return LocatedRegions(
-        boxes_xyxy=record.boxes_xyxy,
-        labels=record.labels,
-        box_scores=np.ones(len(record.labels), np.float32) if scores is None else scores,
-        tokens=tokens,
-    )
+def _points(
+    texts: Sequence[str], size_hw: tuple[int, int]
+) -> Iterator[tuple[Sequence[int], PointPrompts]]:
+    """Yield regions given by points, those with equally many points together."""
+    points = {
+        region: found
+        for region, text in enumerate(texts)
+        if (found := decode_points(text, size_hw)) is not None
+    }
+    # Not padded to one length: SAM embeds padding, too, and a region's token must not depend on the
+    # number of points of other regions.
+    for num_points in sorted({len(labels) for _, labels in points.values()}):
+        alike = {k: found for k, found in points.items() if len(found[1]) == num_points}
+        yield (
+            list(alike),
+            PointPrompts(
+                points_xy=np.stack([points_xy for points_xy, _ in alike.values()]),
+                point_labels=np.stack([labels for _, labels in alike.values()]),
+            ),
+        )

@@ -30,7 +30,7 @@ from regionspot.cache import (
 )
 from regionspot.core.errors import CacheMismatchError
 from regionspot.extraction.job import CacheJob
-from regionspot.extraction.locate import LocatedRegions, RegionLocator
+from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.prepare import PreparedImage
 from regionspot.extraction.reuse import OldCache, Reused
 
@@ -126,19 +126,12 @@ def _tokens(
     image: PreparedImage, sam_pixels: Tensor, locator: RegionLocator
 ) -> tuple[Tensor, Tensor]:
     """Return an image's tokens as configured and in float32, (R, S) each."""
-    localizer, record = locator.localizer, image.record
+    localizer = locator.localizer
     pixels_1CHW = localizer.normalise(sam_pixels)[None]
-    found: LocatedRegions = locator.locate(record, localizer.embed(pixels_1CHW))
-    if locator.grid is not None:
-        record = replace(
-            record,
-            boxes_xyxy=found.boxes_xyxy,
-            labels=found.labels,
-            box_scores=found.box_scores,
-        )
+    found = locator.locate(image.record, localizer.embed(pixels_1CHW))
     reference = localizer.reference()
     wanted = replace(locator, localizer=reference, grid=None).locate(
-        record, reference.embed(pixels_1CHW)
+        found.record, reference.embed(pixels_1CHW)
     )
     return found.tokens.to(torch.float16), wanted.tokens
 

@@ -5,7 +5,7 @@ image that the old cache holds, too, the feature map is taken over, and the posi
 if the old cache has all of its boxes. N images, R regions, S token width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -27,7 +27,7 @@ from regionspot.cache import (
 )
 from regionspot.core.errors import CacheMismatchError
 from regionspot.core.vocabulary import Vocabulary
-from regionspot.extraction.locate import LocatedRegions, located
+from regionspot.extraction.locate import LocatedRecord
 
 _MAY_DIFFER = (
     "name",
@@ -51,13 +51,13 @@ class Reused:
     """The image as now annotated, its boxes in pixels of the cached size."""
     sample: CachedSample
     """The image as the old cache holds it."""
-    regions: LocatedRegions | None
+    regions: LocatedRecord | None
     """Its regions with their tokens; None if SAM has to look at the image."""
 
     @property
     def num_tokens(self) -> int:
         """Number of position tokens that are taken over."""
-        return 0 if self.regions is None else len(self.regions.labels)
+        return 0 if self.regions is None else len(self.regions.tokens)
 
 
 class OldCache:
@@ -179,14 +179,16 @@ class OldCache:
             is_held &= (index.sizes_hw[places] == sizes_hw).all(axis=1)
         return np.where(is_held, places, -1)
 
-    def _regions(self, record: ImageRecord, sample: CachedSample) -> LocatedRegions | None:
+    def _regions(self, record: ImageRecord, sample: CachedSample) -> LocatedRecord | None:
         if self._has_found_them:
-            return LocatedRegions(
+            found = replace(
+                record,
                 boxes_xyxy=sample.boxes_xyxy,
                 labels=sample.labels,
                 box_scores=sample.box_scores,
-                tokens=_owned(sample.position_tokens),
+                prompts=None,
             )
+            return LocatedRecord(record=found, tokens=_owned(sample.position_tokens))
         if self._finds_regions or (len(record.labels) and not self._has_tokens_of_boxes):
             return None
         # A token is that of its box alone: neither label nor score nor the other boxes matter.
@@ -194,7 +196,8 @@ class OldCache:
         rows = [row_of.get(box.tobytes()) for box in record.boxes_xyxy]
         if None in rows:
             return None
-        return located(record, _owned(sample.position_tokens[np.array(rows, np.intp)]))
+        tokens_RS = sample.position_tokens[np.array(rows, np.intp)]
+        return LocatedRecord(record=record, tokens=_owned(tokens_RS))
 
 
 def _owned(tokens_RS: NDArray[np.float16]) -> torch.Tensor:

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot.backbones import FrozenModels
+from regionspot.backbones import BoxPrompts, FrozenModels, region_masks
 from regionspot.core.errors import ConfigError
 from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy
 from regionspot.core.region_scores import RegionScores
@@ -244,9 +244,9 @@ class _PixelScorer:
         frames_BCHW = torch.stack([self._localizer.preprocess(image.pixels) for image in images])
         embedded_BSHW = self._localizer.embed(frames_BCHW)
         for index, image in enumerate(images):
-            masks = self._localizer.masks(
-                embedded_BSHW[index : index + 1], image.boxes_xyxy, image.size_hw
-            )
+            boxes = BoxPrompts(boxes_xyxy=image.boxes_xyxy)
+            embedded_1SHW = embedded_BSHW[index : index + 1]
+            masks = region_masks(self._localizer, embedded_1SHW, boxes, image.size_hw)
             yield from ((image, row, mask) for row, mask in enumerate(masks))
 
     def _cut(

@@ -1,6 +1,6 @@
-"""What a person may point with: boxes, points, masks or nothing, checked and brought to one form.
+"""Reads the prompts that users pass: boxes, points or masks, of one image or of several.
 
-Messages speak of the numbers that were given, in pixels of the original image.
+Messages quote the numbers as they were given, in pixels of the original image.
 """
 
 import logging
@@ -12,9 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from regionspot.backbones import DecodedMasks, GridProposer, Localizer, MaskPrompt
+from regionspot.backbones import (
+    BoxPrompts,
+    MaskPrompt,
+    MaskPrompts,
+    PointPrompts,
+    Prompts,
+    RegionPrompts,
+)
 from regionspot.backbones.presets import ExifPolicy
-from regionspot.backbones.to_frame import mask_extents
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import (
     FloatArray,
@@ -35,47 +41,57 @@ _NOTICED_PX = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoxPrompts:
-    """Regions given by boxes."""
+class PromptedPixels:
+    """One image and its prompts."""
 
-    boxes_xyxy: FloatArray
-    """Boxes, (R, 4), pixels of the original image."""
+    pixels: NDArray[np.uint8]
+    """RGB, (H, W, 3)."""
+    prompts: Prompts
+    """Boxes, points or masks, or the grid that SAM proposes regions from."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PointPrompts:
-    """Regions given by one or more points each."""
-
-    points_xy: FloatArray
-    """Points, (R, K, 2), pixels of the original image."""
-    point_labels: NDArray[np.int64]
-    """What each point says, (R, K): 1 in the region, 0 not in it, -1 padding."""
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskPrompts:
-    """Regions given by masks."""
+def open_prompted(
+    image: ImageLike | Iterable[ImageLike],
+    prompts: Mapping[str, ArrayLike | Iterable[ArrayLike] | None],
+    *,
+    several: bool,
+    exif_policy: ExifPolicy,
+    mask_prompt: MaskPrompt,
+) -> list[PromptedPixels]:
+    """Open images and check their prompts.
 
-    masks: NDArray[np.bool_]
-    """Masks at the original image's size, (R, H, W)."""
+    Args:
+        image: One image, or several.
+        prompts: By kind (``boxes_xyxy``, ``points``, ``masks``) the prompts of the one image, or a
+            list with one entry for each of several; None for a kind that is not used.
+        several: Whether there are several.
+        exif_policy: Whether images are rotated as their EXIF orientation says.
+        mask_prompt: What of a mask SAM is shown; see `mask_prompt_for`.
 
-
-Prompts = BoxPrompts | PointPrompts | MaskPrompts | GridProposer
-"""Where the regions of an image are; a `GridProposer` leaves that to SAM."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocatedRegions:
-    """What SAM makes of the prompts of one image."""
-
-    tokens: Tensor
-    """Position tokens, (R, S)."""
-    boxes_xyxy: FloatArray
-    """Boxes, (R, 4), pixels of the original image."""
-    masks: NDArray[np.bool_] | DecodedMasks | None
-    """Masks, (R, H, W), if asked for: those that were given, or what SAM's are made from."""
-    box_scores: FloatArray | None = None
-    """How sure SAM is of each region, (R,), if it was SAM that found them."""
+    Raises:
+        ConfigError: Not exactly one kind of prompt is given.
+        ShapeError: Image or prompts have a wrong shape or type, or lie outside the image.
+        MissingFileError: There is no image at a path.
+        ImageError: A file is not an image.
+    """
+    images = list(cast("Iterable[ImageLike]", image if several else [image]))
+    by_kind = {
+        kind: _per_image(given, kind, len(images), several=several)
+        for kind, given in prompts.items()
+    }
+    opened = []
+    for place, one in enumerate(images):
+        pixels = load_image(one, exif_policy=exif_policy)
+        size_hw = (pixels.shape[0], pixels.shape[1])
+        own = {kind: given[place] for kind, given in by_kind.items()}
+        read = read_prompts(**own, size_hw=size_hw, mask_prompt=mask_prompt)
+        opened.append(PromptedPixels(pixels=pixels, prompts=read))
+    return opened
 
 
 def read_prompts(
@@ -84,7 +100,8 @@ def read_prompts(
     points: ArrayLike | None,
     masks: ArrayLike | None,
     size_hw: tuple[int, int],
-) -> Prompts:
+    mask_prompt: MaskPrompt = "box",
+) -> RegionPrompts:
     """Read the prompts of one image; exactly one kind is given.
 
     Args:
@@ -92,6 +109,7 @@ def read_prompts(
         points: Points, (R, 2), (R, K, 2), or (R, K, 3) with SAM's point label as third column.
         masks: Masks, (R, H, W) bool.
         size_hw: Height and width of the image in pixels.
+        mask_prompt: What of a mask SAM is shown; see `mask_prompt_for`.
 
     Raises:
         ConfigError: No kind of prompt is given, or more than one.
@@ -111,65 +129,14 @@ def read_prompts(
         return BoxPrompts(boxes_xyxy=_read_boxes(boxes_xyxy, size_hw))
     if points is not None:
         return _read_points(points, size_hw)
-    return MaskPrompts(masks=_read_masks(masks, size_hw))
-
-
-def locate_regions(
-    localizer: Localizer,
-    image_embedding: Tensor,
-    prompts: Prompts,
-    size_hw: tuple[int, int],
-    *,
-    with_masks: bool,
-    mask_prompt: MaskPrompt = "box",
-) -> LocatedRegions:
-    """Run SAM's decoder on the prompts of one image.
-
-    Args:
-        localizer: The frozen SAM.
-        image_embedding: The image's embedding, (1, S, H, W).
-        prompts: The regions.
-        size_hw: Height and width of the original image in pixels.
-        with_masks: Whether masks are wanted; those that were given are handed back as they are.
-        mask_prompt: How masks are put to SAM: by their extent, as is right for heads that were
-            trained on tokens of boxes, or as the head's training did it.
-
-    Returns:
-        Tokens, boxes and masks. The box of a point prompt is the extent of SAM's mask, that of a
-        mask prompt the extent of the mask. A grid gives the regions that SAM finds, best first.
-
-    Raises:
-        ShapeError: A mask is empty.
-    """
-    masks: NDArray[np.bool_] | DecodedMasks | None = None
-    box_scores = None
-    if isinstance(prompts, GridProposer):
-        found = localizer.propose(image_embedding, size_hw, prompts)
-        prompts, box_scores = BoxPrompts(boxes_xyxy=found.boxes_xyxy), found.box_scores
-    if isinstance(prompts, BoxPrompts):
-        tokens = localizer.tokens(image_embedding, prompts.boxes_xyxy, size_hw)
-        boxes = clip_boxes_xyxy(prompts.boxes_xyxy, size_hw)
-        if with_masks:
-            masks = localizer.masks(image_embedding, boxes, size_hw).cpu()
-    elif isinstance(prompts, PointPrompts):
-        points = (prompts.points_xy, prompts.point_labels)
-        tokens = localizer.tokens_from_points(image_embedding, *points, size_hw)
-        masks = localizer.masks_from_points(image_embedding, *points, size_hw).cpu()
-        boxes = _extents(masks, fallback=_extents_of_points(prompts, size_hw))
-    else:
-        tokens = localizer.tokens_from_masks(image_embedding, prompts.masks, prompt=mask_prompt)
-        masks = prompts.masks
-        boxes = mask_extents(masks)
-    return LocatedRegions(
-        tokens=tokens,
-        boxes_xyxy=boxes,
-        masks=masks if with_masks else None,
-        box_scores=box_scores,
-    )
+    return MaskPrompts(masks=_read_masks(masks, size_hw), prompt=mask_prompt)
 
 
 def mask_prompt_for(prompts: Sequence[str]) -> MaskPrompt:
-    """Return how masks are put to SAM for a head that was trained on tokens of these prompts."""
+    """Return what of a mask SAM is shown, for a head that was trained on tokens of these prompts.
+
+    "box", the extent, for heads that were trained on tokens of boxes; else as in the training.
+    """
     if "box_and_mask" in prompts:
         return "box_and_mask"
     return "mask" if "mask" in prompts else "box"
@@ -267,77 +234,6 @@ def _read_masks(masks: ArrayLike | None, size_hw: tuple[int, int]) -> NDArray[np
             f" region{'' if array.dtype == np.bool_ else ', for instance masks > 0'}."
         )
     return array
-
-
-def _extents(masks: DecodedMasks, *, fallback: FloatArray) -> FloatArray:
-    """Return the box around each mask, (R, 4), and the fallback's row where a mask is empty."""
-    boxes = fallback.copy()
-    for row, mask in enumerate(masks):
-        if mask.any():
-            boxes[row] = mask_extents(mask[None])[0]
-    return boxes
-
-
-def _extents_of_points(prompts: PointPrompts, size_hw: tuple[int, int]) -> FloatArray:
-    """Return the pixels around the points inside each region, (R, 4)."""
-    inside_RK1 = (prompts.point_labels == 1)[..., None]
-    low = np.where(inside_RK1, prompts.points_xy, np.inf).min(axis=1)
-    high = np.where(inside_RK1, prompts.points_xy, -np.inf).max(axis=1)
-    # A point may lie on the image's far edge, where no pixel begins.
-    first = np.minimum(np.floor(low), (size_hw[1] - 1, size_hw[0] - 1))
-    boxes = np.concatenate([first, np.floor(high) + 1], axis=1).astype(np.float32)
-    return clip_boxes_xyxy(boxes, size_hw)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptedPixels:
-    """One image and its prompts."""
-
-    pixels: NDArray[np.uint8]
-    """RGB, (H, W, 3)."""
-    prompts: Prompts
-    """Boxes, points or masks, or the grid that finds regions without them."""
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.pixels.shape[0], self.pixels.shape[1]
-
-
-def open_prompted(
-    image: ImageLike | Iterable[ImageLike],
-    prompts: Mapping[str, ArrayLike | Iterable[ArrayLike] | None],
-    *,
-    several: bool,
-    exif_policy: ExifPolicy,
-) -> list[PromptedPixels]:
-    """Open images and check their prompts.
-
-    Args:
-        image: One image, or several.
-        prompts: By kind (``boxes_xyxy``, ``points``, ``masks``) the prompts of the one image, or a
-            list with one entry for each of several; None for a kind that is not used.
-        several: Whether there are several.
-        exif_policy: Whether images are turned as their EXIF orientation says.
-
-    Raises:
-        ConfigError: Not exactly one kind of prompt is given.
-        ShapeError: Image or prompts have a wrong shape or type, or lie outside the image.
-        MissingFileError: There is no image at a path.
-        ImageError: A file is not an image.
-    """
-    images = list(cast("Iterable[ImageLike]", image if several else [image]))
-    by_kind = {
-        kind: _per_image(given, kind, len(images), several=several)
-        for kind, given in prompts.items()
-    }
-    opened = []
-    for place, one in enumerate(images):
-        pixels = load_image(one, exif_policy=exif_policy)
-        size_hw = (pixels.shape[0], pixels.shape[1])
-        own = {kind: given[place] for kind, given in by_kind.items()}
-        opened.append(PromptedPixels(pixels=pixels, prompts=read_prompts(**own, size_hw=size_hw)))
-    return opened
 
 
 def _per_image(

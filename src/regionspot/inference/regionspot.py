@@ -20,10 +20,12 @@ from torch import Tensor
 from regionspot.backbones import (
     FrozenModels,
     GridProposer,
+    LocatedRegions,
     ModelsConfig,
     SameTokens,
     TokenSite,
     load_frozen_models,
+    locate_regions,
 )
 from regionspot.backbones.presets import ExifPolicy, as_exif_policy
 from regionspot.cache import Fingerprint
@@ -32,13 +34,7 @@ from regionspot.core.errors import ConfigError, VocabularyError, WeightsError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.from_cache import class_probabilities, embed_regions
 from regionspot.inference.inputs import ImageLike, as_count, is_one_image, load_image
-from regionspot.inference.prompts import (
-    LocatedRegions,
-    PromptedPixels,
-    locate_regions,
-    mask_prompt_for,
-    open_prompted,
-)
+from regionspot.inference.prompts import PromptedPixels, mask_prompt_for, open_prompted
 from regionspot.inference.regions import Regions
 from regionspot.inference.stored_banks import StoredBanks
 from regionspot.inference.vocabularies import ChosenNames, TextBanks, as_vocabulary
@@ -268,6 +264,7 @@ class RegionSpot:
             {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks},
             several=several,
             exif_policy=self._exif_policy,
+            mask_prompt=self._mask_prompt,
         )
         batches = [
             prompted[start : start + _IMAGE_BATCH_SIZE]
@@ -336,7 +333,6 @@ class RegionSpot:
                 image.prompts,
                 image.size_hw,
                 with_masks=question.with_masks,
-                mask_prompt=self._mask_prompt,
             )
             for index, image in enumerate(images)
         ]

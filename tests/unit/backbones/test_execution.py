@@ -17,16 +17,18 @@ from torch import Tensor, nn
 
 from helpers.toy_numbers import TOLERANCES, relative_error, toy_numbers
 from regionspot.backbones import (
+    BoxPrompts,
     Encoder,
     LoadedClip,
     Localizer,
     ModelsConfig,
     SamLocalizer,
     load_frozen_models,
+    region_tokens,
 )
 from regionspot.backbones.execution import FLOAT32, Execution
 from regionspot.backbones.presets import Precision
-from regionspot.backbones.prompts import SamPrompts
+from regionspot.backbones.to_frame import SamPrompts
 
 BOXES = np.array([[3.0, 4.0, 40.0, 30.0], [20.0, 1.0, 88.0, 44.0]], np.float32)
 SIZE_HW = (45, 90)
@@ -44,7 +46,7 @@ def answers(localizer: Localizer, photo: Photo) -> dict[str, Tensor]:
     embedding = localizer.embed(localizer.preprocess(photo)[None])
     prompts = SamPrompts(boxes_xyxy_sam=torch.tensor([[1.0, 2.0, 30.0, 31.0]]))
     logits, ratings = localizer.decode_masks(embedding, prompts, several=True)
-    tokens = localizer.tokens(embedding, BOXES, SIZE_HW)
+    tokens = region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW)
     return {"embedding": embedding, "tokens": tokens, "logits": logits, "ratings": ratings}
 
 

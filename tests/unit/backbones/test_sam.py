@@ -7,7 +7,16 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from regionspot.backbones import MaskPrompt, SamLocalizer, position_tokens
+from regionspot.backbones import (
+    BoxPrompts,
+    MaskPrompt,
+    MaskPrompts,
+    PointPrompts,
+    SamLocalizer,
+    position_tokens,
+    region_masks,
+    region_tokens,
+)
 from regionspot.backbones.to_frame import mask_extents, mask_logits
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import to_sam_frame
@@ -47,7 +56,7 @@ def test_tokens_are_those_of_the_boxes_in_sams_frame(
 ) -> None:
     boxes_sam = torch.from_numpy(to_sam_frame(BOXES, SIZE_HW, 64))
     assert torch.equal(
-        localizer.tokens(embedding, BOXES, SIZE_HW),
+        region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW),
         position_tokens(localizer.sam, embedding, boxes_sam),
     )
 
@@ -58,11 +67,21 @@ def test_no_regions_give_nothing_of_the_right_shape(
     none = np.zeros((0, 4), np.float32)
     points, labels = np.zeros((0, 2, 2), np.float32), np.zeros((0, 2), np.int64)
     masks = np.zeros((0, *SIZE_HW), np.bool_)
-    assert localizer.tokens(embedding, none, SIZE_HW).shape == (0, 32)
-    assert localizer.tokens_from_points(embedding, points, labels, SIZE_HW).shape == (0, 32)
+    assert region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=none), SIZE_HW).shape == (
+        0,
+        32,
+    )
+    assert region_tokens(
+        localizer, embedding, PointPrompts(points_xy=points, point_labels=labels), SIZE_HW
+    ).shape == (0, 32)
     for prompt in ("box", "box_and_mask", "mask"):
-        assert localizer.tokens_from_masks(embedding, masks, prompt=prompt).shape == (0, 32)
-    assert localizer.masks(embedding, none, SIZE_HW).shape == (0, *SIZE_HW)
+        assert region_tokens(
+            localizer, embedding, MaskPrompts(masks=masks, prompt=prompt), SIZE_HW
+        ).shape == (0, 32)
+    assert region_masks(localizer, embedding, BoxPrompts(boxes_xyxy=none), SIZE_HW).shape == (
+        0,
+        *SIZE_HW,
+    )
 
 
 def test_a_pixel_of_overshoot_is_cut_and_more_is_refused(
@@ -70,33 +89,54 @@ def test_a_pixel_of_overshoot_is_cut_and_more_is_refused(
 ) -> None:
     rounded = np.array([[-0.5, 0, 90.9, 45]], np.float32)
     assert torch.equal(
-        localizer.tokens(embedding, rounded, SIZE_HW),
-        localizer.tokens(embedding, BOXES[1:], SIZE_HW),
+        region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=rounded), SIZE_HW),
+        region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES[1:]), SIZE_HW),
     )
     with pytest.raises(ShapeError, match=r"box 1 .*outside the image of 90 x 45 pixels"):
-        localizer.tokens(embedding, np.array([[0, 0, 1, 1], [0, 0, 45, 90]], np.float32), SIZE_HW)
+        region_tokens(
+            localizer,
+            embedding,
+            BoxPrompts(boxes_xyxy=np.array([[0, 0, 1, 1], [0, 0, 45, 90]], np.float32)),
+            SIZE_HW,
+        )
 
 
 def test_point_prompts_are_checked(localizer: SamLocalizer, embedding: Tensor) -> None:
     one = np.array([[1]])
     with pytest.raises(ShapeError, match=r"points have shape \(1, 2\).*wanted \(R, K, 2\)"):
-        localizer.tokens_from_points(embedding, np.zeros((1, 2), np.float32), one, SIZE_HW)
+        region_tokens(
+            localizer,
+            embedding,
+            PointPrompts(points_xy=np.zeros((1, 2), np.float32), point_labels=one),
+            SIZE_HW,
+        )
     outside = np.array([[[91.0, 10.0]]], np.float32)
     with pytest.raises(ShapeError, match=r"point \(91, 10\) lies outside the image of 90 x 45"):
-        localizer.tokens_from_points(embedding, outside, one, SIZE_HW)
-    padding = localizer.tokens_from_points(embedding, outside, -one, SIZE_HW)
+        region_tokens(
+            localizer, embedding, PointPrompts(points_xy=outside, point_labels=one), SIZE_HW
+        )
+    padding = region_tokens(
+        localizer, embedding, PointPrompts(points_xy=outside, point_labels=-one), SIZE_HW
+    )
     assert padding.isfinite().all()
 
 
 def test_the_corner_site_takes_a_single_point_but_not_two(sam: Sam, embedding: Tensor) -> None:
     corners = SamLocalizer(sam, token_site="prompt_encoder", model_name="small")  # noqa: S106
     one, two = np.full((1, 1, 2), 9, np.float32), np.full((1, 2, 2), 9, np.float32)
-    assert corners.tokens_from_points(embedding, one, np.ones((1, 1), int), SIZE_HW).shape == (
+    assert region_tokens(
+        corners, embedding, PointPrompts(points_xy=one, point_labels=np.ones((1, 1), int)), SIZE_HW
+    ).shape == (
         1,
         64,
     )
     with pytest.raises(ShapeError, match=r"embed to 3 vectors.*models\.token_site"):
-        corners.tokens_from_points(embedding, two, np.ones((1, 2), int), SIZE_HW)
+        region_tokens(
+            corners,
+            embedding,
+            PointPrompts(points_xy=two, point_labels=np.ones((1, 2), int)),
+            SIZE_HW,
+        )
 
 
 def _mask() -> NDArray[np.bool_]:
@@ -109,8 +149,8 @@ def _mask() -> NDArray[np.bool_]:
 def test_a_mask_prompt_is_its_extent_by_default(localizer: SamLocalizer, embedding: Tensor) -> None:
     assert mask_extents(_mask()).tolist() == [[4, 3, 40, 30]]
     assert torch.equal(
-        localizer.tokens_from_masks(embedding, _mask()),
-        localizer.tokens(embedding, BOXES[:1], SIZE_HW),
+        region_tokens(localizer, embedding, MaskPrompts(masks=_mask()), SIZE_HW),
+        region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES[:1]), SIZE_HW),
     )
 
 
@@ -137,7 +177,7 @@ def test_a_masks_shape_reaches_sam_if_asked_for(
         )
         sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, False)  # noqa: FBT003
     hook.remove()
-    ours = localizer.tokens_from_masks(embedding, _mask(), prompt=prompt)
+    ours = region_tokens(localizer, embedding, MaskPrompts(masks=_mask(), prompt=prompt), SIZE_HW)
     torch.testing.assert_close(ours, heard[0], rtol=0, atol=1e-5)
 
 
@@ -157,16 +197,23 @@ def test_mask_logits_are_the_covered_share_of_each_cell() -> None:
 
 def test_mask_prompts_are_checked(localizer: SamLocalizer, embedding: Tensor) -> None:
     with pytest.raises(ShapeError, match=r"wanted \(R, H, W\) bool"):
-        localizer.tokens_from_masks(embedding, _mask()[0])
+        region_tokens(localizer, embedding, MaskPrompts(masks=_mask()[0]), SIZE_HW)
+    with pytest.raises(ShapeError, match=r"\(1, 45, 90\); wanted \(R, 90, 45\)"):
+        region_tokens(localizer, embedding, MaskPrompts(masks=_mask()), SIZE_HW[::-1])
     with pytest.raises(ShapeError, match="mask 1 is empty"):
-        localizer.tokens_from_masks(embedding, np.concatenate([_mask(), ~_mask() & _mask()]))
+        region_tokens(
+            localizer,
+            embedding,
+            MaskPrompts(masks=np.concatenate([_mask(), ~_mask() & _mask()])),
+            SIZE_HW,
+        )
 
 
 def test_many_masks_do_not_depend_on_their_chunk(
     localizer: SamLocalizer, embedding: Tensor
 ) -> None:
     many = np.repeat(BOXES, 10, axis=0)
-    masks = localizer.masks(embedding, many, SIZE_HW)
+    masks = region_masks(localizer, embedding, BoxPrompts(boxes_xyxy=many), SIZE_HW)
     assert masks.shape == (20, *SIZE_HW)
     np.testing.assert_array_equal(masks[0], masks[9])
     np.testing.assert_array_equal(masks[10:], np.repeat(masks[19:], 10, axis=0))

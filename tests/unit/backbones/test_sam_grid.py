@@ -13,7 +13,15 @@ from segment_anything import SamAutomaticMaskGenerator
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from regionspot.backbones import GridProposals, GridProposer, SamLocalizer, load_sam
+from regionspot.backbones import (
+    BoxPrompts,
+    GridProposals,
+    GridProposer,
+    SamLocalizer,
+    load_sam,
+    region_masks,
+    region_tokens,
+)
 from regionspot.core.errors import ConfigError, ShapeError
 
 ALL = GridProposer(points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
@@ -89,7 +97,7 @@ def test_proposals_lie_in_the_image_have_an_area_and_come_best_first(
     # Such an elongated image has no pixel left in SAM's frame; `Localizer.resize` refuses it.
     if min(height, width) / max(height, width) * localizer.image_size < 0.5:
         return
-    found = localizer.propose(embedding, (height, width), grid)
+    found = grid.propose(localizer, embedding, (height, width))
     boxes, scores = found.boxes_xyxy, found.box_scores
     assert boxes.dtype == scores.dtype == np.float32
     assert boxes.shape == (len(scores), 4)
@@ -109,14 +117,14 @@ def test_proposals_lie_in_the_image_have_an_area_and_come_best_first(
 def test_the_size_of_a_batch_changes_nothing(
     localizer: SamLocalizer, embedding: Tensor, points_per_batch: int
 ) -> None:
-    wanted = localizer.propose(embedding, SIZE_HW, ALL)
+    wanted = ALL.propose(localizer, embedding, SIZE_HW)
     grid = GridProposer(
         points_per_side=4,
         points_per_batch=points_per_batch,
         pred_iou_thresh=0,
         stability_score_thresh=0,
     )
-    found = localizer.propose(embedding, SIZE_HW, grid)
+    found = grid.propose(localizer, embedding, SIZE_HW)
     assert len(wanted.box_scores) > 1
     np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
     np.testing.assert_allclose(found.box_scores, wanted.box_scores, atol=1e-6)
@@ -125,13 +133,13 @@ def test_the_size_of_a_batch_changes_nothing(
 def test_no_more_than_the_best_regions_are_returned(
     localizer: SamLocalizer, embedding: Tensor
 ) -> None:
-    wanted = localizer.propose(embedding, SIZE_HW, ALL)
+    wanted = ALL.propose(localizer, embedding, SIZE_HW)
     num = len(wanted.box_scores)
     for limit in (1, num - 1, num, num + 5):
         grid = GridProposer(
             points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0, max_regions=limit
         )
-        found = localizer.propose(embedding, SIZE_HW, grid)
+        found = grid.propose(localizer, embedding, SIZE_HW)
         np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy[:limit])
         np.testing.assert_array_equal(found.box_scores, wanted.box_scores[:limit])
 
@@ -147,11 +155,15 @@ def test_no_more_than_the_best_regions_are_returned(
 def test_an_image_in_which_nothing_is_found_gives_no_rows(
     localizer: SamLocalizer, embedding: Tensor, grid: GridProposer
 ) -> None:
-    found = localizer.propose(embedding, SIZE_HW, grid)
+    found = grid.propose(localizer, embedding, SIZE_HW)
     assert (found.boxes_xyxy.shape, found.box_scores.shape) == ((0, 4), (0,))
     assert found.boxes_xyxy.dtype == found.box_scores.dtype == np.float32
-    assert localizer.tokens(embedding, found.boxes_xyxy, SIZE_HW).shape == (0, 128)
-    assert localizer.masks(embedding, found.boxes_xyxy, SIZE_HW).shape == (0, *SIZE_HW)
+    assert region_tokens(
+        localizer, embedding, BoxPrompts(boxes_xyxy=found.boxes_xyxy), SIZE_HW
+    ).shape == (0, 128)
+    assert region_masks(
+        localizer, embedding, BoxPrompts(boxes_xyxy=found.boxes_xyxy), SIZE_HW
+    ).shape == (0, *SIZE_HW)
 
 
 def test_the_image_is_not_embedded_again(localizer: SamLocalizer, embedding: Tensor) -> None:
@@ -159,7 +171,7 @@ def test_the_image_is_not_embedded_again(localizer: SamLocalizer, embedding: Ten
     hook = localizer.sam.image_encoder.patch_embed.register_forward_hook(
         lambda *_: calls.append("encoded")
     )
-    localizer.propose(embedding, SIZE_HW, ALL)
+    ALL.propose(localizer, embedding, SIZE_HW)
     hook.remove()
     assert not calls
 
@@ -168,7 +180,7 @@ def test_the_embedding_of_several_images_is_refused(
     localizer: SamLocalizer, embedding: Tensor
 ) -> None:
     with pytest.raises(ShapeError, match=r"wanted \(1, 128, 16, 16\): one image at a time"):
-        localizer.propose(embedding.expand(2, -1, -1, -1), SIZE_HW, ALL)
+        ALL.propose(localizer, embedding.expand(2, -1, -1, -1), SIZE_HW)
 
 
 @pytest.mark.parametrize("scores", [[0.5], [[0.5], [0.25]]])

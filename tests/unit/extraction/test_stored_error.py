@@ -8,7 +8,14 @@ import torch
 from PIL import Image
 
 from regionspot.annotations import ImageRecord
-from regionspot.backbones import FrozenModels, GridProposer, ModelsConfig, load_frozen_models
+from regionspot.backbones import (
+    BoxPrompts,
+    FrozenModels,
+    GridProposer,
+    ModelsConfig,
+    load_frozen_models,
+    region_tokens,
+)
 from regionspot.backbones.presets import Precision
 from regionspot.cache import MeasuredError
 from regionspot.extraction.locate import RegionLocator
@@ -63,7 +70,11 @@ def numbers(
         if image.sam_pixels is not None:
             embedding = localizer.embed(localizer.normalise(image.sam_pixels)[None])
             record = image.record
-            tokens.append(localizer.tokens(embedding, record.boxes_xyxy, record.size_hw).numpy())
+            tokens.append(
+                region_tokens(
+                    localizer, embedding, BoxPrompts(boxes_xyxy=record.boxes_xyxy), record.size_hw
+                ).numpy()
+            )
     return maps, tokens
 
 

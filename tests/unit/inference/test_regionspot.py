@@ -17,7 +17,13 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
 from helpers.heads import SCALE
-from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
+from regionspot.backbones import (
+    FrozenModels,
+    MaskPrompts,
+    ModelsConfig,
+    load_frozen_models,
+    region_tokens,
+)
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError, MissingFileError, ShapeError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
@@ -268,7 +274,9 @@ def test_masks_are_shown_to_sam_as_the_heads_training_showed_them(
     localizer, encoder = models.localizer, models.encoder
     with torch.inference_mode():
         embedding = localizer.embed(localizer.preprocess(pixels)[None])
-        tokens = localizer.tokens_from_masks(embedding, masks, prompt=prompt)
+        tokens = region_tokens(
+            localizer, embedding, MaskPrompts(masks=masks, prompt=prompt), (96, 140)
+        )
         features = encoder.features(encoder.preprocess(pixels)[None])
         wanted = trained_head.head(tokens[None], features)[0]
     np.testing.assert_allclose(regions.embeddings, wanted.numpy(), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,201 @@
+"""From the regions of an image to their position tokens and masks: for caching and recognition.
+
+Regions are given by boxes, points or masks, in pixels of the original image, or are proposed by SAM
+on a grid of points. `region_tokens` is the only code that tells these kinds apart to prompt SAM.
+
+Shape letters: R regions, K points a region, S width of the tokens, H W the original image.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regionspot.backbones.decoded_masks import DecodedMasks
+from regionspot.backbones.localizer import Localizer
+from regionspot.backbones.sam_grid import GridProposer
+from regionspot.backbones.to_frame import (
+    MaskPrompt,
+    SamPrompts,
+    box_prompts,
+    mask_extents,
+    mask_prompts,
+    point_prompts,
+)
+from regionspot.core.geometry import FloatArray, clip_boxes_xyxy
+
+_MASK_CHUNK = 16
+"""Regions whose masks are decoded at once: a released SAM's decoder takes about 30 MiB for each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxPrompts:
+    """Regions given by boxes."""
+
+    boxes_xyxy: FloatArray
+    """Boxes, (R, 4), pixels of the original image. They may extend beyond the image by a pixel, as
+    a result of rounding, and are clipped to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointPrompts:
+    """Regions given by one or more points each."""
+
+    points_xy: FloatArray
+    """Points, (R, K, 2), pixels of the original image."""
+    point_labels: NDArray[np.int64]
+    """Label of each point, (R, K): 1 in the region, 0 not in it, -1 padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskPrompts:
+    """Regions given by masks."""
+
+    masks: NDArray[np.bool_]
+    """Masks at the original image's size, (R, H, W), none of them empty."""
+    prompt: MaskPrompt = "box"
+    """What of a mask SAM is shown. "box" is the mask's extent: the kind of token that heads are
+    usually trained on. "box_and_mask" adds the shape, as in SAM's own refinement steps; "mask" is
+    the shape alone. Both need a SAM that was trained with mask prompts, which the tiny one was
+    not."""
+
+
+RegionPrompts = BoxPrompts | PointPrompts | MaskPrompts
+"""Where the regions of an image are, as a person or a data set gives them."""
+
+Prompts = RegionPrompts | GridProposer
+"""Where the regions of an image are; a `GridProposer` lets SAM propose them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocatedRegions:
+    """The regions of one image with their tokens; row ``i`` of everything is region ``i``."""
+
+    tokens: Tensor
+    """Position tokens, (R, S), on the localizer's device."""
+    boxes_xyxy: FloatArray
+    """Boxes, (R, 4), pixels of the original image."""
+    box_scores: FloatArray | None = None
+    """SAM's confidence in each region, (R,), if SAM proposed them; else None."""
+    masks: NDArray[np.bool_] | DecodedMasks | None = None
+    """Masks, (R, H, W), if requested: the masks that were given, or SAM's, made when accessed."""
+
+
+def locate_regions(
+    localizer: Localizer,
+    image_embedding: Tensor,
+    prompts: Prompts,
+    size_hw: tuple[int, int],
+    *,
+    with_masks: bool = False,
+) -> LocatedRegions:
+    """Return the regions of one image with their position tokens and boxes.
+
+    Args:
+        localizer: The frozen SAM.
+        image_embedding: One image's embedding, as ``localizer.embed`` gives it.
+        prompts: The regions, or the grid that SAM proposes them from.
+        size_hw: Height and width of the original image in pixels.
+        with_masks: Whether masks are wanted. Masks that were given are returned as they are.
+
+    Returns:
+        The regions in the order of the prompts; those of a grid, best first. The box of a point
+        prompt is the extent of SAM's mask, or, where that mask is empty, of the points; the box of
+        a mask prompt is the extent of the mask.
+
+    Raises:
+        ShapeError: As `region_tokens`.
+    """
+    if isinstance(prompts, GridProposer):
+        found = prompts.propose(localizer, image_embedding, size_hw)
+        given = BoxPrompts(boxes_xyxy=found.boxes_xyxy)
+        located = locate_regions(localizer, image_embedding, given, size_hw, with_masks=with_masks)
+        return replace(located, box_scores=found.box_scores)
+    tokens = region_tokens(localizer, image_embedding, prompts, size_hw)
+    masks: NDArray[np.bool_] | DecodedMasks | None = None
+    if isinstance(prompts, BoxPrompts):
+        boxes = clip_boxes_xyxy(prompts.boxes_xyxy, size_hw)
+        if with_masks:
+            masks = region_masks(localizer, image_embedding, prompts, size_hw).cpu()
+    elif isinstance(prompts, PointPrompts):
+        masks = region_masks(localizer, image_embedding, prompts, size_hw).cpu()
+        boxes = _extents(masks, fallback=_extents_of_points(prompts, size_hw))
+    else:
+        masks = prompts.masks
+        boxes = mask_extents(masks)
+    return LocatedRegions(tokens=tokens, boxes_xyxy=boxes, masks=masks if with_masks else None)
+
+
+def region_tokens(
+    localizer: Localizer,
+    image_embedding: Tensor,
+    prompts: RegionPrompts,
+    size_hw: tuple[int, int],
+) -> Tensor:
+    """Return the position tokens of given regions, (R, ``localizer.token_dim``) float32.
+
+    Args:
+        localizer: The frozen SAM.
+        image_embedding: One image's embedding, as ``localizer.embed`` gives it.
+        prompts: The regions.
+        size_hw: Height and width of the original image in pixels.
+
+    Raises:
+        ShapeError: The prompts do not have the shapes of their fields; a box ends before it starts
+            or extends beyond the image; a point that is not padding lies outside the image; a mask
+            is empty or of another size; or the token site is "prompt_encoder", which takes boxes or
+            one point a region.
+    """
+    return localizer.decode_tokens(image_embedding, _in_frame(localizer, prompts, size_hw))
+
+
+def region_masks(
+    localizer: Localizer,
+    image_embedding: Tensor,
+    prompts: RegionPrompts,
+    size_hw: tuple[int, int],
+) -> DecodedMasks:
+    """Return SAM's single-mask answers to given regions, each (H, W) bool at the original size.
+
+    Arguments and errors as in `region_tokens`.
+    """
+    logits = [torch.zeros(0, *localizer.mask_grid_hw, device=localizer.device)]
+    for chunk in _in_frame(localizer, prompts, size_hw).split(_MASK_CHUNK):
+        logits_R1HW, _ = localizer.decode_masks(image_embedding, chunk, several=False)
+        logits.append(logits_R1HW[:, 0])
+    return DecodedMasks(
+        logits=torch.cat(logits),
+        threshold=localizer.mask_threshold,
+        frame=localizer.mask_frame(size_hw),
+    )
+
+
+def _in_frame(localizer: Localizer, prompts: RegionPrompts, size_hw: tuple[int, int]) -> SamPrompts:
+    frame = localizer.frame(size_hw)
+    if isinstance(prompts, BoxPrompts):
+        return box_prompts(prompts.boxes_xyxy, frame)
+    if isinstance(prompts, PointPrompts):
+        return point_prompts(prompts.points_xy, prompts.point_labels, frame)
+    return mask_prompts(prompts.masks, prompts.prompt, frame, grid_hw=localizer.mask_grid_hw)
+
+
+def _extents(masks: DecodedMasks, *, fallback: FloatArray) -> FloatArray:
+    """Return the box around each mask, (R, 4), and the fallback's row where a mask is empty."""
+    boxes = fallback.copy()
+    for row, mask in enumerate(masks):
+        if mask.any():
+            boxes[row] = mask_extents(mask[None])[0]
+    return boxes
+
+
+def _extents_of_points(prompts: PointPrompts, size_hw: tuple[int, int]) -> FloatArray:
+    """Return the pixels around the points inside each region, (R, 4)."""
+    inside_RK1 = (prompts.point_labels == 1)[..., None]
+    low = np.where(inside_RK1, prompts.points_xy, np.inf).min(axis=1)
+    high = np.where(inside_RK1, prompts.points_xy, -np.inf).max(axis=1)
+    # A point may lie on the image's far edge, where no pixel begins.
+    first = np.minimum(np.floor(low), (size_hw[1] - 1, size_hw[0] - 1))
+    boxes = np.concatenate([first, np.floor(high) + 1], axis=1).astype(np.float32)
+    return clip_boxes_xyxy(boxes, size_hw)
