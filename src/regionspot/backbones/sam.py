@@ -1,8 +1,6 @@
-"""SAM as the localizer, composed from ``segment_anything``.
+"""SAM as a localizer, composed from ``segment_anything``, and its architectures and weights.
 
 Shape letters: B images, R regions, M masks a region, S SAM's width, H W a grid or an image.
-
-The frozen SAM: the three released architectures and the tiny one, with weights from anywhere.
 """
 
 from dataclasses import dataclass

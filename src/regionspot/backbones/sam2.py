@@ -1,10 +1,8 @@
-"""SAM 2 as the localizer, composed from ``transformers``.
+"""SAM 2 as a localizer, composed from ``transformers``, and its architectures and weights.
+
+SAM 2 and SAM 2.1 have the same architectures; only their weights differ.
 
 Shape letters: B images, R regions, M masks a region, S SAM 2's width, H W a grid or an image.
-
-The frozen SAM 2: the released architectures of ``transformers``, with weights from anywhere.
-
-SAM 2 and SAM 2.1 look at images with the same architecture; they differ in their weights.
 """
 
 import logging

@@ -1,14 +1,13 @@
-"""SAM's mask decoder: prompts in its frame to position tokens and masks (Sec. 3.2 of the paper).
+"""SAM's mask decoder: prompts in SAM's frame to position tokens (Sec. 3.2 of the paper) and masks.
 
-Everything here composes the modules of ``segment_anything``; nothing of them is copied. The two-way
-transformer runs leaner than its own ``forward``, equal to rounding. Two things make the difference.
-All boxes of an image start from the same image, so the first
-layer's projections of the image are computed once and not once a box. And attention does not write
-its weights down (``scaled_dot_product_attention``). The modules and their weights are SAM's own.
+Everything here composes the modules of ``segment_anything``; nothing is copied from them. The
+two-way transformer runs leaner than in its own ``forward``, with the same result up to rounding:
+what the first layer projects of the image is computed once for all regions, not once per region,
+and ``scaled_dot_product_attention`` does not materialize the attention weights.
 
-Shape letters: R regions, K points a region, T tokens of a region, N image positions, H W
-the grid of the image embedding, S SAM's width, h heads, d width
-of a head. A 1 in place of R stands for what all regions share.
+Shape letters: R regions, K vectors a prompt, T tokens of a region, N image positions, M masks a
+region, S SAM's width, H W the grid of the image embedding, h heads, d width of a head. A 1 in place
+of R stands for what all regions share.
 """
 
 from typing import TYPE_CHECKING

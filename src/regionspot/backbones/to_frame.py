@@ -30,8 +30,8 @@ from regionspot.core.geometry import (
 MaskPrompt = Literal["box", "box_and_mask", "mask"]
 """What of a mask SAM is shown: its extent, extent and shape, or the shape alone."""
 
-# SAM takes logits of its own as mask prompts. A mask that is sure of itself becomes the logit of a
-# probability this far from 0 and 1, about 7, which is of the size that SAM's own logits have.
+# SAM takes its own logits as mask prompts. A cell that a mask covers wholly, or not at all, gets
+# the logit of a probability this far from 1 or 0: about 7 in magnitude, like SAM's own logits.
 _MARGIN = 1e-3
 
 _TOLERANCE_PX = 1.0
@@ -61,7 +61,7 @@ class SamPrompts:
     points_xy_sam: Tensor | None = None
     """Points, (R, K, 2), pixels of SAM's frame."""
     point_labels: Tensor | None = None
-    """What each point says, (R, K): 1 in the region, 0 not in it, -1 padding."""
+    """Label of each point, (R, K): 1 in the region, 0 not in it, -1 padding."""
     mask_logits: Tensor | None = None
     """Masks as logits, (R, 1, 4 H, 4 W), over SAM's whole padded frame."""
 
@@ -84,15 +84,15 @@ class SamPrompts:
 
 
 def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
-    """Bring boxes to the frame.
+    """Map boxes to the frame.
 
     Args:
-        boxes_xyxy: Boxes, (R, 4), pixels of the original image. They may overshoot the image by a
-            pixel, as rounding makes them, and are cut there.
+        boxes_xyxy: Boxes, (R, 4), pixels of the original image. They may extend beyond the image
+            by a pixel, as a result of rounding, and are clipped to it.
         frame: Where the image lies.
 
     Raises:
-        ShapeError: The boxes are not (R, 4), end before they start, or reach outside the image.
+        ShapeError: The boxes are not (R, 4), end before they start, or extend beyond the image.
     """
     boxes = check_corners(boxes_xyxy)
     height, width = frame.size_hw
@@ -112,11 +112,11 @@ def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
 def point_prompts(
     points_xy: FloatArray, point_labels: NDArray[np.int64], frame: Frame
 ) -> SamPrompts:
-    """Bring points to the frame.
+    """Map points to the frame.
 
     Args:
         points_xy: Points, (R, K, 2), pixels of the original image.
-        point_labels: What each point says, (R, K): 1 in the region, 0 not in it, -1 padding.
+        point_labels: Label of each point, (R, K): 1 in the region, 0 not in it, -1 padding.
         frame: Where the image lies.
 
     Raises:
@@ -147,7 +147,7 @@ def point_prompts(
 def mask_prompts(
     masks: NDArray[np.bool_], prompt: MaskPrompt, frame: Frame, *, grid_hw: tuple[int, int]
 ) -> SamPrompts:
-    """Bring masks to the frame.
+    """Map masks to the frame.
 
     Args:
         masks: Masks of the original image's size, (R, H, W) bool, none of them empty.
@@ -240,7 +240,7 @@ def mask_logits(
     grid_hw: tuple[int, int],
     device: torch.device,
 ) -> Tensor:
-    """Carry masks to SAM's padded frame, as logits on the grid that SAM takes mask prompts on.
+    """Map masks to SAM's padded frame, as logits on the grid of SAM's mask prompts.
 
     Args:
         masks: (R, H, W) bool, at the original image's size.

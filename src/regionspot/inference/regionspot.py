@@ -1,9 +1,9 @@
 """RegionSpot: pixels and prompts in, named regions out.
 
+`load_matching_models` builds the frozen models that a head was trained on, `RegionSpot` runs them.
+
 Shape letters as in the whole project: B images, R regions, S SAM width, T tokens, D CLIP width,
 E text width, C classes.
-
-From a path to a head and the frozen models that it was trained on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -288,15 +288,15 @@ class RegionSpot:
         top_k: int = 1,
         with_masks: bool = True,
     ) -> Regions:
-        """Name all that SAM finds in an image when nobody points at anything.
+        """Let SAM propose the regions of an image, and name them.
 
-        SAM is asked at every point of a grid, as ``SamAutomaticMaskGenerator`` does it, and what it
-        is sure of is named as if its boxes had been given to `recognize`. SAM looks at the image
-        once for both.
+        SAM is prompted with a grid of points, as in ``SamAutomaticMaskGenerator``, and the regions
+        that pass the thresholds are named as if their boxes had been given to `recognize`. The
+        image is embedded once for both.
 
         Args:
             image: As in `recognize`, but one.
-            grid: How densely SAM is asked and how sure it has to be.
+            grid: How dense the grid is, and the thresholds that regions must pass.
             vocabulary: As in `recognize`, like the arguments below.
             templates: Sentences that the names are put into.
             same_tokens: What is done about names that CLIP cannot tell apart.
@@ -305,7 +305,7 @@ class RegionSpot:
 
         Returns:
             The named regions with their ``box_scores``, which are multiplied into the scores; the
-            highest score comes first. Where SAM is sure of nothing there are no regions.
+            highest score comes first. No regions if none passes the thresholds.
 
         Raises:
             As `recognize`, but for errors about prompts.
