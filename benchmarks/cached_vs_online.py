@@ -37,6 +37,7 @@ from regionspot.cache import FeatureCache
 from regionspot.data import CacheLoader
 from regionspot.data.batch_order import SequentialOrder
 from regionspot.data.collate import Collator
+from regionspot.extraction.executors import WholeExecutor
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import PreparedImage
@@ -117,7 +118,7 @@ def compare(setting: Setting, *, rounds: int, epochs_of_cached: int) -> dict[str
     """
     config, batch_size = setting.config, setting.config.batch_size
     job = CacheJob(config, models=setting.models)
-    run_job(job)
+    run_job(WholeExecutor(job))
     with FeatureCache.open(config.output_dir) as cache:
         train = Training(cache, setting.models.encoder.device, config.models.precision)
 
