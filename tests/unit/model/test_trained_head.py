@@ -99,7 +99,7 @@ def test_weights_of_another_head_are_refused_by_name(tmp_path: Path, trained: Tr
     save_trained_head(
         tmp_path, TrainedHead(head=trained.head, classifier=trained.classifier, card=card)
     )
-    with pytest.raises(WeightsError, match=r"projector\.weight: found \(4, 8\), wanted \(5, 8\)"):
+    with pytest.raises(WeightsError, match=r"projector\.weight \(4, 8\) instead of \(5, 8\)"):
         load_trained_head(tmp_path)
 
 
