@@ -42,7 +42,7 @@ from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import PreparedImage
 from regionspot.extraction.run import run_job
-from regionspot.model import FusionHead, RegionClassifier, region_focal_loss
+from regionspot.model import FusionHead, HeadSpec, RegionClassifier, region_focal_loss
 
 NUM_CLASSES = 365
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -56,9 +56,11 @@ class Training:
         fingerprint = cache.manifest.fingerprint
         self.device, self._precision = device, precision
         self._head = FusionHead(
-            token_dim=fingerprint.token_dim,
-            feature_dim=fingerprint.feature_dim,
-            text_dim=fingerprint.text_dim,
+            HeadSpec(
+                token_dim=fingerprint.token_dim,
+                feature_dim=fingerprint.feature_dim,
+                text_dim=fingerprint.text_dim,
+            )
         ).to(device)
         self._classifier = RegionClassifier().to(device)
         bank = torch.randn(NUM_CLASSES, fingerprint.text_dim)

@@ -8,7 +8,7 @@ from regionspot.model.checkpoint_file import (
     write_checkpoint,
 )
 from regionspot.model.classifier import RegionClassifier, classification_logits
-from regionspot.model.fusion_head import FusionHead, HeadSpec, PositionCode
+from regionspot.model.fusion_head import FusionHead, HeadOptions, HeadSpec, PositionCode
 from regionspot.model.loss import Normalization, sigmoid_focal_loss
 from regionspot.model.region_loss import region_focal_loss
 from regionspot.model.released import (
@@ -35,6 +35,7 @@ __all__ = [
     "WEIGHTS_SUFFIX",
     "FusionHead",
     "HeadCard",
+    "HeadOptions",
     "HeadSpec",
     "JsonValue",
     "Normalization",

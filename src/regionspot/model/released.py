@@ -43,9 +43,11 @@ def load_released_head(path: Path | str) -> FusionHead:
     tensors = _head_tensors(checkpoint, where=path)
     feature_dim, token_dim = tensors["to_clip.weight"].shape
     head = FusionHead(
-        token_dim=token_dim,
-        feature_dim=feature_dim,
-        text_dim=len(tensors["projector.weight"]),
+        HeadSpec(
+            token_dim=token_dim,
+            feature_dim=feature_dim,
+            text_dim=len(tensors["projector.weight"]),
+        )
     )
     check_finite(tensors, where=str(path))
     load_strictly(head, tensors, source=str(path))

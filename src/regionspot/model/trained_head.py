@@ -258,7 +258,7 @@ def _assemble(tensors: Mapping[str, Tensor], card: HeadCard, *, where: Path) -> 
     }
     check_shapes(_without_memory(card.head, where=where), of_head, source=str(where))
     check_finite(tensors, where=str(where))
-    head = FusionHead.from_spec(card.head)
+    head = FusionHead(card.head)
     classifier = RegionClassifier(card.scale, card.bias)
     load_strictly(head, of_head, source=str(where))
     load_strictly(classifier, of_classifier, source=str(where))
@@ -271,7 +271,7 @@ def _without_memory(spec: HeadSpec, *, where: Path) -> FusionHead:
         if spec.num_blocks > _MAX_BLOCKS:
             raise ValueError(f"{spec.num_blocks} blocks")  # noqa: TRY301 - one message for all
         with torch.device("meta"):
-            return FusionHead.from_spec(spec)
+            return FusionHead(spec)
     except (ValueError, RuntimeError, OverflowError, TypeError) as error:
         raise WeightsError(
             f"{where}: the card's head cannot be built ({error}). Copy it again from the run that"

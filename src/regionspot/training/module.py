@@ -25,6 +25,7 @@ from regionspot.model import (
     CHECKPOINT_CARD_KEY,
     FusionHead,
     HeadCard,
+    HeadOptions,
     HeadSpec,
     JsonValue,
     RegionClassifier,
@@ -47,7 +48,6 @@ from regionspot.training.provenance import (
 )
 from regionspot.training.recipe import (
     ClassifierOptions,
-    HeadOptions,
     LossOptions,
     OptimizerOptions,
     ScheduleOptions,
@@ -129,7 +129,7 @@ class RegionSpotModule(pl.LightningModule):
         self._provenance: Provenance | None = None
         self._finite_loss = StopOnNonFinite()
         self._loss_of_step: Tensor | float = 0.0
-        self.head = FusionHead.from_spec(
+        self.head = FusionHead(
             HeadSpec(
                 token_dim=spec.token_dim,
                 feature_dim=spec.feature_dim,

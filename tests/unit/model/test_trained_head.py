@@ -36,9 +36,7 @@ def trained() -> TrainedHead:
         library_version="0.1",
         training={"steps": 3},
     )
-    return TrainedHead(
-        head=FusionHead.from_spec(SPEC), classifier=RegionClassifier(20.0, -8.0), card=card
-    )
+    return TrainedHead(head=FusionHead(SPEC), classifier=RegionClassifier(20.0, -8.0), card=card)
 
 
 def assert_same(found: TrainedHead, wanted: TrainedHead) -> None:
