@@ -54,9 +54,9 @@ from regionspot.backbones import (
 from regionspot.backbones.presets import Precision
 from regionspot.backbones.sam_encoder import encode_image
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary
+from regionspot.extraction.executors import WholeExecutor
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.run import run_job
-from regionspot.extraction.summary import PartSummary
 
 SIZE_WH = (640, 480)
 NUM_IMAGES_OF_A_LARGE_SET = 3_000_000
@@ -139,11 +139,11 @@ def bare(setting: Setting) -> None:
         encoder.features(torch.zeros(count, 3, side, side, device=encoder.device))
 
 
-def regionspot(setting: Setting) -> CacheSummary | PartSummary:
+def regionspot(setting: Setting) -> CacheSummary:
     """The whole job, into a fresh folder."""
     with tempfile.TemporaryDirectory() as folder:
         config = replace(setting.config, output_dir=str(Path(folder) / "cache"))
-        return run_job(CacheJob(config, models=setting.models))
+        return run_job(WholeExecutor(CacheJob(config, models=setting.models)))
 
 
 @torch.inference_mode()

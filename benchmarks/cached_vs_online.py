@@ -37,11 +37,12 @@ from regionspot.cache import FeatureCache
 from regionspot.data import CacheLoader
 from regionspot.data.batch_order import SequentialOrder
 from regionspot.data.collate import Collator
+from regionspot.extraction.executors import WholeExecutor
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import PreparedImage
 from regionspot.extraction.run import run_job
-from regionspot.model import FusionHead, RegionClassifier, region_focal_loss
+from regionspot.model import FusionHead, HeadSpec, RegionClassifier, region_focal_loss
 
 NUM_CLASSES = 365
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -55,9 +56,11 @@ class Training:
         fingerprint = cache.manifest.fingerprint
         self.device, self._precision = device, precision
         self._head = FusionHead(
-            token_dim=fingerprint.token_dim,
-            feature_dim=fingerprint.feature_dim,
-            text_dim=fingerprint.text_dim,
+            HeadSpec(
+                token_dim=fingerprint.token_dim,
+                feature_dim=fingerprint.feature_dim,
+                text_dim=fingerprint.text_dim,
+            )
         ).to(device)
         self._classifier = RegionClassifier().to(device)
         bank = torch.randn(NUM_CLASSES, fingerprint.text_dim)
@@ -117,7 +120,7 @@ def compare(setting: Setting, *, rounds: int, epochs_of_cached: int) -> dict[str
     """
     config, batch_size = setting.config, setting.config.batch_size
     job = CacheJob(config, models=setting.models)
-    run_job(job)
+    run_job(WholeExecutor(job))
     with FeatureCache.open(config.output_dir) as cache:
         train = Training(cache, setting.models.encoder.device, config.models.precision)
 

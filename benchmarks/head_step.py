@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
-from regionspot.model import FusionHead, RegionClassifier, region_focal_loss
+from regionspot.model import FusionHead, HeadSpec, RegionClassifier, region_focal_loss
 
 Step = Callable[[], Tensor]
 
@@ -69,12 +69,14 @@ def make_heads(size: StepSize, dropout: float, device: str) -> tuple[TorchHead, 
     """Return torch's head and ours, with the same weights."""
     theirs = TorchHead(size, dropout).to(device)
     ours = FusionHead(
-        token_dim=size.token_dim,
-        feature_dim=size.feature_dim,
-        text_dim=size.text_dim,
-        ffn_dim=size.ffn_dim,
-        num_heads=size.num_heads,
-        dropout=dropout,
+        HeadSpec(
+            token_dim=size.token_dim,
+            feature_dim=size.feature_dim,
+            text_dim=size.text_dim,
+            ffn_dim=size.ffn_dim,
+            num_heads=size.num_heads,
+            dropout=dropout,
+        )
     ).to(device)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours

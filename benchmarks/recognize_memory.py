@@ -37,7 +37,7 @@ from segment_anything import SamPredictor
 
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
 from regionspot.inference import Regions, RegionSpot
-from regionspot.model import FusionHead, HeadCard, RegionClassifier, TrainedHead
+from regionspot.model import FusionHead, HeadCard, HeadSpec, RegionClassifier, TrainedHead
 from regionspot.toy import generate_world
 
 NAMES = ("plain yellow ring", "dotted red heart", "sea egg")
@@ -55,12 +55,14 @@ class Task:
 def random_recognizer(models: FrozenModels) -> RegionSpot:
     """Build a recogniser whose small head nobody trained: the memory is the same."""
     head = FusionHead(
-        token_dim=models.localizer.token_dim,
-        feature_dim=models.encoder.width,
-        text_dim=models.encoder.text_dim,
-        num_blocks=1,
-        num_heads=4,
-        ffn_dim=32,
+        HeadSpec(
+            token_dim=models.localizer.token_dim,
+            feature_dim=models.encoder.width,
+            text_dim=models.encoder.text_dim,
+            num_blocks=1,
+            num_heads=4,
+            ffn_dim=32,
+        )
     )
     card = HeadCard(
         head=head.spec,

@@ -24,6 +24,7 @@ from regionspot.cli.main import main
 from regionspot.core.errors import CacheCorruptError, CacheMismatchError, ConfigError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary
 from regionspot.extraction.config import ProposalsConfig
+from regionspot.extraction.executors import WholeExecutor
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.run import run_job
 
@@ -118,7 +119,9 @@ def config_of(
 def old(world: Path, models: FrozenModels) -> Path:
     """The cache to reuse."""
     output_dir = world / "caches" / "old"
-    run_job(CacheJob(config_of(world, output_dir, world / "old.json"), models=models))
+    run_job(
+        WholeExecutor(CacheJob(config_of(world, output_dir, world / "old.json"), models=models))
+    )
     return output_dir
 
 
@@ -153,7 +156,7 @@ def make(world: Path, models: FrozenModels, tmp_path: Path) -> Make:
         ]
         try:
             job = CacheJob(config_of(world, tmp_path / name, annotations, **more), models=models)
-            summary = run_job(job)
+            summary = run_job(WholeExecutor(job))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -10,6 +10,7 @@ from regionspot.cli.main import main
 from regionspot.model import (
     FusionHead,
     HeadCard,
+    HeadSpec,
     RegionClassifier,
     TrainedHead,
     load_trained_head,
@@ -63,7 +64,7 @@ def test_a_released_head_gives_the_logits_of_torchs_decoder_and_goes_back_unchan
 def test_a_head_that_the_layout_cannot_express_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = FusionHead(token_dim=8, feature_dim=16, text_dim=4, position_code="sincos")
+    head = FusionHead(HeadSpec(token_dim=8, feature_dim=16, text_dim=4, position_code="sincos"))
     classifier = RegionClassifier(20.0, -8.0)
     card = HeadCard(head=head.spec, scale=20.0, bias=-8.0)
     save_trained_head(tmp_path, TrainedHead(head=head, classifier=classifier, card=card))

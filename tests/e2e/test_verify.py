@@ -31,7 +31,7 @@ SPEC = HeadSpec(token_dim=6, feature_dim=8, text_dim=4, num_blocks=1, num_heads=
 def write_run(run: Path) -> None:
     """What a training leaves, as far as it is verified."""
     card = HeadCard(head=SPEC, scale=20.0, bias=-8.0)
-    head, classifier = FusionHead.from_spec(SPEC), RegionClassifier(20.0, -8.0)
+    head, classifier = FusionHead(SPEC), RegionClassifier(20.0, -8.0)
     save_trained_head(run / "head", TrainedHead(head=head, classifier=classifier, card=card))
     state = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     state |= {f"classifier.{n}": t for n, t in classifier.state_dict().items()}
@@ -89,7 +89,7 @@ def test_the_text_bank_of_a_head_is_verified_with_it(
 ) -> None:
     fingerprint = FeatureCache.open(make_cache()).manifest.fingerprint
     card = HeadCard(head=SPEC, scale=20.0, bias=-8.0, fingerprint=fingerprint.to_dict())
-    head, classifier = FusionHead.from_spec(SPEC), RegionClassifier(20.0, -8.0)
+    head, classifier = FusionHead(SPEC), RegionClassifier(20.0, -8.0)
     folder = tmp_path / "head"
     save_trained_head(folder, TrainedHead(head=head, classifier=classifier, card=card))
     bank = folder / "text_banks.h5"
@@ -133,7 +133,7 @@ def test_json_tells_a_script_the_same(
 
 def test_weights_that_are_nan_are_a_problem(tmp_path: Path, capsys: Capture) -> None:
     write_run(tmp_path)
-    head = FusionHead.from_spec(SPEC)
+    head = FusionHead(SPEC)
     torch.nn.init.constant_(head.projector.weight, torch.nan)
     card = HeadCard(head=SPEC, scale=20.0, bias=-8.0)
     trained = TrainedHead(head=head, classifier=RegionClassifier(20.0, -8.0), card=card)

@@ -39,6 +39,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.model import (
     FusionHead,
     HeadCard,
+    HeadSpec,
     RegionClassifier,
     TrainedHead,
     load_trained_head,
@@ -256,7 +257,9 @@ def test_changed_cards_of_heads_are(
     make_cache: Callable[..., Path], tmp_path: Path, amount: settings
 ) -> None:
     fingerprint = read_manifest(make_cache("fuzzed")).fingerprint
-    head = FusionHead(token_dim=8, feature_dim=16, text_dim=6, num_blocks=1, num_heads=2, ffn_dim=4)
+    head = FusionHead(
+        HeadSpec(token_dim=8, feature_dim=16, text_dim=6, num_blocks=1, num_heads=2, ffn_dim=4)
+    )
     card = HeadCard(
         head=head.spec,
         scale=20.0,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from helpers.toy_numbers import TOLERANCES, recognised, relative_error, toy_numbers
 from regionspot.backbones.presets import Precision
-from regionspot.model import FusionHead, RegionClassifier, region_focal_loss
+from regionspot.model import FusionHead, HeadSpec, RegionClassifier, region_focal_loss
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,7 +45,9 @@ def loss_and_gradients(device: str) -> tuple[Tensor, list[Tensor]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = FusionHead(
-            token_dim=16, feature_dim=32, text_dim=24, num_heads=4, ffn_dim=48, dropout=0.0
+            HeadSpec(
+                token_dim=16, feature_dim=32, text_dim=24, num_heads=4, ffn_dim=48, dropout=0.0
+            )
         )
     head.to(device)
     tokens = torch.randn(4, 6, 16, generator=generator)

@@ -3,7 +3,7 @@
 import torch
 
 from regionspot.backbones import FrozenModels
-from regionspot.model import FusionHead, HeadCard, RegionClassifier, TrainedHead
+from regionspot.model import FusionHead, HeadCard, HeadSpec, RegionClassifier, TrainedHead
 
 SCALE = 20.0
 
@@ -23,13 +23,15 @@ def random_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = FusionHead(
-            token_dim=models.localizer.token_dim,
-            feature_dim=models.encoder.width,
-            text_dim=models.encoder.text_dim,
-            num_blocks=num_blocks,
-            num_heads=4,
-            ffn_dim=ffn_dim,
-            normalize_inputs=normalize_inputs,
+            HeadSpec(
+                token_dim=models.localizer.token_dim,
+                feature_dim=models.encoder.width,
+                text_dim=models.encoder.text_dim,
+                num_blocks=num_blocks,
+                num_heads=4,
+                ffn_dim=ffn_dim,
+                normalize_inputs=normalize_inputs,
+            )
         )
     card = HeadCard(
         head=head.spec,

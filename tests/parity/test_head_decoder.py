@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from regionspot.model import FusionHead
+from regionspot.model import FusionHead, HeadSpec
 
 
 class TorchHead(nn.Module):
@@ -29,7 +29,9 @@ def pair(dropout: float = 0.0) -> tuple[FusionHead, TorchHead]:
     for parameter in theirs.parameters():  # torch copies one layer thrice: make them differ
         nn.init.normal_(parameter, std=0.2)
     ours = FusionHead(
-        token_dim=12, feature_dim=32, text_dim=20, num_heads=4, ffn_dim=48, dropout=dropout
+        HeadSpec(
+            token_dim=12, feature_dim=32, text_dim=20, num_heads=4, ffn_dim=48, dropout=dropout
+        )
     )
     ours.load_state_dict(theirs.state_dict(), strict=True)
     return ours, theirs

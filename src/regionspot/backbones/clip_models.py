@@ -20,13 +20,13 @@ from regionspot.backbones.weights import (
     SHIPPED,
     freeze,
     is_path,
-    load_strictly,
     random_weights,
     read_state_dict,
     shipped_config,
     shipped_weights_path,
 )
 from regionspot.core.errors import ConfigError, WeightsError
+from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:

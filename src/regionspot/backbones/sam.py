@@ -25,7 +25,6 @@ from regionspot.backbones.weights import (
     fetch,
     freeze,
     is_path,
-    load_strictly,
     random_weights,
     read_state_dict,
     shipped_config,
@@ -33,6 +32,7 @@ from regionspot.backbones.weights import (
 )
 from regionspot.core.errors import ConfigError, WeightsError
 from regionspot.core.geometry import resized_size_hw
+from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:

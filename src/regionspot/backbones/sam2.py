@@ -27,11 +27,11 @@ from regionspot.backbones.weights import (
     fetch_from_hub,
     freeze,
     is_path,
-    load_strictly,
     random_weights,
     read_state_dict,
 )
 from regionspot.core.errors import ConfigError, WeightsError
+from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:

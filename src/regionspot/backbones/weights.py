@@ -1,8 +1,7 @@
-"""Weights files: read without running code, loaded without forgiving, identified by content.
+"""Weights files: read without running code, and identified by their content.
 
-Released weights: SAM's, checked against the hash in their names, and SAM 2's from the hub.
-
-The tiny towers that come with the package: their architectures and where their weights lie.
+SAM's released weights are checked against the hash in their names; SAM 2's come from the hub. The
+tiny towers that come with the package are found here, too: their architectures and weights.
 """
 
 import hashlib
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from regionspot.core.errors import MissingFileError, WeightsError
 from regionspot.core.files import sha256_bytes, sha256_file
+from regionspot.core.state_dict import listed_keys
 from regionspot.core.text import needs_extra
 from regionspot.storage import local_home
 
@@ -37,7 +37,6 @@ SHIPPED = "shipped"
 """Asks for the weights that come with the package; only the tiny towers have any."""
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-_NUM_LISTED_KEYS = 5
 _SEED = 0
 
 
@@ -84,40 +83,11 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
         raise WeightsError(
-            f"{path} holds more than tensors: {_listed(strangers)}. Wanted a bare state dict."
+            f"{path} holds more than tensors: {listed_keys(strangers)}. Wanted a bare state dict."
         )
     if all(key.startswith("module.") for key in content):
         return {key.removeprefix("module."): value for key, value in content.items()}
     return dict(content)
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy a state dict into a module; every name and every shape has to match.
-
-    Args:
-        module: The module; it keeps its own dtype and device.
-        state: Tensors by name.
-        source: Where the state comes from, for the error message.
-
-    Raises:
-        WeightsError: Keys are missing or unexpected, or shapes differ; the message lists them.
-    """
-    own = module.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & state.keys())
-        if own[key].shape != state[key].shape
-    ]
-    if missing or unexpected or reshaped:
-        raise WeightsError(
-            f"{source} does not fit {type(module).__name__} as it was asked for:"
-            f" missing {_listed(missing)}; unexpected {_listed(unexpected)};"
-            f" of another shape {_listed(reshaped)}. Give weights of this architecture, or the"
-            " architecture of these weights."
-        )
-    module.load_state_dict(dict(state), strict=True)
 
 
 @contextmanager
@@ -164,13 +134,6 @@ def freeze(module: nn.Module) -> None:
 def _tensor_sha256(tensor: Tensor) -> str:
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(values.data).hexdigest()
-
-
-def _listed(keys: list[str]) -> str:
-    if not keys:
-        return "nothing"
-    more = f" and {len(keys) - _NUM_LISTED_KEYS} more" if len(keys) > _NUM_LISTED_KEYS else ""
-    return ", ".join(str(key) for key in keys[:_NUM_LISTED_KEYS]) + more
 
 
 def _first_line(error: Exception) -> str:

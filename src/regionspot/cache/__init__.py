@@ -13,7 +13,7 @@ from regionspot.cache.feature_codec import (
     stored_dtype,
     stored_tensor,
 )
-from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint
+from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint, refuse_differences
 from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
     ARRAY_MEMBERS,
@@ -123,6 +123,7 @@ __all__ = [
     "read_manifest",
     "read_quarantine",
     "read_sidecar",
+    "refuse_differences",
     "remove_shard_locks",
     "shard_is_complete",
     "shard_path",

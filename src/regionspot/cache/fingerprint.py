@@ -1,13 +1,11 @@
-"""What a cache was made with: everything about the frozen models that changes a stored number.
-
-Whether features fit a head: the identity of the frozen models is checked, never assumed.
+"""The identity of the frozen models: everything about them that changes a stored number.
 
 A head sees SAM and CLIP only through their numbers. Other weights, another token site or another
-input size give numbers of the same shape and silently worse names, so every door into the head
-compares fingerprints first.
+input size give numbers of the same shape and silently worse names. So fingerprints are compared
+before features are mixed, and before they are given to a head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -127,31 +125,58 @@ def _from_json(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def check_same_fingerprint(found: Fingerprint, wanted: Fingerprint, *, found_in: str) -> None:
+def refuse_differences(
+    differences: Sequence[str], *, found: str, wanted: str = "wanted", advice: str
+) -> None:
+    """Refuse what was made otherwise than wanted, in one wording for caches, models and heads.
+
+    Args:
+        differences: One line for each field that differs; none if nothing does.
+        found: What was found, such as a cache's path.
+        wanted: What it was compared with.
+        advice: What to do about it.
+
+    Raises:
+        CacheMismatchError: There are differences.
+    """
+    if differences:
+        listed = "\n  ".join(differences)
+        raise CacheMismatchError(f"{found} was made otherwise than {wanted}:\n  {listed}\n{advice}")
+
+
+_ADVICE = (
+    "Use the models and settings that it was made with, or cache again into another folder:"
+    f" {CACHE_COMMAND}"
+)
+
+
+def check_same_fingerprint(
+    found: Fingerprint,
+    wanted: Fingerprint,
+    *,
+    found_in: str,
+    wanted_by: str = "wanted",
+    advice: str = _ADVICE,
+) -> None:
     """Refuse features of other frozen models than the wanted ones.
 
     Args:
         found: The fingerprint of what is there.
         wanted: The fingerprint of what is needed.
         found_in: Where ``found`` comes from, for the message, such as a cache's path.
+        wanted_by: Where ``wanted`` comes from, for the message.
+        advice: What to do about a difference, for the message.
 
     Raises:
         CacheMismatchError: They differ; the message names each field.
     """
-    if differences := found.differences(wanted):
-        listed = "\n  ".join(differences)
-        raise CacheMismatchError(
-            f"{found_in} was made by other frozen models or settings than the ones wanted:\n"
-            f"  {listed}\n"
-            "Use the models and settings that it was made with, or cache again into another"
-            f" folder: {CACHE_COMMAND}"
-        )
+    refuse_differences(found.differences(wanted), found=found_in, wanted=wanted_by, advice=advice)
 
 
 def check_same_models(
     head_fingerprint: Mapping[str, Any], found: Fingerprint, *, where: str
 ) -> None:
-    """Check that features come from the frozen models a head was trained on.
+    """Refuse features of other frozen models than those that a head was trained on.
 
     Args:
         head_fingerprint: The fingerprint in the head's card.
@@ -159,13 +184,12 @@ def check_same_models(
         where: What ``found`` describes, for the message.
 
     Raises:
-        CacheMismatchError: A field differs; all that differ are named.
+        CacheMismatchError: They differ; the message names each field.
     """
-    wanted = Fingerprint.from_dict(dict(head_fingerprint))
-    differences = found.differences(wanted)
-    if differences:
-        raise CacheMismatchError(
-            f"{where} comes from other frozen models than the head was trained on: "
-            + "; ".join(differences)
-            + ". Use the head that was trained on these, or the models and features of this head."
-        )
+    check_same_fingerprint(
+        found,
+        Fingerprint.from_dict(head_fingerprint),
+        found_in=where,
+        wanted_by="what the head was trained on",
+        advice="Use the head that was trained on these, or the models and features of this head.",
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache.feature_codec import FeatureCodec, StoredForm, check_codec
-from regionspot.cache.fingerprint import Fingerprint
+from regionspot.cache.fingerprint import Fingerprint, refuse_differences
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     MERGE_COMMAND,
@@ -166,21 +166,20 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
     Raises:
         CacheMismatchError: The manifests differ; the message names each field.
     """
-    if differences := manifest_differences(found, wanted):
-        listed = "\n  ".join(differences)
+    advice = (
+        "Set these options as they were found to go on with it, or write to another"
+        f" output_dir: {CACHE_COMMAND} --output_dir <another folder>"
+    )
+    if found.annotation_format == MERGED:
         advice = (
-            "Set these options as they were found to go on with it, or write to another"
-            f" output_dir: {CACHE_COMMAND} --output_dir <another folder>"
+            "It was merged from other caches. Give these again to go on with it, with --repair"
+            f" to mend it, or set another output_dir: {MERGE_COMMAND}"
         )
-        if found.annotation_format == MERGED:
-            advice = (
-                "It was merged from other caches. Give these again to go on with it, with --repair"
-                f" to mend it, or set another output_dir: {MERGE_COMMAND}"
-            )
-        raise CacheMismatchError(
-            f"this folder holds the cache {found.name!r}, which was made otherwise than wanted:\n"
-            f"  {listed}\n{advice}"
-        )
+    refuse_differences(
+        manifest_differences(found, wanted),
+        found=f"this folder holds the cache {found.name!r}, which",
+        advice=advice,
+    )
 
 
 def manifest_differences(

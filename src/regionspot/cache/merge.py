@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from regionspot.cache.feature_cache import FeatureCache
+from regionspot.cache.fingerprint import refuse_differences
 from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
     CACHE_COMMAND,
@@ -205,18 +206,13 @@ class CacheMerge:
 
 def _check_can_be_mixed(first: FeatureCache, other: FeatureCache) -> None:
     differences = manifest_differences(other.manifest, first.manifest, but=_MAY_DIFFER)
-    if not differences:
-        return
-    listed = "\n  ".join(differences)
     advice = "Only caches of the same models, settings and classes can become one."
     if all(line.startswith(("vocabulary", "category_ids")) for line in differences):
         advice = (
             "Labels count other classes. Train on both as they are, which mixes them:"
             f" --data.train '[{first.location}, {other.location}]'"
         )
-    raise CacheMismatchError(
-        f"{other.location} was made otherwise than {first.location}:\n  {listed}\n{advice}"
-    )
+    refuse_differences(differences, found=other.location, wanted=first.location, advice=advice)
 
 
 def _common_tree(caches: Sequence[FeatureCache]) -> Descendants | None:

@@ -16,7 +16,7 @@ from regionspot.cli.run import run_cli
 from regionspot.cli.verify import describe_problem
 from regionspot.core.errors import ConfigError
 from regionspot.core.stopping import stop_advice
-from regionspot.extraction.run import check_cache_or_empty
+from regionspot.extraction.destination import check_cache_or_empty
 from regionspot.storage import is_url
 
 

@@ -1,17 +1,20 @@
-"""Shards that several processes share: each is written by whoever gets its lock first."""
+"""Shards shared by several processes: whoever locks a shard first writes it."""
 
 from collections.abc import Iterable, Iterator
 from typing import Self
 
 from regionspot.cache import ShardLock, try_lock_shard
 from regionspot.extraction.destination import Destination
+from regionspot.extraction.job import CacheJob
 from regionspot.extraction.prepare import ShardJob
+from regionspot.extraction.summary import WriteCounts
+from regionspot.extraction.writing import ShardsWriter
 
 
 class ShardClaims:
-    """The shards that this process may write, claimed one after the other.
+    """Claims shards for this process, one at a time, inside of a ``with`` block.
 
-    At the end of the block those that were not written are given back.
+    At the end of the block, claims on shards that were not written are released.
     """
 
     def __init__(self, destination: Destination) -> None:
@@ -26,7 +29,7 @@ class ShardClaims:
             self._locks.popitem()[1].release(is_complete=False)
 
     def claimed(self, jobs: Iterable[ShardJob]) -> Iterator[ShardJob]:
-        """Yield the jobs that nobody else is at or has done meanwhile."""
+        """Yield the jobs whose shard no other process is writing or has finished."""
         for job in jobs:
             lock = try_lock_shard(self._destination.folder, job.shard_index)
             if lock is None:
@@ -38,6 +41,26 @@ class ShardClaims:
             yield job
 
     def done(self, shard_index: int) -> None:
-        """Publish a shard that was written, and give it back."""
+        """Publish a shard that was written, and release the claim on it."""
         self._destination.publish_shard(shard_index)
         self._locks.pop(shard_index).release(is_complete=True)
+
+
+def write_claimed(job: CacheJob, shards: Iterable[int], *, done: Iterable[int]) -> WriteCounts:
+    """Write those shards that no other process is writing or has finished.
+
+    Args:
+        job: What is cached. The caller holds `sharing_writer` of the cache.
+        shards: Missing shards.
+        done: Finished shards, whose unusable images count towards the limits.
+
+    Returns:
+        What was written.
+
+    Raises:
+        RegionSpotError: As for `ShardsWriter`.
+    """
+    with ShardClaims(job.destination) as claims:
+        return ShardsWriter(job).write(
+            claims.claimed(job.shard_jobs(shards)), done=done, after_shard=claims.done
+        )

@@ -1,7 +1,4 @@
-"""The options of ``cache_features.py``; the texts below the fields are its ``--help``.
-
-The options of ``cache_features.py --executor ray``.
-"""
+"""The options of ``cache_features.py``; the texts below the fields are its ``--help``."""
 
 import re
 from collections.abc import Callable
@@ -64,7 +61,7 @@ class RayConfig:
             raise ConfigError(f"--ray.gpus_per_worker is {self.gpus_per_worker}; wanted 0 or more.")
 
 
-Executor = Literal["local", "ray"]
+ExecutorName = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +254,7 @@ class CacheConfig:
     share the work: 2/8 is the second of eight; auto takes it from SLURM (array or step) or
     torchrun. The part that ends last finishes the cache; parts that failed are given again, or the
     command without --part does the rest."""
-    executor: Executor = "local"
+    executor: ExecutorName = "local"
     """Who makes the shards: local, this process; or ray, the machines of a running Ray cluster, all
     of which see the folders named here under the same names. Dead workers and lost machines are
     replaced by what remains. Not for an output_dir behind a URL."""

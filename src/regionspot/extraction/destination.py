@@ -1,10 +1,8 @@
-"""Where a cache is written: a folder of this machine. Behind a URL: see `publishing`.
+"""Where a cache is written: a folder of this machine, or a URL.
 
-Publishes a cache behind a URL, from a staging folder in which it is written as ever.
-
-The staging folder is an ordinary cache folder, but for the tars: each is removed once it and then
-its sidecar lie behind the URL. What lies there is the truth; in staging there may be more, which a
-killed run had no time to publish.
+A cache behind a URL is first written to a staging folder. That is an ordinary cache folder, except
+that each tar is removed once the tar and then its sidecar are published. What counts is what is
+published; after a killed run the staging folder may hold more.
 """
 
 import shutil
@@ -158,7 +156,7 @@ class RemoteDestination(Destination):
     def refresh(self) -> None:
         files = self._remote_files
         files.refresh()
-        self._check_not_strange()
+        self._check_cache_or_empty()
         self._claim_staging()
         if MANIFEST not in files.listing:
             # Nothing was begun there, so what lies here is of a cache that was removed since.
@@ -239,13 +237,34 @@ class RemoteDestination(Destination):
             )
         write_text_atomic(note, self.location)
 
-    def _check_not_strange(self) -> None:
+    def _check_cache_or_empty(self) -> None:
         names = set(self._remote_files.listing) - {"", f"{MANIFEST}.tmp"}
         if names and MANIFEST not in names:
             raise DiskError(
                 f"{self.location} is no cache, and not empty either: it holds"
                 f" {', '.join(sorted(names)[:5])}. Set --output_dir to a new folder."
             )
+
+
+def check_cache_or_empty(output_dir: Path) -> None:
+    """Refuse a folder of something else, before anything is written to it.
+
+    Raises:
+        DiskError: The folder holds files, but no cache.
+    """
+    if manifest_path(output_dir).exists():
+        return
+    # A crash may have left a manifest that was not renamed yet, or a folder for no shard yet.
+    leftovers = {f"{manifest_path(output_dir).name}.tmp"}
+    shards = shards_path(output_dir)
+    if shards.is_dir() and not any(shards.iterdir()):
+        leftovers.add(shards.name)
+    strange = sorted(entry.name for entry in output_dir.iterdir() if entry.name not in leftovers)
+    if strange:
+        raise DiskError(
+            f"{output_dir} is no cache, and not empty either: it holds {', '.join(strange[:5])}."
+            " Set --output_dir to a new folder."
+        )
 
 
 def open_destination(output_dir: str, staging_dir: str | None) -> Destination:

@@ -1,7 +1,4 @@
-"""A configuration with all that it names opened: annotations, models, and the plan they make.
-
-Which images and regions a configuration means: the annotated ones, or proposals.
-"""
+"""A configuration opened: the annotations and models that it names, and the plan they make."""
 
 import os
 from collections.abc import Iterable
@@ -247,6 +244,14 @@ class CacheJob:
             vocabulary, templates=templates, synonyms=self.annotated.synonyms
         )
         return bank_CE.float().cpu().numpy()
+
+    def done_and_missing(self) -> tuple[list[int], list[int]]:
+        """Return the shards that the destination has, and those that it lacks."""
+        is_done = [self.destination.is_done(n) for n in range(self.manifest.plan.num_shards)]
+        return (
+            [shard for shard, complete in enumerate(is_done) if complete],
+            [shard for shard, complete in enumerate(is_done) if not complete],
+        )
 
     def shard_jobs(self, shards: Iterable[int]) -> list[ShardJob]:
         """Return the images of shards."""

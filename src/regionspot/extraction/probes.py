@@ -1,12 +1,12 @@
-"""How far stored numbers are from those of float32 models, stored exactly, on a few images.
+"""Two checks that run the models on a few images.
+
+`measured_manifest` measures the precision loss: how far the stored numbers are from those of
+float32 models, stored exactly. `check_same_images` makes sure that a cache to reuse is of the same
+images. Keys are often numbers, and two data sets may both have an image 000000000042 of 640 x 480
+pixels. So the first reused image of each shard is passed through CLIP all the same, and the two
+feature maps are compared. No stored number depends on either check.
 
 Shape letters: T feature tokens, D feature width, R regions, S SAM width.
-
-Makes sure that a cache that is reused is of the same images, not of others with the same keys.
-
-Keys are often numbers, and two data sets may both have an image 000000000042 of 640 x 480 pixels.
-So the first image of each shard that is taken over goes through CLIP anyway, alone, and what comes
-out is compared. Nothing that is stored depends on it. T tokens, D channels.
 """
 
 import logging
@@ -38,13 +38,13 @@ _logger = logging.getLogger(__name__)
 
 
 NUM_MEASURED: Final = 4
-"""Images that a new cache is measured on, at even distances; each goes through SAM twice."""
+"""Number of evenly spaced images to measure the precision loss on; SAM runs twice on each."""
 
 
 def measured_manifest(job: CacheJob) -> Manifest:
-    """Return a job's manifest with the error of its codec and precision, if it has any to state.
+    """Return a job's manifest with the relative error due to its codec and precision, if any.
 
-    The same job states the same error on the same machine; it is rounded to two digits.
+    The error is rounded to two digits. On one machine the same job has the same error.
 
     Raises:
         WeightsError: A model's output is not finite.
@@ -53,7 +53,7 @@ def measured_manifest(job: CacheJob) -> Manifest:
     if (manifest.codec, manifest.precision) == ("float16", "float32"):
         return manifest
     if job.old_cache is not None:
-        # It has the same codec and precision, and nearly all numbers are its.
+        # It has the same codec and precision, and nearly all numbers come from it.
         return replace(manifest, measured_error=job.old_cache.measured_error)
     error = measure_error(job.models, _some_images(job), job.locator, codec=manifest.codec)
     _logger.info(
@@ -68,7 +68,7 @@ def measured_manifest(job: CacheJob) -> Manifest:
 
 def _some_images(job: CacheJob) -> list[PreparedImage]:
     preparation = job.preparation
-    # More than are needed, as some may be unusable.
+    # More than needed, as some may be unusable.
     places = np.linspace(0, len(job.records) - 1, 8 * NUM_MEASURED).round().astype(int)
     images: list[PreparedImage] = []
     for place in dict.fromkeys(places[_spread(len(places))].tolist()):
@@ -94,11 +94,11 @@ def measure_error(
     *,
     codec: FeatureCodec = "float16",
 ) -> MeasuredError:
-    """Compare what is stored of the models' numbers with these models in float32, not compiled.
+    """Compare the stored numbers with those of the same models in float32, not compiled.
 
-    Images are taken one by one, so that memory does not depend on how many they are. Regions that
-    the locator finds itself are found once, in the configured precision: their tokens are compared,
-    not which are found.
+    Images are processed one at a time, so that memory does not depend on their number. Regions that
+    the locator proposes are proposed once, in the configured precision: their tokens are compared,
+    not the choice of regions.
 
     Args:
         models: The frozen pair, on its device.
@@ -184,7 +184,7 @@ def feature_distance(found_TD: NDArray[np.floating], wanted_TD: NDArray[np.float
 
 
 def check_same_images(job: CacheJob, old_cache: OldCache, shard_index: int) -> None:
-    """Compare the first image of a shard that is taken over and can be read with the cached one.
+    """Compare the first reused image of a shard that can be read with the cached one.
 
     Raises:
         CacheMismatchError: It is another image, or none of them can be read.

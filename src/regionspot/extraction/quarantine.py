@@ -1,16 +1,16 @@
-"""Watches for images that cannot be used, and stops a run that would leave out too many of them.
+"""Stopping a run that would leave out too many images.
 
-Images are left out for good when their shard is finished. An images folder that is unmounted in the
-middle of a run makes every image after that moment unusable, though; so a few of them in a row are
-held back until an image that can be used follows them, and if none does, the run stops before their
-shards are finished. What is on disk then is as if it had been stopped before the first of them.
+An image that cannot be used is left out for good once its shard is finished. If the folder of
+images is unmounted in the middle of a run, however, every later image is unusable. So unusable
+images are held back until a usable one follows them. If too many come in a row, the run stops
+before their shards are finished, with the files on disk as if it had stopped before the first one.
 """
 
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from regionspot.cache import QuarantinedImage
+from regionspot.cache import QuarantinedImage, read_sidecar
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import TooManyQuarantinedError
 from regionspot.extraction.misplaced import where_instead
@@ -22,13 +22,18 @@ _logger = logging.getLogger(__name__)
 _NUM_EXAMPLES = 3
 
 
+def quarantined_in(cache_dir: Path, shards: Iterable[int]) -> list[QuarantinedImage]:
+    """Return the images that finished shards have left out."""
+    return [image for shard in shards for image in read_sidecar(cache_dir, shard).quarantined]
+
+
 class QuarantineGuard:
     """Counts the unusable images of a run against what its configuration allows.
 
     Args:
         config: How many are allowed, of all and in a row.
         num_images: Images of the whole plan.
-        already: Those of shards that were finished before; they count as a share of all images.
+        already: Unusable images of shards finished before; they count towards the share.
     """
 
     def __init__(
@@ -42,13 +47,13 @@ class QuarantineGuard:
         self._has_looked = False
 
     def checked(self, batches: Iterable[PreparedBatch]) -> Iterator[PreparedBatch]:
-        """Pass batches on in their order, those that end with unusable images a little later.
+        """Yield the batches in order, but hold back those that end with unusable images.
 
-        They wait until it is known how many unusable images follow each other, which takes no
-        memory to speak of: at most one of the waiting batches has pixels.
+        They are yielded once a usable image follows. This takes little memory: at most one of the
+        batches held back has pixels.
 
         Args:
-            batches: What the run prepares, in the order of the plan. Shards that are not among them
+            batches: The batches of this run, in the order of the plan. Shards not among them
                 neither count nor end a row.
 
         Raises:
@@ -68,7 +73,7 @@ class QuarantineGuard:
         yield from waiting
 
     def add(self, images: Iterable[QuarantinedImage]) -> None:
-        """Count those of a shard that another process has finished.
+        """Count the unusable images of a shard that another process finished.
 
         Raises:
             TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
@@ -94,7 +99,7 @@ class QuarantineGuard:
         _logger.warning("left out: %s %s", image.file_name, image.reason)
         self._all.append(image)
         if image.reason == DOES_NOT_EXIST and not self._has_looked:
-            self._has_looked = True  # once a run: the others most likely miss alike
+            self._has_looked = True  # once: other files are most likely missing for the same reason
             self._instead = self._where_instead(image)
             if self._instead is not None:
                 _logger.warning("%s", self._instead)

@@ -1,13 +1,9 @@
-"""Hands the shards of a cache to workers that may die at any moment, until all shards are there.
+"""Writing the shards of a cache with workers on a running Ray cluster. Only this imports Ray.
 
-The disk tells what is done, not the workers: a shard counts when its sidecar is seen, whoever wrote
-it. A worker that was given up for dead but still writes holds the shard's lock, so that its
-replacement waits for it or for its end.
-
-A running Ray cluster: finds it, counts what fits on it, starts workers. Only this imports Ray.
-
-Ray is asked for processes and for nothing else: who writes which shard, and what becomes of a shard
-whose worker died, is decided in `dispatch`.
+Ray provides processes and nothing else: which worker writes which shard, and what is done about a
+worker that died, is decided here. The disk tells what is done, not the workers: a shard counts once
+its sidecar is seen, whoever wrote it. A worker that is taken for dead but still writes holds the
+lock of its shard, so its replacement has to wait.
 """
 
 import logging
@@ -15,27 +11,30 @@ import signal
 import socket
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from tqdm import tqdm
+from typing_extensions import override
 
 from regionspot.annotations import AnnotatedImages
-from regionspot.cache import QuarantinedImage, read_sidecar
+from regionspot.cache import read_sidecar
 from regionspot.core.errors import ConfigError, RegionSpotError
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.extraction.config import CacheConfig, RayConfig
 from regionspot.extraction.errors import ClusterError, WorkerLostError
+from regionspot.extraction.executors import Executor, finish_cache
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.parts import AUTO
-from regionspot.extraction.quarantine import QuarantineGuard
+from regionspot.extraction.quarantine import QuarantineGuard, quarantined_in
 from regionspot.extraction.ray_worker import ShardWorker, WorkerAnswer
+from regionspot.extraction.summary import CacheSummary, WriteCounts
 
 _logger = logging.getLogger(__name__)
 
@@ -47,12 +46,12 @@ Resources = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerShape:
-    """What each worker gets, and how many workers there are to be."""
+    """How many workers to start, and what each gets."""
 
     num_workers: int
     """How many."""
     cpus: int
-    """CPU cores of each, which are its threads."""
+    """CPU cores of each, used by as many threads."""
     gpus: float
     """GPUs of each."""
 
@@ -96,17 +95,17 @@ def _num_fitting(machine: Resources, cpus: int, gpus: float) -> int:
 
 
 class Worker:
-    """A `ShardWorker` in a process somewhere on the cluster. What it is asked, it does in turn."""
+    """A `ShardWorker` in a process on the cluster; it handles requests one after the other."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     def prepare(self) -> "Future[WorkerAnswer]":
-        """Let it load the models."""
+        """Ask it to load the models."""
         return self._actor.prepare.remote().future()
 
     def write(self, shard: int) -> "Future[WorkerAnswer]":
-        """Let it write a shard."""
+        """Ask it to write a shard."""
         return self._actor.write.remote(shard).future()
 
     def kill(self) -> None:
@@ -120,9 +119,9 @@ class WorkerSource:
     def __init__(self, config: CacheConfig, annotated: AnnotatedImages, shape: WorkerShape) -> None:
         self.shape = shape
         self._config = config
-        # Ray keeps one copy of them a machine, whose arrays all workers there map.
+        # Ray keeps one copy per machine, which all workers there map.
         self._annotated = ray.put(annotated)
-        # Ray is not to start a dead actor again: who starts a worker decides that.
+        # Without restarts by Ray: `_Dispatch` replaces dead workers itself.
         remote: Any = ray.remote(num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0)
         self._actor_class = remote(ShardWorker)
         self._workers: list[Worker] = []
@@ -143,7 +142,7 @@ class WorkerSource:
 
 
 def result_of(future: "Future[T]") -> T:
-    """Return what a worker answered.
+    """Return a worker's answer.
 
     Raises:
         RegionSpotError: What the worker raised on purpose.
@@ -164,7 +163,7 @@ def result_of(future: "Future[T]") -> T:
 def worker_source(
     config: CacheConfig, annotated: AnnotatedImages, shape: WorkerShape
 ) -> Iterator[WorkerSource]:
-    """Let workers be started; those that are left are killed after the block.
+    """Start workers; those that still run are killed after the block.
 
     Args:
         config: What to cache, and where.
@@ -180,14 +179,14 @@ def worker_source(
 
 @contextmanager
 def connected_cluster(options: RayConfig, *, device: str) -> Iterator[WorkerShape]:
-    """Connect this process to a running Ray cluster; a connection that it has already is used.
+    """Connect this process to a running Ray cluster, unless it is connected already.
 
     Args:
-        options: Where the cluster is, and what a worker is to get.
+        options: Where the cluster is, and what a worker gets.
         device: Where the models are to run, as in ``--device``.
 
     Yields:
-        What each worker gets there, and how many there are to be.
+        How many workers to start there, and what each gets.
 
     Raises:
         ConfigError: There is no such cluster, or no room for a worker on it.
@@ -221,7 +220,7 @@ def _connect(address: str) -> None:
             f"Ray at --ray.address {address} refuses the connection: {error}"
         ) from error
     if in_main_thread:
-        # Ray puts its own in the place of ours, which ends the run in good order.
+        # Ray replaces our handler, which ends the run cleanly.
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
@@ -233,65 +232,80 @@ def _check_answers(address: str) -> None:
 
 
 MAX_LOSSES = 3
-"""Workers that a shard may cost; and workers in a row that a place may lose without a shard."""
+"""How many workers may die at one shard, and how many in a row at one place without a shard."""
 _POLL_S = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
 class _Place:
-    """One of the workers that there are to be at a time, and its successors."""
+    """One of the workers that run at the same time, and its replacements."""
 
     number: int
     worker: Worker
     num_losses_in_a_row: int = 0
 
 
-class ShardDispatcher:
-    """Lets workers write the missing shards of a cache that was begun.
+class RayExecutor(Executor[CacheSummary]):
+    """Has workers on a Ray cluster write all missing shards; passes on the errors they raise.
 
     Args:
         job: What is cached.
-        source: What starts workers.
+        config: What the workers are told to cache; it may name another device than the job's.
+        shape: How many workers to start, and what each gets.
     """
 
-    def __init__(self, job: CacheJob, source: WorkerSource) -> None:
+    def __init__(self, job: CacheJob, config: CacheConfig, shape: WorkerShape) -> None:
+        super().__init__(job)
+        self._config, self._shape = config, shape
+
+    @override
+    def write(self, missing: Sequence[int], *, done: Sequence[int]) -> WriteCounts:
+        with worker_source(self._config, self.job.annotated, self._shape) as source:
+            return _Dispatch(self.job, source, missing).write(done)
+
+    @override
+    def finish(self, counts: WriteCounts, seconds: float) -> CacheSummary:
+        return finish_cache(self.job, counts, seconds)
+
+
+@contextmanager
+def ray_executor(config: CacheConfig) -> Iterator[RayExecutor]:
+    """Connect to a Ray cluster, and open what is cached on it.
+
+    Args:
+        config: What to cache, and where the cluster is.
+
+    Raises:
+        ConfigError: There is no such cluster, or no room for a worker on it.
+        ClusterError: Ray refuses the connection.
+        RegionSpotError: As for `CacheJob`.
+    """
+    with connected_cluster(config.ray, device=config.device) as shape:
+        # This machine need not have a GPU: it makes the text banks on what it has.
+        device = "cpu" if config.device == "cpu" else "auto"
+        yield RayExecutor(CacheJob(replace(config, device=device)), config, shape)
+
+
+class _Dispatch:
+    """One distribution of missing shards among workers."""
+
+    def __init__(self, job: CacheJob, source: WorkerSource, missing: Sequence[int]) -> None:
         self._job, self._source = job, source
         self._plan = job.manifest.plan
-        self.num_reused_maps = 0
-        """Feature maps that were taken over from another cache."""
-        self.num_reused_tokens = 0
-        """Position tokens that were."""
-        self.num_ignored_orientations = 0
-        """Images with an EXIF orientation that was ignored."""
-        self._todo: deque[int] = deque()
+        self._counts = WriteCounts()
+        self._todo = deque(missing)
         self._losses: Counter[int] = Counter()
         self._places: list[_Place] = []
         self._idle: list[_Place] = []
         # None in place of a shard: the worker loads its models.
         self._running: dict[Future[WorkerAnswer], tuple[_Place, int | None]] = {}
 
-    def write(self, todo: Iterable[int], *, done: Iterable[int]) -> int:
-        """Let shards be written.
-
-        Args:
-            todo: The missing shards.
-            done: Finished shards, whose unusable images count.
-
-        Returns:
-            How many images the shards have that were missing, unusable ones included.
-
-        Raises:
-            TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
-            ClusterError: A shard costs `MAX_LOSSES` workers, or no worker lives long enough.
-            RegionSpotError: What a worker raised on purpose.
-        """
-        self._todo.extend(todo)
-        total, num_done = self._plan.num_images, 0
-        already: list[QuarantinedImage] = []
-        for shard in done:
-            already += read_sidecar(self._job.output_dir, shard).quarantined
-            num_done += len(self._plan.images_of(shard))
-        self._unusable = QuarantineGuard(self._job.config, total, already)
+    def write(self, done: Sequence[int]) -> WriteCounts:
+        """Have the shards written; see `RayExecutor.write`."""
+        total = self._plan.num_images
+        num_done = sum(len(self._plan.images_of(shard)) for shard in done)
+        already = quarantined_in(self._job.output_dir, done)
+        self._guard = QuarantineGuard(self._job.config, total, already)
         with (
             safe_points(),
             tqdm(total=total, initial=num_done, unit=" images", disable=None) as bar,
@@ -305,7 +319,7 @@ class ShardDispatcher:
                 check_stop()
                 for future in finished:
                     self._take_back(future, bar)
-        return total - num_done
+        return replace(self._counts, num_new_images=total - num_done)
 
     def _start_workers(self) -> None:
         shape, num = self._source.shape, min(self._source.shape.num_workers, len(self._todo))
@@ -336,13 +350,11 @@ class ShardDispatcher:
             self._todo.append(shard)
 
     def _count(self, shard: int, answer: WorkerAnswer, bar: "tqdm[NoReturn]") -> None:
-        self.num_reused_maps += answer.num_reused_maps
-        self.num_reused_tokens += answer.num_reused_tokens
-        self.num_ignored_orientations += answer.num_ignored_orientations
+        self._counts += answer.counts
         sidecar = read_sidecar(self._job.output_dir, shard)
-        self._unusable.add(sidecar.quarantined)
+        self._guard.add(sidecar.quarantined)
         bar.update(len(self._plan.images_of(shard)))
-        # A log file has no bar.
+        # A log file shows no bar.
         level = logging.INFO if bar.disable else logging.DEBUG
         num_shards, num_left_out = self._plan.num_shards, len(sidecar.quarantined)
         text = "shard %d of %d: %d images, %d left out (%s)"
@@ -351,7 +363,7 @@ class ShardDispatcher:
         )
 
     def _replace(self, place: _Place, shard: int | None, error: WorkerLostError) -> None:
-        """Start another worker; its shard comes again when all others were given out."""
+        """Start another worker; its shard is put at the end of the queue."""
         at = "loading its models" if shard is None else f"at shard {shard + 1}"
         _logger.warning("worker %d was lost %s: %s", place.number, at, error)
         place.worker.kill()

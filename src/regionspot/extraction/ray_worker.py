@@ -1,11 +1,11 @@
-"""What runs on the machines of a cluster: one copy of the models, writing shard after shard."""
+"""The code that runs on the machines of a cluster: one copy of the models, one shard at a time."""
 
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,27 +18,23 @@ from regionspot.cache import (
     sharing_writer,
 )
 from regionspot.core.errors import MissingFileError, RegionSpotError
-from regionspot.extraction.claims import ShardClaims
+from regionspot.extraction.claims import write_claimed
 from regionspot.extraction.config import CacheConfig
 from regionspot.extraction.errors import told_disk_errors
 from regionspot.extraction.job import CacheJob
-from regionspot.extraction.writing import ShardsWriter
+from regionspot.extraction.summary import WriteCounts
 
 _RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerAnswer:
-    """What a worker says when it has done what it was asked for."""
+    """The result of a request to a worker."""
 
     where: str
     """Machine and process."""
-    num_reused_maps: int = 0
-    """Feature maps that it took over from another cache."""
-    num_reused_tokens: int = 0
-    """Position tokens that it took over."""
-    num_ignored_orientations: int = 0
-    """Images of the shard with an EXIF orientation that was ignored."""
+    counts: WriteCounts = field(default_factory=WriteCounts)
+    """What the worker wrote."""
 
 
 class ShardWorker:
@@ -65,11 +61,11 @@ class ShardWorker:
     def prepare(self) -> WorkerAnswer:
         """Load the models.
 
-        That is no part of the constructor, whose errors Ray would not pass on as they are.
+        The constructor does not do this, as Ray would not pass on its errors unchanged.
 
         Raises:
-            MissingFileError: The cache, or a weights file, is not to be seen from this machine.
-            CacheMismatchError: The weights are others here.
+            MissingFileError: This machine does not see the cache or a weights file.
+            CacheMismatchError: This machine has other weights.
             RegionSpotError: As for `CacheJob`.
         """
         with self._telling_where():
@@ -85,34 +81,27 @@ class ShardWorker:
         return WorkerAnswer(where=self._where)
 
     def write(self, shard: int) -> WorkerAnswer:
-        """Write a shard, unless it is there or another process is at it.
+        """Write a shard, unless it is there or another process is writing it.
 
-        Who asked is to look whether the shard is there afterwards, and to ask again if not.
+        In the latter case the shard is still missing afterwards, and the caller has to ask again.
 
         Raises:
             RegionSpotError: As for `ShardsWriter`.
             DiskError: The folder cannot be written to, or its disk is full.
         """
-        writer, jobs = ShardsWriter(self._job), self._job.shard_jobs([shard])
         with (
             self._telling_where(),
             told_disk_errors(self._output_dir),
             sharing_writer(self._output_dir),
-            ShardClaims(self._job.destination) as claims,
         ):
-            num_written = writer.write(claims.claimed(jobs), done=(), after_shard=claims.done)
-        if not num_written and not self._job.destination.is_done(shard):
+            counts = write_claimed(self._job, [shard], done=())
+        if not counts.num_new_images and not self._job.destination.is_done(shard):
             time.sleep(_RETRY_S)
-        return WorkerAnswer(
-            where=self._where,
-            num_reused_maps=writer.num_reused_maps,
-            num_reused_tokens=writer.num_reused_tokens,
-            num_ignored_orientations=writer.num_ignored_orientations,
-        )
+        return WorkerAnswer(where=self._where, counts=counts)
 
     @contextmanager
     def _telling_where(self) -> Iterator[None]:
-        """Note on an error which machine it is about: its files may be others."""
+        """Note on an error which machine it comes from, as other machines may have other files."""
         try:
             yield
         except RegionSpotError as error:

@@ -23,9 +23,9 @@ from regionspot.cache import (
     MeasuredError,
     TextBankStore,
     manifest_differences,
+    refuse_differences,
     text_banks_path,
 )
-from regionspot.core.errors import CacheMismatchError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.extraction.locate import LocatedRecord
 
@@ -92,14 +92,12 @@ class OldCache:
             CacheCorruptError: It is not finished, or a file is damaged.
         """
         cache = FeatureCache.open(location)
-        differences = manifest_differences(cache.manifest, wanted, but=_MAY_DIFFER)
-        if differences:
-            listed = "\n  ".join(differences)
-            raise CacheMismatchError(
-                f"--reuse is {location}, which was made by other models or settings than wanted:\n"
-                f"  {listed}\n"
-                "Set these options as they were found, or leave --reuse out to compute everything."
-            )
+        refuse_differences(
+            manifest_differences(cache.manifest, wanted, but=_MAY_DIFFER),
+            found=f"--reuse is {location}, which",
+            advice="Set these options as they were found, or leave --reuse out to compute"
+            " everything.",
+        )
         return cls(cache, wanted, finds_regions=finds_regions)
 
     @property

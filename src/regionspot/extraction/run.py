@@ -1,23 +1,20 @@
-"""From annotated images to a finished cache, in one process.
+"""From annotated images to a finished cache, and from a damaged cache to a whole one.
 
-A run may be stopped at any moment: shards are absent or whole, and the same configuration goes on
-with those that are missing. An image's batch is fixed by its place in the plan, not by where a run
-started, so that a run after a crash ends in the same bytes. (Another machine or another version
-of torch may change the last bit of a number that the models compute; so may another number of
-threads of a CPU, if there are fewer batches than threads.)
+A run may be stopped at any moment: a shard is either absent or whole, and the same configuration
+continues with the missing ones. The batch of an image depends on its place in the plan alone, so
+that a run continued after a crash ends with the same bytes. (Another machine or version of torch
+may change the last bit of a number that the models compute. So may another number of CPU threads,
+if there are fewer batches than threads.)
 
-Takes damaged parts of a cache away, so that the command that makes it makes them again.
+To repair a cache, its damaged shards are removed and then written like missing ones.
 """
 
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from regionspot.cache import (
     MANIFEST,
-    CacheIndex,
     Manifest,
     Problem,
     TextBankStore,
@@ -25,13 +22,9 @@ from regionspot.cache import (
     check_same_manifest,
     exclusive_writer,
     manifest_path,
-    one_at_a_time,
     read_category_tree,
     read_manifest,
     read_sidecar,
-    remove_shard_locks,
-    shards_path,
-    sharing_writer,
     sidecar_path,
     text_banks_path,
     verify_files,
@@ -39,32 +32,30 @@ from regionspot.cache import (
 )
 from regionspot.core.errors import CacheCorruptError, ConfigError, MissingFileError
 from regionspot.core.text import needs_extra
-from regionspot.extraction.claims import ShardClaims
 from regionspot.extraction.config import CacheConfig
-from regionspot.extraction.destination import open_destination
-from regionspot.extraction.errors import DiskError, told_disk_errors
+from regionspot.extraction.destination import check_cache_or_empty, open_destination
+from regionspot.extraction.errors import told_disk_errors
+from regionspot.extraction.executors import Executor, PartExecutor, SummaryT_co, WholeExecutor
 from regionspot.extraction.job import CacheJob, store_category_tree
-from regionspot.extraction.parts import Part
 from regionspot.extraction.probes import measured_manifest
 from regionspot.extraction.summary import CacheSummary, PartSummary
-from regionspot.extraction.writing import ShardsWriter
 
 _logger = logging.getLogger(__name__)
 
 
-def take_away_damage(job: CacheJob, *, retry_quarantined: bool) -> list[Problem]:
-    """Remove what is damaged; whole parts stay as they are.
+def remove_damage(job: CacheJob, *, retry_quarantined: bool) -> list[Problem]:
+    """Remove damaged files, so that they count as missing; all others stay as they are.
 
-    A damaged manifest is replaced by the wanted one, which has the same bytes if it is of the same
-    data set, models and settings; shards of another one then count as damaged.
+    A damaged manifest is replaced by the wanted one, which has the same bytes if data set, models
+    and settings are the same. If they are not, all shards count as damaged.
 
     Args:
-        job: What made the cache. Nobody else may be writing to its destination.
+        job: What made the cache. No other process may be writing to its destination.
         retry_quarantined: Also remove shards with quarantined images, whose files may have been
-            mended.
+            repaired.
 
     Returns:
-        What was found damaged.
+        The damage found.
 
     Raises:
         MissingFileError: The folder is no cache.
@@ -110,7 +101,7 @@ def cache_features(config: CacheConfig) -> CacheSummary | PartSummary:
         config: What to cache, and where.
 
     Returns:
-        What lies there now; of a part, how far it is if other parts are not done yet.
+        The finished cache; or, for a part that does not end last, the state of the cache.
 
     Raises:
         MissingFileError: The annotation file, the folder of images or a weights file is missing.
@@ -125,28 +116,32 @@ def cache_features(config: CacheConfig) -> CacheSummary | PartSummary:
         MissingExtraError: The cluster's package is not installed.
     """
     if config.executor == "ray":
-        return _run_on_cluster(config)
-    return run_job(CacheJob(config))
+        with needs_extra("ray"):
+            from regionspot.extraction.ray_executor import ray_executor
+        with ray_executor(config) as executor:
+            return run_job(executor)
+    job = CacheJob(config)
+    return run_job(WholeExecutor(job) if job.part is None else PartExecutor(job, job.part))
 
 
 def repair_cache(
     config: CacheConfig, *, retry_quarantined: bool = False
 ) -> tuple[list[Problem], CacheSummary]:
-    """Find damage in a cache by reading every byte, and make again what is damaged.
+    """Find damage in a cache by reading every byte, and write damaged files again.
 
     Whole shards are not touched, so the cache ends with the bytes that it had before the damage.
 
     Args:
         config: What made the cache.
-        retry_quarantined: Whether to make shards with quarantined images again, too, for the case
-            that these images were mended.
+        retry_quarantined: Also write shards with quarantined images again, in case the files of
+            these images were repaired.
 
     Returns:
-        What was found, and what lies there now.
+        The damage found, and the finished cache.
 
     Raises:
         MissingFileError: The folder is no cache. Else as `cache_features`.
-        ConfigError: Only a part is to be made, or a cluster is to do it.
+        ConfigError: A part or a cluster is configured.
     """
     if config.part is not None:
         raise ConfigError(
@@ -165,144 +160,36 @@ def repair_cache(
     job = CacheJob(config)
     with told_disk_errors(job.output_dir), exclusive_writer(job.output_dir):
         job.destination.refresh()
-        problems = take_away_damage(job, retry_quarantined=retry_quarantined)
-    return problems, _run_whole(job)
+        problems = remove_damage(job, retry_quarantined=retry_quarantined)
+    return problems, run_job(WholeExecutor(job))
 
 
-def run_job(job: CacheJob) -> CacheSummary | PartSummary:
-    """Write what is missing of a cache; see `cache_features`."""
-    if job.part is not None:
-        return _run_part(job, job.part)
-    return _run_whole(job)
+def run_job(executor: Executor[SummaryT_co]) -> SummaryT_co:
+    """Write what is missing of a cache.
 
+    Args:
+        executor: What to cache, and who writes the shards.
 
-def _run_whole(job: CacheJob) -> CacheSummary:
-    output_dir = job.output_dir
-    with told_disk_errors(output_dir), exclusive_writer(output_dir):
-        _begin(job)
-        start = time.perf_counter()
-        done, todo = _done_and_todo(job)
-        done += [shard for shard in todo if job.destination.completed_meanwhile(shard)]
-        writer = ShardsWriter(job)
-        num_written = writer.write(
-            job.shard_jobs(sorted(set(todo) - set(done))),
-            done=done,
-            after_shard=job.destination.publish_shard,
-        )
-        seconds = time.perf_counter() - start
-        remove_shard_locks(output_dir)
-        index = job.destination.finish()
-    return _summary(job, writer, index, num_new_images=num_written, seconds=seconds)
+    Returns:
+        What there is now.
 
-
-def _run_part(job: CacheJob, part: Part) -> CacheSummary | PartSummary:
-    """Write the part's missing shards, and finish the cache if no other part has anything left."""
-    output_dir = job.output_dir
-    with told_disk_errors(output_dir), sharing_writer(output_dir):
-        check_cache_or_empty(output_dir)
-        with one_at_a_time(output_dir):
+    Raises:
+        RegionSpotError: See `cache_features`.
+    """
+    job = executor.job
+    with told_disk_errors(job.output_dir), executor.lock():
+        with executor.turn():
             _begin(job)
         start = time.perf_counter()
-        done, todo = _done_and_todo(job)
-        writer = ShardsWriter(job)
-        with ShardClaims(job.destination) as claims:
-            num_written = writer.write(
-                claims.claimed(job.shard_jobs(filter(part.has, todo))),
-                done=done,
-                after_shard=claims.done,
-            )
+        done, missing = job.done_and_missing()
+        counts = executor.write(missing, done=done)
         seconds = time.perf_counter() - start
-        with one_at_a_time(output_dir):
-            job.destination.refresh()
-            done, todo = _done_and_todo(job)
-            if not todo:
-                remove_shard_locks(output_dir)
-                # Still alone: a part that ends at the same moment is about to write the index, too.
-                index = job.destination.finish()
-                return _summary(job, writer, index, num_new_images=num_written, seconds=seconds)
-    return PartSummary(
-        part=str(part),
-        num_shards=len(done) + len(todo),
-        num_shards_done=len(done),
-        num_own_missing=sum(map(part.has, todo)),
-        num_reused_maps=writer.num_reused_maps,
-        num_reused_tokens=writer.num_reused_tokens,
-        num_ignored_orientations=writer.num_ignored_orientations,
-        num_new_images=num_written,
-        seconds=seconds,
-    )
-
-
-def _run_on_cluster(config: CacheConfig) -> CacheSummary:
-    """Let the machines of a Ray cluster write the missing shards, and finish the cache."""
-    with needs_extra("ray"):
-        from regionspot.extraction.ray_executor import (
-            ShardDispatcher,
-            connected_cluster,
-            worker_source,
-        )
-    output_dir = Path(config.output_dir)
-    with connected_cluster(config.ray, device=config.device) as shape:
-        # What the workers have need not be here: the text banks are made with what is.
-        device = "cpu" if config.device == "cpu" else "auto"
-        job = CacheJob(replace(config, device=device))
-        with told_disk_errors(output_dir), sharing_writer(output_dir):
-            check_cache_or_empty(output_dir)
-            with one_at_a_time(output_dir):
-                _begin(job)
-            start = time.perf_counter()
-            done, todo = _done_and_todo(job)
-            with worker_source(config, job.annotated, shape) as source:
-                dispatcher = ShardDispatcher(job, source)
-                num_written = dispatcher.write(todo, done=done)
-            seconds = time.perf_counter() - start
-            with one_at_a_time(output_dir):
-                remove_shard_locks(output_dir)
-                index = job.destination.finish()
-                return _summary(job, dispatcher, index, num_new_images=num_written, seconds=seconds)
-
-
-def _done_and_todo(job: CacheJob) -> tuple[list[int], list[int]]:
-    is_done = [job.destination.is_done(shard) for shard in range(job.manifest.plan.num_shards)]
-    done = [shard for shard, complete in enumerate(is_done) if complete]
-    return done, [shard for shard, complete in enumerate(is_done) if not complete]
-
-
-class _Counts(Protocol):
-    num_reused_maps: int
-    num_reused_tokens: int
-    num_ignored_orientations: int
-
-
-def _summary(
-    job: CacheJob,
-    writer: _Counts,
-    index: CacheIndex,
-    *,
-    num_new_images: int,
-    seconds: float,
-) -> CacheSummary:
-    return CacheSummary(
-        location=job.destination.location,
-        annotations=job.annotated.report,
-        name_notes=job.name_notes,
-        num_images=len(index),
-        num_regions=int(index.num_regions.sum()),
-        num_clipped_regions=index.num_clipped_regions,
-        num_dropped_regions=index.num_dropped_regions,
-        num_quarantined=index.num_quarantined,
-        num_shards=index.num_shards,
-        num_bytes=job.destination.num_bytes(),
-        num_new_images=num_new_images,
-        num_reused_maps=writer.num_reused_maps,
-        num_reused_tokens=writer.num_reused_tokens,
-        num_ignored_orientations=writer.num_ignored_orientations,
-        seconds=seconds,
-    )
+        with executor.turn():
+            return executor.finish(counts, seconds)
 
 
 def _begin(job: CacheJob) -> None:
-    """Write what comes before the shards, or check that it is what a begun cache has."""
+    """Write the manifest and what else precedes the shards; of a begun cache, check them."""
     output_dir = job.output_dir
     job.destination.refresh()
     if manifest_path(output_dir).exists():
@@ -314,27 +201,6 @@ def _begin(job: CacheJob) -> None:
     if job.config.annotations.tree_path is not None:
         store_category_tree(output_dir, job.config.annotations.tree_path, job.annotated)
     job.destination.publish_manifest()
-
-
-def check_cache_or_empty(output_dir: Path) -> None:
-    """Refuse a folder of something else, before anything is written to it.
-
-    Raises:
-        DiskError: The folder holds files, but no cache.
-    """
-    if manifest_path(output_dir).exists():
-        return
-    # A crash may have left a manifest that was not renamed yet, or a folder for no shard yet.
-    leftovers = {f"{manifest_path(output_dir).name}.tmp"}
-    shards = shards_path(output_dir)
-    if shards.is_dir() and not any(shards.iterdir()):
-        leftovers.add(shards.name)
-    strange = sorted(entry.name for entry in output_dir.iterdir() if entry.name not in leftovers)
-    if strange:
-        raise DiskError(
-            f"{output_dir} is no cache, and not empty either: it holds {', '.join(strange[:5])}."
-            " Set --output_dir to a new folder."
-        )
 
 
 def _store_text_banks(job: CacheJob) -> None:

@@ -1,4 +1,4 @@
-"""What a run left behind, in numbers and in English."""
+"""What a run wrote, as numbers and as lines of text."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,47 @@ from regionspot.core.text import human_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSummary:
-    """What a run left behind."""
+class WriteCounts:
+    """What writing shards amounted to."""
+
+    num_new_images: int = 0
+    """Images cached by this run, unusable ones included; 0 if there was nothing to do."""
+    num_reused_maps: int = 0
+    """Feature maps taken from another cache."""
+    num_reused_tokens: int = 0
+    """Position tokens taken from it."""
+    num_ignored_orientations: int = 0
+    """Newly cached images whose EXIF orientation was ignored."""
+
+    def __add__(self, other: "WriteCounts") -> "WriteCounts":
+        """Return the sums."""
+        return WriteCounts(
+            num_new_images=self.num_new_images + other.num_new_images,
+            num_reused_maps=self.num_reused_maps + other.num_reused_maps,
+            num_reused_tokens=self.num_reused_tokens + other.num_reused_tokens,
+            num_ignored_orientations=self.num_ignored_orientations + other.num_ignored_orientations,
+        )
+
+    def _notes(self) -> list[str]:
+        lines = []
+        if self.num_reused_maps:
+            maps, tokens = self.num_reused_maps, self.num_reused_tokens
+            lines.append(f"taken over: {maps:,} feature maps, {tokens:,} position tokens")
+        if self.num_ignored_orientations:
+            lines.append(
+                f"{self.num_ignored_orientations:,} images whose EXIF orientation was ignored: if"
+                " their boxes are those of the photo as viewers show it, give --exif_policy apply"
+            )
+        return lines
+
+    def _speed(self, seconds: float) -> str:
+        rate = self.num_new_images / max(seconds, 1e-9)
+        return f"{self.num_new_images:,} images in {seconds:,.1f} s, {rate:,.1f} images/s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSummary(WriteCounts):
+    """A finished cache, and what this run added to it."""
 
     location: str
     """The cache's folder or URL."""
@@ -31,19 +70,11 @@ class CacheSummary:
     """Shards in the cache."""
     num_bytes: int
     """Bytes of all files of the cache."""
-    num_new_images: int
-    """Images that this run cached; 0 if there was nothing to do."""
-    num_reused_maps: int = 0
-    """Feature maps that this run took over from another cache."""
-    num_reused_tokens: int = 0
-    """Position tokens that it took over."""
-    num_ignored_orientations: int = 0
-    """Images that this run cached whose EXIF orientation was ignored."""
     seconds: float
     """Duration of this run from the first image to the last."""
 
     def lines(self) -> list[str]:
-        """Say it in English, one fact a line."""
+        """Return one line of text for each fact."""
         size = f"{self.num_shards:,} shards, {human_bytes(self.num_bytes)}"
         lines = [
             f"{self.location}: {self.num_images:,} images, {self.num_regions:,} regions, {size}"
@@ -62,20 +93,15 @@ class CacheSummary:
                 " and the same options"
             )
         if self.num_new_images:
-            rate = self.num_new_images / max(self.seconds, 1e-9)
-            lines.append(
-                f"{self.num_new_images:,} images in {self.seconds:,.1f} s, {rate:,.1f} images/s"
-            )
-            lines += _reused_lines(self.num_reused_maps, self.num_reused_tokens)
-            lines += _orientation_lines(self.num_ignored_orientations)
+            lines += [self._speed(self.seconds), *self._notes()]
         else:
             lines.append("already complete, nothing to do")
         return [*self.annotations.lines(), *lines, *self.name_notes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartSummary:
-    """What a part of a run left behind, while other parts are not done yet."""
+class PartSummary(WriteCounts):
+    """The state of a cache when a part has ended and other parts have not."""
 
     part: str
     """Which part of how many: 2/8."""
@@ -85,43 +111,17 @@ class PartSummary:
     """Shards among them that are there now, whoever wrote them."""
     num_own_missing: int
     """Shards of this part that another process is still at."""
-    num_new_images: int
-    """Images that this run cached."""
-    num_reused_maps: int = 0
-    """Feature maps that this run took over from another cache."""
-    num_reused_tokens: int = 0
-    """Position tokens that it took over."""
-    num_ignored_orientations: int = 0
-    """Images that this run cached whose EXIF orientation was ignored."""
     seconds: float
     """Duration of this run from the first image to the last."""
 
     def lines(self) -> list[str]:
-        """Say it in English, one fact a line."""
-        rate = self.num_new_images / max(self.seconds, 1e-9)
-        speed = f"{self.num_new_images:,} images in {self.seconds:,.1f} s, {rate:,.1f} images/s"
+        """Return one line of text for each fact."""
         there = f"{self.num_shards_done:,} of the cache's {self.num_shards:,} shards are there"
         lines = [
-            f"part {self.part}: {speed}",
+            f"part {self.part}: {self._speed(self.seconds)}",
             f"{there}; the part that ends last finishes the cache",
         ]
-        lines += _reused_lines(self.num_reused_maps, self.num_reused_tokens)
-        lines += _orientation_lines(self.num_ignored_orientations)
+        lines += self._notes()
         if self.num_own_missing:
             lines.append(f"another process is at {self.num_own_missing:,} shards of this part")
         return lines
-
-
-def _reused_lines(num_maps: int, num_tokens: int) -> list[str]:
-    if not num_maps:
-        return []
-    return [f"taken over: {num_maps:,} feature maps, {num_tokens:,} position tokens"]
-
-
-def _orientation_lines(num_images: int) -> list[str]:
-    if not num_images:
-        return []
-    what = (
-        "whose EXIF orientation was ignored: if their boxes are those of the photo as viewers show"
-    )
-    return [f"{num_images:,} images {what} it, give --exif_policy apply"]

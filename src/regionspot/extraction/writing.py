@@ -1,9 +1,8 @@
-"""Writes shards: prepared images go through the models and into tars.
+"""Writing shards: prepared images go through the models and into tars.
 
-Writes shards in a thread of their own, so that hashing and fsync never wait on the models.
-
-The main thread puts batches once the models have run on them. Only few batches wait between the
-two, so memory is bounded, and a slow disk holds the models back.
+The models run in the main thread. Shards are written in a second one, so that hashing and fsync
+never delay the models. The queue between the two is short: memory is bounded, and a slow disk
+slows the models down.
 """
 
 import logging
@@ -19,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from regionspot.backbones.decode_images import UPRIGHT
-from regionspot.cache import CachedSample, QuarantinedImage, read_sidecar, write_shard
+from regionspot.cache import CachedSample, QuarantinedImage, write_shard
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.extraction.featurize import LaunchedBatch, launch
 from regionspot.extraction.job import CacheJob
@@ -30,7 +29,8 @@ from regionspot.extraction.prepare import (
     prepared_batches,
 )
 from regionspot.extraction.probes import check_same_images
-from regionspot.extraction.quarantine import QuarantineGuard
+from regionspot.extraction.quarantine import QuarantineGuard, quarantined_in
+from regionspot.extraction.summary import WriteCounts
 
 _WAITING = 2
 """Batches that wait for the writer at most; one more is being written."""
@@ -167,12 +167,7 @@ class ShardsWriter:
         self._config = job.config
         self._plan = job.manifest.plan
         self._compared: set[int] = set()  # shards of which an image was compared with the old cache
-        self.num_reused_maps = 0
-        """Feature maps that were taken over from another cache."""
-        self.num_reused_tokens = 0
-        """Position tokens that were."""
-        self.num_ignored_orientations = 0
-        """Images with an EXIF orientation that was ignored."""
+        self._counts = WriteCounts()
 
     def write(
         self,
@@ -180,17 +175,17 @@ class ShardsWriter:
         *,
         done: Iterable[int],
         after_shard: Callable[[int], None] = lambda _: None,
-    ) -> int:
+    ) -> WriteCounts:
         """Write shards, in order: decoding, models and writing each have their threads.
 
         Args:
-            shard_jobs: The shards; each is taken when its turn comes near.
-            done: Finished shards, whose unusable images count.
+            shard_jobs: The shards; taken from the iterable shortly before they are written.
+            done: Finished shards, whose unusable images count towards the limits.
             after_shard: Called with the number of each shard that was written, in the writer's
                 thread.
 
         Returns:
-            How many images the shards written have, unusable ones included.
+            What was written.
 
         Raises:
             TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``, or
@@ -198,13 +193,11 @@ class ShardsWriter:
             WeightsError: The models give numbers that are not finite.
             CacheMismatchError: The cache to reuse is of other images.
         """
-        num_done, written = 0, list[int]()
-        already: list[QuarantinedImage] = []
-        for shard in done:
-            already += read_sidecar(self._job.output_dir, shard).quarantined
-            num_done += len(self._plan.images_of(shard))
+        done, written = list(done), list[int]()
         total = self._plan.num_images
-        unusable = QuarantineGuard(self._config, total, already)
+        num_done = sum(len(self._plan.images_of(shard)) for shard in done)
+        guard = QuarantineGuard(self._config, total, quarantined_in(self._job.output_dir, done))
+        self._counts = WriteCounts()
 
         def write_one(shard_index: int, of_shard: Iterable[ShardBatch]) -> None:
             written.append(self._write_shard(shard_index, of_shard, bar))
@@ -219,14 +212,14 @@ class ShardsWriter:
                 batch_size=self._config.batch_size,
                 num_threads=torch.get_num_threads(),  # before workers divide them
             ) as batches,
-            closing(self._launched(unusable.checked(batches))) as launched,
+            closing(self._launched(guard.checked(batches))) as launched,
             WriterThread(write_one) as writer,
         ):
             for batch in launched:
                 check_stop()
                 writer.put(batch)
                 bar.update(batch.num_images)
-        return sum(written)
+        return self._counts + WriteCounts(num_new_images=sum(written))
 
     def _launched(self, batches: Iterable[PreparedBatch]) -> Generator[ShardBatch]:
         models = self._job.models
@@ -236,13 +229,16 @@ class ShardsWriter:
 
     def _counted(self, batch: PreparedBatch) -> PreparedBatch:
         job, images = self._job, batch.images
-        self._count_orientations(images)
+        num_ignored = self._num_ignored_orientations(images)
         if job.old_cache is not None and batch.shard_index not in self._compared:
             self._compared.add(batch.shard_index)
             check_same_images(job, job.old_cache, batch.shard_index)
         reused = [image.reused for image in images if image.reused is not None]
-        self.num_reused_maps += len(reused)
-        self.num_reused_tokens += sum(one.num_tokens for one in reused)
+        self._counts += WriteCounts(
+            num_reused_maps=len(reused),
+            num_reused_tokens=sum(one.num_tokens for one in reused),
+            num_ignored_orientations=num_ignored,
+        )
         return batch
 
     def _launch(self, batch: PreparedBatch) -> ShardBatch:
@@ -257,19 +253,17 @@ class ShardsWriter:
             ends_shard=batch.ends_shard,
         )
 
-    def _count_orientations(self, images: Iterable[PreparedImage]) -> None:
-        for image in images:
-            if image.ignored_orientation == UPRIGHT:
-                continue
-            self.num_ignored_orientations += 1
-            if self.num_ignored_orientations == 1:
-                _logger.warning(
-                    "%s carries an EXIF orientation (%d), which is ignored: boxes have to be those"
-                    " of the pixels as stored, not of the photo as viewers show it. If they are of"
-                    " the latter, give --exif_policy apply. The last lines count such images.",
-                    image.record.file_name,
-                    image.ignored_orientation,
-                )
+    def _num_ignored_orientations(self, images: Iterable[PreparedImage]) -> int:
+        ignored = [image for image in images if image.ignored_orientation != UPRIGHT]
+        if ignored and not self._counts.num_ignored_orientations:
+            _logger.warning(
+                "%s carries an EXIF orientation (%d), which is ignored: boxes have to be those"
+                " of the pixels as stored, not of the photo as viewers show it. If they are of"
+                " the latter, give --exif_policy apply. The last lines count such images.",
+                ignored[0].record.file_name,
+                ignored[0].ignored_orientation,
+            )
+        return len(ignored)
 
     def _write_shard(
         self, shard_index: int, batches: Iterable[ShardBatch], bar: "tqdm[NoReturn]"

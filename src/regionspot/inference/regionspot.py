@@ -85,7 +85,7 @@ def load_matching_models(
     check_same_models(
         card.fingerprint,
         models.fingerprint(exif_policy=wanted.exif_policy),
-        where="SAM or CLIP as loaded (choose with sam_weights= and clip_weights=)",
+        where="the SAM or CLIP loaded (choose with sam_weights= and clip_weights=)",
     )
     return models
 

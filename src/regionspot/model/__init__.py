@@ -8,7 +8,7 @@ from regionspot.model.checkpoint_file import (
     write_checkpoint,
 )
 from regionspot.model.classifier import RegionClassifier, classification_logits
-from regionspot.model.fusion_head import FusionHead, HeadSpec, PositionCode
+from regionspot.model.fusion_head import FusionHead, HeadOptions, HeadSpec, PositionCode
 from regionspot.model.loss import Normalization, sigmoid_focal_loss
 from regionspot.model.region_loss import region_focal_loss
 from regionspot.model.released import (
@@ -23,8 +23,6 @@ from regionspot.model.trained_head import (
     HeadCard,
     JsonValue,
     TrainedHead,
-    check_shapes,
-    load_strictly,
     load_trained_head,
     save_trained_head,
 )
@@ -37,17 +35,16 @@ __all__ = [
     "WEIGHTS_SUFFIX",
     "FusionHead",
     "HeadCard",
+    "HeadOptions",
     "HeadSpec",
     "JsonValue",
     "Normalization",
     "PositionCode",
     "RegionClassifier",
     "TrainedHead",
-    "check_shapes",
     "classification_logits",
     "load_released",
     "load_released_head",
-    "load_strictly",
     "load_trained_head",
     "read_checkpoint",
     "region_focal_loss",

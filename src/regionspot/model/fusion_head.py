@@ -7,7 +7,7 @@ A fixed code of where a patch lies, for encoders whose patch tokens do not tell.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +58,27 @@ def sincos_position_code(num_tokens: int, width: int, *, device: torch.device) -
 PositionCode = Literal["none", "sincos"]
 
 
+# Without slots, as jsonargparse reads the default values of a group from ``__dict__``.
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """Shape of a fusion head, apart from the widths that the cache decides."""
+
+    num_blocks: int = 3
+    """Number of decoder blocks."""
+    num_heads: int = 8
+    """Attention heads of a block; must divide the width of the feature map."""
+    ffn_dim: int = 2048
+    """Hidden width of a block's feed-forward part."""
+    dropout: float = 0.1
+    """Share of activations dropped in training, in [0, 1)."""
+    normalize_inputs: bool = False
+    """Give both inputs zero mean and unit variance first; not in the paper."""
+    position_code: PositionCode = "none"
+    """'sincos' adds a fixed code of the patch grid to the feature map; not in the paper."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadSpec:
+class HeadSpec(HeadOptions):
     """Everything that determines a fusion head except its weights; the defaults are BL.
 
     Raises:
@@ -72,18 +91,6 @@ class HeadSpec:
     """Width of the feature map, and of the head (D)."""
     text_dim: int = 768
     """Width of the text space that regions are projected to (E)."""
-    num_blocks: int = 3
-    """Number of decoder blocks."""
-    num_heads: int = 8
-    """Attention heads of a block; must divide ``feature_dim``."""
-    ffn_dim: int = 2048
-    """Hidden width of a block's feed-forward part."""
-    dropout: float = 0.1
-    """Share of activations dropped in training, in [0, 1)."""
-    normalize_inputs: bool = False
-    """Give position tokens and feature map zero mean and unit variance first (not in the paper)."""
-    position_code: PositionCode = "none"
-    """``sincos`` adds a fixed code of the patch grid to the feature map (not in the paper)."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -118,63 +125,15 @@ class FusionHead(nn.Module):
     an image's result depends on that image alone.
 
     Args:
-        token_dim: Width of the position tokens (S).
-        feature_dim: Width of the feature map and of the head (D).
-        text_dim: Width of the text space (E).
-        num_blocks: Number of decoder blocks.
-        num_heads: Attention heads of a block.
-        ffn_dim: Hidden width of a block's feed-forward part.
-        dropout: Share of activations dropped in training.
-        normalize_inputs: Normalise both inputs first; not in the paper.
-        position_code: ``sincos`` adds a fixed code of the patch grid; not in the paper.
-
-    Raises:
-        ConfigError: A value cannot work, see `HeadSpec`.
+        spec: Widths and shape of the head; the weights are drawn at random.
     """
 
-    def __init__(  # noqa: PLR0913 - the paper's numbers, keyword-only
-        self,
-        *,
-        token_dim: int = 256,
-        feature_dim: int = 1024,
-        text_dim: int = 768,
-        num_blocks: int = 3,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        dropout: float = 0.1,
-        normalize_inputs: bool = False,
-        position_code: PositionCode = "none",
-    ) -> None:
+    def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
-        self.spec = HeadSpec(
-            token_dim=token_dim,
-            feature_dim=feature_dim,
-            text_dim=text_dim,
-            num_blocks=num_blocks,
-            num_heads=num_heads,
-            ffn_dim=ffn_dim,
-            dropout=dropout,
-            normalize_inputs=normalize_inputs,
-            position_code=position_code,
-        )
-        self.to_clip = nn.Linear(token_dim, feature_dim)
-        self.decoder = Decoder(self.spec)
-        self.projector = nn.Linear(feature_dim, text_dim)
-
-    @classmethod
-    def from_spec(cls, spec: HeadSpec) -> Self:
-        """Build a head with fresh weights from a spec."""
-        return cls(
-            token_dim=spec.token_dim,
-            feature_dim=spec.feature_dim,
-            text_dim=spec.text_dim,
-            num_blocks=spec.num_blocks,
-            num_heads=spec.num_heads,
-            ffn_dim=spec.ffn_dim,
-            dropout=spec.dropout,
-            normalize_inputs=spec.normalize_inputs,
-            position_code=spec.position_code,
-        )
+        self.spec = spec
+        self.to_clip = nn.Linear(spec.token_dim, spec.feature_dim)
+        self.decoder = Decoder(spec)
+        self.projector = nn.Linear(spec.feature_dim, spec.text_dim)
 
     @override
     def forward(

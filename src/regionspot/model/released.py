@@ -9,10 +9,11 @@ from torch import Tensor
 
 from regionspot.core.errors import MissingFileError, WeightsError
 from regionspot.core.files import write_bytes_atomic
-from regionspot.model.checkpoint_file import load_tensors
+from regionspot.core.state_dict import load_strictly
+from regionspot.model.checkpoint_file import check_finite, load_tensors
 from regionspot.model.classifier import RegionClassifier
 from regionspot.model.fusion_head import FusionHead, HeadSpec
-from regionspot.model.trained_head import HeadCard, JsonValue, TrainedHead, load_strictly
+from regionspot.model.trained_head import HeadCard, JsonValue, TrainedHead
 
 RELEASED_SUFFIX = ".pth"
 _HEAD_PARTS = ("to_clip.", "projector.", "decoder.")
@@ -42,11 +43,14 @@ def load_released_head(path: Path | str) -> FusionHead:
     tensors = _head_tensors(checkpoint, where=path)
     feature_dim, token_dim = tensors["to_clip.weight"].shape
     head = FusionHead(
-        token_dim=token_dim,
-        feature_dim=feature_dim,
-        text_dim=len(tensors["projector.weight"]),
+        HeadSpec(
+            token_dim=token_dim,
+            feature_dim=feature_dim,
+            text_dim=len(tensors["projector.weight"]),
+        )
     )
-    load_strictly(head, tensors, where=str(path))
+    check_finite(tensors, where=str(path))
+    load_strictly(head, tensors, source=str(path))
     return head.eval()
 
 

@@ -1,10 +1,9 @@
-"""Trained heads on disk: safe tensors and a card, or the checkpoint of a run.
+"""Trained heads on disk: a safetensors file with a card, or the checkpoint of a run.
 
-The tensors carry the names of `FusionHead.state_dict()`; the classifier's two stand beside them as
-``classifier.log_scale`` and ``classifier.bias``. The card ends with two hashes: ``weights_sha256``
-of the bytes of the weights' file, and ``sha256`` of the card itself up to there.
-
-What a trained head has to say about itself, as JSON beside its weights.
+The tensors have the names of `FusionHead.state_dict()`; the two of the classifier are called
+``classifier.log_scale`` and ``classifier.bias``. The card is JSON that says what the head is and
+what it was trained on. It ends with two hashes: ``weights_sha256`` of the bytes of the weights'
+file, and ``sha256`` of the card itself up to there.
 """
 
 import dataclasses
@@ -21,11 +20,12 @@ from typing import Any, TypeAlias
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regionspot.core.errors import MissingFileError, RegionSpotError, WeightsError
 from regionspot.core.files import canonical_json, open_atomic, sha256_bytes
 from regionspot.core.sealing import SEAL_KEY, json_seal, seal_json_text
+from regionspot.core.state_dict import check_shapes, load_strictly
 from regionspot.model.checkpoint_file import (
     CHECKPOINT_CARD_KEY,
     CHECKPOINT_SUFFIX,
@@ -249,50 +249,6 @@ def load_trained_head(path: Path | str) -> TrainedHead:
     return replace(_assemble(tensors, card, where=path), folder=path.parent)
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Load weights into a module; they have to be finite, and none missing, unknown or misshapen.
-
-    Args:
-        module: What to load into.
-        tensors: Weights by the names of ``module.state_dict()``.
-        where: Where they come from, for messages.
-
-    Raises:
-        WeightsError: The names or shapes differ, or a value is NaN or infinite.
-    """
-    check_finite(tensors, where=where)
-    check_shapes(module, tensors, where=where)
-    module.load_state_dict(dict(tensors), strict=True)
-
-
-def check_shapes(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Refuse weights of which any is missing in a module, unknown or of another shape.
-
-    Args:
-        module: What they are for.
-        tensors: Weights by the names of ``module.state_dict()``.
-        where: Where they come from, for messages.
-
-    Raises:
-        WeightsError: The names or shapes differ.
-    """
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = [f"missing {name}" for name in wanted.keys() - found.keys()]
-    problems += [f"unknown {name}" for name in found.keys() - wanted.keys()]
-    problems += [
-        f"{name}: found {found[name]}, wanted {wanted[name]}"
-        for name in wanted.keys() & found.keys()
-        if found[name] != wanted[name]
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:6])
-        raise WeightsError(
-            f"{where} does not fit the {type(module).__name__}, {len(problems)} tensors differ:"
-            f" {shown}. Use the options the weights were trained with."
-        )
-
-
 def _assemble(tensors: Mapping[str, Tensor], card: HeadCard, *, where: Path) -> TrainedHead:
     of_head = {n: t for n, t in tensors.items() if not n.startswith(_CLASSIFIER_PREFIX)}
     of_classifier = {
@@ -300,11 +256,12 @@ def _assemble(tensors: Mapping[str, Tensor], card: HeadCard, *, where: Path) -> 
         for name, tensor in tensors.items()
         if name.startswith(_CLASSIFIER_PREFIX)
     }
-    check_shapes(_without_memory(card.head, where=where), of_head, where=str(where))
-    head = FusionHead.from_spec(card.head)
+    check_shapes(_without_memory(card.head, where=where), of_head, source=str(where))
+    check_finite(tensors, where=str(where))
+    head = FusionHead(card.head)
     classifier = RegionClassifier(card.scale, card.bias)
-    load_strictly(head, of_head, where=str(where))
-    load_strictly(classifier, of_classifier, where=str(where))
+    load_strictly(head, of_head, source=str(where))
+    load_strictly(classifier, of_classifier, source=str(where))
     return TrainedHead(head=head.eval(), classifier=classifier.eval(), card=card)
 
 
@@ -314,7 +271,7 @@ def _without_memory(spec: HeadSpec, *, where: Path) -> FusionHead:
         if spec.num_blocks > _MAX_BLOCKS:
             raise ValueError(f"{spec.num_blocks} blocks")  # noqa: TRY301 - one message for all
         with torch.device("meta"):
-            return FusionHead.from_spec(spec)
+            return FusionHead(spec)
     except (ValueError, RuntimeError, OverflowError, TypeError) as error:
         raise WeightsError(
             f"{where}: the card's head cannot be built ({error}). Copy it again from the run that"

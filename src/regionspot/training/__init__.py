@@ -1,5 +1,6 @@
 """Training of the fusion head with Lightning."""
 
+from regionspot.model import HeadOptions
 from regionspot.training.callbacks import kill_launched_ranks
 from regionspot.training.checkpoints import (
     SealedCheckpointIO,
@@ -10,7 +11,6 @@ from regionspot.training.export import export_head
 from regionspot.training.module import RegionSpotModule, ValidationOutput
 from regionspot.training.recipe import (
     ClassifierOptions,
-    HeadOptions,
     LossOptions,
     OptimizerOptions,
     ScheduleOptions,

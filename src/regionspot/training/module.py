@@ -19,17 +19,17 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from regionspot.core.errors import ConfigError, WeightsError
+from regionspot.core.state_dict import check_shapes, load_strictly
 from regionspot.data import CachedRegions, FeatureSpec, RegionBatch
 from regionspot.model import (
     CHECKPOINT_CARD_KEY,
     FusionHead,
     HeadCard,
+    HeadOptions,
     HeadSpec,
     JsonValue,
     RegionClassifier,
     TrainedHead,
-    check_shapes,
-    load_strictly,
     region_focal_loss,
 )
 from regionspot.training.callbacks import (
@@ -48,7 +48,6 @@ from regionspot.training.provenance import (
 )
 from regionspot.training.recipe import (
     ClassifierOptions,
-    HeadOptions,
     LossOptions,
     OptimizerOptions,
     ScheduleOptions,
@@ -130,7 +129,7 @@ class RegionSpotModule(pl.LightningModule):
         self._provenance: Provenance | None = None
         self._finite_loss = StopOnNonFinite()
         self._loss_of_step: Tensor | float = 0.0
-        self.head = FusionHead.from_spec(
+        self.head = FusionHead(
             HeadSpec(
                 token_dim=spec.token_dim,
                 feature_dim=spec.feature_dim,
@@ -146,8 +145,8 @@ class RegionSpotModule(pl.LightningModule):
         self._start_fingerprint: Mapping[str, JsonValue] = {}
         if init_from is not None:
             start = load_start(init_from, self.head.spec)
-            load_strictly(self.head, start.head.state_dict(), where=init_from)
-            load_strictly(self.classifier, start.classifier.state_dict(), where=init_from)
+            load_strictly(self.head, start.head.state_dict(), source=init_from)
+            load_strictly(self.classifier, start.classifier.state_dict(), source=init_from)
             self._start_fingerprint = start.card.fingerprint
         if compile:
             # In place: torch.compile(head) would be another module, and its name in every key.
@@ -308,7 +307,7 @@ class RegionSpotModule(pl.LightningModule):
         Raises:
             WeightsError: The checkpoint does not fit this training.
         """
-        check_shapes(self, checkpoint["state_dict"], where="the checkpoint of --ckpt_path")
+        check_shapes(self, checkpoint["state_dict"], source="the checkpoint of --ckpt_path")
         if self.trainer.state.fn == TrainerFn.FITTING and "optimizer_states" not in checkpoint:
             raise WeightsError(
                 "the checkpoint of --ckpt_path holds weights only (save_weights_only), so that a"

@@ -1,10 +1,7 @@
-"""The training recipe as options; the defaults are the paper's (arXiv 2311.01373).
+"""The training recipe: options, optimizer and learning rate as in the paper (arXiv 2311.01373).
 
-Without slots, as jsonargparse reads the default values of a group from the instance's ``__dict__``.
-
-The learning rate as a function of the images seen.
-
-AdamW over a head and its classifier.
+The options have no slots, as jsonargparse reads the default values of a group from ``__dict__``.
+The options of the head are `HeadOptions`, in `regionspot.model`.
 """
 
 import math
@@ -15,27 +12,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from regionspot.core.errors import ConfigError
-from regionspot.model import FusionHead, Normalization, PositionCode, RegionClassifier
+from regionspot.model import FusionHead, Normalization, RegionClassifier
 
 ScheduleShape: TypeAlias = Literal["steps", "cosine"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadOptions:
-    """Shape of the fusion head, apart from the widths that the cache decides."""
-
-    num_blocks: int = 3
-    """Number of decoder blocks."""
-    num_heads: int = 8
-    """Attention heads of a block; must divide the width of the feature map."""
-    ffn_dim: int = 2048
-    """Hidden width of a block's feed-forward part."""
-    dropout: float = 0.1
-    """Share of activations dropped in training, in [0, 1)."""
-    normalize_inputs: bool = False
-    """Give both inputs zero mean and unit variance first; not in the paper."""
-    position_code: PositionCode = "none"
-    """'sincos' adds a fixed code of the patch grid to the feature map; not in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from typing_extensions import override
 from regionspot.backbones.weights import (
     freeze,
     is_path,
-    load_strictly,
     random_weights,
     read_state_dict,
     state_sha256,
 )
 from regionspot.core.errors import MissingFileError, WeightsError
+from regionspot.core.state_dict import load_strictly
 
 
 def _model(seed: int = 0) -> nn.Sequential:

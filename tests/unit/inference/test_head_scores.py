@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from regionspot.cache import FeatureCache, FeatureCodec
 from regionspot.core.errors import CacheMismatchError, ConfigError, ShapeError
 from regionspot.inference import score_cached
-from regionspot.model import FusionHead, HeadCard, RegionClassifier, TrainedHead
+from regionspot.model import FusionHead, HeadCard, HeadSpec, RegionClassifier, TrainedHead
 
 SCALE, BIAS = 12.0, -3.0
 EMPTY = (0, 3, 4, 11)  # images without regions
@@ -32,13 +32,15 @@ def cached_head(cache: FeatureCache) -> TrainedHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         head = FusionHead(
-            token_dim=fingerprint.token_dim,
-            feature_dim=fingerprint.feature_dim,
-            text_dim=fingerprint.text_dim,
-            num_blocks=2,
-            num_heads=2,
-            ffn_dim=12,
-            dropout=0.3,
+            HeadSpec(
+                token_dim=fingerprint.token_dim,
+                feature_dim=fingerprint.feature_dim,
+                text_dim=fingerprint.text_dim,
+                num_blocks=2,
+                num_heads=2,
+                ffn_dim=12,
+                dropout=0.3,
+            )
         )
     card = HeadCard(head=head.spec, scale=SCALE, bias=BIAS, fingerprint=fingerprint.to_dict())
     return TrainedHead(head=head, classifier=RegionClassifier(SCALE, BIAS), card=card)

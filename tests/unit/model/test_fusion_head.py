@@ -11,15 +11,17 @@ from regionspot.model import FusionHead, HeadSpec
 def small_head(*, normalize_inputs: bool = False, sincos: bool = False) -> FusionHead:
     torch.manual_seed(0)
     return FusionHead(
-        token_dim=6,
-        feature_dim=16,
-        text_dim=10,
-        num_blocks=2,
-        num_heads=4,
-        ffn_dim=24,
-        dropout=0.0,
-        normalize_inputs=normalize_inputs,
-        position_code="sincos" if sincos else "none",
+        HeadSpec(
+            token_dim=6,
+            feature_dim=16,
+            text_dim=10,
+            num_blocks=2,
+            num_heads=4,
+            ffn_dim=24,
+            dropout=0.0,
+            normalize_inputs=normalize_inputs,
+            position_code="sincos" if sincos else "none",
+        )
     )
 
 
@@ -33,8 +35,8 @@ def batch(counts: list[int], padded: int, seed: int = 0) -> tuple[Tensor, Tensor
 
 def test_parameter_counts_are_those_of_the_paper() -> None:
     with torch.device("meta"):
-        base = FusionHead(feature_dim=768, text_dim=512)
-        large = FusionHead()
+        base = FusionHead(HeadSpec(feature_dim=768, text_dim=512))
+        large = FusionHead(HeadSpec())
     assert sum(parameter.numel() for parameter in base.parameters()) == 24_226_304
     assert sum(parameter.numel() for parameter in large.parameters()) == 38_853_376
     assert len(large.state_dict()) == 60
@@ -213,6 +215,6 @@ def test_impossible_options_are_refused(options: dict[str, int], message: str) -
 
 def test_a_head_is_rebuilt_from_its_spec() -> None:
     head = small_head(normalize_inputs=True, sincos=True)
-    again = FusionHead.from_spec(head.spec)
+    again = FusionHead(head.spec)
     assert again.spec == head.spec
     again.load_state_dict(head.state_dict(), strict=True)

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from regionspot.model import FusionHead, RegionClassifier, region_focal_loss
+from regionspot.model import FusionHead, HeadSpec, RegionClassifier, region_focal_loss
 from regionspot.model.loss import _first_true
 
 
 def loss_of_a_step(num_counted: int | None) -> Tensor:
     with torch.device("cuda"):
-        head = FusionHead(token_dim=8, feature_dim=16, text_dim=12, num_heads=2, ffn_dim=24)
+        head = FusionHead(
+            HeadSpec(token_dim=8, feature_dim=16, text_dim=12, num_heads=2, ffn_dim=24)
+        )
         classifier = RegionClassifier()
         tokens = torch.empty(3, 5, 8, dtype=torch.float16)
         feature_map = torch.empty(3, 7, 16, dtype=torch.float16)

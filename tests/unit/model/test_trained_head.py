@@ -36,9 +36,7 @@ def trained() -> TrainedHead:
         library_version="0.1",
         training={"steps": 3},
     )
-    return TrainedHead(
-        head=FusionHead.from_spec(SPEC), classifier=RegionClassifier(20.0, -8.0), card=card
-    )
+    return TrainedHead(head=FusionHead(SPEC), classifier=RegionClassifier(20.0, -8.0), card=card)
 
 
 def assert_same(found: TrainedHead, wanted: TrainedHead) -> None:
@@ -99,7 +97,7 @@ def test_weights_of_another_head_are_refused_by_name(tmp_path: Path, trained: Tr
     save_trained_head(
         tmp_path, TrainedHead(head=trained.head, classifier=trained.classifier, card=card)
     )
-    with pytest.raises(WeightsError, match=r"projector\.weight: found \(4, 8\), wanted \(5, 8\)"):
+    with pytest.raises(WeightsError, match=r"projector\.weight \(4, 8\) instead of \(5, 8\)"):
         load_trained_head(tmp_path)
 
 

@@ -16,6 +16,7 @@ from regionspot.data import CachedRegions, RegionBatch
 from regionspot.model import (
     FusionHead,
     HeadCard,
+    HeadSpec,
     RegionClassifier,
     TrainedHead,
     classification_logits,
@@ -95,7 +96,7 @@ def quiet_trainer(
 def start(folder: Path, *, clip_model: str = "tiny", heads: int = 2) -> TrainedHead:
     """Write a trained head that fits the small caches."""
     head = FusionHead(
-        token_dim=8, feature_dim=16, text_dim=6, num_blocks=1, num_heads=heads, ffn_dim=24
+        HeadSpec(token_dim=8, feature_dim=16, text_dim=6, num_blocks=1, num_heads=heads, ffn_dim=24)
     )
     card = HeadCard(head=head.spec, scale=30.0, bias=-5.0, fingerprint={"clip_model": clip_model})
     trained = TrainedHead(head=head, classifier=RegionClassifier(30.0, -5.0), card=card)
