@@ -262,7 +262,7 @@ def test_new_images_among_known_ones_go_the_whole_way(
             ours_is, wanted = one.sample(number), other.sample(number)
             # Batches of another size round differently in the last bit.
             np.testing.assert_allclose(
-                ours_is.features(), wanted.features(), rtol=2**-10, atol=2e-5
+                one.features(ours_is), other.features(wanted), rtol=2**-10, atol=2e-5
             )
             np.testing.assert_allclose(
                 ours_is.position_tokens, wanted.position_tokens, rtol=2**-10, atol=2e-5
