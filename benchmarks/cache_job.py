@@ -43,7 +43,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from regionspot.backbones import FrozenModels, ModelsConfig, SamLocalizer, load_frozen_models
+from regionspot.backbones import (
+    FrozenModels,
+    ModelsConfig,
+    OpenClipEncoder,
+    SamLocalizer,
+    load_frozen_models,
+)
 from regionspot.backbones.presets import Precision
 from regionspot.backbones.sam_encoder import encode_image
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary
@@ -104,6 +110,7 @@ def stock(setting: Setting) -> None:
     """Only the two image encoders, as their packages write them."""
     localizer, encoder = setting.models.localizer, setting.models.encoder
     assert isinstance(localizer, SamLocalizer)  # noqa: S101 - for the type checker
+    assert isinstance(encoder, OpenClipEncoder)  # noqa: S101 - for the type checker
     batch_size = setting.config.batch_size
     at_once = 1 if localizer.device.type == "cpu" else batch_size  # more leave a CPU's cache
     with localizer.execution.autocast(localizer.device):

@@ -16,6 +16,7 @@ import webdataset
 from PIL import Image
 from torch import nn
 
+from helpers.clip import clip_of
 from helpers.files import flip_bit, tree
 from helpers.processes import kill_at_renames
 from regionspot.backbones import FrozenModels, GridProposer, ModelsConfig, load_frozen_models
@@ -140,7 +141,7 @@ def make(world: Path, models: FrozenModels, tmp_path: Path) -> Make:
 
     def make(annotations: Path, name: str = "new", **more: Any) -> tuple[Path, Seen, CacheSummary]:
         seen = Seen()
-        clip: Any = models.encoder.clip.model
+        clip: Any = clip_of(models).model
         sam: Any = models.localizer.module
 
         def count(into: list[int]) -> Callable[[nn.Module, Any, Any], None]:

@@ -31,11 +31,11 @@ from helpers.samples import PHOTOS
 from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
     SAM2_RESIZE,
-    Encoder,
     FrozenModels,
     GridProposer,
     MaskPrompt,
     ModelsConfig,
+    OpenClipEncoder,
     Sam2Localizer,
     TokenSite,
     load_clip,
@@ -405,7 +405,7 @@ def test_the_grid_finds_the_regions_that_transformers_finds(
 
 @pytest.fixture(scope="module")
 def models(sam2: Sam2Model) -> FrozenModels:
-    encoder = Encoder(load_clip("tiny", "shipped"))
+    encoder = OpenClipEncoder(load_clip("tiny", "shipped"))
     return FrozenModels(localizer=_localizer(sam2), encoder=encoder)
 
 
