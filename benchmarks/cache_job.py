@@ -47,6 +47,7 @@ from regionspot.backbones import (
     BoxPrompts,
     FrozenModels,
     ModelsConfig,
+    OpenClipEncoder,
     SamLocalizer,
     load_frozen_models,
     region_tokens,
@@ -111,6 +112,7 @@ def stock(setting: Setting) -> None:
     """Only the two image encoders, as their packages write them."""
     localizer, encoder = setting.models.localizer, setting.models.encoder
     assert isinstance(localizer, SamLocalizer)  # noqa: S101 - for the type checker
+    assert isinstance(encoder, OpenClipEncoder)  # noqa: S101 - for the type checker
     batch_size = setting.config.batch_size
     at_once = 1 if localizer.device.type == "cpu" else batch_size  # more leave a CPU's cache
     with localizer.execution.autocast(localizer.device):

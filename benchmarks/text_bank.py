@@ -27,7 +27,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones import LoadedClip, load_clip, template_texts, text_bank
+from regionspot.backbones import LoadedClip, OpenClipEncoder, load_clip, template_texts
 
 TEMPLATES = "ensemble81"
 BATCH_SIZE = 256
@@ -75,16 +75,14 @@ def benchmark(
     """
     logging.disable(logging.WARNING)
     loaded = load_clip(clip, "random")
-    loaded.model.to(device)
+    encoder = OpenClipEncoder(loaded).to(torch.device(device))
     if names is None:
         chosen = made_up_names(num_names)
     else:
         chosen = names.read_text(encoding="utf-8").split("\n")[:num_names]
     ways: dict[str, Callable[[], Tensor]] = {
         "plain": lambda: plain(loaded, chosen),
-        "regionspot": lambda: text_bank(
-            loaded.model, loaded.tokenizer, chosen, TEMPLATES, batch_size=BATCH_SIZE
-        ),
+        "regionspot": lambda: encoder.text_bank(chosen, TEMPLATES, batch_size=BATCH_SIZE),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     banks = {name: way() for name, way in ways.items()}

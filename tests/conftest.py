@@ -13,15 +13,14 @@ from hypothesis import settings
 from helpers.training import training_config
 from regionspot.cache import (
     CachedSample,
-    FeatureCodec,
+    CodecName,
     Fingerprint,
     Manifest,
     MeasuredError,
     Plan,
     TextBankStore,
     build_index,
-    encode_features,
-    stored_array,
+    find_codec,
     text_banks_path,
     write_manifest,
     write_shard,
@@ -69,7 +68,7 @@ def random_sample(
     *,
     num_regions: int,
     class_tokens: np.ndarray,
-    codec: FeatureCodec,
+    codec: CodecName,
     magnitude: float = 1.0,
 ) -> CachedSample:
     """One image: tokens tell the class, up to noise, so that there is something to learn."""
@@ -77,6 +76,7 @@ def random_sample(
     corners = rng.uniform(0, 30, (num_regions, 2))
     noise = rng.normal(0, 0.1, (num_regions, TOKEN_DIM))
     features = torch.from_numpy(rng.normal(0, magnitude, (NUM_FEATURE_TOKENS, FEATURE_DIM)))
+    feature_codec = find_codec(codec)
     return CachedSample(
         key=f"image{number:03d}",
         image_id=100 + number,
@@ -85,7 +85,7 @@ def random_sample(
         labels=labels.astype(np.int64),
         box_scores=np.ones(num_regions, np.float32),
         position_tokens=(class_tokens[labels] + noise).astype(np.float16),
-        feature_map=stored_array(encode_features(features, codec)),
+        feature_map=feature_codec.to_array(feature_codec.encode(features)),
     )
 
 
@@ -112,7 +112,7 @@ def cache_maker(parent: Path) -> Callable[..., Path]:
         seed: int = 0,
         clip_model: str = "tiny",
         templates: tuple[str, ...] = ("ensemble81",),
-        codec: FeatureCodec = "float16",
+        codec: CodecName = "float16",
         measured_error: MeasuredError | None = None,
     ) -> Path:
         rng = np.random.default_rng(seed)

@@ -320,8 +320,8 @@ def test_other_codecs_store_the_same_maps_less_exactly(
         for number in range(NUM_IMAGES):
             ours, theirs = other.sample(number), exact.sample(number)
             assert ours.feature_map.nbytes == map_bytes * len(theirs.feature_map)
-            wanted = theirs.features().float()
-            assert float((ours.features() - wanted).norm() / wanted.norm()) < error
+            wanted = exact.features(theirs).float()
+            assert float((other.features(ours) - wanted).norm() / wanted.norm()) < error
             np.testing.assert_array_equal(ours.position_tokens, theirs.position_tokens)
 
 

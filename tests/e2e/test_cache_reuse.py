@@ -16,6 +16,7 @@ import webdataset
 from PIL import Image
 from torch import nn
 
+from helpers.clip import clip_of
 from helpers.files import flip_bit, tree
 from helpers.processes import kill_at_renames
 from regionspot.backbones import FrozenModels, GridProposer, ModelsConfig, load_frozen_models
@@ -143,7 +144,7 @@ def make(world: Path, models: FrozenModels, tmp_path: Path) -> Make:
 
     def make(annotations: Path, name: str = "new", **more: Any) -> tuple[Path, Seen, CacheSummary]:
         seen = Seen()
-        clip: Any = models.encoder.clip.model
+        clip: Any = clip_of(models).model
         sam: Any = models.localizer.module
 
         def count(into: list[int]) -> Callable[[nn.Module, Any, Any], None]:
@@ -265,7 +266,7 @@ def test_new_images_among_known_ones_go_the_whole_way(
             ours_is, wanted = one.sample(number), other.sample(number)
             # Batches of another size round differently in the last bit.
             np.testing.assert_allclose(
-                ours_is.features(), wanted.features(), rtol=2**-10, atol=2e-5
+                one.features(ours_is), other.features(wanted), rtol=2**-10, atol=2e-5
             )
             np.testing.assert_allclose(
                 ours_is.position_tokens, wanted.position_tokens, rtol=2**-10, atol=2e-5

@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionspot.backbones import (
-    Encoder,
     LoadedClip,
+    OpenClipEncoder,
     feature_map,
     load_clip,
     template_texts,
-    text_bank,
 )
 
 NAMES = ["red star", "sea egg", "bat_(animal)", "{odd} name"]
@@ -53,7 +52,7 @@ def _check_feature_map(loaded: LoadedClip) -> None:
     assert torch.equal(ours[:, 0], theirs["image_intermediates_prefix"][0][:, 0])
     assert torch.equal(ours[:, 1:], theirs["image_intermediates"][0])
     # The class token, projected, is what open_clip calls the image's features.
-    encoder = Encoder(loaded)
+    encoder = OpenClipEncoder(loaded)
     projected = encoder.project(encoder.features(pixels))
     torch.testing.assert_close(projected[:, 0], theirs["image_features"])
     with torch.no_grad():
@@ -99,7 +98,7 @@ def _bank_by_hand(loaded: LoadedClip, names: list[str], sentences: tuple[str, ..
 def test_text_banks_are_what_encode_text_gives_one_by_one(
     tiny: LoadedClip, templates: str, names: list[str], batch_size: int
 ) -> None:
-    ours = text_bank(tiny.model, tiny.tokenizer, names, templates, batch_size=batch_size)
+    ours = OpenClipEncoder(tiny).text_bank(names, templates, batch_size=batch_size)
     theirs = _bank_by_hand(tiny, names, template_texts(templates))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
@@ -122,7 +121,7 @@ def test_averaging_normalised_embeddings_would_be_something_else(tiny: LoadedCli
     texts = [text.replace("{}", NAMES[0]) for text in template_texts("ensemble80")]
     norms = tiny.model.encode_text(tiny.tokenizer(texts)).norm(dim=-1)
     assert norms.max() / norms.min() > 1.001  # otherwise both averages agree
-    ours = text_bank(tiny.model, tiny.tokenizer, NAMES, "ensemble80")
+    ours = OpenClipEncoder(tiny).text_bank(NAMES, "ensemble80")
     assert not torch.equal(ours, theirs)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05)
 
@@ -131,6 +130,6 @@ def test_averaging_normalised_embeddings_would_be_something_else(tiny: LoadedCli
 def test_a_text_bank_of_vit_b_16_is_what_encode_text_gives() -> None:
     loaded = load_clip("ViT-B-16-quickgelu", "random")
     names = ["lemon", "tennis ball", "bat_(animal)"]
-    ours = text_bank(loaded.model, loaded.tokenizer, names, "single")
+    ours = OpenClipEncoder(loaded).text_bank(names, "single")
     theirs = _bank_by_hand(loaded, names, template_texts("single"))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)

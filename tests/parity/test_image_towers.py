@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
-    Encoder,
     FrozenModels,
     LoadedClip,
+    OpenClipEncoder,
     SamLocalizer,
     describe_clip,
     feature_map,
@@ -175,7 +175,7 @@ def test_the_first_token_is_the_class_token_or_what_the_tower_itself_pools(
 
 @torch.no_grad()
 def test_embeddings_are_open_clips(loaded: LoadedClip) -> None:
-    pixels, encoder = pixels_of(loaded), Encoder(loaded)
+    pixels, encoder = pixels_of(loaded), OpenClipEncoder(loaded)
     theirs = loaded.model.encode_image(pixels, normalize=True)
     torch.testing.assert_close(encoder.embed_images(pixels), theirs)
     assert theirs.shape == (2, loaded.text_dim)
@@ -185,7 +185,7 @@ def test_embeddings_are_open_clips(loaded: LoadedClip) -> None:
 def test_patches_without_a_place_in_the_text_space_are_not_given_one(name: str) -> None:
     loaded = load_clip(name, "random")
     with pytest.raises(ConfigError, match="pooled_patches cannot be had"):
-        Encoder(loaded).project(torch.zeros(1, loaded.num_tokens, loaded.width))
+        OpenClipEncoder(loaded).project(torch.zeros(1, loaded.num_tokens, loaded.width))
 
 
 @pytest.mark.parametrize("name", ["tiny-siglip", "tiny-eva"])
@@ -193,7 +193,7 @@ def test_patches_without_a_place_in_the_text_space_are_not_given_one(name: str) 
 def test_the_first_token_projected_is_the_images_embedding(name: str) -> None:
     loaded = load_clip(name, "random")
     shake_norms(loaded.model)
-    pixels, encoder = pixels_of(loaded), Encoder(loaded)
+    pixels, encoder = pixels_of(loaded), OpenClipEncoder(loaded)
     projected = encoder.project(encoder.features(pixels))
     torch.testing.assert_close(projected[:, 0], loaded.model.encode_image(pixels))
 
@@ -217,7 +217,7 @@ def load_pe() -> LoadedClip:
 def test_a_patch_projected_is_what_the_tower_gives_for_an_image_of_nothing_else(name: str) -> None:
     loaded = load_pe() if name == "pe" else load_clip(name, "random")
     shake_norms(loaded.model)
-    pixels, encoder = pixels_of(loaded), Encoder(loaded)
+    pixels, encoder = pixels_of(loaded), OpenClipEncoder(loaded)
     features = encoder.features(pixels)
     torch.testing.assert_close(features[:, 1:], last_stage(loaded, pixels)[:, 1:])
     visual = loaded.model.visual
@@ -229,7 +229,7 @@ def test_a_patch_projected_is_what_the_tower_gives_for_an_image_of_nothing_else(
 def test_a_cache_can_be_made_with_any_tower(loaded: LoadedClip) -> None:
     sam = load_sam("tiny", "shipped")
     localizer = SamLocalizer(sam, token_site="transformer", model_name="tiny")  # noqa: S106
-    models = FrozenModels(localizer=localizer, encoder=Encoder(loaded))
+    models = FrozenModels(localizer=localizer, encoder=OpenClipEncoder(loaded))
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     record = ImageRecord(
         key="a",

@@ -32,12 +32,12 @@ from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
     SAM2_RESIZE,
     BoxPrompts,
-    Encoder,
     FrozenModels,
     GridProposer,
     MaskPrompt,
     MaskPrompts,
     ModelsConfig,
+    OpenClipEncoder,
     PointPrompts,
     Sam2Localizer,
     TokenSite,
@@ -449,7 +449,7 @@ def test_the_grid_finds_the_regions_that_transformers_finds(
 
 @pytest.fixture(scope="module")
 def models(sam2: Sam2Model) -> FrozenModels:
-    encoder = Encoder(load_clip("tiny", "shipped"))
+    encoder = OpenClipEncoder(load_clip("tiny", "shipped"))
     return FrozenModels(localizer=_localizer(sam2), encoder=encoder)
 
 

@@ -3,7 +3,7 @@
 SAM 2 comes from ``transformers``. Importing this package needs none of them; building a model does.
 """
 
-from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder, feature_map
+from regionspot.backbones.clip_image import OpenClipEncoder, feature_map
 from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
 from regionspot.backbones.clip_text import (
     TEMPLATE_SETS,
@@ -12,11 +12,16 @@ from regionspot.backbones.clip_text import (
     WordTokenizer,
     check_templates,
     template_texts,
-    text_bank,
 )
 from regionspot.backbones.decoded_masks import DecodedMasks
+from regionspot.backbones.encoder import Encoder, EncoderInfo
 from regionspot.backbones.execution import resolve_device
-from regionspot.backbones.frozen import FrozenModels, load_frozen_models, load_localizer
+from regionspot.backbones.frozen import (
+    FrozenModels,
+    load_encoder,
+    load_frozen_models,
+    load_localizer,
+)
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.name_tokens import NameFindings, SameTokens, examine_names
 from regionspot.backbones.presets import PRESETS, ModelsConfig, ResolvedModels, TokenSite, resolve
@@ -39,7 +44,6 @@ from regionspot.backbones.to_frame import MaskPrompt
 from regionspot.backbones.weights import state_sha256
 
 __all__ = [
-    "CLIP_RESIZE",
     "PRESETS",
     "SAM2_RESIZE",
     "SAM_RESIZE",
@@ -47,6 +51,7 @@ __all__ = [
     "BoxPrompts",
     "DecodedMasks",
     "Encoder",
+    "EncoderInfo",
     "FrozenModels",
     "GridProposals",
     "GridProposer",
@@ -58,6 +63,7 @@ __all__ = [
     "MaskPrompts",
     "ModelsConfig",
     "NameFindings",
+    "OpenClipEncoder",
     "PointPrompts",
     "Prompts",
     "RegionPrompts",
@@ -75,6 +81,7 @@ __all__ = [
     "examine_names",
     "feature_map",
     "load_clip",
+    "load_encoder",
     "load_frozen_models",
     "load_localizer",
     "load_sam",
@@ -87,6 +94,5 @@ __all__ = [
     "resolve_device",
     "state_sha256",
     "template_texts",
-    "text_bank",
     "token_dim",
 ]

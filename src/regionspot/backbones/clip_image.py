@@ -1,28 +1,25 @@
-"""The encoder: the frozen CLIP's image side, from pixels to feature maps.
+"""open_clip's models as encoders.
 
-Shape letters: B images, T tokens (the class token or what stands for it first), D CLIP's width, E
-the joint text space.
+Shape letters: B images, T tokens (the class token or what stands for it first), D CLIP's width, N
+texts, E the joint text space.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from typing_extensions import override
 
-from regionspot.backbones.clip_models import LoadedClip, Rgb, describe_clip, load_clip
-from regionspot.backbones.decode_images import ImageArray, check_image, resize_bilinear
-from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32, to_device
-from regionspot.backbones.image_towers import ImageTower, image_tower
+from regionspot.backbones.clip_models import LoadedClip, load_clip
+from regionspot.backbones.clip_text import Tokenizer
+from regionspot.backbones.encoder import Encoder
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
+from regionspot.backbones.image_towers import image_tower
+from regionspot.backbones.text_towers import embed_texts
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
-
-__all__ = ["CLIP_RESIZE", "Encoder", "LoadedClip", "describe_clip", "feature_map", "load_clip"]
-
-CLIP_RESIZE = "squash without crop, bilinear antialias uint8 (PIL)"
-"""How images become CLIP's input; part of a cache's fingerprint. open_clip's own way crops the
-image's ends away, where regions may lie."""
 
 
 @torch.no_grad()
@@ -43,8 +40,8 @@ def feature_map(clip: "CLIP", pixels_BCHW: Tensor) -> Tensor:
     return image_tower(clip.visual).features(pixels_BCHW)
 
 
-class Encoder:
-    """The frozen CLIP's image side, with its preprocessing."""
+class OpenClipEncoder(Encoder):
+    """Any of open_clip's models, or the tiny CLIP."""
 
     def __init__(self, loaded: LoadedClip, *, execution: Execution = FLOAT32) -> None:
         """Wrap a CLIP.
@@ -54,124 +51,52 @@ class Encoder:
             execution: How the forward passes of its image tower are run.
         """
         self.clip = loaded
-        self.execution = execution
-        self._encode = execution.compiled(self.tower.features)
+        self._tower = image_tower(loaded.model.visual, name=loaded.name)
+        super().__init__(loaded, encode=self._tower.features, execution=execution)
         if execution.precision != "float32":
             keep_norms_in_float32(loaded.model.visual)
 
-    @property
-    def tower(self) -> ImageTower:
-        """The image side, of whatever make."""
-        return image_tower(self.clip.model.visual, name=self.clip.name)
+    @classmethod
+    @override
+    def load(cls, model: str, weights: str, *, execution: Execution = FLOAT32) -> Self:
+        return cls(load_clip(model, weights), execution=execution)
 
     @property
-    def image_size(self) -> int:
-        """Side of the square input in pixels."""
-        return self.clip.image_size
+    @override
+    def module(self) -> "CLIP":
+        return self.clip.model
 
     @property
-    def width(self) -> int:
-        """Width D of the feature map."""
-        return self.clip.width
+    @override
+    def tokenizer(self) -> Tokenizer:
+        return self.clip.tokenizer
 
-    @property
-    def text_dim(self) -> int:
-        """Width E of the joint text space."""
-        return self.clip.text_dim
+    @override
+    def reference(self) -> Self:
+        return type(self)(self.clip)
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens T of a feature map, the class token included."""
-        return self.clip.num_tokens
+    @override
+    def check_projects_patches(self) -> None:
+        self._tower.check_projects_patches()
 
-    @property
-    def mean(self) -> Rgb:
-        """Mean of red, green and blue in 0..1 that the input is normalised with."""
-        return self.clip.mean
-
-    @property
-    def std(self) -> Rgb:
-        """Standard deviation of red, green and blue in 0..1."""
-        return self.clip.std
-
-    @property
-    def logit_scale(self) -> float:
-        """What cosines of image and text embeddings are multiplied with."""
-        return self.clip.logit_scale
-
-    @property
-    def device(self) -> torch.device:
-        """Where CLIP is."""
-        return torch.device(self.clip.model.logit_scale.device)
-
-    def to(self, device: torch.device) -> "Encoder":
-        """Move CLIP to a device, and return this encoder."""
-        self.clip.model.to(device)
-        return self
-
-    def resize(self, image: ImageArray) -> Tensor:
-        """Squash an image, (H, W, 3) uint8 RGB, to (3, `image_size`, `image_size`) uint8.
-
-        Raises:
-            ShapeError: The image is not (H, W, 3) uint8.
-        """
-        check_image(image)
-        squashed = resize_bilinear(image, (self.image_size, self.image_size))
-        return torch.from_numpy(squashed).permute(2, 0, 1)
-
-    def normalise(self, resized: Tensor) -> Tensor:
-        """Normalise the output of `resize`, (..., 3, H, W) uint8, on CLIP's device."""
-        levels = to_device(resized, self.device).float()
-        mean = to_device(torch.tensor(self.mean), levels.device)[:, None, None]
-        std = to_device(torch.tensor(self.std), levels.device)[:, None, None]
-        return (levels / 255 - mean) / std
-
-    def preprocess(self, image: ImageArray) -> Tensor:
-        """Turn an image, or a crop of one, into CLIP's input.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (3, `image_size`, `image_size`) float32, on CLIP's device.
-
-        Raises:
-            ShapeError: The image is not (H, W, 3) uint8.
-        """
-        return self.normalise(self.resize(image))
-
-    @torch.no_grad()
-    def features(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the feature maps, (B, T, D) float32, of preprocessed images; see `feature_map`."""
-        pixels_BCHW = pixels_BCHW.to(self.device)
-        with self.execution.autocast(self.device):
-            return self.execution.encode_in_batches(self._encode, pixels_BCHW).float()
-
-    @torch.no_grad()
-    def embed_images(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return CLIP's ordinary image embeddings, (B, E), unit norm, of preprocessed images."""
-        with self.execution.autocast(self.device):
-            embedding: Tensor = self.clip.model.encode_image(pixels_BCHW.to(self.device))
-        return F.normalize(embedding.float(), dim=-1)
-
-    def reference(self) -> "Encoder":
-        """Return an encoder of the same CLIP that runs in float32, not compiled."""
-        return Encoder(self.clip)
-
+    @override
     @torch.no_grad()
     def project(self, features_BTD: Tensor) -> Tensor:
-        """Carry every token of feature maps into the joint text space.
+        """Project every token of feature maps, (B, T, D), into the text space, (B, T, E).
 
         CLIP itself does this only to what it pools. Where that is the first token, its row is
         CLIP's image embedding before normalisation. Other tokens are pooled as if alone.
-
-        Args:
-            features_BTD: Feature maps, (B, T, D).
-
-        Returns:
-            (B, T, E), not normalised.
-
-        Raises:
-            ConfigError: The image tower cannot take single patches there.
         """
-        return self.tower.project(features_BTD)
+        return self._tower.project(features_BTD)
+
+    @override
+    def _embed_images(self, pixels_BCHW: Tensor) -> Tensor:
+        embedding_BE: Tensor = self.clip.model.encode_image(pixels_BCHW)
+        return embedding_BE
+
+    @override
+    def _embed_texts(
+        self, texts: list[str], *, batch_size: int, on_batch: Callable[[int], object]
+    ) -> Tensor:
+        ids_NL = self.tokenizer(texts).to(self.device)
+        return embed_texts(self.clip.model, ids_NL, batch_size=batch_size, on_batch=on_batch)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from regionspot.backbones.clip_text import LazyTokenizer, Tokenizer, WordTokenizer
-from regionspot.backbones.image_towers import FirstToken, image_tower
+from regionspot.backbones.encoder import EncoderInfo, Rgb
+from regionspot.backbones.image_towers import image_tower
 from regionspot.backbones.weights import (
     RANDOM,
     SHIPPED,
@@ -36,37 +37,15 @@ _logger = logging.getLogger(__name__)
 _OPTION = "models.clip_weights"
 _QUICK = "-quickgelu"
 
-Rgb = tuple[float, float, float]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedClip:
-    """A frozen CLIP with everything needed to feed it."""
+class LoadedClip(EncoderInfo):
+    """A frozen CLIP with everything needed to feed it; its name is open_clip's, or "tiny"."""
 
     model: "CLIP"
     """open_clip's model, in eval mode, with nothing to be trained."""
     tokenizer: Tokenizer
     """Texts to token ids."""
-    name: str
-    """open_clip's model name, or "tiny"."""
-    image_size: int
-    """Side of the square input in pixels."""
-    activation: str
-    """"quick_gelu" or "gelu"."""
-    mean: Rgb
-    """Mean of red, green and blue in 0..1 that the input is normalised with."""
-    std: Rgb
-    """Their standard deviation."""
-    width: int
-    """Width D of the feature map."""
-    text_dim: int
-    """Width E of the joint text space."""
-    num_tokens: int
-    """Tokens T of a feature map: the first token and the patches."""
-    first_token: FirstToken
-    """What the first token is: the class token, or the pooled embedding in its place."""
-    logit_scale: float
-    """What cosines are multiplied with: the exponential of the model's ``logit_scale``."""
 
 
 def check_clip_name(model: str) -> None:

@@ -1,29 +1,19 @@
-"""Text banks: class names to unit-norm embeddings in CLIP's text space.
+"""Texts for an encoder: tokenizers, and the sentences that class names are put into.
 
-Shape letters: C classes, L tokens of a text, E the joint text space.
+There are the tokenizers of open_clip's models, and one for tiny CLIPs that knows whole words. All
+follow open_clip's calling convention.
 
-Tokenizers: those of open_clip's models, and one that knows whole words, for tiny CLIPs.
-
-All follow open_clip's calling convention, so that code which embeds texts need not know which one
-it was given.
+Shape letters: C classes, N texts, L tokens of a text.
 """
 
-import logging
 from collections.abc import Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
 
-from regionspot.backbones.text_towers import embed_texts
 from regionspot.core.errors import ConfigError, VocabularyError, WeightsError
 from regionspot.core.text import needs_extra
-
-if TYPE_CHECKING:
-    from open_clip.model import CLIP
 
 
 class Tokenizer(Protocol):
@@ -165,10 +155,6 @@ _READABLE, _SYNONYMS = "-readable", "-synonyms"
 SLOT = "{}"
 """Where the class name goes in a sentence."""
 
-_BATCHES_SORTED_AT_ONCE = 8
-_SECONDS_WORTH_A_BAR = 2.0
-_TEXTS_WORTH_A_LOG = 2_000
-_logger = logging.getLogger(__name__)
 _PLAIN_SETS = ("ensemble81", "ensemble80", "single", "none")
 
 TEMPLATE_SETS: tuple[str, ...] = tuple(
@@ -246,66 +232,3 @@ def spellings(
     if _READABLE in templates:
         names_of = [[name.replace("_", " ") for name in of_class] for of_class in names_of]
     return names_of
-
-
-@torch.no_grad()
-def text_bank(
-    clip: "CLIP",
-    tokenizer: Tokenizer,
-    names: Sequence[str],
-    templates: str = "ensemble81",
-    *,
-    synonyms: Sequence[Sequence[str]] | None = None,
-    batch_size: int = 256,
-) -> Tensor:
-    """Embed class names, averaged over the sentences of a template set.
-
-    The raw embeddings of a name's sentences are averaged, then normalised once, as the paper's code
-    does. (Normalising each of them first, as zero-shot classifiers often do, gives numbers 2 %
-    away.)
-
-    Args:
-        clip: An open_clip model.
-        tokenizer: Its tokenizer.
-        names: C class names.
-        templates: One of `TEMPLATE_SETS`.
-        synonyms: All names of each class, its own among them; only used by the ``-synonyms`` sets,
-            for which a class is its one name if this is None.
-        batch_size: Texts encoded at once, about; the result does not depend on it.
-
-    Returns:
-        (C, E) float32, unit norm, on CLIP's device; row i belongs to name i.
-
-    Raises:
-        ConfigError: There is no such template set.
-        VocabularyError: There is no name, or the synonyms are not one entry a class.
-    """
-    sentences = template_texts(templates)
-    names_of = spellings(names, templates, synonyms)
-    device = clip.logit_scale.device
-    step = max(1, _BATCHES_SORTED_AT_ONCE * batch_size // len(sentences))
-    rows = []
-    num_texts = len(sentences) * sum(map(len, names_of))
-    if num_texts >= _TEXTS_WORTH_A_LOG:
-        _logger.info("embedding %d class names as %d texts", len(names), num_texts)
-    # `disable=None` keeps log files free of progress bars.
-    bar = tqdm(
-        desc=f"embedding {len(names):,} names",
-        total=num_texts,
-        unit=" texts",
-        disable=None,
-        delay=_SECONDS_WORTH_A_BAR,
-    )
-    for start in range(0, len(names), step):
-        group = names_of[start : start + step]
-        # Not str.format: a name may hold braces itself.
-        texts_of = [
-            [sentence.replace(SLOT, name) for name in of_class for sentence in sentences]
-            for of_class in group
-        ]
-        texts = list(chain.from_iterable(texts_of))
-        ids_NL = tokenizer(texts).to(device)
-        embedded = embed_texts(clip, ids_NL, batch_size=batch_size, on_batch=bar.update)
-        rows += [of_class.mean(dim=0) for of_class in embedded.split(list(map(len, texts_of)))]
-    bar.close()
-    return F.normalize(torch.stack(rows), dim=-1)

@@ -8,12 +8,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from regionspot.backbones.clip_image import CLIP_RESIZE, Encoder
-from regionspot.backbones.clip_models import check_clip_name, load_clip
-from regionspot.backbones.clip_text import text_bank
+from regionspot.backbones.clip_image import OpenClipEncoder
+from regionspot.backbones.clip_models import check_clip_name
+from regionspot.backbones.encoder import Encoder
 from regionspot.backbones.execution import FLOAT32, Execution, check_compiles, resolve_device
 from regionspot.backbones.localizer import Localizer
-from regionspot.backbones.name_tokens import NameFindings, examine_names
+from regionspot.backbones.name_tokens import NameFindings
 from regionspot.backbones.presets import (
     SAM2_DEFAULT_WEIGHTS,
     ModelsConfig,
@@ -29,6 +29,10 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.core.workers import map_batches, workers_on
 
 _logger = logging.getLogger(__name__)
+
+ENCODERS: dict[str, type[Encoder]] = {"tiny": OpenClipEncoder}
+"""Class of the encoder by the name of its model (option ``models.clip``). All other names are those
+of open_clip's models."""
 
 _Batch = TypeVar("_Batch")
 _Result = TypeVar("_Result")
@@ -50,7 +54,7 @@ class FrozenModels:
     def __post_init__(self) -> None:
         # Both are taken here, before anybody can cast the weights to another dtype.
         object.__setattr__(self, "sam_sha256", state_sha256(self.localizer.module))
-        object.__setattr__(self, "clip_sha256", state_sha256(self.encoder.clip.model))
+        object.__setattr__(self, "clip_sha256", state_sha256(self.encoder.module))
 
     @property
     def precision(self) -> Precision:
@@ -91,26 +95,26 @@ class FrozenModels:
         Args:
             exif_policy: What the reader of the images does about EXIF rotation.
         """
-        clip = self.encoder.clip
+        encoder, info = self.encoder, self.encoder.info
         return Fingerprint(
             sam_model=self.localizer.model_name,
             sam_weights_sha256=self.sam_sha256,
             sam_image_size=self.localizer.image_size,
             sam_resize=self.localizer.resize_rule,
-            clip_model=clip.name,
+            clip_model=info.name,
             clip_weights_sha256=self.clip_sha256,
-            clip_image_size=clip.image_size,
-            clip_activation=clip.activation,
-            clip_mean=clip.mean,
-            clip_std=clip.std,
-            clip_resize=CLIP_RESIZE,
-            clip_first_token=clip.first_token,
+            clip_image_size=info.image_size,
+            clip_activation=info.activation,
+            clip_mean=info.mean,
+            clip_std=info.std,
+            clip_resize=encoder.resize_rule,
+            clip_first_token=info.first_token,
             exif_policy=exif_policy,
             token_site=self.localizer.token_site,
             token_dim=self.localizer.token_dim,
-            feature_dim=clip.width,
-            num_feature_tokens=clip.num_tokens,
-            text_dim=clip.text_dim,
+            feature_dim=info.width,
+            num_feature_tokens=info.num_tokens,
+            text_dim=info.text_dim,
         )
 
     def text_bank(
@@ -120,9 +124,8 @@ class FrozenModels:
         templates: str = "ensemble81",
         synonyms: Sequence[Sequence[str]] | None = None,
     ) -> Tensor:
-        """Embed a vocabulary with this CLIP, (C, E) float32, unit norm; see `text_bank`."""
-        clip = self.encoder.clip
-        return text_bank(clip.model, clip.tokenizer, vocabulary.names, templates, synonyms=synonyms)
+        """Embed a vocabulary, (C, E) float32, unit norm; see `Encoder.text_bank`."""
+        return self.encoder.text_bank(vocabulary.names, templates, synonyms=synonyms)
 
     def examine_names(
         self,
@@ -131,9 +134,8 @@ class FrozenModels:
         templates: str = "ensemble81",
         synonyms: Sequence[Sequence[str]] | None = None,
     ) -> NameFindings:
-        """Say which names this CLIP does not know, cuts or cannot tell apart; runs no model."""
-        tokenizer = self.encoder.clip.tokenizer
-        return examine_names(tokenizer, vocabulary.names, templates, synonyms=synonyms)
+        """Return what the encoder's tokenizer makes of the names; see `Encoder.examine_names`."""
+        return self.encoder.examine_names(vocabulary.names, templates, synonyms=synonyms)
 
 
 def load_localizer(
@@ -164,6 +166,11 @@ def load_localizer(
     return SamLocalizer(sam, token_site=token_site, model_name=model, execution=execution)
 
 
+def load_encoder(model: str, weights: str, *, execution: Execution = FLOAT32) -> Encoder:
+    """Load a frozen encoder; arguments and errors are those of `Encoder.load`."""
+    return ENCODERS.get(model, OpenClipEncoder).load(model, weights, execution=execution)
+
+
 def load_frozen_models(
     config: ModelsConfig, *, device: str = "cpu", batch_size: int = 8
 ) -> FrozenModels:
@@ -182,7 +189,7 @@ def load_frozen_models(
         MissingExtraError: ``open_clip`` or the package of the SAM is not installed.
     """
     target = resolve_device(device)
-    if config.clip is not None:
+    if config.clip is not None and config.clip not in ENCODERS:
         # A mistyped name has no default weights either; to be told that would not help.
         check_clip_name(config.clip)
     models = resolve(config)
@@ -194,8 +201,8 @@ def load_frozen_models(
     localizer = load_localizer(
         models.sam, models.sam_weights, token_site=models.token_site, execution=execution
     )
-    clip = load_clip(models.clip, models.clip_weights)
-    frozen = FrozenModels(localizer=localizer, encoder=Encoder(clip, execution=execution))
+    encoder = load_encoder(models.clip, models.clip_weights, execution=execution)
+    frozen = FrozenModels(localizer=localizer, encoder=encoder)
     _logger.info(
         "SAM %s (weights %s) and CLIP %s (weights %s) on %s in %s%s",
         models.sam,

@@ -117,13 +117,13 @@ def examine_names(
     *,
     synonyms: Sequence[Sequence[str]] | None = None,
 ) -> NameFindings:
-    """Look at class names as `text_bank` will put them to CLIP, without running it.
+    """Look at class names as `Encoder.text_bank` will put them to the model, without running it.
 
     Args:
         tokenizer: CLIP's tokenizer.
         names: C class names.
         templates: One of `TEMPLATE_SETS`.
-        synonyms: All names of each class, as for `text_bank`.
+        synonyms: All names of each class, as for `Encoder.text_bank`.
 
     Raises:
         ConfigError: There is no such template set.

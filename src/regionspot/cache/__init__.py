@@ -3,16 +3,7 @@
 from regionspot.cache.batch_copy import BatchTargets
 from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.feature_cache import FeatureCache
-from regionspot.cache.feature_codec import (
-    FeatureCodec,
-    all_finite,
-    check_codec,
-    decode_features,
-    encode_features,
-    stored_array,
-    stored_dtype,
-    stored_tensor,
-)
+from regionspot.cache.feature_codec import CODECS, CodecName, FeatureCodec, find_codec
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint, refuse_differences
 from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
@@ -72,6 +63,7 @@ from regionspot.cache.verify import Problem, find_garbage, verify_cache, verify_
 
 __all__ = [
     "ARRAY_MEMBERS",
+    "CODECS",
     "EXTRAS",
     "MANIFEST",
     "MEMBERS",
@@ -83,6 +75,7 @@ __all__ = [
     "CacheMerge",
     "CacheStats",
     "CachedSample",
+    "CodecName",
     "FeatureCache",
     "FeatureCodec",
     "Fingerprint",
@@ -98,18 +91,15 @@ __all__ = [
     "ShardSidecar",
     "StoredBank",
     "TextBankStore",
-    "all_finite",
     "build_index",
     "category_tree_path",
-    "check_codec",
     "check_same_fingerprint",
     "check_same_manifest",
     "collect_stats",
     "decode_array",
-    "decode_features",
     "encode_array",
-    "encode_features",
     "exclusive_writer",
+    "find_codec",
     "find_garbage",
     "image_bytes",
     "index_path",
@@ -131,9 +121,6 @@ __all__ = [
     "sharing_writer",
     "sidecar_name",
     "sidecar_path",
-    "stored_array",
-    "stored_dtype",
-    "stored_tensor",
     "tar_name",
     "text_banks_path",
     "try_lock_shard",

@@ -32,7 +32,7 @@ class BatchTargets:
             float16, boxes (B, R, 4) float32, labels (B, R) int64, box scores (B, R) float32, all
             contiguous, in the memory of the CPU.
         feature_map_shape: Shape of a stored feature map, (T, W).
-        feature_map_dtype: Its dtype, see `stored_dtype`.
+        feature_map_dtype: Its dtype, see `FeatureCodec.torch_dtype`.
         token_dim: Width of stored position tokens, S.
 
     Raises:

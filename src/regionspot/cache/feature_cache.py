@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from typing_extensions import override
 
 from regionspot.cache.batch_copy import BatchTargets
@@ -147,6 +148,11 @@ class FeatureCache:
                 f" rebuilds the index: {CACHE_COMMAND}"
             )
         return sample
+
+    def features(self, sample: CachedSample) -> Tensor:
+        """Return the feature map of one of its samples decoded, (T, D) in a float dtype; a copy."""
+        codec = self._manifest.feature_codec
+        return codec.decode(codec.to_tensor(sample.feature_map))
 
     def copy_arrays(self, images: NDArray[np.int64], targets: BatchTargets) -> None:
         """Copy the arrays of images into the rows of a batch, for a loader.

@@ -1,170 +1,231 @@
 """How feature maps are stored: as float16, as bfloat16, or as int8 with the outliers kept apart.
 
-Trained CLIPs have a few channels that are a hundred times as large as the others. One scale for a
-whole token would spend all of int8 on them, so each token keeps its 8 largest channels as float16.
-Stored rows are decoded where they are used: int8 travels to the device as int8. What a stored array
-is follows from its dtype. Shape letters: T tokens, D channels, W bytes of a row of int8.
+A codec is a subclass of `FeatureCodec` and a row of `CODECS`. The manifest of a cache names its
+codec, and all code that encodes or decodes gets it from there. Feature maps are decoded where they
+are used, so that int8 is copied to a GPU as int8.
+
+Shape letters: T tokens, D channels, W numbers in a stored row.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Final, Literal, Self, get_args
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from regionspot.core.errors import CacheMismatchError, ConfigError, ShapeError
 
-FeatureCodec = Literal["float16", "bfloat16", "int8"]
-"""Names of the ways in which feature maps are stored."""
-
-NUM_OUTLIERS: Final = 8
-"""Channels of a token that int8 keeps as float16."""
-
-_ROW_ALIGNMENT: Final = 4
-_SCALE_BYTES, _CHANNEL_BYTES, _VALUE_BYTES = 4, 2 * NUM_OUTLIERS, 2 * NUM_OUTLIERS
-_BYTES_BESIDE: Final = _SCALE_BYTES + _CHANNEL_BYTES + _VALUE_BYTES
-_NPY_DTYPES: Final = {"float16": "<f2", "bfloat16": "<u2", "int8": "|u1"}
-STORED_DTYPES: Final = tuple(np.dtype(name) for name in _NPY_DTYPES.values())
-"""NumPy's types of stored feature maps: float16, the bits of bfloat16, rows of int8."""
-
-_TORCH_DTYPES: Final = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "int8": torch.uint8,
-}
-
-
-def check_codec(codec: str, *, feature_dim: int) -> FeatureCodec:
-    """Return the codec's name, now known to be one that can store feature maps of a width.
-
-    Raises:
-        CacheMismatchError: There is no such codec.
-        ConfigError: int8 cannot store this width.
-    """
-    for known in get_args(FeatureCodec):
-        if codec == known:
-            break
-    else:
-        raise CacheMismatchError(
-            f"feature maps are stored as {codec!r}; this RegionSpot knows"
-            f" {', '.join(get_args(FeatureCodec))}. Use the RegionSpot that wrote them."
-        )
-    if known == "int8" and (feature_dim % _ROW_ALIGNMENT or feature_dim <= NUM_OUTLIERS):
-        raise ConfigError(
-            f"--codec is int8, but feature maps are {feature_dim} wide; int8 wants a multiple of"
-            f" {_ROW_ALIGNMENT} above {NUM_OUTLIERS}. Use --codec float16."
-        )
-    return known
+CodecName = Literal["float16", "bfloat16", "int8"]
+"""Names of the codecs in `CODECS`; these are the choices of ``--codec``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredForm:
-    """How every feature map of a cache lies in a shard."""
+    """Dtype and shape of every feature map in a shard."""
 
     dtype: str
-    """NumPy's name of the type, with the byte order: ``<f2``, ``<u2`` or ``|u1``."""
+    """NumPy's name of the type with the byte order, such as ``<f2``."""
     shape: tuple[int, int]
-    """Tokens, and numbers of a row: (T, D), or (T, W) for int8."""
+    """Tokens and numbers in a row, (T, W)."""
 
     @property
     def num_bytes(self) -> int:
         """Bytes of a feature map."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
-    @classmethod
-    def of(cls, codec: FeatureCodec, *, num_tokens: int, feature_dim: int) -> Self:
-        """Return the form in which a codec stores feature maps (T, D)."""
-        width = feature_dim + _BYTES_BESIDE if codec == "int8" else feature_dim
-        return cls(dtype=_NPY_DTYPES[codec], shape=(num_tokens, width))
+
+class FeatureCodec(ABC):
+    """One way to store feature maps."""
+
+    name: ClassVar[CodecName]
+    """Name in manifests and options."""
+    dtype: ClassVar[str]
+    """NumPy's name of the stored type with the byte order, such as ``<f2``."""
+    torch_dtype: ClassVar[torch.dtype]
+    """Dtype of stored feature maps as tensors, of the same item size as `dtype`."""
+
+    def row_width(self, feature_dim: int) -> int:
+        """Return W, the numbers in a stored row of ``feature_dim`` channels.
+
+        Raises:
+            ConfigError: The codec cannot store this width.
+        """
+        return feature_dim
+
+    @abstractmethod
+    def encode(self, features_TD: Tensor) -> Tensor:
+        """Return a feature map as it is stored, on its device.
+
+        Args:
+            features_TD: (..., D) in any float dtype, finite.
+
+        Returns:
+            (..., W) in `torch_dtype`. Numbers that are too large become infinite; see `all_finite`.
+        """
+
+    @abstractmethod
+    def decode(self, stored: Tensor) -> Tensor:
+        """Return the feature map, (..., D) in a float dtype, on the device of ``stored``.
+
+        Args:
+            stored: (..., W), as `encode` returns it.
+
+        Raises:
+            ShapeError: The codec does not store this dtype or width.
+        """
+
+    @abstractmethod
+    def all_finite(self, stored: NDArray[np.generic]) -> bool:
+        """Return whether a stored feature map has only finite numbers."""
+
+    def form(self, *, num_tokens: int, feature_dim: int) -> StoredForm:
+        """Return dtype and shape in which feature maps (T, D) are stored.
+
+        Raises:
+            ConfigError: The codec cannot store this width.
+        """
+        return StoredForm(dtype=self.dtype, shape=(num_tokens, self.row_width(feature_dim)))
+
+    def to_array(self, stored: Tensor) -> NDArray[np.generic]:
+        """Return what `encode` gave as the array that a `CachedSample` holds."""
+        return stored.cpu().contiguous().view(torch.uint8).numpy().view(self.dtype)
+
+    def to_tensor(self, stored: NDArray[np.generic]) -> Tensor:
+        """Return what a `CachedSample` holds as a tensor for `decode`; a copy."""
+        owned = np.array(stored)  # the cache's is a read-only view, which torch does not take
+        return torch.from_numpy(owned.view(np.uint8)).view(self.torch_dtype)
 
 
-def stored_dtype(codec: FeatureCodec) -> torch.dtype:
-    """Return torch's dtype of stored feature maps: float16, bfloat16, or uint8 for int8's rows."""
-    return _TORCH_DTYPES[codec]
+class _Rounded(FeatureCodec):
+    """A float dtype of 16 bits: encoding rounds to nearest, decoding copies nothing."""
 
+    @override
+    def encode(self, features_TD: Tensor) -> Tensor:
+        return features_TD.to(self.torch_dtype)
 
-def encode_features(features_TD: Tensor, codec: FeatureCodec) -> Tensor:
-    """Return a feature map as it is stored, on the device that it is on.
-
-    Args:
-        features_TD: Any number of axes before the channels, any float dtype, finite.
-        codec: How to store it.
-
-    Returns:
-        float16 or bfloat16 (..., D), rounded to nearest. Or uint8 (..., W) with W = D + 36, a row:
-        D int8 codes (0 where there is an outlier); their scale, float32; the channels of the 8
-        outliers ascending, int16; their values, float16. Numbers too large for float16 become
-        infinite; the caller refuses them.
-    """
-    if codec != "int8":
-        return features_TD.to(_TORCH_DTYPES[codec])
-    values = features_TD.float()
-    channels = values.abs().topk(NUM_OUTLIERS, dim=-1).indices.sort(dim=-1).values
-    outliers = values.gather(-1, channels).to(torch.float16)
-    rest = values.scatter(-1, channels, 0.0)
-    scales = rest.abs().amax(dim=-1, keepdim=True) / 127
-    codes = (rest / scales.where(scales > 0, 1.0)).round().to(torch.int8)
-    parts = (codes, scales, channels.to(torch.int16), outliers)
-    return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1)
-
-
-def decode_features(stored: Tensor) -> Tensor:
-    """Return feature maps from what a cache stores, on the device that it is on.
-
-    Args:
-        stored: As `encode_features` returns it, any number of axes before the last.
-
-    Returns:
-        float16 or bfloat16 as they are, without a copy; float32 (..., D) from rows of int8.
-
-    Raises:
-        ShapeError: The dtype is none of the three, or rows are too short.
-    """
-    if stored.dtype in (torch.float16, torch.bfloat16):
+    @override
+    def decode(self, stored: Tensor) -> Tensor:
+        if stored.dtype != self.torch_dtype:
+            raise ShapeError(
+                f"stored feature maps are {stored.dtype} {tuple(stored.shape)}; wanted"
+                f" {self.torch_dtype} for the codec {self.name}."
+            )
         return stored
-    width = stored.shape[-1] - _BYTES_BESIDE
-    if stored.dtype != torch.uint8 or width <= NUM_OUTLIERS or width % _ROW_ALIGNMENT:
-        raise ShapeError(
-            f"stored feature maps are {stored.dtype} {tuple(stored.shape)}; wanted float16 or"
-            f" bfloat16, or uint8 rows of {_BYTES_BESIDE} bytes more than a feature map is wide."
-        )
-    codes, scales, channels, outliers = stored.split(
-        (width, _SCALE_BYTES, _CHANNEL_BYTES, _VALUE_BYTES), dim=-1
-    )
-    features = codes.view(torch.int8).float() * scales.view(torch.float32)
-    return features.scatter_(
-        -1, channels.view(torch.int16).long(), outliers.view(torch.float16).float()
-    )
 
 
-def stored_tensor(stored: NDArray[np.generic]) -> Tensor:
-    """Return what a cached sample holds as a tensor for `decode_features`, in memory of its own."""
-    owned = np.array(stored)  # the cache's is a read-only view, which torch does not take
-    if owned.dtype == np.uint16:
-        return torch.from_numpy(owned.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(owned)
+class Float16(_Rounded):
+    """Half precision: each number within 0.05 %, up to 65504."""
+
+    name = "float16"
+    dtype = "<f2"
+    torch_dtype = torch.float16
+
+    @override
+    def all_finite(self, stored: NDArray[np.generic]) -> bool:
+        return bool(np.isfinite(stored).all())
 
 
-def all_finite(stored: NDArray[np.generic]) -> bool:
-    """Say whether a feature map as a cached sample holds it has only finite numbers."""
-    if stored.dtype == np.uint8:
-        scale_at = stored.shape[-1] - _BYTES_BESIDE
-        scales = np.ascontiguousarray(stored[..., scale_at : scale_at + _SCALE_BYTES])
-        values = np.ascontiguousarray(stored[..., -_VALUE_BYTES:])
-        return bool(np.isfinite(scales.view("<f4")).all() and np.isfinite(values.view("<f2")).all())
-    if stored.dtype == np.uint16:
+class BFloat16(_Rounded):
+    """The upper half of float32: each number within 0.4 %. NumPy sees its bits as ``<u2``."""
+
+    name = "bfloat16"
+    dtype = "<u2"
+    torch_dtype = torch.bfloat16
+
+    @override
+    def all_finite(self, stored: NDArray[np.generic]) -> bool:
         exponents = np.bitwise_and(stored.view(np.uint16), 0x7F80)
         return bool((exponents != 0x7F80).all())
-    return bool(np.isfinite(stored).all())
 
 
-def stored_array(stored: Tensor) -> NDArray[np.generic]:
-    """Return what `encode_features` gave as the array that a cached sample holds."""
-    on_cpu = stored.cpu().contiguous()
-    if on_cpu.dtype == torch.bfloat16:
-        return on_cpu.view(torch.int16).numpy().view(np.uint16)
-    array: NDArray[np.generic] = on_cpu.numpy()
-    return array
+class Int8(FeatureCodec):
+    """int8 with one scale a token, and the 8 largest channels of each token as float16.
+
+    Trained CLIPs have a few channels that are a hundred times as large as the others. One scale for
+    a whole token would spend all of int8 on them.
+
+    A row has W = D + 36 bytes: D codes (0 where there is an outlier); their scale, float32; the
+    channels of the 8 outliers ascending, int16; their values, float16. Decoded it is float32.
+    """
+
+    name = "int8"
+    dtype = "|u1"
+    torch_dtype = torch.uint8
+
+    NUM_OUTLIERS: Final = 8
+    _ROW_ALIGNMENT: Final = 4
+    _SCALE_BYTES, _CHANNEL_BYTES, _VALUE_BYTES = 4, 2 * NUM_OUTLIERS, 2 * NUM_OUTLIERS
+    _BYTES_BESIDE: Final = _SCALE_BYTES + _CHANNEL_BYTES + _VALUE_BYTES
+
+    @override
+    def row_width(self, feature_dim: int) -> int:
+        if not self._can_store(feature_dim):
+            raise ConfigError(
+                f"--codec is int8, but feature maps are {feature_dim} wide; int8 wants a multiple"
+                f" of {self._ROW_ALIGNMENT} above {self.NUM_OUTLIERS}. Use --codec float16."
+            )
+        return feature_dim + self._BYTES_BESIDE
+
+    @override
+    def encode(self, features_TD: Tensor) -> Tensor:
+        values = features_TD.float()
+        channels = values.abs().topk(self.NUM_OUTLIERS, dim=-1).indices.sort(dim=-1).values
+        outliers = values.gather(-1, channels).to(torch.float16)
+        rest = values.scatter(-1, channels, 0.0)
+        scales = rest.abs().amax(dim=-1, keepdim=True) / 127
+        codes = (rest / scales.where(scales > 0, 1.0)).round().to(torch.int8)
+        parts = (codes, scales, channels.to(torch.int16), outliers)
+        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1)
+
+    @override
+    def decode(self, stored: Tensor) -> Tensor:
+        feature_dim = stored.shape[-1] - self._BYTES_BESIDE
+        if stored.dtype != torch.uint8 or not self._can_store(feature_dim):
+            raise ShapeError(
+                f"stored feature maps are {stored.dtype} {tuple(stored.shape)}; wanted uint8 rows"
+                f" of {self._BYTES_BESIDE} bytes more than a feature map is wide for the codec"
+                f" {self.name}."
+            )
+        codes, scales, channels, outliers = stored.split(
+            (feature_dim, self._SCALE_BYTES, self._CHANNEL_BYTES, self._VALUE_BYTES), dim=-1
+        )
+        features = codes.view(torch.int8).float() * scales.view(torch.float32)
+        return features.scatter_(
+            -1, channels.view(torch.int16).long(), outliers.view(torch.float16).float()
+        )
+
+    @override
+    def all_finite(self, stored: NDArray[np.generic]) -> bool:
+        scale_at = stored.shape[-1] - self._BYTES_BESIDE
+        scales = np.ascontiguousarray(stored[..., scale_at : scale_at + self._SCALE_BYTES])
+        values = np.ascontiguousarray(stored[..., -self._VALUE_BYTES :])
+        return bool(np.isfinite(scales.view("<f4")).all() and np.isfinite(values.view("<f2")).all())
+
+    def _can_store(self, feature_dim: int) -> bool:
+        return feature_dim % self._ROW_ALIGNMENT == 0 and feature_dim > self.NUM_OUTLIERS
+
+
+CODECS: Final[dict[str, FeatureCodec]] = {
+    codec.name: codec for codec in (Float16(), BFloat16(), Int8())
+}
+"""All codecs by name."""
+
+
+def find_codec(name: str) -> FeatureCodec:
+    """Return the codec of a name.
+
+    Raises:
+        CacheMismatchError: There is no such codec.
+    """
+    codec = CODECS.get(name)
+    if codec is None:
+        raise CacheMismatchError(
+            f"feature maps are stored as {name!r}; this RegionSpot knows {', '.join(CODECS)}. Use"
+            " the RegionSpot that wrote them."
+        )
+    return codec

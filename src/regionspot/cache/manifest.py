@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.cache.feature_codec import FeatureCodec, StoredForm, check_codec
+from regionspot.cache.feature_codec import CodecName, FeatureCodec, StoredForm, find_codec
 from regionspot.cache.fingerprint import Fingerprint, refuse_differences
 from regionspot.cache.layout import (
     CACHE_COMMAND,
@@ -73,7 +73,7 @@ class Manifest:
     """Identity of the proposals that the regions are; None if they are the annotated ones."""
     prompt: str = "box"
     """What of a region SAM was shown."""
-    codec: FeatureCodec = "float16"
+    codec: CodecName = "float16"
     """How feature maps are stored."""
     precision: str = "float32"
     """In which precision the frozen models ran."""
@@ -95,13 +95,17 @@ class Manifest:
                 f"a manifest has {len(self.category_ids)} category ids for {len(self.vocabulary)}"
                 " class names; wanted one for each."
             )
-        check_codec(self.codec, feature_dim=self.fingerprint.feature_dim)
+        self.feature_codec.row_width(self.fingerprint.feature_dim)  # refuses other widths
+
+    @property
+    def feature_codec(self) -> FeatureCodec:
+        """What encodes and decodes feature maps."""
+        return find_codec(self.codec)
 
     @property
     def feature_map_form(self) -> StoredForm:
         """How feature maps lie in the shards."""
-        return StoredForm.of(
-            self.codec,
+        return self.feature_codec.form(
             num_tokens=self.fingerprint.num_feature_tokens,
             feature_dim=self.fingerprint.feature_dim,
         )

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from regionspot.cache.feature_codec import STORED_DTYPES, decode_features, stored_tensor
+from regionspot.cache.feature_codec import CODECS
 from regionspot.cache.layout import MAX_KEY_LENGTH, is_key
 from regionspot.core.errors import AnnotationError, ShapeError
+
+_STORED_DTYPES = {np.dtype(codec.dtype) for codec in CODECS.values()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class CachedSample:
     """The localizer's token of each region, (R, S)."""
     feature_map: NDArray[np.generic]
     """The encoder's tokens of the image, class token first, as they are stored: float16 (T, D), or
-    another form that `feature_codec` tells of; `features` decodes it."""
+    as another codec stores it; `FeatureCache.features` decodes it."""
     num_clipped_regions: int = 0
     """Regions among them whose box was clipped when the image's size became known."""
     num_dropped_regions: int = 0
@@ -64,21 +65,17 @@ class CachedSample:
         self._check("box_scores", self.box_scores, np.float32, (num_regions,))
         self._check("boxes_xyxy", self.boxes_xyxy, np.float32, (num_regions, 4))
         self._check("position_tokens", self.position_tokens, np.float16, (num_regions, None))
-        if self.feature_map.dtype not in STORED_DTYPES or self.feature_map.ndim != 2:
+        if self.feature_map.dtype not in _STORED_DTYPES or self.feature_map.ndim != 2:
             raise ShapeError(
                 f"image {self.key}: feature_map is {self.feature_map.dtype}"
-                f" {self.feature_map.shape}; wanted float16 (any, any), or what encode_features"
-                " gives."
+                f" {self.feature_map.shape}; wanted float16 (any, any), or what the encode"
+                " of another codec gives."
             )
 
     @property
     def num_regions(self) -> int:
         """Number of regions, R."""
         return len(self.labels)
-
-    def features(self) -> Tensor:
-        """Return the feature map decoded, (T, D) float16, bfloat16 or float32; a copy."""
-        return decode_features(stored_tensor(self.feature_map))
 
     @property
     def arrays(self) -> tuple[NDArray[np.generic], ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from regionspot.cache.feature_codec import StoredForm, all_finite
+from regionspot.cache.feature_codec import StoredForm
 from regionspot.cache.layout import ARRAY_MEMBERS, MEMBERS
 from regionspot.cache.manifest import Manifest
 from regionspot.cache.member_bytes import TarWriter, WrittenMember
@@ -111,7 +111,7 @@ def check_sample(sample: CachedSample, manifest: Manifest) -> None:
         )
     for name, array in zip(ARRAY_MEMBERS, sample.arrays, strict=True):
         is_map = array is sample.feature_map
-        if not (all_finite(array) if is_map else np.isfinite(array).all()):
+        if not (manifest.feature_codec.all_finite(array) if is_map else np.isfinite(array).all()):
             raise ShapeError(
                 f"image {sample.key}: {name} holds values that are not finite. A number above"
                 " 65504 does not fit into float16; look at the image, and at the dtype in which"

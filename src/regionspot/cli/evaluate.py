@@ -79,7 +79,7 @@ def _evaluate_alone(
     run = run_methods(config, data)
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
-    methods = tuple(_score(output, scorer, data) for output in run.outputs)
+    methods = tuple(_score(output, scorer) for output in run.outputs)
     _write_predictions(output_dir, run)
     scoring = {"evaluate: LVIS AP and predictions files": time.perf_counter() - start}
     result = EvaluationResult(
@@ -122,12 +122,12 @@ def _evaluate(words: Sequence[str]) -> None:
     print(f"report: {Path(config.output_dir) / REPORT_NAME}")
 
 
-def _score(output: MethodOutput, scorer: LvisScorer, data: EvaluationData) -> MethodResult:
+def _score(output: MethodOutput, scorer: LvisScorer) -> MethodResult:
     return MethodResult(
         name=output.name,
         description=output.description,
         scores=scorer.score(output.predictions()),
-        top1_accuracy=output.top1_accuracy(data.labels),
+        region_figures=output.means.figures(),
     )
 
 

@@ -1,13 +1,10 @@
-"""Copy cached images into one padded batch: once, straight out of the memory map.
+"""Copies cached images into one padded batch: once, straight out of the memory map.
 
-One batch of images with their regions, padded to the largest number of regions.
+A batch of feature maps is several megabytes. Allocating one for every step costs page faults, which
+is most of the time of a straightforward loader, so `BufferPool` reuses the memory of batches that
+are no longer referenced.
 
 Shapes: `B` images, `R` regions (padded), `T` feature tokens, `S` SAM width, `D` CLIP width.
-
-Large buffers that are used again as soon as nobody looks at them any more.
-
-A feature map batch is several megabytes. Allocating one for every step costs page faults, which is
-most of the time of a straightforward loader.
 """
 
 import dataclasses
@@ -23,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot.cache import BatchTargets, FeatureCache, decode_features, stored_dtype
+from regionspot.cache import BatchTargets, CodecName, FeatureCache, find_codec
 from regionspot.data.batch_order import BatchPlan, IndexArray, choose_regions
 
 
@@ -42,8 +39,10 @@ class RegionBatch:
     position_tokens: Tensor
     """Position tokens, (B, R, S) float16; zeros in the padding."""
     feature_map: Tensor
-    """Feature maps, class token first, as they are stored: (B, T, D) float16, or another form that
-    `features` decodes."""
+    """Feature maps, class token first, as they are stored: (B, T, D) float16, or as another codec
+    stores them; `features` decodes them."""
+    codec: CodecName
+    """How feature maps are stored."""
     region_mask: Tensor
     """True for a real region, (B, R) bool."""
     labels: Tensor
@@ -69,7 +68,7 @@ class RegionBatch:
 
     def features(self) -> Tensor:
         """Return the feature maps decoded, where the batch is: (B, T, D) in a float dtype."""
-        return decode_features(self.feature_map)
+        return find_codec(self.codec).decode(self.feature_map)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with all tensors on ``device``.
@@ -180,7 +179,7 @@ class Collator:
         counts = index.num_regions[images].astype(np.int64)
         batch_size, num_regions = len(images), int(counts.max(initial=0))
         form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
-        feature_map = self._pool.take((batch_size, *form.shape), stored_dtype(manifest.codec))
+        feature_map = self._pool.take((batch_size, *form.shape), manifest.feature_codec.torch_dtype)
         regional = (
             torch.zeros((batch_size, num_regions, token_dim), dtype=torch.float16),
             torch.zeros((batch_size, num_regions, 4)),
@@ -204,6 +203,7 @@ class Collator:
             image_ids=torch.from_numpy(index.image_ids[images]),
             position_tokens=tokens,
             feature_map=feature_map,
+            codec=manifest.codec,
             region_mask=torch.from_numpy(np.arange(num_regions) < counts[:, None]),
             labels=labels,
             box_scores=box_scores,

@@ -19,7 +19,7 @@ from regionspot.evaluation.data import EvaluationData
 from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
 from regionspot.model import TrainedHead, load_trained_head
-from regionspot.scoring import Predictions, Protocol, emit_predictions
+from regionspot.scoring import Predictions, Protocol, RegionMeans, emit_predictions
 
 _Item = TypeVar("_Item")
 _DESCRIPTIONS: dict[PixelMethod, str] = {
@@ -52,10 +52,14 @@ class MethodOutput:
     """Predictions by image."""
     named: dict[int, NamedImage] = field(default_factory=dict)
     """Top-1 names by image id."""
+    means: RegionMeans = field(default_factory=RegionMeans)
+    """Means over regions."""
 
-    def add(self, scores: RegionScores, category_ids: Sequence[int], protocol: Protocol) -> None:
+    def add(self, scores: RegionScores, data: EvaluationData, protocol: Protocol) -> None:
         """Take over one image's scores."""
+        category_ids = data.cache.manifest.category_ids
         self.parts.append(emit_predictions([scores], category_ids, protocol=protocol))
+        self.means.add(scores, data.labels[scores.image_id])
         best = scores.scores.argmax(axis=1)
         self.named[scores.image_id] = NamedImage(
             labels=best.astype(np.int64),
@@ -65,18 +69,6 @@ class MethodOutput:
     def predictions(self) -> Predictions:
         """Join the predictions of all images."""
         return Predictions.concatenate(self.parts)
-
-    def top1_accuracy(self, labels: Mapping[int, NDArray[np.int64]]) -> float | None:
-        """Return the share of regions whose most likely class is right, in percent.
-
-        Regions without a known class, which proposals are, do not count.
-        """
-        right = [
-            (named.labels == labels[image_id])[labels[image_id] >= 0]
-            for image_id, named in self.named.items()
-        ]
-        joined = np.concatenate(right) if right else np.zeros(0, np.bool_)
-        return 100.0 * float(joined.mean()) if joined.size else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +140,7 @@ def _run_head(
     output = MethodOutput(name=name, description=_describe_head(head))
     with safe_points():
         for scores in _with_progress(scored, name, len(data.cache)):
-            output.add(scores, data.cache.manifest.category_ids, config.protocol)
+            output.add(scores, data, config.protocol)
             check_stop()
     return output
 
@@ -177,7 +169,7 @@ def _run_from_pixels(
     with safe_points():
         for by_method in _with_progress(scored, "methods from pixels", len(data.cache)):
             for method, scores in by_method.items():
-                outputs[method].add(scores, data.cache.manifest.category_ids, config.protocol)
+                outputs[method].add(scores, data, config.protocol)
             check_stop()
     return list(outputs.values())
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from regionspot.backbones.presets import as_exif_policy
-from regionspot.cache import CachedSample
+from regionspot.cache import CachedSample, FeatureCache
 from regionspot.core.errors import MissingFileError
 from regionspot.evaluation.data import EvaluationData
 from regionspot.evaluation.methods import MethodOutput
@@ -170,7 +170,7 @@ def _attention_pictures(
     pictures = []
     for sample in samples[:_MAX_ATTENTION_IMAGES]:
         regions = _named_regions(data, output, sample)[:_MAX_ATTENTION_REGIONS]
-        maps = _attention_of(head, sample)[: len(regions)]
+        maps = _attention_of(head, data.cache, sample)[: len(regions)]
         share = 100 * float(maps[:, 0].mean())
         pictures.append(
             ReportPicture(
@@ -186,11 +186,13 @@ def _attention_pictures(
 
 
 @torch.inference_mode()
-def _attention_of(head: TrainedHead, sample: CachedSample) -> NDArray[np.float32]:
+def _attention_of(
+    head: TrainedHead, cache: FeatureCache, sample: CachedSample
+) -> NDArray[np.float32]:
     """Return the attention of all regions of an image to all tokens, (R, T)."""
     device = next(head.head.parameters()).device
     tokens = torch.from_numpy(np.array(sample.position_tokens, np.float32)).to(device)
-    features = sample.features().to(device)
+    features = cache.features(sample).to(device)
     maps: NDArray[np.float32] = (
         head.head.attention_maps(tokens[None], features[None])[0].cpu().numpy()
     )

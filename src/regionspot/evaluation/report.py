@@ -35,17 +35,12 @@ from regionspot.evaluation.report_html import (
     section,
     timings_table,
 )
+from regionspot.scoring.figures import shown_figures
 from regionspot.scoring.protocols import PROTOCOL_NOTES
 from regionspot.scoring.results import EvaluationResult
 from regionspot.viz import draw_ap_bars
 
 REPORT_NAME = "report.html"
-
-_FIGURES_NOTE = (
-    "Average precision in percent over IoU thresholds 0.50 to 0.95, averaged over the classes that"
-    " have ground truth. r, c, f: rare, common and frequent classes. top-1: share of annotated"
-    " boxes whose most likely class is right. The best of each column is coloured."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +137,10 @@ def _results(content: ReportContent) -> str:
         )
     chart = figure(content.ap_bars, kind="scroll chart") if content.ap_bars else ""
     table = headline_table(content.result.methods)
-    return "\n".join(
-        part for part in (warning, table, paragraph(_FIGURES_NOTE, kind="note"), chart) if part
-    )
+    shown = shown_figures("report", [method.figures for method in content.result.methods])
+    notes = [figure.note for figure in shown if figure.note]
+    note = " ".join([*notes, "The best of each column is coloured."])
+    return "\n".join(part for part in (warning, table, paragraph(note, kind="note"), chart) if part)
 
 
 def _reading(content: ReportContent) -> str:
@@ -291,7 +287,7 @@ def build_report(
     pictures = draw_region_pictures(
         data, first, run.heads.get(first.name), num_pictures=config.num_pictures
     )
-    bars = draw_ap_bars({method.name: method.scores.figures() for method in result.methods})
+    bars = draw_ap_bars({method.name: method.figures for method in result.methods})
     return ReportContent(
         title=config.title,
         result=result,

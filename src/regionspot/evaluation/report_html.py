@@ -10,10 +10,10 @@ from html import escape
 
 from regionspot.core.errors import ConfigError
 from regionspot.core.text import human_duration
+from regionspot.scoring.figures import format_figure, shown_figures
 from regionspot.scoring.lvis_ap import CategoryScore
-from regionspot.scoring.results import MethodResult, format_figure
+from regionspot.scoring.results import MethodResult
 
-_COLUMNS = ("AP", "APr", "APc", "APf", "AP50")
 _NUM_EXTREME_CATEGORIES = 8
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -79,8 +79,10 @@ def gallery(pictures: Sequence[ReportPicture], *, kind: str = "grid") -> str:
 def cards(methods: Sequence[MethodResult]) -> str:
     """Return the figures of the first method, large, and how far it is from the others."""
     first = methods[0]
-    figures = first.scores.figures()
-    texts = [(format_figure(figures[name]), f"{name} of {first.name}") for name in _COLUMNS[:4]]
+    texts = [
+        (figure.text(first.figures), f"{figure.title} of {first.name}")
+        for figure in shown_figures("cards", [first.figures])
+    ]
     others = [method for method in methods[1:] if method.scores.AP is not None]
     if others and first.scores.AP is not None:
         best = max(others, key=lambda method: method.scores.AP or 0.0)
@@ -95,11 +97,8 @@ def cards(methods: Sequence[MethodResult]) -> str:
 
 def headline_table(methods: Sequence[MethodResult]) -> str:
     """Return the table of all methods, the best of each column marked."""
-    with_top1 = any(method.top1_accuracy is not None for method in methods)
-    names = [*_COLUMNS, *(["top-1"] if with_top1 else [])]
-    columns = [[method.scores.figures()[name] for method in methods] for name in _COLUMNS]
-    if with_top1:
-        columns.append([method.top1_accuracy for method in methods])
+    shown = shown_figures("report", [method.figures for method in methods])
+    columns = [[method.figures[one.name] for method in methods] for one in shown]
     bests = [max((v for v in column if v is not None), default=None) for column in columns]
     rows = []
     for number, method in enumerate(methods):
@@ -114,7 +113,7 @@ def headline_table(methods: Sequence[MethodResult]) -> str:
             f'<span class="why">{escape(method.description)}</span></td>'
             f"{cells}</tr>"
         )
-    return _table(["method", *names], rows)
+    return _table(["method", *(one.title for one in shown)], rows)
 
 
 def category_tables(methods: Sequence[MethodResult]) -> str:

@@ -17,7 +17,7 @@ from regionspot.annotations import (
 from regionspot.backbones import GridProposer, SameTokens
 from regionspot.backbones.clip_text import TEMPLATE_SETS
 from regionspot.backbones.presets import ExifPolicy, ModelsConfig
-from regionspot.cache import FeatureCodec
+from regionspot.cache import CodecName
 from regionspot.core.errors import ConfigError
 from regionspot.extraction.parts import AUTO, Part
 from regionspot.storage import is_url
@@ -218,7 +218,7 @@ class CacheConfig:
     batch_size: int = 8
     """Images that go through SAM and CLIP at once: the larger, the more memory. The stored numbers
     may differ between batch sizes in their last bit."""
-    codec: FeatureCodec = "float16"
+    codec: CodecName = "float16"
     """How feature maps are stored: float16; bfloat16, for encoders whose numbers do not fit into
     float16; or int8, half the size, for an error of about 1 % that the manifest states (each token
     keeps its 8 largest channels as float16)."""

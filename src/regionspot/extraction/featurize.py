@@ -11,13 +11,7 @@ from torch import Tensor
 from regionspot.backbones import FrozenModels
 from regionspot.backbones.execution import HostCopies
 from regionspot.backbones.presets import Precision
-from regionspot.cache import (
-    CachedSample,
-    FeatureCodec,
-    all_finite,
-    encode_features,
-    stored_array,
-)
+from regionspot.cache import CachedSample, CodecName, find_codec
 from regionspot.core.errors import WeightsError
 from regionspot.extraction.locate import LocatedRecord, RegionLocator
 from regionspot.extraction.prepare import PreparedImage
@@ -28,7 +22,7 @@ def featurize(
     images: Sequence[PreparedImage],
     locator: RegionLocator | None = None,
     *,
-    codec: FeatureCodec = "float16",
+    codec: CodecName = "float16",
 ) -> list[CachedSample]:
     """Compute one sample an image, in order; no image gives no sample.
 
@@ -51,7 +45,7 @@ def launch(
     images: Sequence[PreparedImage],
     locator: RegionLocator | None = None,
     *,
-    codec: FeatureCodec = "float16",
+    codec: CodecName = "float16",
 ) -> "LaunchedBatch":
     """Begin to featurize at least one image; arguments as in `featurize`.
 
@@ -62,7 +56,8 @@ def launch(
     maps, tokens = torch.zeros(0, device=encoder.device), torch.zeros(0, device=encoder.device)
     frames = [image.clip_pixels for image in images if image.clip_pixels is not None]
     if frames:
-        maps = encode_features(encoder.features(encoder.normalise(torch.stack(frames))), codec)
+        features_BTD = encoder.features(encoder.normalise(torch.stack(frames)))
+        maps = find_codec(codec).encode(features_BTD)
     regions = _locate(images, locator)
     computed = [
         of_image.tokens
@@ -93,7 +88,7 @@ class LaunchedBatch:
     that are taken over from another cache."""
     precision: Precision
     """What was computed in."""
-    codec: FeatureCodec
+    codec: CodecName
     """How feature maps are stored."""
 
     def wait(self) -> list[CachedSample]:
@@ -135,13 +130,14 @@ class LaunchedBatch:
             yield tokens
 
     def _maps(self, computed: Tensor) -> Iterator[NDArray[np.generic]]:
-        maps = iter(stored_array(computed))
+        codec = find_codec(self.codec)
+        maps = iter(codec.to_array(computed))
         for image in self.images:
             if image.reused is not None:
                 yield image.reused.sample.feature_map
                 continue
             feature_map = next(maps)
-            if not all_finite(feature_map):
+            if not codec.all_finite(feature_map):
                 raise self._not_finite(image, "CLIP", self.codec)
             yield feature_map
 

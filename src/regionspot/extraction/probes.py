@@ -21,12 +21,11 @@ from torch import Tensor
 
 from regionspot.backbones import FrozenModels
 from regionspot.cache import (
-    FeatureCodec,
+    CodecName,
     Manifest,
     MeasuredError,
     QuarantinedImage,
-    decode_features,
-    encode_features,
+    find_codec,
 )
 from regionspot.core.errors import CacheMismatchError
 from regionspot.extraction.job import CacheJob
@@ -92,7 +91,7 @@ def measure_error(
     images: Sequence[PreparedImage],
     locator: RegionLocator | None = None,
     *,
-    codec: FeatureCodec = "float16",
+    codec: CodecName = "float16",
 ) -> MeasuredError:
     """Compare the stored numbers with those of the same models in float32, not compiled.
 
@@ -107,12 +106,13 @@ def measure_error(
         codec: How feature maps are stored.
     """
     encoder, locator = models.encoder, locator or RegionLocator(localizer=models.localizer)
+    feature_codec = find_codec(codec)
     maps, tokens = _SquareSums(), _SquareSums()
     for image in images:
         if image.clip_pixels is not None:
             pixels_1CHW = encoder.normalise(image.clip_pixels[None])
-            stored = encode_features(encoder.features(pixels_1CHW), codec)
-            maps.add(decode_features(stored), encoder.reference().features(pixels_1CHW))
+            stored = feature_codec.encode(encoder.features(pixels_1CHW))
+            maps.add(feature_codec.decode(stored), encoder.reference().features(pixels_1CHW))
         if image.sam_pixels is not None:
             tokens.add(*_tokens(image, image.sam_pixels, locator))
     return MeasuredError(
@@ -221,7 +221,7 @@ def _check_same(
     old_hw, new_hw = reused.sample.size_hw, prepared.record.size_hw
     found = f"was {old_hw[1]} x {old_hw[0]} pixels there and is {new_hw[1]} x {new_hw[0]} now"
     if old_hw == new_hw:
-        distance = feature_distance(feature_map_TD, reused.sample.features().float().numpy())
+        distance = feature_distance(feature_map_TD, old_cache.features(reused).float().numpy())
         if distance <= MAX_DISTANCE:
             return
         found = (

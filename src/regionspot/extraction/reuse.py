@@ -139,6 +139,10 @@ class OldCache:
             resolved=resolved, sample=sample, regions=self._regions(resolved.record, sample)
         )
 
+    def features(self, reused: Reused) -> torch.Tensor:
+        """Return the feature map of an image decoded, (T, D) in a float dtype; a copy."""
+        return self._cache.features(reused.sample)
+
     def num_held(self, records: RecordTable) -> int:
         """Count the images that the old cache holds."""
         rows = np.asarray(records.rows)

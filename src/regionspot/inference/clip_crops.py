@@ -118,7 +118,7 @@ def score_pixel_methods(
             " 1 or more."
         )
     if "pooled_patches" in methods:
-        models.encoder.tower.check_projects_patches()
+        models.encoder.check_projects_patches()
     bank_CE = as_text_bank(
         text_bank, text_dim=models.encoder.text_dim, device=models.encoder.device
     )

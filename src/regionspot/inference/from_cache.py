@@ -1,12 +1,10 @@
-"""Score a feature cache with a trained head: no SAM, no CLIP, no image.
+"""Scores a feature cache with a trained head: no SAM, no CLIP, no image.
+
+Probabilities are a softmax over the vocabulary in float32, whatever the precision of the logits: in
+float16 the tail of a long vocabulary underflows to ties, and ties decide a top-k.
 
 Shape letters as in the whole project: B images, R regions (padded), T tokens, S SAM width, D CLIP
 width, E text width, C classes.
-
-From similarities to probabilities: the last step that every namer of regions shares.
-
-Probabilities are a softmax over the vocabulary in float32 whatever precision made the logits: in
-float16 the tail of a long vocabulary underflows to ties, and ties decide a top-k.
 """
 
 import logging
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from regionspot.cache import CachedSample, FeatureCache, decode_features, stored_tensor
+from regionspot.cache import CachedSample, FeatureCache, FeatureCodec
 from regionspot.cache.fingerprint import check_same_models
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.region_scores import RegionScores
@@ -139,7 +137,7 @@ def _score_batches(
         embeddings = embed_regions(
             trained_head,
             [_to_device(sample.position_tokens, bank_CE.device) for sample in samples],
-            _feature_maps(samples, bank_CE.device),
+            _feature_maps(samples, cache.manifest.feature_codec, bank_CE.device),
         )
         return [
             RegionScores(
@@ -160,9 +158,11 @@ def _score_batches(
         yield from chain.from_iterable(of_batches)
 
 
-def _feature_maps(samples: Sequence[CachedSample], device: torch.device) -> Tensor:
-    stored = stored_tensor(np.stack([sample.feature_map for sample in samples]))
-    return decode_features(stored.to(device))
+def _feature_maps(
+    samples: Sequence[CachedSample], codec: FeatureCodec, device: torch.device
+) -> Tensor:
+    stored = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
+    return codec.decode(stored.to(device))
 
 
 def _to_device(

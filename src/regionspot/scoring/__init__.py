@@ -1,6 +1,7 @@
 """Scoring: predictions in and out, protocols, LVIS AP, validation while training, the report."""
 
 from regionspot.annotations import LvisCategory, LvisGroundTruth
+from regionspot.scoring.figures import FIGURES, Figure, RegionMeans, format_figure, shown_figures
 from regionspot.scoring.ground_truth import check_same_data
 from regionspot.scoring.lvis_ap import CategoryScore, LvisScorer, LvisScores, score_lvis
 from regionspot.scoring.predictions import Predictions
@@ -13,17 +14,22 @@ from regionspot.scoring.protocols import (
 )
 
 __all__ = [
+    "FIGURES",
     "PROTOCOL_NOTES",
     "CategoryScore",
+    "Figure",
     "LvisCategory",
     "LvisGroundTruth",
     "LvisScorer",
     "LvisScores",
     "Predictions",
     "Protocol",
+    "RegionMeans",
     "check_same_data",
     "emit_predictions",
     "flatten_top_k",
+    "format_figure",
     "score_lvis",
+    "shown_figures",
     "top_1",
 ]

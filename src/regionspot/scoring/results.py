@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from regionspot.core.files import write_text_atomic
+from regionspot.scoring.figures import shown_figures
 from regionspot.scoring.lvis_ap import LvisScores
 from regionspot.scoring.protocols import Protocol
 
@@ -28,9 +29,14 @@ class MethodResult:
     """What the method does, in one sentence."""
     scores: LvisScores
     """Its LVIS figures."""
-    top1_accuracy: float | None
-    """Share of annotated boxes whose most likely class is the annotated one, in percent; None
-    where boxes come from a detector."""
+    region_figures: Mapping[str, float | None]
+    """Means over annotated boxes by name, in percent (`RegionMeans`); None where boxes come from a
+    detector."""
+
+    @property
+    def figures(self) -> Mapping[str, float | None]:
+        """All its figures by name, in percent; None where undefined."""
+        return {**self.scores.figures(), **self.region_figures}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +87,7 @@ class EvaluationResult:
             "schema_version": METRICS_VERSION,
             "methods": {
                 result.name: {
-                    **result.scores.figures(),
-                    "top1_accuracy": result.top1_accuracy,
+                    **result.figures,
                     "num_categories": result.scores.num_categories,
                 }
                 for result in self.methods
@@ -135,19 +140,13 @@ def write_per_category(path: Path, methods: Sequence[MethodResult]) -> None:
 
 
 def format_table(methods: Sequence[MethodResult]) -> str:
-    """Return the table that the command line prints: AP, APr, APc, APf in percent."""
-    columns = ("AP", "APr", "APc", "APf", "AP50")
+    """Return the table that the command line prints, in percent."""
+    columns = shown_figures("shell", [method.figures for method in methods])
     width = max(len("method"), *(len(method.name) for method in methods))
-    lines = [f"{'method':<{width}}" + "".join(f"{column:>8}" for column in columns)]
+    lines = [f"{'method':<{width}}" + "".join(f"{column.title:>8}" for column in columns)]
     for method in methods:
-        figures = method.scores.figures()
+        figures = method.figures
         lines.append(
-            f"{method.name:<{width}}"
-            + "".join(f"{format_figure(figures[column]):>8}" for column in columns)
+            f"{method.name:<{width}}" + "".join(f"{column.text(figures):>8}" for column in columns)
         )
     return "\n".join(lines)
-
-
-def format_figure(value: float | None) -> str:
-    """Write a figure in percent with one decimal; "-" where it is undefined."""
-    return "-" if value is None else f"{value:.1f}"

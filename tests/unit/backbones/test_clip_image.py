@@ -6,17 +6,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from regionspot.backbones import Encoder, LoadedClip
+from regionspot.backbones import LoadedClip, OpenClipEncoder
 from regionspot.core.errors import ShapeError
 
 
 @pytest.fixture
-def encoder(loaded_clip: LoadedClip) -> Encoder:
-    return Encoder(loaded_clip)
+def encoder(loaded_clip: LoadedClip) -> OpenClipEncoder:
+    return OpenClipEncoder(loaded_clip)
 
 
 def test_pixels_are_the_squashed_image_normalised(
-    encoder: Encoder, photo: NDArray[np.uint8]
+    encoder: OpenClipEncoder, photo: NDArray[np.uint8]
 ) -> None:
     squashed = Image.fromarray(photo).resize((32, 32), Image.Resampling.BILINEAR)
     by_hand = (np.asarray(squashed, np.float64) / 255 - (0.5, 0.4, 0.3)) / 0.2
@@ -25,7 +25,7 @@ def test_pixels_are_the_squashed_image_normalised(
     )
 
 
-def test_nothing_is_cropped_away(encoder: Encoder, photo: NDArray[np.uint8]) -> None:
+def test_nothing_is_cropped_away(encoder: OpenClipEncoder, photo: NDArray[np.uint8]) -> None:
     marked = photo.copy()
     marked[:, :6] = 0
     changed = (encoder.preprocess(marked) != encoder.preprocess(photo)).any(dim=0).any(dim=0)
@@ -33,7 +33,7 @@ def test_nothing_is_cropped_away(encoder: Encoder, photo: NDArray[np.uint8]) -> 
     assert not changed[4:].any()
 
 
-def test_crops_of_one_pixel_are_images_too(encoder: Encoder) -> None:
+def test_crops_of_one_pixel_are_images_too(encoder: OpenClipEncoder) -> None:
     pixel = np.full((1, 1, 3), 100, np.uint8)
     assert encoder.preprocess(pixel).shape == (3, 32, 32)
     with pytest.raises(ShapeError):
@@ -41,7 +41,7 @@ def test_crops_of_one_pixel_are_images_too(encoder: Encoder) -> None:
 
 
 def test_image_embeddings_are_the_normalised_projected_class_token(
-    encoder: Encoder, photo: NDArray[np.uint8]
+    encoder: OpenClipEncoder, photo: NDArray[np.uint8]
 ) -> None:
     pixels = torch.stack([encoder.preprocess(photo), encoder.preprocess(photo[::-1])])
     features = encoder.features(pixels)
@@ -54,7 +54,7 @@ def test_image_embeddings_are_the_normalised_projected_class_token(
 
 
 def test_patch_tokens_stand_row_by_row_behind_the_class_token(
-    encoder: Encoder, loaded_clip: LoadedClip
+    encoder: OpenClipEncoder, loaded_clip: LoadedClip
 ) -> None:
     heard: list[torch.Tensor] = []
     hook = loaded_clip.model.visual.ln_pre.register_forward_hook(
@@ -69,7 +69,7 @@ def test_patch_tokens_stand_row_by_row_behind_the_class_token(
     assert differs.nonzero().flatten().tolist() == [1 + 1 * 4 + 3]
 
 
-def test_nothing_is_trained_through_the_encoder(encoder: Encoder) -> None:
+def test_nothing_is_trained_through_the_encoder(encoder: OpenClipEncoder) -> None:
     pixels = torch.zeros(1, 3, 32, 32, requires_grad=True)
     for output in (encoder.features(pixels), encoder.embed_images(pixels)):
         assert not output.requires_grad

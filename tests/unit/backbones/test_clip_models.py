@@ -11,8 +11,8 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
 
 from regionspot.backbones import (
-    Encoder,
     LoadedClip,
+    OpenClipEncoder,
     WordTokenizer,
     describe_clip,
     load_clip,
@@ -138,7 +138,7 @@ def test_vits_that_pool_otherwise_still_have_a_class_token_but_project_no_patche
     loaded = describe_clip(_clip(image_size=16, **vision), tokenizer=tokenizer, name="odd")
     assert (loaded.first_token, loaded.num_tokens, loaded.width) == ("class token", 5, 16)
     with pytest.raises(ConfigError, match="pooled_patches cannot be had"):
-        Encoder(loaded).project(torch.zeros(1, 5, 16))
+        OpenClipEncoder(loaded).project(torch.zeros(1, 5, 16))
 
 
 def test_an_input_that_is_not_square_is_refused() -> None:

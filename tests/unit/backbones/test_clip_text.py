@@ -8,10 +8,10 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from regionspot.backbones import (
     TEMPLATE_SETS,
     LoadedClip,
+    OpenClipEncoder,
     WordTokenizer,
     describe_clip,
     template_texts,
-    text_bank,
 )
 from regionspot.core.errors import ConfigError, VocabularyError
 
@@ -42,40 +42,19 @@ def test_an_unknown_set_is_refused_with_the_known_ones() -> None:
 
 def test_rows_belong_to_names_and_have_unit_norm(loaded_clip: LoadedClip) -> None:
     names = ["red star", "blue egg", "the star"]
-    bank = text_bank(loaded_clip.model, loaded_clip.tokenizer, names, "single")
+    bank = OpenClipEncoder(loaded_clip).text_bank(names, "single")
     assert bank.shape == (3, 24)
     assert bank.dtype == torch.float32
     torch.testing.assert_close(bank.norm(dim=-1), torch.ones(3))
-    backwards = text_bank(loaded_clip.model, loaded_clip.tokenizer, names[::-1], "single")
+    backwards = OpenClipEncoder(loaded_clip).text_bank(names[::-1], "single")
     torch.testing.assert_close(backwards.flip(0), bank)
-
-
-def test_cleaning_turns_underscores_into_spaces_only_if_asked_for() -> None:
-    heard: list[str] = []
-
-    class Listener(torch.nn.Module):
-        logit_scale = torch.zeros(())
-
-        def encode_text(self, ids: torch.Tensor, *, normalize: bool) -> torch.Tensor:
-            assert not normalize
-            return torch.ones(len(ids), 4)
-
-    def tokenizer(texts: list[str], context_length: int | None = None) -> torch.Tensor:
-        heard.extend(texts)
-        return torch.zeros(len(texts), 3)
-
-    for templates in ("none", "single-readable"):
-        text_bank(Listener(), tokenizer, ["bat_(animal)", "{odd}"], templates)
-    assert heard == ["bat_(animal)", "{odd}", "a photo of a bat (animal).", "a photo of a {odd}."]
 
 
 def test_no_names_are_refused(loaded_clip: LoadedClip) -> None:
     with pytest.raises(VocabularyError, match="no class name to embed"):
-        text_bank(loaded_clip.model, loaded_clip.tokenizer, [])
+        OpenClipEncoder(loaded_clip).text_bank([])
     with pytest.raises(VocabularyError, match="2 class names and the synonyms of 1 classes"):
-        text_bank(
-            loaded_clip.model, loaded_clip.tokenizer, ["red", "egg"], "none", synonyms=[["red"]]
-        )
+        OpenClipEncoder(loaded_clip).text_bank(["red", "egg"], "none", synonyms=[["red"]])
 
 
 def test_coca_normalises_texts_by_itself_and_its_banks_are_means_of_raw_ones_all_the_same() -> None:
@@ -93,7 +72,8 @@ def test_coca_normalises_texts_by_itself_and_its_banks_are_means_of_raw_ones_all
     loaded = describe_clip(coca, tokenizer=words, name="coca")
     assert (loaded.first_token, loaded.num_tokens) == ("class token", 5)
     names = [["red star", "egg"]]
-    bank = text_bank(coca, words, ["red star"], "single-synonyms", synonyms=names)
+    encoder = OpenClipEncoder(loaded)
+    bank = encoder.text_bank(["red star"], "single-synonyms", synonyms=names)
     with torch.no_grad():
         raw, _ = coca.text(words(["a photo of a red star.", "a photo of a egg."]))
     assert raw.norm(dim=-1).std() > 1e-3  # otherwise both means agree
@@ -102,16 +82,17 @@ def test_coca_normalises_texts_by_itself_and_its_banks_are_means_of_raw_ones_all
 
 def test_synonyms_are_averaged_before_normalising_if_asked_for(loaded_clip: LoadedClip) -> None:
     model, tokenizer = loaded_clip.model, loaded_clip.tokenizer
+    text_bank = OpenClipEncoder(loaded_clip).text_bank
     names, synonyms = ["red_star", "egg"], [["red_star", "blue egg", "star"], ["egg"]]
-    bank = text_bank(model, tokenizer, names, "single-readable-synonyms", synonyms=synonyms)
+    bank = text_bank(names, "single-readable-synonyms", synonyms=synonyms)
     texts = ["a photo of a red star.", "a photo of a blue egg.", "a photo of a star."]
     with torch.no_grad():
         wanted = model.encode_text(tokenizer(texts)).mean(dim=0)
     torch.testing.assert_close(bank[0], wanted / wanted.norm())
-    plain = text_bank(model, tokenizer, names, "single-readable")
+    plain = text_bank(names, "single-readable")
     torch.testing.assert_close(bank[1], plain[1])
     assert (bank[0] - plain[0]).abs().max() > 1e-2
     # Names without synonyms are what they are; other sets do not look at synonyms.
     for templates, others in (("single-readable-synonyms", None), ("single-readable", synonyms)):
-        found = text_bank(model, tokenizer, names, templates, synonyms=others)
+        found = text_bank(names, templates, synonyms=others)
         torch.testing.assert_close(found, plain)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from helpers.toy_numbers import TOLERANCES, relative_error, toy_numbers
 from regionspot.backbones import (
     BoxPrompts,
-    Encoder,
     LoadedClip,
     Localizer,
     ModelsConfig,
+    OpenClipEncoder,
     SamLocalizer,
     load_frozen_models,
     region_tokens,
@@ -68,10 +68,10 @@ def test_sam_in_16_bits_is_close_to_float32(sam: Sam, photo: Photo, precision: P
 def test_clip_in_16_bits_is_close_to_float32(
     loaded_clip: LoadedClip, photo: Photo, precision: Precision
 ) -> None:
-    encoder = Encoder(loaded_clip, execution=Execution(precision=precision))
+    encoder = OpenClipEncoder(loaded_clip, execution=Execution(precision=precision))
     pixels = encoder.preprocess(photo)[None]
 
-    def maps_and_embeddings(encoder: Encoder) -> dict[str, Tensor]:
+    def maps_and_embeddings(encoder: OpenClipEncoder) -> dict[str, Tensor]:
         return {"map": encoder.features(pixels), "embedding": encoder.embed_images(pixels)}
 
     found = maps_and_embeddings(encoder)
@@ -107,7 +107,7 @@ def test_matrix_products_are_in_16_bits_and_norms_in_float32(
     sam: Sam, loaded_clip: LoadedClip, photo: Photo
 ) -> None:
     localizer = in_precision(sam, "bfloat16")
-    encoder = Encoder(loaded_clip, execution=Execution(precision="bfloat16"))
+    encoder = OpenClipEncoder(loaded_clip, execution=Execution(precision="bfloat16"))
     pixels = encoder.preprocess(photo)[None]
     visual = loaded_clip.model.visual
 

@@ -13,11 +13,9 @@ import torch
 from regionspot.cache import (
     CachedSample,
     CacheIndex,
-    FeatureCodec,
+    CodecName,
     Fingerprint,
-    decode_features,
-    encode_features,
-    stored_array,
+    find_codec,
 )
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "cache_format.md"
@@ -47,16 +45,17 @@ def test_the_reader_in_the_document_reads_a_cache(
 
 
 @pytest.mark.parametrize("codec", ["bfloat16", "int8"])
-def test_the_reader_in_the_document_decodes_what_we_encode(text: str, codec: FeatureCodec) -> None:
+def test_the_reader_in_the_document_decodes_what_we_encode(text: str, codec: CodecName) -> None:
     found = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert found is not None
     names: dict[str, Any] = {}
     exec(found[1], names)  # noqa: S102
     features = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 24), np.float32))
     features[:, 7] *= 100
-    stored = encode_features(features, codec)
-    theirs = names["decoded"](stored_array(stored))
-    np.testing.assert_array_equal(theirs, decode_features(stored).float().numpy())
+    ours = find_codec(codec)
+    stored = ours.encode(features)
+    theirs = names["decoded"](ours.to_array(stored))
+    np.testing.assert_array_equal(theirs, ours.decode(stored).float().numpy())
 
 
 def test_the_document_names_every_field(text: str) -> None:

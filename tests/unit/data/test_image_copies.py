@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from regionspot.cache import BatchTargets, FeatureCache, stored_dtype
+from regionspot.cache import BatchTargets, FeatureCache
 from regionspot.core.errors import ShapeError
 
 MakeCache = Callable[..., Path]
@@ -18,7 +18,7 @@ def empty_batch(cache: FeatureCache, batch_size: int, num_regions: int) -> list[
     manifest = cache.manifest
     form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
     return [
-        torch.full((batch_size, *form.shape), 7, dtype=stored_dtype(manifest.codec)),
+        torch.full((batch_size, *form.shape), 7, dtype=manifest.feature_codec.torch_dtype),
         torch.full((batch_size, num_regions, token_dim), 7, dtype=torch.float16),
         torch.full((batch_size, num_regions, 4), 7.0),
         torch.full((batch_size, num_regions), 7),
@@ -31,7 +31,7 @@ def targets(cache: FeatureCache, tensors: list[Tensor]) -> BatchTargets:
     return BatchTargets(
         tensors,
         feature_map_shape=manifest.feature_map_form.shape,
-        feature_map_dtype=stored_dtype(manifest.codec),
+        feature_map_dtype=manifest.feature_codec.torch_dtype,
         token_dim=manifest.fingerprint.token_dim,
     )
 

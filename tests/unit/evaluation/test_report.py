@@ -55,7 +55,10 @@ def scores(ap: float) -> LvisScores:
 
 def method(name: str, ap: float) -> MethodResult:
     return MethodResult(
-        name=name, description=f"What {name} does.", scores=scores(ap), top1_accuracy=ap / 2
+        name=name,
+        description=f"What {name} does.",
+        scores=scores(ap),
+        region_figures={"top1_accuracy": ap / 2},
     )
 
 

@@ -15,6 +15,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from helpers.clip import clip_of
 from regionspot.annotations import read_annotations
 from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models, load_sam
 from regionspot.cache import CachedSample
@@ -119,7 +120,7 @@ def tokens_of_sam_predictor(
 @torch.no_grad()
 def map_of_open_clip(models: FrozenModels, folder: Path, number: int) -> Tensor:
     """Let open_clip embed an image file, and listen behind the last block."""
-    clip: Any = models.encoder.clip.model
+    clip: Any = clip_of(models).model
     transform = image_transform(
         clip.visual.image_size,
         is_train=False,
@@ -206,7 +207,7 @@ def featurize_counting(
         )
 
     whole_sam: Sam = models.localizer.module
-    sam, clip = whole_sam.image_encoder.patch_embed, models.encoder.clip.model.visual.conv1
+    sam, clip = whole_sam.image_encoder.patch_embed, clip_of(models).model.visual.conv1
     hooks = [listen(sam), listen(clip)]
     samples = featurize(models, images)
     for hook in hooks:
@@ -260,7 +261,7 @@ def test_numbers_that_do_not_fit_float16_name_the_weights_to_check(
     spoilt = (
         sam.mask_decoder.transformer.norm_final_attn.bias
         if model == "SAM"
-        else models.encoder.clip.model.visual.transformer.resblocks[-1].mlp.c_proj.bias
+        else clip_of(models).model.visual.transformer.resblocks[-1].mlp.c_proj.bias
     )
     with torch.no_grad():
         spoilt[3] = value

@@ -16,6 +16,7 @@ from torchvision.transforms.functional import (
     pil_to_tensor,
 )
 
+from helpers.clip import clip_of
 from regionspot.backbones import FrozenModels
 from regionspot.core.errors import ConfigError, MissingFileError, ShapeError
 from regionspot.core.region_scores import RegionScores
@@ -49,7 +50,7 @@ def whole_pixels(box: NDArray[np.float32]) -> tuple[int, int, int, int]:
 
 
 def embedded(models: FrozenModels, pixels: Pixels) -> Tensor:
-    embedding: Tensor = models.encoder.clip.model.encode_image(
+    embedding: Tensor = clip_of(models).model.encode_image(
         clip_input(models, pixels), normalize=True
     )
     return embedding
@@ -88,7 +89,7 @@ def by_grey_outside(models: FrozenModels, pixels: Pixels, box: NDArray[np.float3
 
 def by_pooling(models: FrozenModels, pixels: Pixels, box: NDArray[np.float32]) -> Tensor:
     """The embeddings of all patches whose centres lie in the box; (P, E)."""
-    visual = models.encoder.clip.model.visual
+    visual = clip_of(models).model.visual
     patches = visual.forward_intermediates(
         clip_input(models, pixels), indices=1, output_fmt="NLC", normalize_intermediates=True
     )["image_intermediates"][0][0]
@@ -119,7 +120,7 @@ def scores_by_hand(
     rows = []
     for box in boxes:
         cosines = (JUDGES[method](models, pixels, box) @ bank.T).numpy().astype(np.float64)
-        logits = models.encoder.clip.model.logit_scale.exp().item() * cosines
+        logits = clip_of(models).model.logit_scale.exp().item() * cosines
         powers = np.exp(np.log(np.exp(logits).mean(axis=0)))  # one crop, or a mean over patches
         rows.append(powers / powers.sum())
     return np.array(rows)

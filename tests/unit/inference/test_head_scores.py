@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from regionspot.cache import FeatureCache, FeatureCodec
+from regionspot.cache import CodecName, FeatureCache
 from regionspot.core.errors import CacheMismatchError, ConfigError, ShapeError
 from regionspot.inference import score_cached
 from regionspot.model import FusionHead, HeadCard, HeadSpec, RegionClassifier, TrainedHead
@@ -48,7 +48,7 @@ def cached_head(cache: FeatureCache) -> TrainedHead:
 
 @pytest.mark.parametrize(("codec", "tolerance"), [("bfloat16", 0.01), ("int8", 0.02)])
 def test_how_features_are_stored_is_no_reason_to_refuse_and_hardly_changes_a_score(
-    codec: FeatureCodec,
+    codec: CodecName,
     tolerance: float,
     cache: FeatureCache,
     cached_head: TrainedHead,

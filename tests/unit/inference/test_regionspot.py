@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
+from helpers.clip import clip_of
 from helpers.heads import SCALE
 from regionspot.backbones import (
     FrozenModels,
@@ -37,7 +38,7 @@ SENTENCE = "a photo of a {}."  # of the template set "single", which its card na
 
 
 def bank_by_open_clip(models: FrozenModels, texts: list[str]) -> NDArray[np.float64]:
-    clip = models.encoder.clip
+    clip = clip_of(models)
     with torch.no_grad():
         bank = clip.model.encode_text(clip.tokenizer(texts), normalize=True)
     return bank.numpy().astype(np.float64)
@@ -124,7 +125,7 @@ def test_embeddings_are_the_heads_on_what_sam_and_open_clip_compute(
     hook.remove()
     squashed = Image.fromarray(pixels).resize((96, 96), Image.Resampling.BILINEAR)
     levels = normalize(pil_to_tensor(squashed) / 255, models.encoder.mean, models.encoder.std)
-    seen = models.encoder.clip.model.visual.forward_intermediates(
+    seen = clip_of(models).model.visual.forward_intermediates(
         levels[None], indices=1, output_fmt="NLC", output_extra_tokens=True
     )
     class_token, patches = seen["image_intermediates_prefix"][0], seen["image_intermediates"][0]

@@ -18,6 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from helpers.clip import clip_of
 from helpers.files import flip_bit
 from regionspot.backbones import FrozenModels, ModelsConfig, template_texts
 from regionspot.cache import TextBankStore
@@ -52,7 +53,7 @@ def bank_by_open_clip(
     models: FrozenModels, names: tuple[str, ...], templates: str
 ) -> NDArray[np.float32]:
     """Embed a sentence at a time by open_clip, at its full length."""
-    clip = models.encoder.clip
+    clip = clip_of(models)
     with torch.no_grad():
         means = [
             torch.cat(
@@ -71,7 +72,7 @@ def bank_by_open_clip(
 def counting(models: FrozenModels) -> Iterator[list[int]]:
     """Count how often the text transformer of CLIP runs."""
     runs: list[int] = []
-    transformer = models.encoder.clip.model.transformer
+    transformer = clip_of(models).model.transformer
     hook = transformer.register_forward_hook(lambda *_: runs.append(1))
     try:
         yield runs

@@ -1,0 +1,322 @@
+"""The encoder: a frozen image-text model, from pixels to feature maps and from names to embeddings.
+
+`Encoder` is what the rest of the library knows of it. The abstract methods at the end are what a
+model has to offer; ``clip_image.py`` implements them for open_clip. A new kind of encoder is a
+subclass and a row of `ENCODERS` in ``frozen.py``.
+
+Shape letters: B images, T tokens (the class token or what stands for it first), D width of the
+feature map, C classes, N texts, E the joint text space.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from regionspot.backbones.clip_text import SLOT, Tokenizer, spellings, template_texts
+from regionspot.backbones.decode_images import ImageArray, check_image, resize_bilinear
+from regionspot.backbones.execution import FLOAT32, Encode, Execution, to_device
+from regionspot.backbones.image_towers import FirstToken
+from regionspot.backbones.name_tokens import NameFindings, examine_names
+from regionspot.core.errors import ConfigError
+
+Rgb = tuple[float, float, float]
+
+_BATCHES_SORTED_AT_ONCE = 8
+_SECONDS_WORTH_A_BAR = 2.0
+_TEXTS_WORTH_A_LOG = 2_000
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderInfo:
+    """What an encoder is; most of it is part of a cache's fingerprint."""
+
+    name: str
+    """Name of the model."""
+    image_size: int
+    """Side of the square input in pixels."""
+    activation: str
+    """Activation function of its blocks, such as "gelu"."""
+    mean: Rgb
+    """Mean of red, green and blue in 0..1 that the input is normalised with."""
+    std: Rgb
+    """Their standard deviation."""
+    width: int
+    """Width D of the feature map."""
+    text_dim: int
+    """Width E of the joint text space."""
+    num_tokens: int
+    """Tokens T of a feature map: the first token and the patches."""
+    first_token: FirstToken
+    """What the first token is: the class token, or the pooled embedding in its place."""
+    logit_scale: float
+    """Factor of the cosines of image and text embeddings in the logits."""
+
+
+class Encoder(ABC):
+    """A frozen image-text model with its preprocessing."""
+
+    resize_rule: ClassVar[str] = "squash without crop, bilinear antialias uint8 (PIL)"
+    """How images become the model's input; part of a cache's fingerprint. open_clip's own transform
+    crops the ends of an image, where regions may lie."""
+
+    def __init__(
+        self, info: EncoderInfo, *, encode: Encode, execution: Execution = FLOAT32
+    ) -> None:
+        """Store what every encoder has.
+
+        Args:
+            info: What the model is.
+            encode: Runs the image side on preprocessed images, (B, 3, H, W), on the model's device:
+                feature maps, (B, T, D).
+            execution: How the forward passes of the image side are run.
+        """
+        self.info = info
+        self.execution = execution
+        self._encode = execution.compiled(encode)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.info.image_size
+
+    @property
+    def width(self) -> int:
+        """Width D of the feature map."""
+        return self.info.width
+
+    @property
+    def text_dim(self) -> int:
+        """Width E of the joint text space."""
+        return self.info.text_dim
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens T of a feature map, the first token included."""
+        return self.info.num_tokens
+
+    @property
+    def mean(self) -> Rgb:
+        """Mean of red, green and blue in 0..1 that the input is normalised with."""
+        return self.info.mean
+
+    @property
+    def std(self) -> Rgb:
+        """Standard deviation of red, green and blue in 0..1."""
+        return self.info.std
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the cosines of image and text embeddings in the logits."""
+        return self.info.logit_scale
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return next(self.module.parameters()).device
+
+    def to(self, device: torch.device) -> Self:
+        """Move the model to a device, and return this encoder."""
+        self.module.to(device)
+        return self
+
+    # --- Images --------------------------------------------------------------------------------
+
+    def resize(self, image: ImageArray) -> Tensor:
+        """Squash an image, (H, W, 3) uint8 RGB, to (3, `image_size`, `image_size`) uint8.
+
+        Raises:
+            ShapeError: The image is not (H, W, 3) uint8.
+        """
+        check_image(image)
+        squashed = resize_bilinear(image, (self.image_size, self.image_size))
+        return torch.from_numpy(squashed).permute(2, 0, 1)
+
+    def normalise(self, resized: Tensor) -> Tensor:
+        """Normalise the output of `resize`, (..., 3, H, W) uint8, on the model's device."""
+        levels = to_device(resized, self.device).float()
+        mean = to_device(torch.tensor(self.mean), levels.device)[:, None, None]
+        std = to_device(torch.tensor(self.std), levels.device)[:, None, None]
+        return (levels / 255 - mean) / std
+
+    def preprocess(self, image: ImageArray) -> Tensor:
+        """Turn an image, or a crop of one, into the model's input.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (3, `image_size`, `image_size`) float32, on the model's device.
+
+        Raises:
+            ShapeError: The image is not (H, W, 3) uint8.
+        """
+        return self.normalise(self.resize(image))
+
+    @torch.no_grad()
+    def features(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return the feature maps, (B, T, D) float32, of preprocessed images (B, 3, H, W)."""
+        pixels_BCHW = pixels_BCHW.to(self.device)
+        with self.execution.autocast(self.device):
+            return self.execution.encode_in_batches(self._encode, pixels_BCHW).float()
+
+    @torch.no_grad()
+    def embed_images(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return the embeddings, (B, E) float32, unit norm, of preprocessed images (B, 3, H, W)."""
+        with self.execution.autocast(self.device):
+            embedding_BE = self._embed_images(pixels_BCHW.to(self.device))
+        return F.normalize(embedding_BE.float(), dim=-1)
+
+    def check_projects_patches(self) -> None:
+        """Check that `project` works with this model.
+
+        Raises:
+            ConfigError: The model projects only its pooled embedding into the text space.
+        """
+        raise _no_place_for_patches(self)
+
+    def project(self, features_BTD: Tensor) -> Tensor:  # noqa: ARG002 - for those that can
+        """Project every token of feature maps, (B, T, D), into the text space, (B, T, E).
+
+        The rows are not normalised.
+
+        Raises:
+            ConfigError: See `check_projects_patches`.
+        """
+        raise _no_place_for_patches(self)
+
+    # --- Names ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def text_bank(
+        self,
+        names: Sequence[str],
+        templates: str = "ensemble81",
+        *,
+        synonyms: Sequence[Sequence[str]] | None = None,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """Embed class names, averaged over the sentences of a template set.
+
+        The raw embeddings of a name's sentences are averaged, then normalised once, as the paper's
+        code does. (Normalising each of them first, as zero-shot classifiers often do, gives numbers
+        that differ by 2 %.)
+
+        Args:
+            names: C class names.
+            templates: One of `TEMPLATE_SETS`.
+            synonyms: All names of each class, its own among them; only used by the ``-synonyms``
+                sets, for which a class is its one name if this is None.
+            batch_size: Texts encoded at once, about; the result does not depend on it.
+
+        Returns:
+            (C, E) float32, unit norm, on the model's device; row i belongs to name i.
+
+        Raises:
+            ConfigError: There is no such template set.
+            VocabularyError: There is no name, or the synonyms are not one entry a class.
+        """
+        sentences = template_texts(templates)
+        names_of = spellings(names, templates, synonyms)
+        step = max(1, _BATCHES_SORTED_AT_ONCE * batch_size // len(sentences))
+        rows = []
+        num_texts = len(sentences) * sum(map(len, names_of))
+        if num_texts >= _TEXTS_WORTH_A_LOG:
+            _logger.info("embedding %d class names as %d texts", len(names), num_texts)
+        # `disable=None` keeps log files free of progress bars.
+        bar = tqdm(
+            desc=f"embedding {len(names):,} names",
+            total=num_texts,
+            unit=" texts",
+            disable=None,
+            delay=_SECONDS_WORTH_A_BAR,
+        )
+        for start in range(0, len(names), step):
+            # Not str.format: a name may hold braces itself.
+            texts_of = [
+                [sentence.replace(SLOT, name) for name in of_class for sentence in sentences]
+                for of_class in names_of[start : start + step]
+            ]
+            texts = list(chain.from_iterable(texts_of))
+            embedded = self._embed_texts(texts, batch_size=batch_size, on_batch=bar.update)
+            rows += [of_class.mean(dim=0) for of_class in embedded.split(list(map(len, texts_of)))]
+        bar.close()
+        return F.normalize(torch.stack(rows), dim=-1)
+
+    def examine_names(
+        self,
+        names: Sequence[str],
+        templates: str = "ensemble81",
+        *,
+        synonyms: Sequence[Sequence[str]] | None = None,
+    ) -> NameFindings:
+        """Return which names the tokenizer does not know, cuts or maps to the same tokens.
+
+        Runs no model; arguments and errors are those of `text_bank`.
+        """
+        return examine_names(self.tokenizer, names, templates, synonyms=synonyms)
+
+    # --- What a model has to offer -------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def load(cls, model: str, weights: str, *, execution: Execution = FLOAT32) -> Self:
+        """Load a model on the CPU in float32.
+
+        Args:
+            model: Name of the model (option ``models.clip``).
+            weights: Which weights (option ``models.clip_weights``).
+            execution: How the forward passes of its image side are run.
+
+        Raises:
+            ConfigError: There is no such model.
+            WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+            MissingFileError: A weights file that was named does not exist.
+            MissingExtraError: A package that it needs is not installed.
+        """
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The whole model, frozen, in eval mode; its weights are hashed into the fingerprint."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """Texts to token ids."""
+
+    @abstractmethod
+    def reference(self) -> Self:
+        """Return an encoder of the same model that runs in float32, not compiled."""
+
+    @abstractmethod
+    def _embed_images(self, pixels_BCHW: Tensor) -> Tensor:
+        """Embed preprocessed images on the model's device, (B, E), normalised or not."""
+
+    @abstractmethod
+    def _embed_texts(
+        self, texts: list[str], *, batch_size: int, on_batch: Callable[[int], object]
+    ) -> Tensor:
+        """Embed texts, (N, E) float32, not normalised, on the model's device.
+
+        Args:
+            texts: N texts.
+            batch_size: Texts encoded at once, about.
+            on_batch: To be called after each batch with the number of its texts.
+        """
+
+
+def _no_place_for_patches(encoder: Encoder) -> ConfigError:
+    return ConfigError(
+        f"the encoder {encoder.info.name} ({type(encoder).__name__}) does not take single patches"
+        " into its text space: the method pooled_patches cannot be had with it. Leave it out"
+        " (--methods)."
+    )
