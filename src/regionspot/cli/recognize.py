@@ -1,4 +1,4 @@
-"""``regionspot recognize``: name the regions of one image and print a table."""
+"""Name the regions of one image."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import ArrayLike
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
-from regionspot.cli.config_files import prepare_parsing
+from regionspot.cli.options import prepare_parsing
 from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.files import is_file
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 _LIST_FILE = re.compile(r"\.(txt|text|csv|tsv|json|ya?ml|names|lst|list|md)$", re.IGNORECASE)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Name the regions of an image; see ``regionspot recognize --help``."""
+def recognize(words: Sequence[str]) -> None:
+    """``regionspot recognize``: name the regions of one image and print a table."""
     parser = _parser()
-    options = parser.parse_args(args)
+    options = parser.parse_args(words)
     run_cli(lambda: _recognize(parser.instantiate(options)))
 
 
@@ -216,7 +216,7 @@ def _row_help(num_values: int) -> str:
 
 def _parser() -> ArgumentParser:
     prepare_parsing()
-    parser = ArgumentParser(prog="regionspot recognize", description=__doc__)
+    parser = ArgumentParser(prog="regionspot recognize", description=recognize.__doc__)
     parser.add_argument(
         "--model",
         type=str,

@@ -2,20 +2,19 @@
 
 A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_*/metrics.csv``,
 ``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`) and
-``summary.json``.
-
-Where a run is logged: CSV and TensorBoard always, and what the user asks for beside them.
+``summary.json``. It is logged to CSV and TensorBoard, and to the loggers that ``trainer.logger``
+adds.
 """
 
 import logging
 import math
 import os
-import sys
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -28,14 +27,13 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from regionspot.cli.allowed_code import (
+from regionspot.cli.options import (
     ALLOW_CODE,
-    ALLOW_CODE_HELP,
-    LimitedArgumentParser,
     code_limited_to,
+    prepare_parsing,
+    readable_files,
     take_allow_code,
 )
-from regionspot.cli.config_files import prepare_parsing, readable_files
 from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError
 from regionspot.core.files import write_text_atomic
@@ -59,6 +57,23 @@ from regionspot.training import (
 
 DEFAULT_LOGGERS = (CSVLogger, TensorBoardLogger)
 _WANDB_CLASS = "WandbLogger"
+
+_ALLOW_CODE_HELP = (
+    "Packages or modules, separated by commas, whose classes and functions options may name, beside"
+    " those of RegionSpot and Lightning: naming them runs their code. Only on the command line."
+)
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed|names ([\w.]+), which is neither")
+"""jsonargparse's message, or our own from the nested parser of a class's options."""
+
+_UPSTREAM_WARNINGS = (
+    # Lightning 2.6 calls jsonargparse and torch by names that their newest releases deprecate.
+    "JsonargparseDeprecationWarning",
+    "instantiate_classes",
+    "LeafSpec",
+)
+_SECOND_TRAINING = "Wait for it to end, or give another --trainer.default_root_dir."
+
+_GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
 
 
 def loggers(run_dir: Path, *, given: Logger | Iterable[Logger] | bool | None) -> list[Logger]:
@@ -106,15 +121,26 @@ def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool |
             told.save_dir = str(run_dir)
 
 
-_UPSTREAM_WARNINGS = (
-    # Lightning 2.6 calls jsonargparse and torch by names that their newest releases deprecate.
-    "JsonargparseDeprecationWarning",
-    "instantiate_classes",
-    "LeafSpec",
-)
-_SECOND_TRAINING = "Wait for it to end, or give another --trainer.default_root_dir."
+class LimitedArgumentParser(LightningArgumentParser):
+    """Names the option that allows other code, where a configuration refers to some."""
 
-_GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the error and exit with 2.
+
+        Raises:
+            ConfigError: The error is that code is not allowed.
+        """
+        denied = _DENIED.search(message)
+        if denied is None:
+            super().error(message, ex)
+        path = denied[1] or denied[2]
+        module = path.rpartition(".")[0]
+        raise ConfigError(
+            f"an option or a configuration names {path}, which is neither of RegionSpot nor of"
+            " Lightning: importing it runs its code. If you trust that code, allow it on the"
+            f" command line: {ALLOW_CODE} {module}"
+        ) from None
 
 
 class SaveConfig(SaveConfigCallback):
@@ -177,7 +203,7 @@ class TrainCLI(LightningCLI):
             " core. On a CPU, 1 is best for heads as small as the toy world's on machines that do"
             " something else as well: threads wait for each other.",
         )
-        parser.add_argument(ALLOW_CODE, type=str | None, default=None, help=ALLOW_CODE_HELP)
+        parser.add_argument(ALLOW_CODE, type=str | None, default=None, help=_ALLOW_CODE_HELP)
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -279,17 +305,13 @@ class TrainCLI(LightningCLI):
         return []
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run ``fit`` or ``validate``; see ``python train.py --help``.
-
-    Args:
-        args: The words after ``train.py``; the process's own by default.
-    """
+def train(words: Sequence[str]) -> None:
+    """Run ``fit`` or ``validate``; see ``python train.py --help``."""
     _log_to_console()
     prepare_parsing()
 
     def command() -> None:
-        words, allowed = take_allow_code(sys.argv[1:] if args is None else args)
+        remaining, allowed = take_allow_code(words)
         with code_limited_to(allowed):
             TrainCLI(
                 RegionSpotModule,
@@ -298,7 +320,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
                 seed_everything_default=0,
                 parser_class=LimitedArgumentParser,
-                args=words,
+                args=remaining,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
