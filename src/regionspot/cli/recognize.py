@@ -30,7 +30,7 @@ def recognize(words: Sequence[str]) -> None:
 
 
 def _recognize(options: Namespace) -> None:
-    # In order of cost: mistakes are told before SAM and CLIP are loaded, which takes long.
+    # In order of cost: mistakes are reported before SAM and CLIP are loaded, which takes long.
     output = None if options.output is None else _picture_path(options.output)
     boxes, points = _prompts(options)
     vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
@@ -61,7 +61,7 @@ def _regions(
     vocabulary: Vocabulary | None,
     with_masks: bool,
 ) -> "Regions":
-    # Here, so that a missing package of the extra is told as a mistake.
+    # Here, so that a missing package of the extra is reported like other mistakes.
     from regionspot.inference import RegionSpot, load_image
     from regionspot.inference.inputs import as_count
     from regionspot.inference.prompts import BoxPrompts, read_prompts
@@ -107,7 +107,7 @@ def _regions(
 
 
 def _prompts(options: Namespace) -> tuple[list[list[float]] | None, list[list[float]] | None]:
-    """Return boxes or points, or neither where SAM shall find the regions."""
+    """Return boxes or points, or neither if SAM proposes the regions."""
     ways = {
         "--boxes": options.boxes,
         "--points": options.points,
@@ -174,7 +174,7 @@ def parse_vocabulary(text: str) -> Vocabulary:
 
 
 def format_table(regions: "Regions") -> str:
-    """Return a table with one line a region: number, box, names and scores in percent."""
+    """Return a table with one line per region: number, box, names and scores in percent."""
     rows: list[tuple[str, ...]] = [("region", "x1", "y1", "x2", "y2", "names and scores in %")]
     for index, (box, labels, scores) in enumerate(
         zip(regions.boxes_xyxy, regions.top_labels, regions.top_scores, strict=True)
@@ -227,29 +227,29 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--boxes",
         type=str,
-        help="Boxes x1,y1,x2,y2 in pixels of the image, separated by blanks or semicolons.",
+        help="Boxes x1,y1,x2,y2 in pixels of the image, separated by spaces or semicolons.",
     )
     parser.add_argument(
-        "--points", type=str, help="Instead of boxes: one point x,y a region, likewise."
+        "--points", type=str, help="Instead of boxes: one point x,y for each region."
     )
     parser.add_argument(
         "--everything",
         action="store_true",
-        help="Instead of boxes: whatever SAM finds. Scores are then multiplied by how sure SAM is"
-        " of a region, and the highest comes first.",
+        help="Instead of boxes: let SAM propose regions. Scores are then multiplied by SAM's"
+        " confidence in a region, and the highest comes first.",
     )
     parser.add_class_arguments(GridProposer, "grid")
     parser.add_argument(
         "--vocabulary",
         type=str,
-        help="Names separated by commas, or a file with one name a line; by default the names of"
+        help="Names separated by commas, or a file with one name per line; by default the names of"
         " the training.",
     )
-    parser.add_argument("--top_k", type=int, default=3, help="Names to print a region.")
+    parser.add_argument("--top_k", type=int, default=3, help="Names to print for each region.")
     parser.add_argument(
         "--templates",
         type=str,
-        help="ensemble81, ensemble80, single or none; by default those of the training.",
+        help="ensemble81, ensemble80, single or none; by default that of the training.",
     )
     parser.add_argument(
         "--same_tokens",
@@ -261,9 +261,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--output", type=str, help="Write a picture of the named regions here.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     parser.add_argument(
-        "--sam_weights", type=str, help="SAM's weights, where they are not the released ones."
+        "--sam_weights", type=str, help="Path of SAM's weights, if they are not the released ones."
     )
     parser.add_argument(
-        "--clip_weights", type=str, help="CLIP's weights, where they are not the usual ones."
+        "--clip_weights", type=str, help="Path of CLIP's weights, if they are not the default ones."
     )
     return parser

@@ -59,7 +59,7 @@ DEFAULT_LOGGERS = (CSVLogger, TensorBoardLogger)
 _WANDB_CLASS = "WandbLogger"
 
 _ALLOW_CODE_HELP = (
-    "Packages or modules, separated by commas, whose classes and functions options may name, beside"
+    "Packages or modules, separated by commas, whose classes and functions options may name besides"
     " those of RegionSpot and Lightning: naming them runs their code. Only on the command line."
 )
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed|names ([\w.]+), which is neither")
@@ -97,7 +97,7 @@ def loggers(run_dir: Path, *, given: Logger | Iterable[Logger] | bool | None) ->
 
 
 def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool | None) -> None:
-    """Fill in what a W&B logger was not told: the run's name and folder.
+    """Fill in the defaults of a W&B logger: the run's name, project and folder.
 
     Args:
         run_dir: The folder of the run; its name becomes that of the run.
@@ -122,14 +122,14 @@ def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool |
 
 
 class LimitedArgumentParser(LightningArgumentParser):
-    """Names the option that allows other code, where a configuration refers to some."""
+    """Reports the option that allows other code, where a configuration names some."""
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error and exit with 2.
 
         Raises:
-            ConfigError: The error is that code is not allowed.
+            ConfigError: The options name code that is not allowed.
         """
         denied = _DENIED.search(message)
         if denied is None:
@@ -177,7 +177,7 @@ class TrainCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what is known from elsewhere, and add what only the command line composes."""
+        """Link options that have the same value, and add those of the command line only."""
         parser.link_arguments("data.spec", "model.spec", apply_on="instantiate")
         # One seed for initial weights and for the order of images.
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -192,7 +192,7 @@ class TrainCLI(LightningCLI):
             "--max_images",
             type=PositiveInt | None,
             default=None,
-            help="Images to train on, over all devices, counted with repeats; in place of"
+            help="Number of images to train on, over all devices and with repeats; instead of"
             " trainer.max_steps.",
         )
         parser.add_argument(
@@ -200,14 +200,14 @@ class TrainCLI(LightningCLI):
             type=PositiveInt | None,
             default=None,
             help="Threads of torch in each process; by default OMP_NUM_THREADS, else one for each"
-            " core. On a CPU, 1 is best for heads as small as the toy world's on machines that do"
-            " something else as well: threads wait for each other.",
+            " core. On a CPU with other load, 1 is best for heads as small as the toy world's, as"
+            " threads wait for each other.",
         )
         parser.add_argument(ALLOW_CODE, type=str | None, default=None, help=_ALLOW_CODE_HELP)
 
     @override
     def before_instantiate_classes(self) -> None:
-        """Keep a second training out of the folder; tell W&B the name of the run and its folder."""
+        """Lock the folder of the run, and fill in the options of W&B."""
         options = self.config[self.subcommand]
         if options.allow_code is not None:
             raise ConfigError(
@@ -229,7 +229,7 @@ class TrainCLI(LightningCLI):
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """Take no options from a checkpoint: ours hold none, and foreign ones are refused."""
+        """Ignore options in checkpoints: ours have none, and others are refused."""
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -264,7 +264,7 @@ class TrainCLI(LightningCLI):
         return trainer
 
     def after_fit(self) -> None:
-        """Write the trained head and the summary, and say what the training took."""
+        """Write the trained head and the summary, and print the summary."""
         if not self.trainer.is_global_zero:
             return
         run_dir = Path(self.trainer.default_root_dir)
@@ -287,7 +287,7 @@ class TrainCLI(LightningCLI):
         return math.ceil(max_images / images_per_step)
 
     def _validation(self, callbacks: Sequence[pl.Callback]) -> list[pl.Callback]:
-        """Return the callback for validation by AP, if there is something to validate on."""
+        """Return the callback for validation by AP, if there are annotations to validate on."""
         options = self.config_init[self.subcommand]
         if self.datamodule.val_cache is not None and options.val_annotations is not None:
             # Only here: training itself needs no scoring package.
@@ -333,12 +333,12 @@ def train(words: Sequence[str]) -> None:
 
 
 def _progress_bar() -> ProgressBar:
-    """Return Lightning's own, which has to wait for a GPU whenever it shows a loss."""
+    """Return Lightning's progress bar, which waits for the GPU whenever it shows a loss."""
     return TQDMProgressBar(refresh_rate=16 if torch.cuda.is_available() else 1)
 
 
 def _log_to_console() -> None:
-    """Print what is logged, once: ours on the first rank, and Lightning's without its own ways."""
+    """Print log messages once: ours on rank 0, and Lightning's through the same handler."""
     level = logging.INFO if _is_rank_zero() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
@@ -353,7 +353,7 @@ def _is_rank_zero() -> bool:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Lightning recommends a product of its makers in every run."""
+    """Filter out Lightning's recommendation of another product."""
     return "litlogger" not in record.getMessage()
 
 

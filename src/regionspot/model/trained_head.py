@@ -1,10 +1,9 @@
 """Trained heads on disk: safe tensors and a card, or the checkpoint of a run.
 
-The tensors carry the names of `FusionHead.state_dict()`; the classifier's two stand beside them as
+The tensors have the names of `FusionHead.state_dict()`; the classifier's two stand beside them as
 ``classifier.log_scale`` and ``classifier.bias``. The card ends with two hashes: ``weights_sha256``
-of the bytes of the weights' file, and ``sha256`` of the card itself up to there.
-
-What a trained head has to say about itself, as JSON beside its weights.
+of the bytes of the weights' file, and ``sha256`` of the rest of the card. The card is JSON beside
+the weights and describes the head: shape, origin of its inputs, training.
 """
 
 import dataclasses
@@ -141,7 +140,7 @@ def _no_card(where: str, error: Exception) -> WeightsError:
 
 
 def _check_types(card: HeadCard) -> None:
-    """Refuse values of another kind, which would fail somewhere else, without the file's name."""
+    """Refuse values of another type, which would fail later without the file's name."""
     for name in ("scale", "bias"):
         value = getattr(card, name)
         if type(value) not in (int, float) or not math.isfinite(value):
