@@ -23,7 +23,7 @@ def test_nothing_committed_names_a_package_registry() -> None:
     pattern = re.compile(r"https?://[a-z.]*(pypi\.org|pythonhosted\.org|npmjs\.org|debian\.org)")
     texts = [
         path
-        for folder in ("src", "tests", "docs", "configs", "benchmarks", ".")
+        for folder in ("src", "tests", "docs", "configs", "benchmarks", "tools", ".")
         for path in (ROOT / folder).glob("**/*" if folder != "." else "*")
         if path.suffix in {".py", ".md", ".toml", ".txt", ".yaml", ".json", ""} and path.is_file()
     ]

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from regionspot.cli.train import main
+from regionspot.cli.train import train
 from regionspot.data import CachedRegions, CacheLoader, RegionBatch
 from regionspot.data.batch_order import SequentialOrder
 from regionspot.data.collate import Collator
@@ -78,9 +78,9 @@ def all_in_order(data: CachedRegions) -> CacheLoader:
 def run(words: list[str]) -> None:
     """Run one command; the first word may be ``in-order``."""
     if words[0] != "in-order":
-        return main(words)
+        return train(words)
     with patch.object(CachedRegions, "train_dataloader", all_in_order):
-        return main(words[1:])
+        return train(words[1:])
 
 
 def run_all(commands: list[list[str]]) -> None:

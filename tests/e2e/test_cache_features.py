@@ -28,7 +28,7 @@ from torch import Tensor
 from helpers.files import tree
 from regionspot.backbones import load_clip, load_sam
 from regionspot.cache import FeatureCache, read_manifest, verify_cache, write_manifest
-from regionspot.cli.cache import main
+from regionspot.cli.cache import make_cache
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "regionspot"
@@ -162,7 +162,7 @@ def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache that an undisturbed run leaves; not to be changed."""
     torch.set_num_threads(1)
     output_dir = tmp_path_factory.mktemp("finished") / "cache"
-    main(world.words(output_dir))
+    make_cache(world.words(output_dir))
     return output_dir
 
 
@@ -195,7 +195,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(words: Words) -> Outcome:
         code: object = 0
         try:
-            main(words)
+            make_cache(words)
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()
@@ -310,7 +310,7 @@ def assert_same_halves(ours: NDArray[Any], theirs: Tensor) -> None:
 def test_other_codecs_store_the_same_maps_less_exactly(
     codec: str, error: float, map_bytes: int, world: World, finished: Path, tmp_path: Path
 ) -> None:
-    main(world.words(tmp_path / codec, {"codec": codec}))
+    make_cache(world.words(tmp_path / codec, {"codec": codec}))
     assert verify_cache(tmp_path / codec) == []
     stated = json.loads((tmp_path / codec / "manifest.json").read_text())["measured_error"]
     assert error / 8 < stated["feature_map"] < error
@@ -342,7 +342,7 @@ def test_coco_ground_truth_goes_in_as_well(world: World, finished: Path, tmp_pat
     path = tmp_path / "val.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     changes = {"annotations.format": "coco", "annotations.path": str(path)}
-    main(world.words(tmp_path / "cache", changes))
+    make_cache(world.words(tmp_path / "cache", changes))
     ours, theirs = tree(tmp_path / "cache" / "shards"), tree(finished / "shards")
     for shard in range(NUM_SHARDS):
         assert ours[f"{shard:06d}.tar"] == theirs[f"{shard:06d}.tar"]
@@ -389,7 +389,7 @@ def test_bytes_do_not_depend_on_where_images_lie_or_when_they_were_written(
     for path in moved.folder.rglob("*"):
         os.utime(path, (1, 1))
     monkeypatch.chdir(tmp_path)
-    main(World(folder=Path("moved")).words(Path("cache")))
+    make_cache(World(folder=Path("moved")).words(Path("cache")))
     assert tree(tmp_path / "cache") == tree(finished)
 
 
@@ -398,7 +398,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(
 ) -> None:
     torch.set_num_threads(3)  # a worker each: there are three batches
     try:
-        main(world.words(tmp_path / "cache"))
+        make_cache(world.words(tmp_path / "cache"))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
@@ -636,7 +636,7 @@ def test_templates_can_be_added_later(
     outcome = run(world.words(copied, {"templates": "[single,none]"}))
     assert (outcome.code, outcome.err) == (0, "")
     both_at_once = tmp_path / "both"
-    main(world.words(both_at_once, {"templates": "[none,single]"}))
+    make_cache(world.words(both_at_once, {"templates": "[none,single]"}))
     assert tree(copied) == tree(both_at_once)
     changed = {name for name, content in tree(finished).items() if tree(copied)[name] != content}
     assert changed == {"text_banks.h5"}
@@ -899,7 +899,7 @@ def test_a_mistake_exits_with_2_and_one_line_that_says_what_to_type(
 
 def test_an_empty_folder_is_as_good_as_none(world: World, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    main(world.words(tmp_path / "cache"))
+    make_cache(world.words(tmp_path / "cache"))
     assert tree(tmp_path / "cache") == tree(finished)
 
 

@@ -29,7 +29,7 @@ from regionspot.cache import (
     write_manifest,
     write_shard,
 )
-from regionspot.cli.evaluate import main
+from regionspot.cli.evaluate import evaluate
 from regionspot.inference import load_image
 from regionspot.model import (
     save_trained_head,
@@ -129,7 +129,7 @@ def finished(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Path
     step = {"name": "train", "command": "python train.py fit --seed 3", "seconds": 61.5}
     old = {"name": "evaluate", "command": "regionspot evaluate --old", "seconds": 5.0}
     (output / "steps.json").write_text(json.dumps([step, old]))
-    main(
+    evaluate(
         [
             *setting.options,
             *("--methods", f"[{','.join(METHODS[1:])}]", "--models.preset", "toy"),
@@ -195,7 +195,7 @@ def test_a_table_of_ap_by_category_is_written(finished: Path) -> None:
 def test_the_command_prints_the_protocol_and_one_table(
     setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main([*setting.options, "--protocol", "top1", "--output_dir", str(tmp_path / "top1")])
+    evaluate([*setting.options, "--protocol", "top1", "--output_dir", str(tmp_path / "top1")])
     printed = capsys.readouterr().out
     assert "Top 1: every box is predicted as its one most likely class" in printed
     assert re.search(r"method +AP +APr +APc +APf +AP50\nfusion_head +[\d.]+", printed)
@@ -208,7 +208,7 @@ def test_the_command_prints_the_protocol_and_one_table(
 
 def test_several_heads_are_compared_by_name(setting: Setting, tmp_path: Path) -> None:
     heads = f"[one={setting.head},two={setting.head / 'head'}]"
-    main([*setting.options, "--checkpoints", heads, "--output_dir", str(tmp_path)])
+    evaluate([*setting.options, "--checkpoints", heads, "--output_dir", str(tmp_path)])
     methods = json.loads((tmp_path / "metrics.json").read_text())["methods"]
     assert list(methods) == ["one", "two"]
     assert methods["one"] == methods["two"]
@@ -222,7 +222,7 @@ def test_a_cache_of_some_images_is_scored_on_these_and_says_so(
     content["images"].append({**content["images"][0], "id": 424242})
     larger = tmp_path / "larger.json"
     larger.write_text(json.dumps(content))
-    main([*setting.options, "--annotations", str(larger), "--output_dir", str(tmp_path)])
+    evaluate([*setting.options, "--annotations", str(larger), "--output_dir", str(tmp_path)])
     data = json.loads((tmp_path / "metrics.json").read_text())["data"]
     assert data["is_subset"]
     assert data["num_images"] == NUM_IMAGES
@@ -261,7 +261,7 @@ def test_mistakes_exit_with_2_and_one_message(
 ) -> None:
     with pytest.raises(SystemExit) as exit_info:
         chosen = [str(setting.world) if option == "WORLD" else option for option in options]
-        main([*setting.options, "--output_dir", str(tmp_path), *chosen])
+        evaluate([*setting.options, "--output_dir", str(tmp_path), *chosen])
     assert exit_info.value.code == 2
     printed = capsys.readouterr().err
     assert message in printed
@@ -278,7 +278,7 @@ def test_annotations_of_another_data_set_are_refused(
     other = tmp_path / "other.json"
     other.write_text(json.dumps(content))
     with pytest.raises(SystemExit):
-        main([*setting.options, "--annotations", str(other), "--output_dir", str(tmp_path)])
+        evaluate([*setting.options, "--annotations", str(other), "--output_dir", str(tmp_path)])
     assert "holds 1 images and 0 categories that" in capsys.readouterr().err
 
 
@@ -286,7 +286,7 @@ def test_a_second_evaluation_in_a_folder_is_refused(
     setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with folder_lock(tmp_path, advice=""), pytest.raises(SystemExit) as exit_info:
-        main([*setting.options, "--output_dir", str(tmp_path)])
+        evaluate([*setting.options, "--output_dir", str(tmp_path)])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"another process is writing to {tmp_path}" in error
@@ -306,5 +306,5 @@ def test_heads_of_other_models_are_refused(
     (other / "head.safetensors").write_bytes(weights)
     (other / "head.json").write_text(json.dumps(card))
     with pytest.raises(SystemExit):
-        main([*setting.options, "--checkpoints", f"[{other}]", "--output_dir", str(tmp_path)])
+        evaluate([*setting.options, "--checkpoints", f"[{other}]", "--output_dir", str(tmp_path)])
     assert "clip_model: found 'tiny', wanted 'ViT-B-16-quickgelu'" in capsys.readouterr().err

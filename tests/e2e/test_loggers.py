@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from regionspot.cli.train import main
+from regionspot.cli.train import train
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_wandb_gets_the_runs_name_configuration_and_metrics(
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     torch.set_num_threads(1)
     run_dir = tmp_path / "bl_first"
-    main(
+    train(
         [
             *("fit", "--data.train", f"[{make_cache()}]", "--data.batch_size", "4"),
             *("--max_images", "16", "--model.head.num_blocks", "1", "--model.head.ffn_dim", "24"),

@@ -16,8 +16,8 @@ from helpers.worlds import draw_images
 from regionspot.annotations import read_annotations
 from regionspot.backbones import ModelsConfig, load_frozen_models
 from regionspot.cache import CacheMerge
-from regionspot.cli.evaluate import main as evaluate_main
-from regionspot.cli.train import main as train_main
+from regionspot.cli.evaluate import evaluate as evaluate_main
+from regionspot.cli.train import train as train_main
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 from regionspot.model import save_trained_head
 from regionspot.scoring import Predictions

@@ -12,8 +12,8 @@ from helpers.heads import random_head
 from regionspot.annotations import read_annotations
 from regionspot.backbones import ModelsConfig, load_frozen_models, load_sam
 from regionspot.cache import FeatureCache
-from regionspot.cli.cache import main as cache_main
-from regionspot.cli.evaluate import main as evaluate_main
+from regionspot.cli.cache import make_cache as cache_main
+from regionspot.cli.evaluate import evaluate as evaluate_main
 from regionspot.core.errors import ConfigError
 from regionspot.data import CachedRegions
 from regionspot.data.loader import CacheLoader

@@ -20,9 +20,9 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from helpers.samples import GENUINE, OURS, sample_files
 from regionspot.backbones import load_clip, load_sam
 from regionspot.cache import FeatureCache
-from regionspot.cli.cache import main as cache_main
-from regionspot.cli.evaluate import main as evaluate_main
-from regionspot.cli.train import main as train_main
+from regionspot.cli.cache import make_cache
+from regionspot.cli.evaluate import evaluate
+from regionspot.cli.train import train
 
 ROOT = Path(__file__).parents[2]
 OUR_PHOTO, OUR_OTHER = (OURS / f"photos/{number:012d}.json" for number in (31_001, 31_002))
@@ -87,7 +87,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 @pytest.fixture(scope="module")
 def cache_dir(photos: Path) -> Path:
     output_dir = photos / "cache"
-    cache_main(
+    make_cache(
         [
             *("--annotations.format", "lvis", "--annotations.path", str(photos / "photos.json")),
             *("--annotations.images_dir", str(photos), "--output_dir", str(output_dir), *MODELS),
@@ -111,7 +111,7 @@ def test_a_coco_file_goes_in_as_it_is(
     size_hw: tuple[int, int],
     first_box_xyxy: list[float],
 ) -> None:
-    cache_main(
+    make_cache(
         [
             *("--annotations.format", "coco", "--annotations.path", str(path)),
             *("--annotations.images_dir", str(path.parent)),
@@ -177,7 +177,7 @@ def test_one_training_step_and_one_evaluation(
 ) -> None:
     monkeypatch.chdir(ROOT)
     run_dir = tmp_path / "run"
-    train_main(
+    train(
         [
             *("fit", "--config", "configs/train/bb_stage1.yaml", "--data.templates", "single"),
             *("--data.train", json.dumps([str(cache_dir)]), "--data.val", str(cache_dir)),
@@ -186,7 +186,7 @@ def test_one_training_step_and_one_evaluation(
             *("--trainer.val_check_interval", "1", "--trainer.default_root_dir", str(run_dir)),
         ]
     )
-    evaluate_main(
+    evaluate(
         [
             *("--cache", str(cache_dir), "--annotations", str(photos / "photos.json")),
             *("--images_dir", str(photos), "--output_dir", str(tmp_path / "eval")),

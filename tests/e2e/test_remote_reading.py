@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from regionspot.cache import FeatureCache, verify_cache
 from regionspot.cli.main import main
-from regionspot.cli.train import main as train
+from regionspot.cli.train import train
 from regionspot.core.errors import CacheCorruptError, ConfigError, MissingFileError
 from regionspot.data import CachedRegions
 from regionspot.storage import RemoteFolder, StorageError
@@ -185,7 +185,7 @@ def test_a_cache_that_was_made_anew_is_fetched_anew(
 
 
 def test_training_from_a_bucket_has_the_losses_of_training_from_the_disk(
-    make_cache: MakeCache, bucket: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_cache: MakeCache, bucket: str, home: Path, tmp_path: Path
 ) -> None:
     torch.set_num_threads(1)
     folder = make_cache()
@@ -194,15 +194,14 @@ def test_training_from_a_bucket_has_the_losses_of_training_from_the_disk(
     for number, source in enumerate((str(folder), url)):
         root = tmp_path / str(number)
         words = [
-            *("train.py", "fit", "--seed_everything", "7", "--data.train", f"[{source}]"),
+            *("fit", "--seed_everything", "7", "--data.train", f"[{source}]"),
             *("--data.batch_size", "4", "--trainer.max_steps", "6", "--trainer.accelerator", "cpu"),
             *("--trainer.default_root_dir", str(root), "--trainer.log_every_n_steps", "1"),
             *("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0"),
             *("--trainer.use_distributed_sampler", "false", "--model.head.num_blocks", "1"),
             *("--model.head.num_heads", "2", "--model.head.ffn_dim", "24"),
         ]
-        monkeypatch.setattr("sys.argv", words)
-        train()
+        train(words)
         (metrics,) = root.glob("csv/version_*/metrics.csv")
         header, *rows = [line.split(",") for line in metrics.read_text().splitlines()]
         column = header.index("train/loss")

@@ -13,7 +13,7 @@ import yaml
 
 from helpers.training import column, training_config
 from regionspot.cache import FeatureCache
-from regionspot.cli.train import main
+from regionspot.cli.train import train
 from regionspot.data import CachedRegions
 from regionspot.model import TrainedHead, load_trained_head
 
@@ -41,7 +41,7 @@ def write_config(folder: Path, train: list[Path], *, max_steps: int = 20) -> Pat
 
 def test_training_mixes_caches_of_all_codecs(tmp_path: Path, make_cache: MakeCache) -> None:
     caches = [make_cache(codec, codec=codec) for codec in ("float16", "bfloat16", "int8")]
-    main(["fit", "--config", str(write_config(tmp_path, caches))])
+    train(["fit", "--config", str(write_config(tmp_path, caches))])
     trained = load_trained_head(tmp_path / "run" / "head")
     # The same numbers three times, stored in three ways.
     exact, *others = [logits(trained, cache) for cache in caches]
@@ -112,7 +112,7 @@ def test_a_short_fit_learns_and_leaves_a_head_that_loads(
     make_cache: MakeCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caches = [make_cache("a"), make_cache("b", names=("kiwi", "lemon"), empty={0}, seed=1)]
-    main(["fit", "--config", str(write_config(tmp_path, caches))])
+    train(["fit", "--config", str(write_config(tmp_path, caches))])
 
     run = tmp_path / "run"
     losses = column(run, "train/loss")
@@ -160,14 +160,14 @@ def test_a_resumed_fit_ends_where_an_uninterrupted_one_ends(
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     whole = write_config(tmp_path / "one", [cache])
-    main(["fit", "--config", str(whole)])
+    train(["fit", "--config", str(whole)])
     broken = write_config(tmp_path / "two", [cache])
     # 5 and 10 steps end in the middle of an epoch of 3 batches, 15 at the end of one.
-    main(["fit", "--config", str(broken), "--trainer.max_steps", "5"])
+    train(["fit", "--config", str(broken), "--trainer.max_steps", "5"])
     for max_steps in (10, 15, 20):
         last = tmp_path / "two" / "run" / "checkpoints" / "last.ckpt"
         kept = last.rename(tmp_path / f"{max_steps}.ckpt")
-        main(
+        train(
             [
                 *("fit", "--config", str(broken), "--ckpt_path", str(kept)),
                 *("--trainer.max_steps", str(max_steps)),
@@ -186,7 +186,7 @@ def test_the_order_is_set_on_the_command_line(
     caches = [make_cache("a", num_images=20), make_cache("b", num_images=11, seed=1)]
     config = write_config(tmp_path, caches, max_steps=9)
     with caplog.at_level("INFO"):
-        main(
+        train(
             [
                 *("fit", "--config", str(config), "--data.ratios", "by_size"),
                 *("--data.batch_size", "[4, 3]", "--data.shuffle_window", "2"),
@@ -210,7 +210,7 @@ def test_validation_logs_top1_and_ap(make_cache: MakeCache, tmp_path: Path) -> N
         *("--trainer.callbacks.filename", "best", "--trainer.callbacks.monitor", "val/AP"),
         *("--trainer.callbacks.mode", "max"),
     ]
-    main(["fit", *options])
+    train(["fit", *options])
     run = tmp_path / "run"
     accuracies, precisions = column(run, "val/top1"), column(run, "val/AP")
     assert len(accuracies) == len(precisions) == 4
@@ -218,9 +218,9 @@ def test_validation_logs_top1_and_ap(make_cache: MakeCache, tmp_path: Path) -> N
     assert precisions[-1] > 80
     assert (run / "checkpoints" / "best.ckpt").exists()
 
-    main(["validate", *options, "--ckpt_path", "last"])
+    train(["validate", *options, "--ckpt_path", "last"])
     assert column(run, "val/AP") == pytest.approx(precisions[-1:])
-    main(["validate", *options, "--ckpt_path", "best"])
+    train(["validate", *options, "--ckpt_path", "best"])
     assert column(run, "val/AP") == pytest.approx([max(precisions)])
 
 
@@ -229,9 +229,9 @@ def test_stage_two_starts_from_the_weights_of_stage_one(
 ) -> None:
     cache = make_cache()
     config = write_config(tmp_path, [cache], max_steps=5)
-    main(["fit", "--config", str(config)])
+    train(["fit", "--config", str(config)])
     first = load_trained_head(tmp_path / "run" / "head")
-    main(
+    train(
         [
             *("fit", "--config", str(config), "--model.init_from", str(tmp_path / "run" / "head")),
             *("--trainer.default_root_dir", str(tmp_path / "stage2")),
@@ -267,7 +267,7 @@ def test_mistakes_of_the_user_end_with_a_message_and_code_2(
 ) -> None:
     config = write_config(tmp_path, [make_cache()])
     with pytest.raises(SystemExit) as exit_info:
-        main(["fit", "--config", str(config), *words])
+        train(["fit", "--config", str(config), *words])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -280,7 +280,7 @@ def test_a_checkpoint_that_is_not_there_is_told(
 ) -> None:
     config = write_config(tmp_path, [make_cache()])
     with pytest.raises(SystemExit) as exit_info:
-        main(["fit", "--config", str(config), "--ckpt_path", str(tmp_path / "nope.ckpt")])
+        train(["fit", "--config", str(config), "--ckpt_path", str(tmp_path / "nope.ckpt")])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err
     assert f"{tmp_path / 'nope.ckpt'} is no file. {tmp_path / 'run'} has no checkpoints" in error
@@ -291,7 +291,7 @@ def test_a_mistyped_option_is_named(
 ) -> None:
     config = write_config(tmp_path, [make_cache()])
     with pytest.raises(SystemExit) as exit_info:
-        main(["fit", "--config", str(config), "--model.head.num_bloks", "3"])
+        train(["fit", "--config", str(config), "--model.head.num_bloks", "3"])
     assert exit_info.value.code == 2
     assert "num_bloks" in capsys.readouterr().err
 

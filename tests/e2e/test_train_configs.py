@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from regionspot.cli.train import main
+from regionspot.cli.train import train
 from regionspot.model import load_trained_head
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ MakeCache = Callable[..., Path]
 
 def parsed(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     with pytest.raises(SystemExit) as exit_info:
-        main(["fit", "--config", str(path), "--print_config"])
+        train(["fit", "--config", str(path), "--print_config"])
     assert exit_info.value.code == 0
     config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     return config
@@ -142,7 +142,7 @@ def test_the_recipe_runs(make_cache: MakeCache, tmp_path: Path, path: Path) -> N
     }
     copy = tmp_path / "config.yaml"
     copy.write_text(yaml.safe_dump(config), encoding="utf-8")
-    main(["fit", "--config", str(copy)])
+    train(["fit", "--config", str(copy)])
     trained = load_trained_head(tmp_path / "run" / "head")
     assert trained.card.training["steps"] == 3
     assert all(parameter.isfinite().all() for parameter in trained.head.parameters())

@@ -35,7 +35,7 @@ import torch
 import regionspot.cli.cache
 import regionspot.extraction.run  # noqa: F401
 from regionspot.cli.main import main
-from regionspot.cli.signals import answer_signals
+from regionspot.cli.run import answer_signals
 
 PATIENCE_S = 120
 

@@ -27,7 +27,7 @@ from typing_extensions import override
 from helpers.files import flip_bit, tree
 from helpers.processes import kill_at_renames
 from helpers.training import training_config
-from regionspot.cli.train import main
+from regionspot.cli.train import train
 from regionspot.core.errors import ConfigError, MissingFileError, RegionSpotError, WeightsError
 from regionspot.data import CachedRegions
 from regionspot.model import CHECKPOINT_CARD_KEY, load_trained_head, read_checkpoint
@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_module_cache: MakeCac
     folder = tmp_path_factory.mktemp("trained")
     config = training_config(folder / "run", [make_module_cache()], max_steps=3, save_every=1)
     (folder / "train.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    main(["fit", "--config", str(folder / "train.yaml")])
+    train(["fit", "--config", str(folder / "train.yaml")])
     return folder
 
 
@@ -102,7 +102,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 def refused(words: list[str], capsys: Capture) -> str:
     """Run a command that has to exit with 2, and return its one line of error."""
     with pytest.raises(SystemExit) as exit_info:
-        main(words)
+        train(words)
     assert exit_info.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     (error,) = [line for line in lines if line.startswith("error: ")]
@@ -414,7 +414,7 @@ def test_a_run_that_is_killed_while_it_writes_a_checkpoint_goes_on(
     assert kill_at_renames(words, [number]) == [-signal.SIGKILL]
     assert list(tree(run / "checkpoints")) == ["last.ckpt", "last.ckpt.tmp"]
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == number - 1
-    main([*words, "--ckpt_path", "last"])
+    train([*words, "--ckpt_path", "last"])
     assert list(tree(run / "checkpoints")) == ["last.ckpt"]
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 6
 
@@ -435,7 +435,7 @@ def test_a_stray_file_of_a_killed_run_hides_no_checkpoint_and_is_removed(
     monkeypatch.setenv("SLURM_LOCALID", "0")
     monkeypatch.setenv("SLURM_PROCID", "0")
     words = ["fit", "--config", str(trained / "train.yaml")]
-    main([*words, "--trainer.default_root_dir", str(run), "--trainer.max_steps", "4"])
+    train([*words, "--trainer.default_root_dir", str(run), "--trainer.max_steps", "4"])
     assert not (run / "hpc_ckpt_2.ckpt.tmp").exists()
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     assert (summary["steps"], summary["images"]) == (4, 16)
@@ -450,7 +450,7 @@ def test_no_option_is_taken_from_a_checkpoint(
     SealedCheckpointIO().save_checkpoint(content, checkpoint)
     words = ["fit", "--config", str(trained / "train.yaml"), "--ckpt_path", str(checkpoint)]
     run = tmp_path / "run"
-    main([*words, "--trainer.default_root_dir", str(run), "--trainer.max_steps", "4"])
+    train([*words, "--trainer.default_root_dir", str(run), "--trainer.max_steps", "4"])
     assert load_trained_head(run).card.training["init_from"] is None
 
 
@@ -465,7 +465,7 @@ def test_a_second_training_in_a_folder_is_refused(
         assert f"another process is writing to {run}" in error
         assert "--trainer.default_root_dir" in error
         assert list(run.iterdir()) == []
-    main(words)
+    train(words)
     with folder_lock(run, advice=""):  # given back
         pass
 
@@ -482,10 +482,10 @@ def test_a_run_shorter_than_its_warm_up_says_so(
     words = ["fit", "--config", str(trained / "train.yaml")]
     words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_steps", "-1"]
     with caplog.at_level(logging.WARNING):
-        main([*words, "--max_images", "8", "--model.schedule.warmup_images", "400"])
+        train([*words, "--max_images", "8", "--model.schedule.warmup_images", "400"])
     (message,) = [text for text in caplog.messages if "warm-up" in text]
     assert "ends after 8 images, within its warm-up of 400" in message
     assert "reaches 3.0% of" in message  # 0.01 + 0.99 * 8 / 400
     caplog.clear()
-    main([*words, "--max_images", "8", "--model.schedule.warmup_images", "7"])
+    train([*words, "--max_images", "8", "--model.schedule.warmup_images", "7"])
     assert not [text for text in caplog.messages if "warm-up" in text]

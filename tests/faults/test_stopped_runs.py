@@ -213,7 +213,7 @@ ADVICE = (
     "whole shards are safe; give the same command again to go on",
 )
 ANSWERING = (
-    "from regionspot.cli.signals import answer_signals; answer_signals();"
+    "from regionspot.cli.run import answer_signals; answer_signals();"
     " print('answering', flush=True)"
 )
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}

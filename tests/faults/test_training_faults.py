@@ -17,7 +17,7 @@ import torch
 
 from helpers.files import flip_bit
 from regionspot.cache import read_sidecar, shard_path
-from regionspot.cli.train import main
+from regionspot.cli.train import train
 from regionspot.core.errors import NotFiniteError
 from regionspot.core.stopping import answer_signal, forget_signal
 from regionspot.training.callbacks import check_weights
@@ -98,13 +98,13 @@ def test_a_killed_run_goes_on_with_the_same_images_and_the_same_losses(
 ) -> None:
     config = train_config(make_cache(), max_steps=20, save_every=5, dropout=0.1)
     fit = ["fit", "--config", str(config), "--trainer.default_root_dir"]
-    main([*fit, str(tmp_path / "undisturbed"), *recorder(tmp_path / "all")])
+    train([*fit, str(tmp_path / "undisturbed"), *recorder(tmp_path / "all")])
     run = tmp_path / "killed"
     killed = run_train(*fit, str(run), *recorder(tmp_path / "first", kill_at_step=step))
     assert killed.returncode == -9, killed.stderr
     assert len(recorded(tmp_path / "first")) == step
     last = run / "checkpoints" / "last.ckpt"
-    main([*fit, str(run), "--ckpt_path", str(last), *recorder(tmp_path / "rest")])
+    train([*fit, str(run), "--ckpt_path", str(last), *recorder(tmp_path / "rest")])
 
     saved = (step - 1) // 5 * 5  # it was killed before its own step was saved
     wanted = recorded(tmp_path / "all")
@@ -127,7 +127,7 @@ def test_control_c_saves_the_step_at_hand_and_says_how_to_go_on(
     try:
         with pytest.raises(SystemExit) as exit_info:
             stopping = recorder(tmp_path / "seen", kill_at_step=3, by="SIGINT")
-            main(["fit", "--config", str(config), *stopping])
+            train(["fit", "--config", str(config), *stopping])
     finally:
         signal.signal(signal.SIGINT, before)
         forget_signal()
@@ -161,7 +161,7 @@ def test_a_run_that_a_signal_ends_is_no_success_and_goes_on_where_it_was(
 ) -> None:
     config = train_config(make_cache(), max_steps=20, save_every=50, dropout=0.1)
     fit = ["fit", "--config", str(config), "--trainer.accumulate_grad_batches", str(accumulate)]
-    main([*fit, "--trainer.default_root_dir", str(tmp_path / "all"), *recorder(tmp_path / "all")])
+    train([*fit, "--trainer.default_root_dir", str(tmp_path / "all"), *recorder(tmp_path / "all")])
     ended = run_train(
         *(*fit, "--trainer.strategy", "ddp", "--trainer.devices", str(devices)),
         # Sent to all ranks, as by `scancel` and by a terminal.
@@ -183,7 +183,7 @@ def test_a_run_that_a_signal_ends_is_no_success_and_goes_on_where_it_was(
         assert len(recorded(tmp_path / "first", rank)) == 12 * accumulate
     run = tmp_path / "run"
     assert [path.name for path in run.glob("checkpoints/*")] == ["last.ckpt"]
-    main([*fit, "--ckpt_path", "last", *recorder(tmp_path / "rest")])
+    train([*fit, "--ckpt_path", "last", *recorder(tmp_path / "rest")])
     wanted = recorded(tmp_path / "all")[12 * accumulate :]
     rest = recorded(tmp_path / "rest")
     assert [line["keys"] for line in rest] == [line["keys"] for line in wanted]
@@ -239,7 +239,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_keys_of_the_batch(
     cache = make_cache(huge={7}, codec="bfloat16")
     config = train_config(cache, max_steps=20, save_every=save_every)
     with pytest.raises(SystemExit) as exit_info:
-        main(["fit", "--config", str(config), *recorder(tmp_path / "seen")])
+        train(["fit", "--config", str(config), *recorder(tmp_path / "seen")])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err
     lines = recorded(tmp_path / "seen")
@@ -278,7 +278,7 @@ def test_a_damaged_shard_ends_the_run_with_its_name_and_the_repair_command(
     config = train_config(cache, max_steps=20)
     flip_byte_of_image(cache, 1, 2)
     with pytest.raises(SystemExit) as exit_info:
-        main(["fit", "--config", str(config)])
+        train(["fit", "--config", str(config)])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err
     assert str(shard_path(cache, 1)) in error

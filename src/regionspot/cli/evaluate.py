@@ -1,18 +1,12 @@
-"""Score trained heads and baselines on a cached data set, and write the report.
+"""Score trained heads and baselines on a cached data set, and write the report."""
 
-``python evaluate.py --config configs/eval/lvis_gt.yaml``, or the same as ``regionspot evaluate``.
-Writes ``metrics.json``, ``per_category.csv``, ``predictions.json`` (LVIS results format; of the
-first method, the others' are ``predictions_<method>.json``) and ``report.html``.
-"""
-
-import logging
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from regionspot.cli.run import parse_options, run_cli
+from regionspot.cli.options import parse_options
+from regionspot.cli.run import run_cli, show_progress
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData, open_evaluation_data
 from regionspot.evaluation.methods import MethodOutput, MethodRun, check_methods, run_methods
@@ -98,10 +92,15 @@ def _evaluate_alone(
     return result
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Evaluate; see ``python evaluate.py --help``."""
-    words = list(sys.argv[1:] if args is None else args)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def evaluate(words: Sequence[str]) -> None:
+    """Score trained heads and baselines on a cached data set, and write the report.
+
+    ``python evaluate.py --config configs/eval/lvis_gt.yaml``, or the same as ``regionspot
+    evaluate``. Writes ``metrics.json``, ``per_category.csv``, ``predictions.json`` (LVIS results
+    format, of the first method; those of the others are ``predictions_<method>.json``) and
+    ``report.html``.
+    """
+    show_progress()
     # The parser builds the configuration, whose own checks raise errors for the user, too.
     run_cli(lambda: _evaluate(words))
 
@@ -112,7 +111,7 @@ def parse_config(words: Sequence[str]) -> EvalConfig:
     Raises:
         ConfigError: The options contradict each other.
     """
-    return parse_options(EvalConfig, words, prog="evaluate.py", about=__doc__)
+    return parse_options(EvalConfig, words, prog="evaluate.py", about=evaluate.__doc__)
 
 
 def _evaluate(words: Sequence[str]) -> None:

@@ -1,54 +1,72 @@
-"""The ``regionspot`` command: one name for the commands that the entry scripts run.
+"""The ``regionspot`` command and the entry scripts: finds the function of a command and calls it.
 
-``regionspot cache ARGS`` is ``python cache_features.py ARGS``, and so on. Each command is imported
-only when it is asked for, since torch alone takes seconds: Ctrl-C is answered from the start.
+Commands are imported only when they are called, since torch alone takes seconds to import: Ctrl-C
+is answered from the start.
 """
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
-from regionspot.cli.signals import answer_signals
+from regionspot.cli.run import answer_signals
 
 _COMMANDS = {
     "cache": (
-        "regionspot.cli.cache",
+        "regionspot.cli.cache:make_cache",
         "run SAM and CLIP once over annotated images: a feature cache",
     ),
-    "fit": ("regionspot.cli.train", "train the fusion head from caches (train.py fit)"),
+    "cache plan": ("regionspot.cli.cache:plan_cache", ""),
+    "cache verify": ("regionspot.cli.verify:verify_caches", ""),
+    "cache repair": ("regionspot.cli.cache:repair_damage", ""),
+    "cache stats": ("regionspot.cli.cache_care:show_stats", ""),
+    "cache gc": ("regionspot.cli.cache_care:remove_garbage", ""),
+    "cache merge": ("regionspot.cli.cache:merge_caches", ""),
+    "fit": ("regionspot.cli.train:train", "train the fusion head from caches (train.py fit)"),
     "validate": (
-        "regionspot.cli.train",
+        "regionspot.cli.train:train",
         "AP of a checkpoint on a validation cache (train.py validate)",
     ),
     "evaluate": (
-        "regionspot.cli.evaluate",
+        "regionspot.cli.evaluate:evaluate",
         "AP APr APc APf of the head and of CLIP on crops; a report",
     ),
-    "recognize": ("regionspot.cli.recognize", "name the regions of one image"),
+    "recognize": ("regionspot.cli.recognize:recognize", "name the regions of one image"),
     "verify": (
-        "regionspot.cli.verify",
-        "read every byte of caches, heads and checkpoints, and name all damage",
+        "regionspot.cli.verify:verify_paths",
+        "read every byte of caches, heads and checkpoints, and report damage",
     ),
-    "convert": ("regionspot.cli.convert", "read or write the layout of the paper's released heads"),
+    "convert": (
+        "regionspot.cli.convert:convert_head",
+        "read or write the layout of the paper's released heads",
+    ),
     "convert-proposals": (
-        "regionspot.cli.convert_proposals",
-        "Detectron2's boxes (.pkl, .pth) into COCO results, to go in as proposals",
+        "regionspot.cli.convert:convert_proposals",
+        "Detectron2's boxes (.pkl, .pth) to COCO results, for use as proposals",
     ),
-    "toy": ("regionspot.cli.toy", "generate the toy world: images and LVIS annotations"),
+    "toy": (
+        "regionspot.cli.toy:generate_toy_world",
+        "generate the toy world: images and LVIS annotations",
+    ),
     "quickstart": (
-        "regionspot.cli.quickstart",
-        "the whole way on an embedded toy world, in minutes",
+        "regionspot.cli.quickstart:main",
+        "all steps on an embedded toy world, in minutes",
     ),
 }
+"""Command: the function that gets the words after it, and one line of help.
+
+``cache --help`` describes the commands of two words.
+"""
 _LIGHTNING = ("fit", "validate")
+"""Commands that are also the first word of their function, which is ``train.py``'s."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
     Args:
-        args: Its words; the process's own by default. The process is the command's then, which
-            answers signals as long as it lives.
+        args: Its words; by default those of the process, which then answers signals as long as it
+            lives.
     """
     if args is None:
         answer_signals()
@@ -59,37 +77,38 @@ def main(args: Sequence[str] | None = None) -> None:
     if words[0] not in _COMMANDS:
         print(f"error: there is no command {words[0]!r}.\n\n{_usage()}", file=sys.stderr)
         raise SystemExit(2)
-    module, _ = _COMMANDS[words[0]]
-    _run(module, words if words[0] in _LIGHTNING else words[1:])
+    length = 2 if " ".join(words[:2]) in _COMMANDS else 1
+    name = " ".join(words[:length])
+    _function(name)(words if name in _LIGHTNING else words[length:])
 
 
 def cache_features() -> None:
-    """Be ``cache_features.py``."""
-    _be_script("regionspot.cli.cache")
+    """Run ``cache_features.py``, which is ``regionspot cache``."""
+    answer_signals()
+    main(["cache", *sys.argv[1:]])
 
 
 def train() -> None:
-    """Be ``train.py``."""
-    _be_script("regionspot.cli.train")
+    """Run ``train.py``, whose ``fit`` and ``validate`` are those of ``regionspot``."""
+    answer_signals()
+    _function("fit")(sys.argv[1:])
 
 
 def evaluate() -> None:
-    """Be ``evaluate.py``."""
-    _be_script("regionspot.cli.evaluate")
-
-
-def _be_script(module: str) -> None:
+    """Run ``evaluate.py``, which is ``regionspot evaluate``."""
     answer_signals()
-    _run(module, sys.argv[1:])
+    main(["evaluate", *sys.argv[1:]])
 
 
-def _run(module: str, words: Sequence[str]) -> None:
-    importlib.import_module(module).main(words)
+def _function(command: str) -> Callable[[Sequence[str]], None]:
+    module, _, name = _COMMANDS[command][0].partition(":")
+    return cast("Callable[[Sequence[str]], None]", getattr(importlib.import_module(module), name))
 
 
 def _usage() -> str:
-    width = max(map(len, _COMMANDS))
-    lines = [f"  {name:<{width}}  {help_text}" for name, (_, help_text) in _COMMANDS.items()]
+    listed = {name: text for name, (_, text) in _COMMANDS.items() if text}
+    width = max(map(len, listed))
+    lines = [f"  {name:<{width}}  {text}" for name, text in listed.items()]
     return "\n".join(
         ["usage: regionspot COMMAND [OPTIONS], with --help for the options", "", *lines]
     )

@@ -1,4 +1,4 @@
-"""``regionspot recognize``: name the regions of one image and print a table."""
+"""Name the regions of one image."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import ArrayLike
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
-from regionspot.cli.config_files import prepare_parsing
+from regionspot.cli.options import prepare_parsing
 from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.files import is_file
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 _LIST_FILE = re.compile(r"\.(txt|text|csv|tsv|json|ya?ml|names|lst|list|md)$", re.IGNORECASE)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Name the regions of an image; see ``regionspot recognize --help``."""
+def recognize(words: Sequence[str]) -> None:
+    """``regionspot recognize``: name the regions of one image and print a table."""
     parser = _parser()
-    options = parser.parse_args(args)
+    options = parser.parse_args(words)
     run_cli(lambda: _recognize(parser.instantiate(options)))
 
 
 def _recognize(options: Namespace) -> None:
-    # In order of cost: mistakes are told before SAM and CLIP are loaded, which takes long.
+    # In order of cost: mistakes are reported before SAM and CLIP are loaded, which takes long.
     output = None if options.output is None else _picture_path(options.output)
     boxes, points = _prompts(options)
     vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
@@ -108,7 +108,7 @@ def _regions(
 
 
 def _prompts(options: Namespace) -> tuple[list[list[float]] | None, list[list[float]] | None]:
-    """Return boxes or points, or neither where SAM shall find the regions."""
+    """Return boxes or points, or neither if SAM proposes the regions."""
     ways = {
         "--boxes": options.boxes,
         "--points": options.points,
@@ -175,7 +175,7 @@ def parse_vocabulary(text: str) -> Vocabulary:
 
 
 def format_table(regions: "Regions") -> str:
-    """Return a table with one line a region: number, box, names and scores in percent."""
+    """Return a table with one line per region: number, box, names and scores in percent."""
     rows: list[tuple[str, ...]] = [("region", "x1", "y1", "x2", "y2", "names and scores in %")]
     for index, (box, labels, scores) in enumerate(
         zip(regions.boxes_xyxy, regions.top_labels, regions.top_scores, strict=True)
@@ -217,7 +217,7 @@ def _row_help(num_values: int) -> str:
 
 def _parser() -> ArgumentParser:
     prepare_parsing()
-    parser = ArgumentParser(prog="regionspot recognize", description=__doc__)
+    parser = ArgumentParser(prog="regionspot recognize", description=recognize.__doc__)
     parser.add_argument(
         "--model",
         type=str,
@@ -228,29 +228,29 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--boxes",
         type=str,
-        help="Boxes x1,y1,x2,y2 in pixels of the image, separated by blanks or semicolons.",
+        help="Boxes x1,y1,x2,y2 in pixels of the image, separated by spaces or semicolons.",
     )
     parser.add_argument(
-        "--points", type=str, help="Instead of boxes: one point x,y a region, likewise."
+        "--points", type=str, help="Instead of boxes: one point x,y for each region."
     )
     parser.add_argument(
         "--everything",
         action="store_true",
-        help="Instead of boxes: whatever SAM finds. Scores are then multiplied by how sure SAM is"
-        " of a region, and the highest comes first.",
+        help="Instead of boxes: let SAM propose regions. Scores are then multiplied by SAM's"
+        " confidence in a region, and the highest comes first.",
     )
     parser.add_class_arguments(GridProposer, "grid")
     parser.add_argument(
         "--vocabulary",
         type=str,
-        help="Names separated by commas, or a file with one name a line; by default the names of"
+        help="Names separated by commas, or a file with one name per line; by default the names of"
         " the training.",
     )
-    parser.add_argument("--top_k", type=int, default=3, help="Names to print a region.")
+    parser.add_argument("--top_k", type=int, default=3, help="Names to print for each region.")
     parser.add_argument(
         "--templates",
         type=str,
-        help="ensemble81, ensemble80, single or none; by default those of the training.",
+        help="ensemble81, ensemble80, single or none; by default that of the training.",
     )
     parser.add_argument(
         "--same_tokens",
@@ -262,9 +262,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--output", type=str, help="Write a picture of the named regions here.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     parser.add_argument(
-        "--sam_weights", type=str, help="SAM's weights, where they are not the released ones."
+        "--sam_weights", type=str, help="Path of SAM's weights, if they are not the released ones."
     )
     parser.add_argument(
-        "--clip_weights", type=str, help="CLIP's weights, where they are not the usual ones."
+        "--clip_weights", type=str, help="Path of CLIP's weights, if they are not the default ones."
     )
     return parser

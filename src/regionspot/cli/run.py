@@ -1,61 +1,13 @@
-"""Options of a command from the fields of its configuration class, a YAML file and the shell.
-
-Turns errors for a person into one message and exit code 2, and a stop into one and 128 + n.
-"""
+"""How a command ends: by an error, by a full disk, or by Ctrl-C and SIGTERM."""
 
 import errno
+import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import TypeVar
+from collections.abc import Callable
 
-from jsonargparse import ArgumentParser
-
-from regionspot.cli.config_files import prepare_parsing, readable_files
 from regionspot.core.errors import RegionSpotError
-from regionspot.core.stopping import StoppedError
-
-T = TypeVar("T")
-
-
-def parse_options(
-    config_class: type[T], words: Sequence[str], *, prog: str, about: str | None
-) -> T:
-    """Read the options of the command line and of the file that ``--config`` names.
-
-    Args:
-        config_class: A dataclass; the texts below its fields become the help.
-        words: What was typed after the command.
-        prog: What the command is called in its help.
-        about: What it does.
-
-    Raises:
-        ConfigError: An option cannot work (raised by the class itself), or the file is no text.
-    """
-    prepare_parsing()
-    parser = ArgumentParser(prog=prog, description=about)
-    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
-    parser.add_class_arguments(config_class)
-    with readable_files():
-        parsed = parser.parse_args(list(words))
-    try:
-        options = vars(parser.instantiate(parsed))
-    except ValueError as error:
-        deliberate = _deliberate(error)
-        if deliberate is None:
-            raise
-        raise deliberate from None
-    names = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
-    return config_class(**{name: options[name] for name in names})
-
-
-def _deliberate(error: BaseException) -> RegionSpotError | None:
-    """Find the error of a nested class, which jsonargparse wraps where the class is optional."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, RegionSpotError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
-
+from regionspot.core.stopping import StoppedError, answer_signal
 
 _ALLOW = "Allow it to this user, or give another path; then give the same command again."
 _MAKE_ROOM = "Make room, or give another path; then give the same command again."
@@ -69,12 +21,31 @@ _ADVICE = {
 """What to do when the system refuses to read or write."""
 
 
+def answer_signals() -> None:
+    """Answer Ctrl-C and SIGTERM for the rest of this process, as `regionspot.core.stopping` says.
+
+    A signal that the process was started to ignore, as shells do for background jobs, stays
+    ignored.
+    """
+    for number, default in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is default:
+            signal.signal(number, answer_signal)
+
+
+def show_progress() -> None:
+    """Print log messages of level INFO and above to stderr, without prefix."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
 def run_cli(command: Callable[[], None]) -> None:
     """Run a command; print a `RegionSpotError` as a message without traceback and exit with 2.
 
-    So are full disks and missing permissions told. Where a signal ended the command, say what to do
-    next, and exit with 128 and its number, as shells do: 130 for Ctrl-C, 143 for SIGTERM. Every
-    other exception is a bug of ours and keeps its traceback.
+    Full disks and missing permissions are reported in the same way. A command that a signal ended
+    prints what to do next and exits with 128 plus the number of the signal, as shells do: 130 for
+    Ctrl-C, 143 for SIGTERM. Any other exception is a bug of ours and keeps its traceback.
     """
     try:
         command()

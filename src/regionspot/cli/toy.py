@@ -1,7 +1,4 @@
-"""``regionspot toy``: generate the embedded toy world, images and LVIS-format annotations.
-
-What is there already, made with the same arguments, is not made again.
-"""
+"""Generate the toy world."""
 
 import os
 from collections.abc import Sequence
@@ -13,9 +10,12 @@ from tqdm import tqdm
 from regionspot.cli.run import run_cli
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Generate a toy world; see ``regionspot toy --help``."""
-    parser = ArgumentParser(prog="regionspot toy", description=__doc__)
+def generate_toy_world(words: Sequence[str]) -> None:
+    """``regionspot toy``: generate the embedded toy world, images and LVIS-format annotations.
+
+    A world that is already there, made with the same arguments, is not generated again.
+    """
+    parser = ArgumentParser(prog="regionspot toy", description=generate_toy_world.__doc__)
     parser.add_argument("--output_dir", type=str, default="runs/toy/world")
     parser.add_argument(
         "--seed", type=int, default=1, help="Which world: all of it follows from this number."
@@ -24,7 +24,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--num_train", type=int, default=1200, help="Images of each of the three training sources."
     )
-    options = parser.parse_args(args)
+    options = parser.parse_args(words)
     run_cli(
         lambda: _generate(
             Path(options.output_dir),

@@ -2,20 +2,19 @@
 
 A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_*/metrics.csv``,
 ``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`) and
-``summary.json``.
-
-Where a run is logged: CSV and TensorBoard always, and what the user asks for beside them.
+``summary.json``. It is logged to CSV and TensorBoard, and to the loggers that ``trainer.logger``
+adds.
 """
 
 import logging
 import math
 import os
-import sys
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -28,14 +27,13 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from regionspot.cli.allowed_code import (
+from regionspot.cli.options import (
     ALLOW_CODE,
-    ALLOW_CODE_HELP,
-    LimitedArgumentParser,
     code_limited_to,
+    prepare_parsing,
+    readable_files,
     take_allow_code,
 )
-from regionspot.cli.config_files import prepare_parsing, readable_files
 from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError
 from regionspot.core.files import write_text_atomic
@@ -60,6 +58,23 @@ from regionspot.training import (
 DEFAULT_LOGGERS = (CSVLogger, TensorBoardLogger)
 _WANDB_CLASS = "WandbLogger"
 
+_ALLOW_CODE_HELP = (
+    "Packages or modules, separated by commas, whose classes and functions options may name besides"
+    " those of RegionSpot and Lightning: naming them runs their code. Only on the command line."
+)
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed|names ([\w.]+), which is neither")
+"""jsonargparse's message, or our own from the nested parser of a class's options."""
+
+_UPSTREAM_WARNINGS = (
+    # Lightning 2.6 calls jsonargparse and torch by names that their newest releases deprecate.
+    "JsonargparseDeprecationWarning",
+    "instantiate_classes",
+    "LeafSpec",
+)
+_SECOND_TRAINING = "Wait for it to end, or give another --trainer.default_root_dir."
+
+_GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
+
 
 def loggers(run_dir: Path, *, given: Logger | Iterable[Logger] | bool | None) -> list[Logger]:
     """Return the loggers of a run.
@@ -82,7 +97,7 @@ def loggers(run_dir: Path, *, given: Logger | Iterable[Logger] | bool | None) ->
 
 
 def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool | None) -> None:
-    """Fill in what a W&B logger was not told: the run's name and folder.
+    """Fill in the defaults of a W&B logger: the run's name, project and folder.
 
     Args:
         run_dir: The folder of the run; its name becomes that of the run.
@@ -106,15 +121,26 @@ def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool |
             told.save_dir = str(run_dir)
 
 
-_UPSTREAM_WARNINGS = (
-    # Lightning 2.6 calls jsonargparse and torch by names that their newest releases deprecate.
-    "JsonargparseDeprecationWarning",
-    "instantiate_classes",
-    "LeafSpec",
-)
-_SECOND_TRAINING = "Wait for it to end, or give another --trainer.default_root_dir."
+class LimitedArgumentParser(LightningArgumentParser):
+    """Reports the option that allows other code, where a configuration names some."""
 
-_GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the error and exit with 2.
+
+        Raises:
+            ConfigError: The options name code that is not allowed.
+        """
+        denied = _DENIED.search(message)
+        if denied is None:
+            super().error(message, ex)
+        path = denied[1] or denied[2]
+        module = path.rpartition(".")[0]
+        raise ConfigError(
+            f"an option or a configuration names {path}, which is neither of RegionSpot nor of"
+            " Lightning: importing it runs its code. If you trust that code, allow it on the"
+            f" command line: {ALLOW_CODE} {module}"
+        ) from None
 
 
 class SaveConfig(SaveConfigCallback):
@@ -151,7 +177,7 @@ class TrainCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what is known from elsewhere, and add what only the command line composes."""
+        """Link options that have the same value, and add those of the command line only."""
         parser.link_arguments("data.spec", "model.spec", apply_on="instantiate")
         # One seed for initial weights and for the order of images.
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -166,7 +192,7 @@ class TrainCLI(LightningCLI):
             "--max_images",
             type=PositiveInt | None,
             default=None,
-            help="Images to train on, over all devices, counted with repeats; in place of"
+            help="Number of images to train on, over all devices and with repeats; instead of"
             " trainer.max_steps.",
         )
         parser.add_argument(
@@ -174,14 +200,14 @@ class TrainCLI(LightningCLI):
             type=PositiveInt | None,
             default=None,
             help="Threads of torch in each process; by default OMP_NUM_THREADS, else one for each"
-            " core. On a CPU, 1 is best for heads as small as the toy world's on machines that do"
-            " something else as well: threads wait for each other.",
+            " core. On a CPU with other load, 1 is best for heads as small as the toy world's, as"
+            " threads wait for each other.",
         )
-        parser.add_argument(ALLOW_CODE, type=str | None, default=None, help=ALLOW_CODE_HELP)
+        parser.add_argument(ALLOW_CODE, type=str | None, default=None, help=_ALLOW_CODE_HELP)
 
     @override
     def before_instantiate_classes(self) -> None:
-        """Keep a second training out of the folder; tell W&B the name of the run and its folder."""
+        """Lock the folder of the run, and fill in the options of W&B."""
         options = self.config[self.subcommand]
         if options.allow_code is not None:
             raise ConfigError(
@@ -203,7 +229,7 @@ class TrainCLI(LightningCLI):
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """Take no options from a checkpoint: ours hold none, and foreign ones are refused."""
+        """Ignore options in checkpoints: ours have none, and others are refused."""
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -238,7 +264,7 @@ class TrainCLI(LightningCLI):
         return trainer
 
     def after_fit(self) -> None:
-        """Write the trained head and the summary, and say what the training took."""
+        """Write the trained head and the summary, and print the summary."""
         if not self.trainer.is_global_zero:
             return
         run_dir = Path(self.trainer.default_root_dir)
@@ -261,7 +287,7 @@ class TrainCLI(LightningCLI):
         return math.ceil(max_images / images_per_step)
 
     def _validation(self, callbacks: Sequence[pl.Callback]) -> list[pl.Callback]:
-        """Return the callback for validation by AP, if there is something to validate on."""
+        """Return the callback for validation by AP, if there are annotations to validate on."""
         options = self.config_init[self.subcommand]
         if self.datamodule.val_cache is not None and options.val_annotations is not None:
             # Only here: training itself needs no scoring package.
@@ -279,17 +305,13 @@ class TrainCLI(LightningCLI):
         return []
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run ``fit`` or ``validate``; see ``python train.py --help``.
-
-    Args:
-        args: The words after ``train.py``; the process's own by default.
-    """
+def train(words: Sequence[str]) -> None:
+    """Run ``fit`` or ``validate``; see ``python train.py --help``."""
     _log_to_console()
     prepare_parsing()
 
     def command() -> None:
-        words, allowed = take_allow_code(sys.argv[1:] if args is None else args)
+        remaining, allowed = take_allow_code(words)
         with code_limited_to(allowed):
             TrainCLI(
                 RegionSpotModule,
@@ -298,7 +320,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
                 seed_everything_default=0,
                 parser_class=LimitedArgumentParser,
-                args=words,
+                args=remaining,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
@@ -311,12 +333,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _progress_bar() -> ProgressBar:
-    """Return Lightning's own, which has to wait for a GPU whenever it shows a loss."""
+    """Return Lightning's progress bar, which waits for the GPU whenever it shows a loss."""
     return TQDMProgressBar(refresh_rate=16 if torch.cuda.is_available() else 1)
 
 
 def _log_to_console() -> None:
-    """Print what is logged, once: ours on the first rank, and Lightning's without its own ways."""
+    """Print log messages once: ours on rank 0, and Lightning's through the same handler."""
     level = logging.INFO if _is_rank_zero() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
@@ -331,7 +353,7 @@ def _is_rank_zero() -> bool:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Lightning recommends a product of its makers in every run."""
+    """Filter out Lightning's recommendation of another product."""
     return "litlogger" not in record.getMessage()
 
 

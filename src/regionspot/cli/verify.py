@@ -1,17 +1,11 @@
-"""``regionspot verify``: read every byte of caches, heads and checkpoints, and name all damage.
-
-Takes a cache (a folder or a URL), a trained head (its folder or ``.safetensors`` file), a
-checkpoint (``.ckpt``) or the folder of a run, whose head and checkpoints are all verified.
-``regionspot cache verify`` is the same command for caches alone. Exits with 0 if all is as it was
-written, with 1 if anything is not, and with 2 if a path holds nothing that can be verified (the
-others are verified nevertheless). With ``--json`` one JSON object each.
-"""
+"""Verify caches, heads and checkpoints."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from jsonargparse import ArgumentParser
 
@@ -25,12 +19,12 @@ from regionspot.cache import (
     text_banks_path,
     verify_cache,
 )
-from regionspot.cli.run import run_cli
-from regionspot.cli.several_caches import examine_each, table
+from regionspot.cli.run import run_cli, show_progress
 from regionspot.core.errors import (
     CacheCorruptError,
     CacheMismatchError,
     MissingFileError,
+    RegionSpotError,
     WeightsError,
 )
 from regionspot.storage import is_url
@@ -38,6 +32,7 @@ from regionspot.storage import is_url
 _BANKS_REMEDY = "Copy it again from the run that wrote it, or remove it: names are embedded then."
 
 Kind: TypeAlias = Literal["cache", "head", "checkpoint"]
+Report = TypeVar("Report")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,22 +62,30 @@ class VerifyReport:
         return {problem.shard for problem in self.problems if problem.shard is not None}
 
 
-def main(args: Sequence[str]) -> None:
-    """Verify anything; see ``regionspot verify --help``."""
-    _run(args, prog="regionspot verify", name="paths", of_caches=False)
+def verify_paths(words: Sequence[str]) -> None:
+    """``regionspot verify``: read every byte of caches, heads and checkpoints, and report damage.
+
+    Takes a cache (a folder or a URL), a trained head (its folder or ``.safetensors`` file), a
+    checkpoint (``.ckpt``) or the folder of a run, whose head and checkpoints are all verified.
+    ``regionspot cache verify`` is the same command for caches alone. Exits with 0 if all is as it
+    was written, with 1 if anything is not, and with 2 if a path holds nothing that can be verified
+    (the others are still verified). With ``--json``, prints one JSON object for each.
+    """
+    _run(words, prog="regionspot verify", name="paths", of_caches=False)
 
 
-def main_of_caches(args: Sequence[str]) -> None:
-    """Verify caches; see ``regionspot cache verify --help``."""
-    _run(args, prog="regionspot cache verify", name="caches", of_caches=True)
+def verify_caches(words: Sequence[str]) -> None:
+    """Verify caches only; see ``regionspot cache verify --help``."""
+    show_progress()
+    _run(words, prog="regionspot cache verify", name="caches", of_caches=True)
 
 
-def _run(args: Sequence[str], *, prog: str, name: str, of_caches: bool) -> None:
-    parser = ArgumentParser(prog=prog, description=__doc__)
+def _run(words: Sequence[str], *, prog: str, name: str, of_caches: bool) -> None:
+    parser = ArgumentParser(prog=prog, description=verify_paths.__doc__)
     what = "feature caches" if of_caches else "caches, heads, checkpoints or runs"
     parser.add_argument(name, nargs="+", type=str, help=f"Folders, files or URLs of {what}.")
-    parser.add_argument("--json", action="store_true", help="Write JSON for machines.")
-    options = parser.parse_args(list(args))
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    options = parser.parse_args(list(words))
     examine = examine_cache if of_caches else examine_path
     run_cli(lambda: _verify(options[name], examine, as_json=options.json, of_caches=of_caches))
 
@@ -188,3 +191,36 @@ def describe_problem(cache: str, problem: Problem) -> str:
     parts += [problem.member] if problem.member else []
     parts += [f"byte {problem.offset}"] if problem.offset is not None else []
     return f"{', '.join(parts)}: {problem.message}"
+
+
+def examine_each(
+    caches: Sequence[str], examine: Callable[[str], Report]
+) -> tuple[list[Report], bool]:
+    """Examine caches one after the other, and continue where one cannot be read.
+
+    Args:
+        caches: Their folders or URLs.
+        examine: Called with each; its errors are printed.
+
+    Returns:
+        The reports of the caches without an error, and whether there were errors.
+    """
+    reports, has_failed = [], False
+    for cache in caches:
+        try:
+            reports.append(examine(cache))
+        except RegionSpotError as error:
+            print(f"error: {error}", file=sys.stderr)
+            has_failed = True
+    return reports, has_failed
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table, the first column left-aligned and the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for name, *values in (header, *rows):
+        cells = [name.ljust(widths[0])]
+        cells += [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)

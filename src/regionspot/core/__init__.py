@@ -1,1 +1,1 @@
-"""What every other package stands on: errors, coordinates, vocabularies, identities, safe files."""
+"""What all other packages use: errors, geometry, vocabularies, hashes, files and locks."""

@@ -1,12 +1,12 @@
-"""When to look at a number costs time: a device works behind what it is told."""
+"""Whether reading a tensor's value waits for its device."""
 
 from torch import Tensor
 
 
 def would_sync(tensor: Tensor) -> bool:
-    """Say whether a device computes a tensor, perhaps still.
+    """Return whether reading a value of the tensor would wait for its device.
 
-    To ask for one of its values, or for how many of them are true, then takes until the device has
-    done all that it was told, and leaves it without work meanwhile.
+    A GPU works through its queue asynchronously. Reading a value, or counting the true ones, waits
+    until the queue is empty, and leaves the GPU idle afterwards.
     """
     return tensor.device.type != "cpu"

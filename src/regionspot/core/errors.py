@@ -1,8 +1,8 @@
-"""Errors that are meant for the person at the keyboard.
+"""Errors that are meant for the user.
 
-Every deliberate error derives from `RegionSpotError` and from the builtin it specialises. Its
-message says what was found, what was wanted, where, and what to type. The command line prints just
-that message and exits with code 2; anything else is a bug and keeps its traceback.
+Every deliberate error derives from `RegionSpotError` and from the builtin that it specialises. Its
+message says what was found, what was wanted, where, and what to type. The command line prints only
+the message and exits with code 2. Any other exception is a bug and keeps its traceback.
 """
 
 
@@ -19,7 +19,7 @@ class ShapeError(RegionSpotError, ValueError):
 
 
 class AnnotationError(RegionSpotError, ValueError):
-    """An annotation file is not in the format it was announced to be in."""
+    """An annotation file is not in the stated format."""
 
 
 class VocabularyError(RegionSpotError, ValueError):
@@ -27,7 +27,7 @@ class VocabularyError(RegionSpotError, ValueError):
 
 
 class CacheMismatchError(RegionSpotError, ValueError):
-    """A cache was made by other models, settings or annotations than the ones now asked for."""
+    """A cache was made with models, settings or annotations other than those requested."""
 
 
 class CacheCorruptError(RegionSpotError, ValueError):
@@ -35,7 +35,7 @@ class CacheCorruptError(RegionSpotError, ValueError):
 
 
 class NotFiniteError(RegionSpotError, FloatingPointError):
-    """Training met a number that is NaN or infinite."""
+    """A value in training is NaN or infinite."""
 
 
 class RankError(RegionSpotError, RuntimeError):

@@ -1,13 +1,12 @@
-"""Questions about files that are asked of whatever a person typed.
+"""Hashes, atomic writes and locks of files.
 
-Identities: SHA-256 of files, bytes and JSON values, always as lower-case hex.
+Hashes are SHA-256 of files, bytes and JSON values, as lower-case hex.
 
-Files that are absent or whole: temporary name, fsync, rename, fsync of the folder.
+An atomic write leaves a file absent or whole: temporary name, fsync, rename, fsync of the folder.
 
-Locks between the processes and threads of one machine, by ``flock``.
-
-They end with the process that holds them, however it ends. On a file system that cannot lock, a
-warning is logged and nothing is protected.
+Locks work between the processes and threads of one machine (``flock``) and are released when their
+process ends, however it ends. On a file system without locks a warning is logged, and nothing is
+protected.
 """
 
 import fcntl
@@ -22,11 +21,13 @@ from typing import Any, BinaryIO
 
 from regionspot.core.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 
 def is_file(path: str | Path) -> bool:
-    """Say whether there is a file at a path.
+    """Return whether there is a file at a path.
 
-    ``Path.is_file`` raises for names that are too long for any file; here there is just none.
+    ``Path.is_file`` raises for names that are too long for any file; this returns False.
     """
     return os.path.isfile(path)  # noqa: PTH113
 
@@ -43,17 +44,17 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Write a JSON value in the one form that equal values share: sorted keys, no spaces."""
+    """Format a JSON value canonically: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears under ``path`` only when the block ends well.
+    """Open a file for writing that appears at ``path`` only when the block ends without error.
 
-    A crash at any moment leaves either no file or the former one under ``path``, and at most a
+    A crash at any moment leaves the old file at ``path``, or none if there was none, and at most a
     stray ``<name>.tmp`` beside it, which the next writer overwrites. An error in the block leaves
-    no stray file, which would keep its room on a full disk. The folder is created if need be.
+    no stray file, as it would take space on a full disk. The folder is created if necessary.
 
     Yields:
         A binary file open for writing and reading.
@@ -91,19 +92,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-logger = logging.getLogger(__name__)
-
-
 @contextmanager
 def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock while the block runs.
 
     Args:
-        path: The lock's file, which is created and never removed.
-        wait: Whether to wait while another holds it.
+        path: File of the lock; it is created and never removed.
+        wait: Whether to wait while another process or thread holds it.
 
     Yields:
-        Whether the lock is held: always, unless ``wait`` is off and another has it.
+        Whether the lock is held: always, unless ``wait`` is False and another holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -120,15 +118,15 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def folder_lock(folder: Path, *, advice: str, shared: bool = False) -> Iterator[None]:
-    """Keep other processes from writing into a folder while the block runs; leaves no file.
+    """Lock a folder against other writers while the block runs; leaves no file.
 
     Args:
-        folder: The folder; it is created if need be.
-        advice: What to do when another process has it, as a sentence for the user.
-        shared: Whether others may have it at the same time, if they share it, too.
+        folder: The folder; it is created if necessary.
+        advice: What to do when another process holds the lock, as a sentence for the user.
+        shared: Whether other shared locks of the folder may be held at the same time.
 
     Raises:
-        ConfigError: Another process has the folder.
+        ConfigError: Another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -146,7 +144,7 @@ def folder_lock(folder: Path, *, advice: str, shared: bool = False) -> Iterator[
 
 
 def try_flock(descriptor: int, kind: int, path: Path) -> None:
-    """Lock an open file or folder; a file system that cannot lock is worth a warning only.
+    """Lock an open file or folder; only warn on a file system without locks.
 
     Args:
         descriptor: The open file or folder.
@@ -154,7 +152,7 @@ def try_flock(descriptor: int, kind: int, path: Path) -> None:
         path: Its path, for the warning.
 
     Raises:
-        BlockingIOError: Another has it, and ``kind`` says not to wait.
+        BlockingIOError: Another process holds the lock, and ``kind`` says not to wait.
     """
     try:
         fcntl.flock(descriptor, kind)

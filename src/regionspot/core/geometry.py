@@ -1,4 +1,4 @@
-"""Coordinates: the only code that changes frames or formats of boxes and points.
+"""Frames and formats of boxes and points: the only code that converts them.
 
 Frames: *original* pixels of the image file, and the localizer's: *SAM's frame* is the image resized
 so that its long side is SAM's input size, origin at the top left; the zero padding to the right and

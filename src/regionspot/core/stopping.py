@@ -8,7 +8,7 @@ handler of this module, which the command line installs, never raises:
   batches, shards or steps, which raises `StoppedError`, so that the work ends in good order. A
   second signal ends the process at once.
 * Everywhere else it ends the process at once. No file is lost by that: what is written is absent
-  or whole at any moment (see `core.atomic`).
+  or whole at any moment (see `core.files`).
 
 Library code that is used without the command line sees none of this: no handler is installed,
 `check_stop` does nothing, and Ctrl-C is Python's ``KeyboardInterrupt``.
@@ -55,7 +55,7 @@ class StoppedError(SystemExit):
 
 @dataclass(slots=True)
 class _Process:
-    """What this process was asked for."""
+    """The signal state of this process."""
 
     number: int = 0
     """The signal that was noted; 0 for none."""
@@ -151,9 +151,9 @@ def wait_for(future: "Future[T]") -> T:
 
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Start processes in this block that leave Ctrl-C, which a terminal sends to all, to this one.
+    """Block Ctrl-C, which a terminal sends to all processes, in processes started in the block.
 
-    For this process it waits until the block has ended.
+    In this process it is delivered after the block.
     """
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -164,10 +164,10 @@ def interrupts_blocked() -> Iterator[None]:
 
 @contextmanager
 def stop_advice(advice: str) -> Iterator[None]:
-    """Say what to do next if a signal ends the block; the advice of the outermost block counts.
+    """Set the advice that is printed if a signal ends the block; that of the outermost block wins.
 
     Args:
-        advice: A clause, for the message.
+        advice: What to do next, as a clause for the message.
     """
     former = _process.advice
     _process.advice = former or advice
@@ -178,12 +178,12 @@ def stop_advice(advice: str) -> Iterator[None]:
 
 
 def end_with_process(end: Callable[[], object]) -> None:
-    """Have something done when a signal ends this process at once.
+    """Register a function to call when a signal ends this process at once.
 
-    Processes of `multiprocessing` need no such care.
+    Processes of `multiprocessing` are ended without it.
 
     Args:
-        end: Ends other processes; errors are ignored.
+        end: Ends other processes; its errors are ignored.
     """
     _process.helpers.append(end)
 

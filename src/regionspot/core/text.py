@@ -1,7 +1,4 @@
-"""Numbers with units, for people.
-
-Optional packages: SAM and CLIP come with the extra ``extract``, which a training job lacks.
-"""
+"""Numbers with units for messages, and the message about a missing optional package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +7,7 @@ from regionspot.core.errors import MissingExtraError
 
 
 def human_duration(seconds: float) -> str:
-    """Write a duration: 4.2 s, 3 min 20 s, 2 h 5 min, 3 days 4 h."""
+    """Format a duration: 4.2 s, 3 min 20 s, 2 h 5 min, 3 days 4 h."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -21,7 +18,7 @@ def human_duration(seconds: float) -> str:
 
 
 def human_bytes(num_bytes: float) -> str:
-    """Write a number of bytes with a unit of 1000: 526.3 kB, 10.4 GB."""
+    """Format a number of bytes with decimal units: 526.3 kB, 10.4 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:,.0f} {unit}" if unit == "B" else f"{num_bytes:,.1f} {unit}"
@@ -31,7 +28,7 @@ def human_bytes(num_bytes: float) -> str:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turn a failed import inside the block into a message that says what to install.
+    """Turn a failed import within the block into a message that says what to install.
 
     Args:
         extra: Name of the optional-dependencies group in ``pyproject.toml``.

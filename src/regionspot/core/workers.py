@@ -1,9 +1,9 @@
 """Runs batches side by side on the threads of a CPU, each batch on its share of them.
 
-By itself torch splits every operation among all threads, which spin while they wait for the
-slowest. One busy core then holds all of them up, and small models gain little. Here each worker
-thread takes whole batches and computes them with one thread, so that nothing is waited for. Weights
-are shared. What a batch gives does not depend on the others, so results are those of one worker.
+By default torch splits every operation among all threads, which spin while they wait for the
+slowest. One busy core then delays all of them, and small models gain little. Here each worker
+thread computes whole batches with one thread of its own, so that none waits for another. Weights
+are shared. The result of a batch does not depend on the others: results are those of one worker.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ _AHEAD = 2
 
 
 def workers_on(device: torch.device, num_batches: int | None = None) -> tuple[int, int]:
-    """Divide the threads that torch has among workers; a device other than a CPU has one.
+    """Divide torch's threads among workers; a device other than a CPU gets one worker.
 
     Args:
         device: Where batches are computed.
@@ -55,17 +55,16 @@ def map_batches(
     Close it (`contextlib.closing`) where it may not be exhausted.
 
     Args:
-        function: What is done with a batch. Autocast and inference mode are entered inside of it,
-            as they are set for each thread.
-        batches: The batches; taken in this thread, a few ahead.
-        num_workers: Batches at once.
-        num_threads: Threads of torch for each of them.
+        function: Called with each batch. It has to enter autocast and inference mode itself, as
+            they are set per thread.
+        batches: The batches; consumed in this thread, a few ahead.
+        num_workers: Number of batches computed at once.
+        num_threads: Number of torch threads for each of them.
 
     Yields:
         The results, in the order of the batches.
 
     Raises:
-        StoppedError: A signal was noted; see `regionspot.core.stopping`.
         BaseException: Whatever the function raises, at the turn of its batch.
     """
     with threads_of_torch(num_threads):
@@ -87,7 +86,7 @@ def map_batches(
 
 @contextmanager
 def threads_of_torch(num_threads: int) -> Iterator[None]:
-    """Give torch this number of threads in a block, in every thread of the process."""
+    """Set the number of torch threads within a block, in every thread of the process."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

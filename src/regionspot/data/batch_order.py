@@ -1,12 +1,8 @@
 """Which images make up which batch: a pure function of a seed and the batch's number in the run.
 
-Batches are planned for all ranks together and then shared out, so that every rank makes the same
-number of steps and a run does not depend on how many ranks it is spread over. Any batch can be
-asked for without those before it, so that a run goes on anywhere at no cost.
-
-How many batches of an epoch are of which source.
-
-From the options of training to the order in which images are drawn from caches.
+Batches are planned for all ranks together and then divided, so that every rank makes the same
+number of steps and a run does not depend on the number of ranks. Any batch can be computed without
+those before it, so that a run resumes anywhere at no cost.
 """
 
 import dataclasses
@@ -32,11 +28,11 @@ from regionspot.data.shuffle import (
 )
 
 Ratios: TypeAlias = Sequence[float] | Literal["by_size"] | None
-"""How often each source has its turn: a weight each, by their sizes, or equally often."""
+"""How often to draw from each source: a weight each, by size, or None for equally often."""
 
 
 def check_ratios(ratios: Ratios, num_sources: int) -> None:
-    """Refuse ratios that are neither a positive weight for each source nor a word that is known.
+    """Check that ratios are a positive weight for each source, "by_size" or None.
 
     Raises:
         ConfigError: They are not.
@@ -54,11 +50,11 @@ def check_ratios(ratios: Ratios, num_sources: int) -> None:
 def batches_by_source(
     num_images: Sequence[int], batch_sizes: Sequence[int], ratios: Ratios
 ) -> tuple[int, ...]:
-    """Return how many batches of each source an epoch has, the same in every epoch.
+    """Return the number of batches of each source in an epoch, the same in every epoch.
 
-    By size they are those of one pass through each source: an epoch has every image once.
-    Otherwise an epoch has as many batches as it takes to see as many images as all sources hold
-    together, and these are split by the weights, with the largest remainders rounded up.
+    By size, it is that of one pass through each source: an epoch has every image once. Otherwise
+    an epoch has as many images as all sources together, and its batches are divided by the weights,
+    with the largest remainders rounded up.
 
     Args:
         num_images: Images of a pass through each source.
@@ -71,7 +67,7 @@ def batches_by_source(
     if ratios == "by_size":
         pairs = zip(num_images, batch_sizes, strict=True)
         return tuple(-(-images // size) for images, size in pairs)
-    # As decimals, as they were written: three times 0.1 is 0.3.
+    # As the decimals that were written: three times 0.1 is 0.3.
     weights = [Fraction(str(weight)) for weight in ratios or [1.0] * len(num_images)]
     images_of_turns = sum(w * size for w, size in zip(weights, batch_sizes, strict=True))
     num_batches = -(-sum(num_images) * sum(weights) // images_of_turns)
@@ -80,7 +76,7 @@ def batches_by_source(
     by_remainder = sorted(range(len(counts)), key=lambda i: counts[i] - quotas[i])
     for source in by_remainder[: int(num_batches) - sum(counts)]:
         counts[source] += 1
-    # A source is never left out, though that may make an epoch of a few batches longer.
+    # No source is left out, though that may make an epoch of a few batches longer.
     return tuple(max(count, 1) for count in counts)
 
 
@@ -98,9 +94,9 @@ class BatchPlan:
     images: IndexArray
     """Positions of the images in that cache, (B,)."""
     images_of_step: IndexArray | None = None
-    """Where ``images`` are the share of one rank: those of all ranks together."""
+    """The images of all ranks, where ``images`` are those of one rank."""
     shards_due: tuple[int, ...] = ()
-    """Shards of that cache to begin reading as a whole, as their images come soon."""
+    """Shards of that cache to start reading as a whole, as their images come soon."""
 
 
 class Order(Protocol):
@@ -117,15 +113,15 @@ class Order(Protocol):
 class MixedBatchSampler:
     """Random batches for training, each from one source.
 
-    Of how many batches of each source an epoch consists is fixed (`batches_by_source`); in which
-    order they come is drawn anew in every epoch. A source goes on in the next epoch where it
-    stopped in the one before, so that none of its images is seen twice before all were seen once.
-    With one source an epoch is exactly one pass through it.
+    The number of batches of each source in an epoch is fixed (`batches_by_source`); their order is
+    random in every epoch. A source continues in the next epoch where it stopped in the one before,
+    so that no image is seen twice before all were seen once. With one source an epoch is exactly
+    one pass through it.
 
     Args:
         sources: The sources, by their number.
         seed: The run's seed.
-        ratios: How often each source has its turn: a positive weight each, "by_size", or None for
+        ratios: How often to draw from each source: a positive weight each, "by_size", or None for
             equally often.
     """
 
@@ -148,7 +144,7 @@ class MixedBatchSampler:
 
     @property
     def num_batches_by_source(self) -> tuple[int, ...]:
-        """Batches of an epoch that are of each source."""
+        """Batches of each source in an epoch."""
         return self._counts
 
     def batch(self, number: int) -> BatchPlan:
@@ -170,7 +166,7 @@ class MixedBatchSampler:
         )
 
     def _turns(self, epoch: int) -> tuple[IndexArray, IndexArray]:
-        """Return which source each batch of an epoch is of, and how many of it came before."""
+        """Return the source of each batch of an epoch, and its number among those of the source."""
         kept = self._kept
         if kept is None or kept[0] != epoch:
             numbers = np.arange(len(self._counts), dtype=np.int64)
@@ -205,7 +201,7 @@ class SequentialOrder:
 
 
 def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
-    """Return a rank's part of a batch: every ``world_size``-th image, possibly none."""
+    """Return the part of a batch for one rank: every ``world_size``-th image, possibly none."""
     if world_size == 1:
         return plan
     return dataclasses.replace(
@@ -219,8 +215,8 @@ def choose_regions(
     """Choose which regions of an image to use in a batch.
 
     Args:
-        num_regions: How many there are.
-        limit: How many to use at most; None for all.
+        num_regions: Number of regions.
+        limit: Maximum number to use; None for all.
         seed: The run's seed; the choice depends on it, on the batch and on the image.
         batch: Number of the batch in the run.
         image: Number of the source, and position of the image in it.
@@ -239,7 +235,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderOptions:
-    """How images are drawn; see `CachedRegions` for what the options mean.
+    """How images are drawn; `CachedRegions` describes the options.
 
     Raises:
         ConfigError: A value cannot work.
@@ -250,11 +246,11 @@ class OrderOptions:
     seed: int
     """The run's seed."""
     ratios: Ratios
-    """How often each cache has its turn."""
+    """How often to draw from each cache."""
     shuffle_window: int | None
     """Shards that are drawn from at a time; None for all."""
     repeat_threshold: float | None
-    """Classes that fewer than this share of the images hold are seen more often; None for none."""
+    """Classes in fewer than this share of the images are drawn more often; None for none."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -299,15 +295,12 @@ def training_order(
 ) -> MixedBatchSampler:
     """Return the order in which images of caches are drawn.
 
-    With a repeat threshold, this reads the labels of all regions, which takes a while.
+    With a repeat threshold this reads the labels of all regions, which takes a while.
 
     Args:
         caches: The training caches.
         images: For each, the positions of the images with regions.
         options: How to draw.
-
-    Raises:
-        CacheCorruptError: Labels are not those that the index counted.
     """
     sources = []
     for number, (cache, drawable) in enumerate(zip(caches, images, strict=True)):

@@ -26,10 +26,10 @@ from regionspot.data.batch_order import BatchPlan, IndexArray, choose_regions
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RegionBatch:
-    """Cached features, boxes and labels of some images of one data set.
+    """Cached features, boxes and labels of some images, padded to the largest number of regions.
 
-    Axis 0 is the image everywhere, axis 1 of the regional fields the region. All images are of one
-    source, hence of one vocabulary.
+    Axis 0 is the image, and axis 1 of the regional fields the region. All images are of one source
+    and therefore of one vocabulary.
     """
 
     keys: tuple[str, ...]
@@ -47,7 +47,7 @@ class RegionBatch:
     """True for a real region, (B, R) bool."""
     labels: Tensor
     """Class indices of the source's vocabulary from 0, (B, R) int64; -1 in the padding, and for
-    proposals, whose class nobody knows."""
+    proposals, which have no class."""
     box_scores: Tensor
     """A detector's confidence in each box, (B, R) float32; 1 for annotated boxes, 0 in the
     padding."""
@@ -56,11 +56,11 @@ class RegionBatch:
     size_hw: Tensor
     """Height and width of the original images in pixels, (B, 2) int64."""
     source: int
-    """Which of the loader's caches the images are from, counted from 0."""
+    """Number of the cache among the loader's caches, from 0."""
     num_regions: int
-    """Real regions, over all images."""
+    """Number of real regions, over all images."""
     num_regions_of_step: int
-    """Regions of the batch over all ranks, of which this may be the share of one."""
+    """Number of regions of the batch over all ranks, of which this may be one rank's part."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -73,15 +73,15 @@ class RegionBatch:
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with all tensors on ``device``.
 
-        A CUDA device copies while work goes on here, and nothing has to wait for it: what is not in
-        page-locked memory torch puts aside first, and what is, it keeps until it was copied. Any
-        other copy is complete when this returns, as the memory it is made from is used again.
+        Copies to a CUDA device are asynchronous: torch stages tensors that are not in page-locked
+        memory, and keeps those that are until they are copied. Any other copy is complete when this
+        returns, as the source memory is reused.
         """
         is_cuda = torch.device(device).type == "cuda"
         return self._map(lambda tensor: tensor.to(device, non_blocking=is_cuda))
 
     def pin_memory(self) -> Self:
-        """Return the batch in page-locked memory, all of it, from which a GPU copies faster."""
+        """Return the batch in page-locked memory, from which a GPU copies faster."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -94,14 +94,14 @@ class RegionBatch:
 
 
 class BufferPool:
-    """Hands out tensors and takes their memory back when their last user is gone.
+    """Allocates tensors, and reuses their memory once nothing refers to them.
 
-    A tensor may be kept for as long as one likes (by autograd, by a callback): only then is its
-    memory not used again, and the pool grows.
+    A tensor may be kept for as long as needed (by autograd, by a callback): its memory is then not
+    reused, and the pool grows.
 
     Args:
-        pin_memory: Whether to use page-locked memory, from which a GPU copies faster. torch has a
-            pool of that kind itself; it also knows when a GPU has copied what it was to copy.
+        pin_memory: Whether to use page-locked memory, from which a GPU copies faster. torch pools
+            it itself, and knows when a GPU has finished copying.
     """
 
     def __init__(self, *, pin_memory: bool = False) -> None:
@@ -111,14 +111,14 @@ class BufferPool:
         self.num_allocated = 0
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return a contiguous tensor of ``shape`` with whatever content."""
+        """Return a contiguous, uninitialized tensor of ``shape``."""
         num_bytes = math.prod(shape) * dtype.itemsize
-        # Without a byte: the share of a rank that a small batch leaves without an image.
+        # No bytes: a rank for which a small batch has no image.
         if self._pin_memory or num_bytes == 0:
             return torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
         storage = self._free_storage(num_bytes)
-        # torch keeps the array alive until the memory of the tensor and of all its views is let
-        # go; that is the moment to take the storage back.
+        # torch keeps the array alive until the tensor and all its views are freed; then the storage
+        # is taken back.
         array = storage[:num_bytes]
         weakref.finalize(array, self._free.append, storage).atexit = False
         return torch.from_numpy(array).view(dtype).view(shape)
@@ -141,10 +141,10 @@ class Collator:
 
     Args:
         caches: The sources, in the order of their numbers.
-        max_regions: Regions used of an image at most; None for all.
-        seed: Starts the choice of regions where there are more.
-        pin_memory: Whether batches are made in page-locked memory. From any other a GPU copies more
-            than 64 KiB only once all its work is done, and the host waits for that.
+        max_regions: Maximum number of regions used per image; None for all.
+        seed: Seed of the choice of regions where there are more.
+        pin_memory: Whether batches are in page-locked memory. From any other memory, copies of more
+            than 64 KiB wait for all work of the GPU, and the host waits for them.
     """
 
     def __init__(
@@ -164,11 +164,11 @@ class Collator:
     def assemble(self, plan: BatchPlan) -> RegionBatch:
         """Return the batch of a plan; may be called from several threads at once.
 
-        Only the feature maps lie in memory that is used again, once no tensor refers to it.
+        Only the feature maps are in reused memory.
 
         Args:
-            plan: Which images of which source; none gives an empty batch. Its number decides, with
-                the seed, which regions are used of an image with too many.
+            plan: Which images of which source; none gives an empty batch. Its number and the seed
+                determine which regions are used of an image with too many.
         """
         cache, images = self._caches[plan.source], plan.images
         # A disk gives its full rate only to many requests at once.
@@ -216,7 +216,7 @@ class Collator:
         return batch.pin_memory() if self._pin_memory else batch
 
     def _num_regions_of_step(self, plan: BatchPlan) -> int:
-        """Return the regions of a batch over all ranks, from the index alone."""
+        """Return the number of regions of a batch over all ranks, from the index alone."""
         images = plan.images if plan.images_of_step is None else plan.images_of_step
         counts = self._caches[plan.source].index.num_regions[images]
         if self._max_regions is not None:
@@ -226,7 +226,7 @@ class Collator:
     def _limited(
         self, regional: RegionalTensors, counts: IndexArray, plan: BatchPlan
     ) -> RegionalTensors:
-        """Return the regions that are used in a batch, of images that may have too many."""
+        """Return the regions used of each image, at most ``max_regions``."""
         limit = self._max_regions
         for row, image in enumerate(plan.images.tolist()):
             chosen = choose_regions(

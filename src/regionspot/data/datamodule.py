@@ -1,9 +1,4 @@
-"""The Lightning data module: feature caches in, batches out.
-
-What the features of a cache look like: all that a head needs to know before training.
-
-Whether shards that are fetched for training stay on this machine until they are needed again.
-"""
+"""The Lightning data module: feature caches in, batches out."""
 
 import logging
 from collections.abc import Sequence
@@ -38,7 +33,7 @@ from regionspot.data.loader import CacheLoader
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
-    """Widths of cached features; read from the manifest, never typed by hand."""
+    """Widths of cached features, as read from the manifest."""
 
     token_dim: int
     """Width of the position tokens (S)."""
@@ -50,15 +45,15 @@ class FeatureSpec:
     """Tokens of a feature map, class token included (T = 1 + P)."""
 
 
-logger = logging.getLogger(__name__)
+_LOGGER = logging.getLogger(__name__)
 
 
 def warn_of_little_room(caches: Sequence[FeatureCache], shuffle_window: int | None) -> None:
-    """Warn where shards of caches behind URLs would be fetched again and again.
+    """Warn if the disk limit makes training fetch shards of remote caches repeatedly.
 
     Args:
-        caches: The training caches; those on this machine take no room.
-        shuffle_window: Shards of each that are drawn from at a time; None for all.
+        caches: The training caches; local ones take no additional space.
+        shuffle_window: Shards of each cache that are drawn from at a time; None for all.
     """
     tar_bytes = [cache.index.tar_bytes for cache in caches if cache.is_remote]
     if not tar_bytes:
@@ -73,14 +68,14 @@ def warn_of_little_room(caches: Sequence[FeatureCache], shuffle_window: int | No
     if fitting := int(np.searchsorted(bytes_by_window, limit_bytes, side="right")):
         advice += f", or draw from fewer shards at a time: --data.shuffle_window {fitting}"
     if shuffle_window is None:
-        logger.warning(
+        _LOGGER.warning(
             "The training caches behind URLs have %s of shards, but only %s of them are kept here:"
             " in random order they are fetched again and again. %s.",
             *(human_bytes(all_bytes), kept, advice),
         )
     elif shuffle_window > fitting:
         wanted = int(bytes_by_window[:shuffle_window][-1])
-        logger.warning(
+        _LOGGER.warning(
             "With data.shuffle_window %d, the shards that are drawn from and those that come next"
             " take up to %s, but only %s are kept here: some are fetched twice. %s.",
             *(shuffle_window, human_bytes(wanted), kept, advice),
@@ -88,7 +83,7 @@ def warn_of_little_room(caches: Sequence[FeatureCache], shuffle_window: int | No
 
 
 def _bytes_of_two_windows(tar_bytes: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return what two windows of each cache take at most, for windows of 1, 2, 3, ... shards."""
+    """Return the maximum size of two windows of each cache, for windows of 1, 2, 3, ... shards."""
     num_shards = 2 * np.arange(1, -(-max(map(len, tar_bytes)) // 2) + 1)
     totals = np.zeros(len(num_shards), np.int64)
     for shards in tar_bytes:
@@ -97,14 +92,11 @@ def _bytes_of_two_windows(tar_bytes: Sequence[NDArray[np.int64]]) -> NDArray[np.
     return totals
 
 
-_LOGGER = logging.getLogger(__name__)
-
-
 class CachedRegions(pl.LightningDataModule):
     """Feature caches to train on, and one to validate on.
 
-    Every training batch comes from one cache, hence has one vocabulary. Images without regions are
-    left out of training, and counted in the log.
+    Every training batch comes from one cache and therefore has one vocabulary. Images without
+    regions are left out of training; the log has their number.
 
     Args:
         train: Directories or URLs (s3://bucket/cache) of the feature caches to train on.
@@ -186,7 +178,7 @@ class CachedRegions(pl.LightningDataModule):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What made the features, the same for all caches of a run."""
+        """The models and settings of the features, the same for all caches of a run."""
         return self.train_caches[0].manifest.fingerprint
 
     @property
@@ -212,7 +204,7 @@ class CachedRegions(pl.LightningDataModule):
 
     @property
     def images_per_batch(self) -> float:
-        """Images of a full training batch over all devices, in the mean over an epoch."""
+        """Images of a full training batch over all devices, averaged over an epoch."""
         sizes = set(self.batch_sizes)
         if len(sizes) == 1:
             return float(sizes.pop())
@@ -231,7 +223,7 @@ class CachedRegions(pl.LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Say how many images there are to train on, and read the text banks early."""
+        """Log the number of training images, and read the text banks early."""
         for cache, usable, bank in zip(
             self.train_caches, self._images, self.text_banks, strict=True
         ):
@@ -258,9 +250,9 @@ class CachedRegions(pl.LightningDataModule):
 
     @override
     def val_dataloader(self) -> CacheLoader | list[CacheLoader]:
-        """Return all images of the validation cache in order; no loader without one.
+        """Return all images of the validation cache in order; no loader without a cache.
 
-        Lightning warns of that: without a cache, give its Trainer ``limit_val_batches=0``.
+        Lightning warns in that case: give its Trainer ``limit_val_batches=0``.
         """
         if self.val_cache is None:
             return []

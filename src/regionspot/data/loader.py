@@ -1,10 +1,8 @@
-"""The loader: batches straight from memory-mapped shards, made ahead by a few threads.
+"""The loader: batches straight from memory-mapped shards, prefetched by a few threads.
 
 Worker processes would only slow it down: a batch is a few copies out of a memory map, during which
-other threads run, and handing it from process to process costs more than making it
+other threads run, and passing it between processes costs more than making it
 (``benchmarks/read_cache.py``).
-
-Work that threads do ahead of the one who needs it, in order.
 """
 
 from collections import deque
@@ -25,19 +23,19 @@ Made = TypeVar("Made")
 def made_ahead(
     make: Callable[[Plan], Made], plans: Iterable[Plan], *, num_threads: int, depth: int
 ) -> Generator[Made, None, None]:
-    """Yield ``make(plan)`` for every plan, in order, while threads are at work on the next ones.
+    """Yield ``make(plan)`` for every plan, in order, while threads work on the next ones.
 
-    An error in ``make`` is raised here, after what was made before it. Closing this iterator ends
-    the threads once what they are at is done.
+    An error in ``make`` is raised here, after the results before it. Closing this iterator ends the
+    threads once their current calls return.
 
     Args:
-        make: Is called in the threads, in several at once.
-        plans: Is consumed here, a few plans ahead.
-        num_threads: How many threads; 1 or more.
-        depth: How many are made, or being made, while the consumer is at work on one; 1 or more.
+        make: Called in the threads, in several at once.
+        plans: Consumed in the calling thread, a few plans ahead.
+        num_threads: Number of threads, 1 or more.
+        depth: Number of results that are ready or in work while the consumer uses one, 1 or more.
 
     Yields:
-        What was made.
+        The results.
     """
     ahead: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="regionspot-prefetch") as threads:
@@ -60,19 +58,19 @@ _NUM_THREADS = 2
 class CacheLoader:
     """Iterates over batches; can be saved and restored in the middle of an epoch.
 
-    Every iteration is an epoch of its own, with its own order: a second ``iter(loader)`` goes on
-    with the next epoch, also when the first was left early. What is yielded depends only on the
-    order's seed and the numbers of the batches.
+    Every iteration is an epoch with its own order: a second ``iter(loader)`` starts the next epoch,
+    also when the first was left early. The batches depend only on the order's seed and on their
+    numbers.
 
     Args:
         order: Which images make up which batch.
         assembler: Reads and pads them.
-        rank: Number of this process among those that train together.
-        world_size: How many there are. Every rank gets the same number of batches.
-        prefetch_batches: Batches made ahead.
+        rank: Rank of this process among those that train together.
+        world_size: Number of ranks. Every rank gets the same number of batches.
+        prefetch_batches: Number of batches made ahead.
 
     Attributes:
-        seconds_waited: How long its consumer has waited for batches so far, over all epochs.
+        seconds_waited: Time that the consumer has waited for batches so far, over all epochs.
 
     Raises:
         ConfigError: ``prefetch_batches`` is below 1, or the rank is not among the ranks.
@@ -105,7 +103,7 @@ class CacheLoader:
         return self._order.num_batches
 
     def __iter__(self) -> Iterator[RegionBatch]:
-        """Go through the next epoch, or through the rest of the one that was restored."""
+        """Iterate over the next epoch, or over the rest of the restored one."""
         if len(self) == 0:
             return
         if not self._restored:
@@ -120,20 +118,19 @@ class CacheLoader:
         )
         with closing(made) as batches:
             for batch in self._waited_for(batches):
-                # Counted before it is handed out: a checkpoint is written while it is in use.
+                # Counted before it is yielded: a checkpoint is written while it is in use.
                 self._next_batch += 1
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader is: how many batches of the run are behind it."""
+        """Return the state: the number of batches of the run that were yielded."""
         return {"next_batch": self._next_batch, "batches_per_epoch": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make the next iteration start where the saved loader was, at no cost.
+        """Continue the next iteration where the saved loader was, at no cost.
 
         Raises:
-            ConfigError: The saved loader had epochs of another length, so that its batches are not
-                those of this one.
+            ConfigError: The saved loader had epochs of another length, and thus other batches.
         """
         if state.get("batches_per_epoch") != len(self):
             raise ConfigError(

@@ -1,14 +1,10 @@
-"""The images of one source, again and again, each time in a new random order.
+"""Random orders of the images of one source, a new one in every pass.
 
-Repeat-factor sampling: images of rare classes are seen more often.
-
-Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation" (arXiv 1908.03195,
-"repeat factor sampling"): a class of which a share f of the images holds a region has the repeat
-factor max(1, sqrt(t / f)), with a threshold t; an image has the largest of its classes' factors.
-
-Random generators with a purpose each, all started by the seed of a run.
-
-The windowed shuffle: random order for places where random access is slow.
+`ShardWindows` restricts the randomness to a few shards at a time, for storage with slow random
+access. `RepeatFactorSampler` draws images of rare classes more often: the repeat factor sampling of
+Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation" (arXiv 1908.03195). With
+a threshold t, a class in a share f of the images has the repeat factor max(1, sqrt(t / f)), and an
+image has the largest factor of its classes.
 """
 
 from collections.abc import Iterator
@@ -24,12 +20,12 @@ _IMAGES_AT_ONCE = 100_000
 
 
 class RepeatFactorSampler:
-    """Draws every image as often as its factor says, on average over passes.
+    """Draws every image as often as its factor, on average over passes.
 
-    In each pass an image occurs its factor rounded down or up times, by systematic sampling: with
-    the factors laid end to end, an image is drawn at every whole number, counted from a random
-    start, that falls into its part. The factors are scaled up a little, so that they
-    add up to a whole number and all passes are equally long.
+    In each pass an image occurs as often as its factor rounded down or up, by systematic sampling:
+    with the factors laid end to end, an image is drawn for every point of a grid of spacing 1 with
+    a random start that falls into its interval. The factors are scaled up slightly, so that their
+    sum is a whole number and all passes have the same length.
 
     Args:
         factors: Of each image, (N,), 1 or more.
@@ -46,12 +42,12 @@ class RepeatFactorSampler:
 
     @property
     def num_draws(self) -> int:
-        """Draws of a pass, the same for all."""
+        """Number of draws of a pass, the same for all."""
         return self._num_draws
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the positions of the images of one pass, (num_draws,), copies side by side."""
-        # In a random row, or neighbours would always be drawn in the same passes.
+        # In random order, as neighbours would otherwise be drawn in the same passes.
         row = rng.permutation(len(self._units))
         ends = np.cumsum(self._units[row])
         draws_before = -((int(rng.integers(_UNIT)) - ends) // _UNIT)
@@ -72,7 +68,7 @@ def image_repeat_factors(
         labels: Labels of all regions, image after image, (sum of ``num_regions``,).
         num_regions: Regions of each image, (N,), 1 or more.
         num_classes: Classes of the vocabulary.
-        threshold: Classes that fewer than this share of the images hold are seen more often.
+        threshold: Classes in fewer than this share of the images are drawn more often.
 
     Returns:
         Factors, (N,), 1 or more.
@@ -106,10 +102,10 @@ def _blocks(
 
 
 class Purpose(IntEnum):
-    """What random numbers are for, so that no two purposes share a stream of them."""
+    """Purposes of random numbers, so that no two share a stream."""
 
     TURNS = 1
-    """Which source has its turn when, in an epoch."""
+    """The order of the sources in an epoch."""
     IMAGES = 2
     """The order of a source's images in a pass."""
     REGIONS = 3
@@ -119,26 +115,26 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
-    """Return a generator whose numbers depend on the arguments alone.
+    """Return a generator whose stream depends only on the arguments.
 
-    The purpose comes first and each purpose has as many ``numbers`` everywhere: numpy fills a short
-    seed up with zeros, so that ``(1, 2)`` and ``(1, 2, 0)`` would start the same stream.
+    The purpose comes first, and a purpose always has the same number of ``numbers``: numpy pads
+    seeds with zeros, so that ``(1, 2)`` and ``(1, 2, 0)`` would give the same stream.
 
     Args:
         seed: The run's seed, 0 or more.
         purpose: What the random numbers are for.
-        numbers: What they are for more exactly, such as an epoch.
+        numbers: Further numbers of the seed, such as an epoch.
     """
     return np.random.default_rng([purpose, seed, *numbers])
 
 
 class ShardWindows:
-    """Cuts the shards of a source, in random order, into groups that are gone through in turn.
+    """Divides the shards of a source, in random order, into groups that are used one after another.
 
-    Only as many shards are drawn from at a time as a group has, and while that is done the shards
-    of the next one can be read from front to end. That costs randomness: a batch is drawn from the
-    images of a group, which lie in the cache in the order of the annotation file, instead of from
-    all images. Which shards form a group is drawn anew in every pass.
+    Images are drawn from the shards of one group at a time, while those of the next one can be read
+    sequentially. This reduces randomness: a batch is drawn from the images of a group, which are in
+    the order of the annotation file, instead of from all images. The groups are random in every
+    pass.
 
     Args:
         shards: The shard of each image of the source, (N,).
@@ -157,11 +153,11 @@ class ShardWindows:
         self._source = source
 
     def grouped(self, positions: NDArray[np.int64], number_of_pass: int) -> NDArray[np.int64]:
-        """Bring images of the same group together and keep their order within it.
+        """Sort positions by group, keeping their order within a group.
 
         Args:
             positions: Positions in the source, (D,), in random order.
-            number_of_pass: Decides which shards form a group, and which group comes first.
+            number_of_pass: Determines the groups and their order.
 
         Returns:
             The same positions by group, (D,).
@@ -173,17 +169,17 @@ class ShardWindows:
         return positions[np.argsort(groups, kind="stable")]
 
     def due(self, number_of_pass: int, start: int, stop: int, num_draws: int) -> tuple[int, ...]:
-        """Return the shards to begin reading while some images of a pass are drawn.
+        """Return the shards to start reading while some images of a pass are drawn.
 
-        They are those a group further on, in even steps, so that a disk is always busy and never
-        more than a group ahead. At the end of a pass they are the first ones of the next. With the
-        first images of all, they are those of the first group, too.
+        They are one group ahead, in even steps, so that a disk is always busy and never more than a
+        group ahead. At the end of a pass they are the first ones of the next pass. With the very
+        first images they include those of the first group.
 
         Args:
             number_of_pass: Counted from 0.
-            start: How many images of the pass were drawn before.
-            stop: How many will have been drawn after these.
-            num_draws: Images of the pass.
+            start: Number of images of the pass drawn before.
+            stop: Number of images of the pass drawn after these.
+            num_draws: Number of images of the pass.
         """
         num_shards = len(self._present)
         first, last = (-(-drawn * num_shards // num_draws) for drawn in (start, stop))
@@ -195,27 +191,27 @@ class ShardWindows:
         )
 
     def _row(self, number_of_pass: int) -> NDArray[np.int64]:
-        """Return all shards in the order of a pass, one group after the other."""
+        """Return all shards in the order of a pass, group after group."""
         rng = generator(self._seed, Purpose.SHARDS, self._source, number_of_pass)
         return rng.permutation(self._present)
 
 
 class ShuffledSampler:
-    """An endless row of batches of one source; any of them can be asked for.
+    """An endless sequence of batches of one source, with random access.
 
-    A *pass* has every image of the source once (or as often as ``repeats`` says), in an order of
-    its own. It is cut into batches, the last one smaller; then the next pass begins. So no image
-    is seen a second time before all have been seen, wherever epochs begin and end.
+    A *pass* has every image of the source once (or as often as ``repeats`` says), in its own random
+    order. It is divided into batches, of which the last one may be smaller; then the next pass
+    begins. So no image is seen twice before all were seen once, wherever epochs begin and end.
 
-    The order of the latest pass is kept: 8 bytes an image, twice while the next one is drawn.
+    The order of the latest pass is kept: 8 bytes per image, twice while the next one is drawn.
 
     Args:
         images: Positions in the cache of the images that may be drawn, (N,), at least one.
         batch_size: Images of a batch over all ranks, 1 or more.
         seed: The run's seed.
-        source: Number of the source: each has random orders of its own.
+        source: Number of the source; each has its own random orders.
         repeats: How often each image is drawn in a pass; None for once.
-        windows: Which images are read together; None for any with any.
+        windows: Groups of shards to draw from in turn; None to draw from all.
     """
 
     def __init__(
@@ -238,7 +234,7 @@ class ShuffledSampler:
 
     @property
     def num_draws(self) -> int:
-        """Images of a pass, counted as often as they are drawn."""
+        """Number of images of a pass, counted as often as they are drawn."""
         return len(self._images) if self._repeats is None else self._repeats.num_draws
 
     @property
@@ -255,15 +251,15 @@ class ShuffledSampler:
         """Return the images of a batch, as positions in the cache, (B,).
 
         Args:
-            number: Counted from 0 over all passes. Where a pass begins its order is drawn, which
-                takes a moment (for three million images 0.2 s; 2 s with repeats or windows).
+            number: Counted from 0 over all passes. The first batch of a pass takes longer, as the
+                order is drawn (0.2 s for three million images; 2 s with repeats or windows).
         """
         number_of_pass, place = divmod(number, self.num_batches)
         start = place * self._batch_size
         return self._order(number_of_pass)[start : start + self._batch_size]
 
     def shards_due(self, number: int) -> tuple[int, ...]:
-        """Return which shards to begin reading at a batch; none without windows.
+        """Return the shards to start reading at a batch; none without windows.
 
         Args:
             number: Number of the batch, counted from 0 over all passes.

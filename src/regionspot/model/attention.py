@@ -1,4 +1,4 @@
-"""Multi-head attention, the one replaceable arithmetic core of the fusion head.
+"""Multi-head attention of the fusion head, in two equivalent forms.
 
 Shapes: `B` images, `Q` queries, `K` keys, `D` width, `N` heads, `d` width of a head.
 """
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 
 def absorbing_is_cheaper(num_queries: int, num_keys: int, width: int, num_heads: int) -> bool:
-    """Say which form of attention multiplies less, from the shapes alone.
+    """Return whether the absorbed form of attention takes fewer multiply-adds than the projected.
 
     Multiply-adds of an image, less the projections of queries and outputs that both forms need:
 
@@ -20,8 +20,8 @@ def absorbing_is_cheaper(num_queries: int, num_keys: int, width: int, num_heads:
     - absorbed: ``2 Q D^2`` for taking the two weights to the queries' side, ``2 N Q K D`` for
       scores and what they gather, as every head now looks at the whole width.
 
-    The backward pass over a frozen source moves the balance by about a tenth, which is left out:
-    near the balance either form will do.
+    The backward pass over a frozen source shifts the break-even by about a tenth, which is ignored:
+    near it both forms take as long.
 
     Args:
         num_queries: Queries (Q).

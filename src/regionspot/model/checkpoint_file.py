@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint, sealed; until it is whole on disk, a former one stays in its place."""
+    """Write a checkpoint with its checksum; a former one stays until this one is on disk."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     seal_zip(buffer)
@@ -40,7 +40,7 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ``train.py`` onto the CPU, without running any code from the file.
 
-    One that carries no seal, as earlier versions wrote them, is read with a warning.
+    A checkpoint without a checksum, as written by earlier versions, is read with a warning.
 
     Args:
         path: The ``.ckpt`` file.

@@ -1,8 +1,6 @@
 """The fusion head: the only trained part of RegionSpot (arXiv 2311.01373, section 3.2).
 
 Shapes: `B` images, `R` regions (padded), `T` feature tokens; widths: `S` SAM, `D` CLIP, `E` text.
-
-A fixed code of where a patch lies, for encoders whose patch tokens do not tell.
 """
 
 import math
@@ -21,8 +19,8 @@ from regionspot.model.attention import Attention
 def sincos_position_code(num_tokens: int, width: int, *, device: torch.device) -> Tensor:
     """Return a 2-D sine-cosine code of a square patch grid with a class token in front.
 
-    Real CLIP encoders leave positions in their patch tokens; a very small one may not. The code is
-    not in the paper.
+    The patch tokens of real CLIP encoders contain their positions; those of a very small encoder
+    may not. The code is not in the paper.
 
     Args:
         num_tokens: Tokens of the feature map: one class token and a square number of patches,

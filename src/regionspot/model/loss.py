@@ -1,4 +1,4 @@
-"""The training loss: sigmoid focal loss over regions and classes, blind to padding.
+"""The training loss: sigmoid focal loss over regions and classes, unaffected by padding.
 
 Shapes: `B` images, `R` regions (padded), `C` classes.
 """

@@ -1,10 +1,9 @@
 """The focal loss straight from region embeddings, for vocabularies of many thousands of classes.
 
-Of a batch's (region, class) pairs all but one a region are wrong, and what a wrong pair costs is a
-function of its logit alone. So the wrong pairs go tile by tile through one function that finds loss
-and slope together, and multiplies the slopes into the gradient of the embeddings while they are at
-hand: neither logits nor targets nor anything else of (N, C) is ever held. The right pairs, N in
-all, are ordinary autograd.
+All (region, class) pairs of a batch but one per region are wrong, and the loss of a wrong pair is a
+function of its logit alone. So the wrong pairs are processed in tiles: one function computes loss
+and derivative together, and multiplies the derivatives into the gradient of the embeddings. Nothing
+of shape (N, C) is ever held, neither logits nor targets. The N right pairs use ordinary autograd.
 
 Shapes: `B` images, `R` regions (padded), `E` text width, `C` classes, `N` regions that count.
 """
@@ -35,10 +34,10 @@ def region_focal_loss(  # noqa: PLR0913 - the loss's options, keyword-only
     num_regions: int | None = None,
     num_counted: int | None = None,
 ) -> Tensor:
-    """Return ``sigmoid_focal_loss(classifier(z, text_bank), labels, region_mask)``, but leaner.
+    """Return ``sigmoid_focal_loss(classifier(z, text_bank), labels, region_mask)``, in less memory.
 
-    Its time is hardly more than that of its two matrix products, and its memory does not grow with
-    the vocabulary. Gradients reach the embeddings and whatever of the classifier is trained. Under
+    It takes hardly longer than its two matrix products, and its memory does not grow with the
+    vocabulary. Gradients reach the embeddings and whatever of the classifier is trained. Under
     bfloat16 autocast the products with the text bank run in bfloat16, everything else in float32;
     under float16 autocast all of it runs in float32, since the gradient is found here, where a
     GradScaler has not yet scaled it.

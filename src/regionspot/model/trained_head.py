@@ -141,7 +141,7 @@ def _no_card(where: str, error: Exception) -> WeightsError:
 
 
 def _check_types(card: HeadCard) -> None:
-    """Refuse values of another kind, which would fail somewhere else, without the file's name."""
+    """Refuse values of another type, which would fail later without the file's name."""
     for name in ("scale", "bias"):
         value = getattr(card, name)
         if type(value) not in (int, float) or not math.isfinite(value):

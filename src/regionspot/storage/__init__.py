@@ -1,4 +1,4 @@
-"""Files behind URLs (s3://, gs://, https://, whatever fsspec knows), and their copies here."""
+"""Files behind URLs (s3://, gs://, https://, any scheme of fsspec), and their local copies."""
 
 from regionspot.core.files import file_lock, folder_lock, try_flock
 from regionspot.storage.copies import (

@@ -1,10 +1,8 @@
-"""Small files of a remote folder and their copies on this disk, kept equal in both directions.
+"""Local copies of remote files: where they are, how they stay up to date, how much disk they take.
 
-Room on the disk for copies that can be fetched again: the longest unused ones go first.
-
-Which names are URLs, and where on this machine copies of what they name are kept.
-
-Single files that are given by URL, such as annotations: fetched once, then looked at again.
+`Mirror` keeps small files of a remote folder and their copies equal, in both directions.
+`local_input` downloads a single file, such as annotations, unless its copy is up to date.
+`make_room` removes the least recently used copies of shards, which can be downloaded again.
 """
 
 import json
@@ -30,7 +28,7 @@ _NOTE = ".note"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
-    """What a copy was equal to when it was fetched or sent."""
+    """The remote file that a copy was equal to when it was fetched or sent."""
 
     identity: str
     """That of the remote file."""
@@ -39,10 +37,10 @@ class _Origin:
 
 
 class Mirror:
-    """Copies of files of a remote folder.
+    """Local copies of files of a remote folder.
 
-    A note of what each copy equals remotely is kept beside them. So copies are fetched again only
-    if the remote file changed, and sent only if the copy did.
+    A note beside the copies records which remote file each one equals. So a copy is fetched again
+    only if the remote file changed, and sent only if the copy changed.
 
     Args:
         remote: The remote folder.
@@ -56,20 +54,20 @@ class Mirror:
         self._notes = notes
 
     def pull(self, names: Iterable[str], listing: Mapping[str, RemoteObject]) -> None:
-        """Fetch what is new or changed remotely, and remove copies of what is gone there.
+        """Fetch new and changed remote files, and remove copies of those that are gone.
 
-        A file that was made here and never sent stays.
+        A file that was created here and never sent stays.
 
         Args:
             names: Which files.
-            listing: What lies in the remote folder.
+            listing: The files in the remote folder.
         """
         with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
             for _ in pool.map(lambda name: self._pull(name, listing.get(name)), names):
                 pass
 
     def push(self, name: str) -> None:
-        """Send a file unless it is a copy of what lies there; a missing one is not sent."""
+        """Send a file, unless it is missing or equals the remote one."""
         path = self.folder / name
         if not path.is_file():
             return
@@ -78,31 +76,31 @@ class Mirror:
             self._note(name, self.remote.put(path, name), sha256)
 
     def withdraw(self, name: str) -> None:
-        """Remove a file remotely, and forget that its copy, if there is one, is one."""
+        """Remove a remote file, and the note about its copy."""
         self.remote.remove(name)
         self._note_path(name).unlink(missing_ok=True)
 
     def withdraw_removed(self) -> None:
-        """Remove remotely what was removed here since it was fetched or sent."""
+        """Remove the remote files whose copies were removed since they were fetched or sent."""
         for note in sorted(self._notes.glob(f"*{_NOTE}")):
             name = unquote(note.name.removesuffix(_NOTE))
             if not (self.folder / name).exists():
                 self.withdraw(name)
 
     def clear(self) -> None:
-        """Remove all files here, copies or not; remotely nothing changes."""
+        """Remove all local files, copies or not; remote files stay."""
         for folder in (self._notes, self.folder):
             for path in folder.rglob("*"):
                 if not path.is_dir():
                     path.unlink(missing_ok=True)
 
     def is_copy(self, name: str) -> bool:
-        """Say whether a file here is a copy of what lay in the remote folder at the last look."""
+        """Return whether a local file equals the remote one, as of the last look."""
         path, origin = self.folder / name, self._origin(name)
         return origin is not None and path.is_file() and origin.sha256 == sha256_file(path)
 
     def is_known(self, name: str) -> bool:
-        """Say whether the remote folder had a file at the last look."""
+        """Return whether the remote folder had a file, as of the last look."""
         return self._note_path(name).is_file()
 
     def _pull(self, name: str, found: RemoteObject | None) -> None:
@@ -148,7 +146,7 @@ def max_local_bytes(gigabytes: float | None = None) -> int:
     """Return the limit in bytes: as given, else from the environment, else 100 GB.
 
     Raises:
-        ConfigError: It is no positive number.
+        ConfigError: It is not a positive number.
     """
     text = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_GB)) if gigabytes is None else str(gigabytes)
     try:
@@ -171,20 +169,20 @@ def make_room(
     patterns: Sequence[str],
     lock_of: Callable[[Path], AbstractContextManager[bool]],
 ) -> None:
-    """Remove copies until one more fits into the limit, and onto the disk.
+    """Remove copies until one more fits into the limit and onto the disk.
 
-    A copy that is mapped somewhere stays readable there; its space is free when it is let go.
+    A removed copy stays readable where it is mapped; its space is free once it is unmapped.
 
     Args:
-        num_bytes: Size of the copy to come.
-        limit_bytes: What all copies may take.
+        num_bytes: Size of the next copy.
+        limit_bytes: Disk space that all copies together may take.
         home: The folder above all copies.
-        patterns: Which files below it are copies.
-        lock_of: Takes the lock of a copy without waiting; one that is in use is left alone.
+        patterns: Glob patterns of the copies below it.
+        lock_of: Locks a copy without waiting; a copy that is in use is kept.
 
     Raises:
         ConfigError: The limit is smaller than the copy.
-        StorageError: The disk is full of other things.
+        StorageError: The disk is full of other files.
     """
     if num_bytes > limit_bytes:
         raise ConfigError(
@@ -228,12 +226,12 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.+")
 
 
 def is_url(location: str | Path) -> bool:
-    """Say whether a location is a URL such as ``s3://bucket/folder``, and no path."""
+    """Return whether a location is a URL such as ``s3://bucket/folder``, rather than a path."""
     return isinstance(location, str) and _URL.fullmatch(location) is not None
 
 
 def local_home() -> Path:
-    """Return where copies and downloads are kept.
+    """Return the folder of copies and downloads.
 
     ``$REGIONSPOT_HOME``, or ``$XDG_CACHE_HOME/regionspot``, or ``~/.cache/regionspot``.
     """
@@ -245,21 +243,21 @@ def local_home() -> Path:
 
 
 def place_of(url: str, purpose: str) -> Path:
-    """Return the folder that a URL has on this machine for a purpose, the same in every process."""
+    """Return the local folder of a URL for a purpose, the same in every process."""
     return local_home() / purpose / sha256_bytes(url.rstrip("/").encode("utf-8"))[:16]
 
 
 def local_input(location: str) -> Path:
-    """Return the path of a file; one behind a URL is fetched unless the copy here is still right.
+    """Return the local path of a file; a URL is downloaded unless its copy is up to date.
 
-    The copy keeps the file's name, which ends up in messages and in names of data sets.
+    The copy keeps the file's name, which appears in messages and in names of data sets.
 
     Args:
         location: A path or a URL.
 
     Raises:
-        MissingFileError: The URL names no file.
-        StorageError: The server refuses, or does not answer.
+        MissingFileError: There is no file at the URL.
+        StorageError: The server refuses access or does not answer.
     """
     if not is_url(location):
         return Path(location)

@@ -1,10 +1,7 @@
 """A folder behind a URL: list, read, fetch, put and remove its files.
 
-What goes wrong with files behind URLs.
-
-Tells refusals and outages of a server apart: the first are final, the second are sat out.
-
-A file that is missing stays a `FileNotFoundError`: only the caller knows what that means.
+Failed requests are retried for 60 s, unless the server refused access. A missing file raises
+`FileNotFoundError`, as only the caller knows what that means.
 """
 
 import errno
@@ -28,11 +25,11 @@ from regionspot.core.text import needs_extra
 
 
 class StorageError(RegionSpotError, OSError):
-    """A server cannot be reached or refuses, or the disk has no room for a copy."""
+    """A server cannot be reached or refuses access, or the disk is too full for a copy."""
 
 
 RETRY_VARIABLE: Final = "REGIONSPOT_RETRY_SECONDS"
-"""How long a server that does not answer is tried again."""
+"""How long failed requests are retried."""
 
 _DEFAULT_SECONDS = 60.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.25, 10.0
@@ -51,16 +48,15 @@ T = TypeVar("T")
 
 
 def attempt(url: str, action: Callable[[], T]) -> T:
-    """Do something with a server, again and again while it does not answer.
+    """Run a request, and retry it while the server does not answer.
 
     Args:
-        url: What it is about, for messages.
-        action: What to do; it may be done more than once.
+        url: URL of the file or folder, for messages.
+        action: The request; it may be run more than once.
 
     Raises:
         FileNotFoundError: There is no such file.
-        StorageError: The server refuses, or did not answer for ``$REGIONSPOT_RETRY_SECONDS``.
-        StoppedError: A signal was noted meanwhile.
+        StorageError: The server refused, or did not answer for ``$REGIONSPOT_RETRY_SECONDS``.
     """
     deadline = time.monotonic() + _retry_seconds()
     delay = _FIRST_DELAY
@@ -99,7 +95,7 @@ def _retry_seconds() -> float:
 
 
 def _is_of_a_server(error: Exception) -> bool:
-    """Say whether it is neither a bug nor a matter of this machine's disk."""
+    """Return whether an error is the server's, not a bug and not about this machine's disk."""
     if isinstance(error, OSError):
         return not isinstance(error, StorageError) and error.errno not in _OF_THIS_DISK
     return type(error).__module__.partition(".")[0] in _CLIENTS
@@ -119,7 +115,7 @@ def _reason(error: Exception) -> str:
 
 
 _APPEARS_WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
-"""Where a file under its own name is never half there; elsewhere it is renamed into place."""
+"""Stores where a file never appears incomplete; elsewhere it is renamed into place."""
 
 _HTTP = {"http", "https"}
 _IDENTITY = ("ETag", "etag", "md5Hash", "Content-MD5", "Last-Modified", "mtime", "LastModified")
@@ -131,19 +127,19 @@ class RemoteObject:
     """A file in a remote folder, as the server describes it."""
 
     num_bytes: int
-    """Its size; -1 where the server does not tell."""
+    """Size of the file; -1 where the server does not say."""
     identity: str
-    """What another version of it would not share: its size and ETag, or time of writing."""
+    """Differs for another version of the file: size and ETag, or time of modification."""
 
 
 class RemoteFolder:
-    """A folder behind a URL. It can be pickled, and used from several threads.
+    """A folder behind a URL. It can be pickled and used from several threads.
 
     Names are relative to the folder, with ``/`` between parts. A missing file is a
-    `FileNotFoundError`; an outage is sat out for a while (see `retrying`).
+    `FileNotFoundError`; failed requests are retried (see `attempt`).
 
     Args:
-        url: Any URL that fsspec knows, such as ``s3://bucket/folder``.
+        url: Any URL that fsspec supports, such as ``s3://bucket/folder``.
     """
 
     def __init__(self, url: str) -> None:
@@ -159,12 +155,12 @@ class RemoteFolder:
 
     @property
     def protocol(self) -> str:
-        """What stands before ``://``."""
+        """Scheme of the URL, the part before ``://``."""
         return self.url.partition("://")[0].lower()
 
     @property
     def can_list(self) -> bool:
-        """Whether the server can say which files there are: not over HTTP."""
+        """Whether the server can list files; HTTP cannot."""
         return self.protocol not in _HTTP
 
     def url_of(self, name: str) -> str:
@@ -200,7 +196,7 @@ class RemoteFolder:
         return _described(info) if info.get("type") == "file" else None
 
     def find_all(self, names: list[str]) -> dict[str, RemoteObject]:
-        """Describe those of many files that are there, where they cannot be listed."""
+        """Describe those of many files that exist, where they cannot be listed."""
         with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
             found = list(pool.map(self.find, names))
         return {name: one for name, one in zip(names, found, strict=True) if one is not None}
@@ -222,7 +218,7 @@ class RemoteFolder:
         return content
 
     def fetch(self, name: str, path: Path) -> None:
-        """Copy a file to this disk; it appears there whole.
+        """Download a file; it appears at ``path`` only when complete.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -236,10 +232,10 @@ class RemoteFolder:
             )
 
     def put(self, path: Path, name: str) -> RemoteObject:
-        """Copy a file from this disk; it appears there whole, and its size is confirmed.
+        """Upload a file; it appears only when complete, and its size is checked.
 
         Raises:
-            StorageError: Something else lies there afterwards.
+            StorageError: The remote file has another size afterwards.
         """
         target = self._path(name)
 
@@ -265,7 +261,7 @@ class RemoteFolder:
         return found
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is not there is fine."""
+        """Remove a file, if it is there."""
         try:
             attempt(self.url_of(name), lambda: self._files.rm_file(self._path(name)))
         except FileNotFoundError:
@@ -299,7 +295,7 @@ class RemoteFolder:
         return f"{root}/{name}"
 
     def _check_bucket(self) -> None:
-        """Tell a missing bucket from a missing file; other stores make folders when written to."""
+        """Tell a missing bucket from a missing file; other stores create folders on writing."""
         if self.protocol not in {"s3", "s3a", "gs", "gcs"}:
             return
         bucket = self._path("").partition("/")[0]

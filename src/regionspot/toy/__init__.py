@@ -1,6 +1,6 @@
-"""A small, fair world for trying things out: images, annotations and the recipe of its towers.
+"""The toy world: generated images with LVIS annotations, for tests and for trying things out.
 
-See ``docs/toy_world.md``. The trained towers lie in ``regionspot.backbones.tiny``.
+See ``docs/toy_world.md``. Its trained SAM and CLIP are in ``regionspot.backbones.tiny``.
 """
 
 from regionspot.core.errors import MissingExtraError

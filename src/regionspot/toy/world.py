@@ -4,9 +4,9 @@
     <world>/<split>.json                 LVIS v1 annotations
     <world>/<split>/<image id>.jpg       images; ``coco_url`` ends in these two components
 
-``toy365``, ``toyoi`` and ``toyv3d`` play Objects365 (few frequent classes, many objects an image),
-OpenImages and V3Det (a long tail). Twenty of the rarer classes are in no training source. The seed
-is the identity of a world: choose hyper-parameters on one and report on another.
+``toy365``, ``toyoi`` and ``toyv3d`` stand for Objects365 (few frequent classes, many objects per
+image), OpenImages and V3Det (a long tail). Twenty of the rarer classes are in no training set. The
+seed identifies a world: choose hyper-parameters on one and report on another.
 """
 
 import json

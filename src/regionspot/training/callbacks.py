@@ -1,10 +1,8 @@
-"""An end to training as soon as its loss is no number any more, before anything of it is saved.
+"""Callbacks of every training: stop on errors and signals, and reproducible dropout.
 
-Ctrl-C and SIGTERM, by which schedulers end a run: all ranks stop after the same, saved step.
-
-One end for all processes of a training that Lightning has started on this machine.
-
-Dropout that does not depend on where a run was interrupted.
+`StopOnNonFinite` stops when the loss becomes NaN or infinite, before a checkpoint is written.
+`StopOnSigterm` stops all ranks after the same, saved step. `EndSiblingRanks` ends the remaining
+ranks when one fails. `BatchSeeds` makes dropout independent of where a run was interrupted.
 """
 
 import signal
@@ -46,7 +44,7 @@ _ADVICE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """What is kept of a batch until its loss is looked at."""
+    """What is kept of a batch until its loss is checked."""
 
     step: int
     """Optimizer steps taken when it ended."""
@@ -59,12 +57,11 @@ class _Batch:
 
 
 class StopOnNonFinite(pl.Callback):
-    """Ends training when a loss is NaN or infinite, and names the images of the batch.
+    """Stops training when the loss becomes NaN or infinite, and names the images of the batch.
 
-    On a CPU every batch is looked at when it ends. On a GPU a look waits until the device has
-    caught up, so that losses are kept and looked at together: every few batches, before a
-    checkpoint is written, and at the end. The ranks look together and stop together, at the cost
-    of one sum of a few bytes over all ranks.
+    On a CPU the loss is checked after every batch. On a GPU a check waits for the device, so that
+    losses are checked together: every few batches, before a checkpoint is written, and at the end.
+    All ranks check and stop together, at the cost of one sum of a few bytes over the ranks.
     """
 
     def __init__(self) -> None:
@@ -95,10 +92,10 @@ class StopOnNonFinite(pl.Callback):
         self.look(trainer)
 
     def look(self, trainer: pl.Trainer) -> None:
-        """Look at the losses since the last look; to be called by all ranks.
+        """Check the losses since the last check; all ranks have to call this.
 
         Raises:
-            NotFiniteError: One of them, on any rank, is NaN or infinite.
+            NotFiniteError: A loss is NaN or infinite on any rank.
         """
         if not self._kept:
             return
@@ -116,14 +113,14 @@ class StopOnNonFinite(pl.Callback):
 
 
 def check_weights(tensors: Mapping[str, Tensor], *, step: int) -> None:
-    """Refuse weights that are not finite, as a checkpoint of them would be of no use.
+    """Refuse weights that are not finite, as a checkpoint of them would be useless.
 
     Args:
         tensors: Weights by name.
-        step: Optimizer steps that made them.
+        step: Number of optimizer steps taken.
 
     Raises:
-        NotFiniteError: One is NaN or infinite.
+        NotFiniteError: A weight is NaN or infinite.
     """
     names = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if names:
@@ -153,14 +150,14 @@ _STEPS_BETWEEN_LOOKS = 16
 
 
 class StopOnSigterm(pl.Callback):
-    """Ends training on all ranks after the same step, once any of them was sent a signal.
+    """Stops training on all ranks after the same step, once any of them received a signal.
 
-    The checkpoint callbacks without a ``monitor`` write a checkpoint then, so that no step is lost.
+    The checkpoint callbacks without a ``monitor`` then write a checkpoint, so that no step is lost.
 
-    SIGTERM is answered here also where training is started from Python, in place of Lightning 2.6's
-    own handler, which lets ranks speak with each other from inside the signal, in the middle of a
-    step: two of them then wait for ever. With several GPUs it is looked at every few steps, as the
-    ranks have to wait for each other to do so.
+    This also handles SIGTERM where training is started from Python. It replaces the handler of
+    Lightning 2.6, which communicates between ranks within the handler, in the middle of a step, and
+    can deadlock. With several GPUs signals are checked every few steps, as ranks wait for each
+    other to do so.
     """
 
     def __init__(self) -> None:
@@ -181,7 +178,7 @@ class StopOnSigterm(pl.Callback):
         forget_signal()
         self._step = trainer.global_step
         self._safe_points.enter_context(safe_points())
-        # Lightning asks rank 0 before each batch, too, for which a GPU has to be waited for.
+        # Lightning also asks rank 0 before each batch, which waits for the GPU.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]  # noqa: SLF001
 
     @override
@@ -194,7 +191,7 @@ class StopOnSigterm(pl.Callback):
         batch_idx: int,
     ) -> None:
         is_step, self._step = trainer.global_step > self._step, trainer.global_step
-        # Of gradients that are still added up a checkpoint knows nothing.
+        # A checkpoint does not hold gradients that are still being accumulated.
         if is_step and (trainer.world_size == 1 or self._is_time_to_look(trainer)):
             self._end_if_asked(trainer, pl_module)
 
@@ -214,7 +211,7 @@ class StopOnSigterm(pl.Callback):
             self._safe_points.close()
 
     def _end_if_asked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write a checkpoint and raise, on all ranks, if a signal came to any of them."""
+        """Write a checkpoint and raise, on all ranks, if any of them received a signal."""
         number = noted_signal()
         if trainer.world_size > 1:
             mine = torch.tensor(number, device=trainer.strategy.root_device)
@@ -225,7 +222,7 @@ class StopOnSigterm(pl.Callback):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
                 callback.save_on_exception = True
-                # Here, where all ranks are: Lightning does so when some may have ended.
+                # Here, where all ranks are alive; Lightning does so when some may have ended.
                 callback.on_exception(trainer, pl_module, stop)
         raise stop
 
@@ -236,7 +233,7 @@ class StopOnSigterm(pl.Callback):
 
 
 def _replace_lightnings_handler() -> None:
-    """Answer SIGTERM; Lightning puts back what was there before its own when the run ends."""
+    """Install our handler of SIGTERM; Lightning restores the former one when the run ends."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, answer_signal)
 
@@ -249,13 +246,13 @@ _WAIT_S = 5.0
 
 
 class EndSiblingRanks(pl.Callback):
-    """Lets no rank wait for one that has stopped with an error.
+    """Ends the remaining ranks when one fails.
 
-    With ``--trainer.devices 8`` Lightning starts ranks 1 to 7 as processes of rank 0. When rank 0
-    stops, they are ended; else they would wait for its part of the next gradient. When another
-    one stops, rank 0 finds its connection closed, and says whose message to look for. (Where it
-    finds nothing, as with NCCL, Lightning looks every 5 s and ends all.) torchrun and SLURM's
-    ``srun --kill-on-bad-exit`` do the same by themselves.
+    With ``--trainer.devices 8`` Lightning starts ranks 1 to 7 as child processes of rank 0. When
+    rank 0 stops, they are ended, as they would wait for its part of the next gradient. When another
+    rank stops, rank 0 finds its connection closed, and reports which rank to look at. (Where it
+    notices nothing, as with NCCL, Lightning checks every 5 s and ends all ranks.) torchrun and
+    SLURM's ``srun --kill-on-bad-exit`` do the same on their own.
     """
 
     @override
@@ -265,27 +262,27 @@ class EndSiblingRanks(pl.Callback):
         launcher = trainer.strategy.launcher
         if not isinstance(launcher, _SubprocessScriptLauncher) or not launcher.procs:
             return
-        # A signal is no news, and an error with a message is told by this rank itself.
+        # Signals need no report, and this rank reports its own errors with a message itself.
         told = not isinstance(exception, Exception) or isinstance(exception, RegionSpotError)
         stopped = "" if told else _stopped(launcher.procs)
         launcher.kill(signal.SIGKILL)
         for process in launcher.procs:
             process.wait()
-        # Lightning watches this list, and would end rank 0 as well for what it finds in it.
+        # Lightning watches this list, and would end rank 0 because of the ended processes in it.
         launcher.procs.clear()
         if stopped:
             raise RankError(f"{stopped}; its message is above. All other ranks are ended, too.")
 
 
 def kill_launched_ranks(trainer: pl.Trainer) -> None:
-    """End the processes that Lightning has started for a trainer, if this is the one that did."""
+    """Kill the processes that Lightning started for a trainer, if this process started them."""
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         launcher.kill(signal.SIGKILL)
 
 
 def _stopped(processes: list[subprocess.Popen[bytes]]) -> str:
-    """Say which process has ended with an error, or will within a few seconds; '' for none."""
+    """Return which rank ended with an error, or does within a few seconds; '' for none."""
     deadline = time.monotonic() + _WAIT_S
     while time.monotonic() < deadline:
         for rank, process in enumerate(processes, start=1):
@@ -296,12 +293,12 @@ def _stopped(processes: list[subprocess.Popen[bytes]]) -> str:
 
 
 class BatchSeeds(pl.Callback):
-    """Seeds torch before each batch, by the run's seed, the number of the batch and the rank.
+    """Seeds torch before each batch, from the run's seed, the number of the batch and the rank.
 
-    So a resumed run drops what an undisturbed one would have dropped, with nothing to save; and no
-    two ranks drop the same. The run's seed is what torch was seeded with when training began
-    (``seed_everything``). A run that is spread over another number of ranks drops other
-    activations: each rank draws for its own images.
+    A resumed run therefore drops the same activations as an uninterrupted one, with nothing to
+    save, and no two ranks drop the same ones. The run's seed is torch's initial seed when training
+    starts (``seed_everything``). With another number of ranks, other activations are dropped: each
+    rank draws for its own images.
     """
 
     def __init__(self) -> None:

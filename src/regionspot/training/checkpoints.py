@@ -1,8 +1,8 @@
-"""The one way in which a training writes and reads checkpoints, in place of Lightning's own.
+"""Writing and reading of checkpoints during training, in place of Lightning's own.
 
-Lightning writes a checkpoint through ``$TMPDIR``, from where it may have to be copied over the
-former one, and reads whatever a URL or a file holds, if need be by running it. Here a checkpoint
-gets its name when it is whole on disk, carries a checksum, and is read as plain tensors.
+Lightning writes a checkpoint to ``$TMPDIR``, from where it may be copied over the former one, and
+reads any file or URL, possibly running code from it. Here a checkpoint gets its name only when it
+is complete on disk, carries a checksum, and is read as plain tensors.
 """
 
 import logging
@@ -31,19 +31,19 @@ _logger = logging.getLogger(__name__)
 
 
 class SealedCheckpointIO(CheckpointIO):
-    """Writes checkpoints whole and sealed, and reads them without running anything in them."""
+    """Writes checkpoints atomically with a checksum, and reads them without running code."""
 
     @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint; a former one of that name stays until the new one is on disk.
+        """Write a checkpoint; a former one of the same name stays until the new one is on disk.
 
         Raises:
             ConfigError: The path is a URL, or there are storage options, which no disk has.
         """
         if storage_options is not None:
-            raise ConfigError("checkpoints go to a disk, which knows no storage_options.")
+            raise ConfigError("checkpoints are written to disk, without storage_options.")
         write_checkpoint(_local(path), checkpoint)
 
     @override
@@ -53,12 +53,11 @@ class SealedCheckpointIO(CheckpointIO):
         map_location: Callable[..., Any] | None = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU, after its bytes were compared with its seal.
+        """Read a checkpoint onto the CPU, after checking its checksum.
 
         Raises:
-            ConfigError: The path is a URL, or code in the file is to be run.
-            MissingFileError: There is no such file.
-            WeightsError: It is damaged, or was not written by ``train.py``.
+            ConfigError: The path is a URL, or ``weights_only`` is False.
+            WeightsError: It holds no state of a training.
         """
         if weights_only is False:
             raise ConfigError(
@@ -76,17 +75,17 @@ class SealedCheckpointIO(CheckpointIO):
 
     @override
     def remove_checkpoint(self, path: Path | str) -> None:
-        """Remove a checkpoint's file, and never anything else."""
+        """Remove the file of a checkpoint, and nothing else."""
         local = _local(path)
         if local.suffix == CHECKPOINT_SUFFIX and (local.is_file() or local.is_symlink()):
             local.unlink()
 
 
 def own_checkpoints(trainer: pl.Trainer) -> None:
-    """Let a trainer write and read its checkpoints by `SealedCheckpointIO` only.
+    """Make a trainer write and read checkpoints with `SealedCheckpointIO`.
 
     Raises:
-        ConfigError: It is told to use another way, or one that a kill leaves without a checkpoint.
+        ConfigError: The trainer has another checkpoint IO, or options that may lose a checkpoint.
     """
     strategy = trainer.strategy
     if type(strategy).load_checkpoint is not Strategy.load_checkpoint:
@@ -167,7 +166,7 @@ def find_checkpoint(
 
 
 def remove_strays(run_dir: Path) -> None:
-    """Remove what a kill left of checkpoints that were being written; to be called under the lock.
+    """Remove incomplete checkpoints that a kill left; to be called while holding the lock.
 
     A stray of ``hpc_ckpt_3.ckpt`` would make Lightning look for that file in place of number 2.
     """
@@ -177,7 +176,7 @@ def remove_strays(run_dir: Path) -> None:
 
 
 def _best(callbacks: Sequence[ModelCheckpoint]) -> list[Path]:
-    """Find the file of the callback with a monitor, whose name may hold figures."""
+    """Find the file of the callback with a monitor, whose name may contain metric values."""
     found = []
     for callback in callbacks:
         if callback.monitor is not None and callback.dirpath is not None:

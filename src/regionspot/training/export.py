@@ -1,7 +1,7 @@
 """The folder ``head/`` of a run: the trained head with the text bank of its names.
 
-The bank comes from the caches that were trained on, so whoever recognises the names of the training
-need not embed them. It depends on names, templates and CLIP alone, and is found by them.
+The bank comes from the training caches, so that the names of the training need not be embedded
+again for recognition. It is identified by names, templates and CLIP, on which alone it depends.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ def export_head(output_dir: Path, trained: TrainedHead, data: CachedRegions) -> 
     40 MB for the 13,029 of V3Det. A name of several caches has the embedding of the first.
 
     Args:
-        output_dir: The folder to write to; made if need be.
+        output_dir: The folder to write to; created if necessary.
         trained: The head, as `RegionSpotModule.trained_head` returns it.
         data: What it was trained on.
     """

@@ -1,7 +1,4 @@
-"""The Lightning module: fusion head, loss, optimizer and what is logged.
-
-What the steps of `RegionSpotModule` hand to Lightning and to callbacks.
-"""
+"""The Lightning module: fusion head, loss, optimizer, and what is logged."""
 
 import dataclasses
 import logging
@@ -59,20 +56,20 @@ from regionspot.training.throughput import is_logging_step
 
 
 class TrainingOutput(TypedDict):
-    """Of a training step."""
+    """What a training step returns to Lightning and callbacks."""
 
     loss: Tensor
-    """What is differentiated: the loss of this rank's images, scaled so that a step is that of one
+    """The loss to differentiate: of this rank's images, scaled so that a step equals that of one
     process."""
     batch_loss: Tensor
     """Its mean over the ranks is the loss of the whole batch."""
 
 
 class ValidationOutput(TypedDict):
-    """Of a validation step."""
+    """What a validation step returns to Lightning and callbacks."""
 
     scores: Tensor
-    """Probabilities over the validation vocabulary, (B, R, C) float32; padding holds no meaning."""
+    """Probabilities over the validation vocabulary, (B, R, C) float32; arbitrary in the padding."""
     batch: RegionBatch
     """The images they belong to."""
 
@@ -149,18 +146,14 @@ class RegionSpotModule(pl.LightningModule):
             load_strictly(self.classifier, start.classifier.state_dict(), source=init_from)
             self._start_fingerprint = start.card.fingerprint
         if compile:
-            # In place: torch.compile(head) would be another module, and its name in every key.
+            # In place: torch.compile(head) would add the name of a wrapper to every key.
             self.head.compile()
 
     @override
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return what every training needs: exact resuming, and an end that is loud.
+        """Return the callbacks of every training, and set up our own reading of checkpoints.
 
-        Called when a trainer starts, and before it reads a checkpoint: the place to let it read and
-        write them by our own means.
-
-        Raises:
-            ConfigError: The trainer is told to write or read checkpoints in another way.
+        Lightning calls this when a trainer starts, before it reads a checkpoint.
         """
         own_checkpoints(self.trainer)
         return [BatchSeeds(), self._finite_loss, StopOnSigterm(), EndSiblingRanks()]
@@ -174,7 +167,7 @@ class RegionSpotModule(pl.LightningModule):
             self.register_buffer(_bank_name(source), bank, persistent=False)
         if data.val_text_bank is not None:
             self.register_buffer(_bank_name("val"), data.val_text_bank, persistent=False)
-        # DDP would send all banks from rank 0 to the others in every step; each has read its own.
+        # DDP would send all banks from rank 0 to the others in every step; each rank has its own.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # noqa: SLF001
             self, [name for name, _ in self.named_buffers() if name.startswith(_bank_name(""))]
         )
@@ -210,7 +203,7 @@ class RegionSpotModule(pl.LightningModule):
         return {"loss": loss, "batch_loss": share.detach() * self.trainer.world_size}
 
     def _share_factor(self) -> int:
-        """Return what to multiply a rank's loss with, so that a step is that of one process.
+        """Return the factor of a rank's loss that makes a step equal that of one process.
 
         DDP takes the mean of the ranks' gradients, and Lightning divides a loss by the number of
         batches that are accumulated. But the losses of the ranks are shares that add up to that of
@@ -226,7 +219,7 @@ class RegionSpotModule(pl.LightningModule):
         """Log the loss of the step over all ranks, its rate, and its gradient before clipping."""
         loss, self._loss_of_step = self._loss_of_step, 0.0
         if is_logging_step(self.trainer, self.trainer.global_step + 1):
-            # The mean, as DDP takes it of the gradients; only here, for all ranks wait for it.
+            # The mean, as DDP does with gradients; only here, as all ranks wait for it.
             loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
             self.log("train/loss", loss, prog_bar=True, batch_size=1)
             self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
@@ -240,10 +233,10 @@ class RegionSpotModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the Trainer says, also for a fused optimizer.
+        """Clip gradients as configured in the Trainer, also with a fused optimizer.
 
-        Lightning refuses that one in every mixed precision, as it might unscale gradients itself;
-        but only 16-mixed scales them.
+        Lightning refuses fused optimizers in every mixed precision, as they might unscale gradients
+        themselves; but only 16-mixed scales them.
         """
         by_norm = gradient_clip_algorithm in (None, "norm")
         if self._optimizer_options.fused and by_norm and self.trainer.precision != "16-mixed":
@@ -254,7 +247,7 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def validation_step(self, batch: RegionBatch, batch_idx: int) -> ValidationOutput:
-        """Return class probabilities over the validation vocabulary, and log the top-1 share."""
+        """Return class probabilities over the validation vocabulary, and log top-1 accuracy."""
         logits = self(batch, self.get_buffer(_bank_name("val")))
         counts = batch.labels >= 0
         self.val_top1.update((logits.argmax(dim=-1) == batch.labels)[counts].float())
@@ -288,21 +281,17 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the card, so that `load_trained_head` can read the checkpoint on its own.
-
-        Raises:
-            NotFiniteError: The loss of a step since the last look, or a weight, is not finite.
-        """
+        """Check loss and weights, and add the card, which `load_trained_head` needs."""
         self._finite_loss.look(self.trainer)
         check_weights(checkpoint["state_dict"], step=self.trainer.global_step)
-        # Of the weights in the checkpoint: a callback may have put their average there.
+        # From the weights in the checkpoint: a callback may have replaced them by their average.
         weights = checkpoint["state_dict"]
         card = self._card(weights["classifier.log_scale"], weights["classifier.bias"])
         checkpoint[CHECKPOINT_CARD_KEY] = card.to_json()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another head, and to go on from weights alone.
+        """Refuse checkpoints of another head, and those that hold only weights.
 
         Raises:
             WeightsError: The checkpoint does not fit this training.
@@ -317,7 +306,7 @@ class RegionSpotModule(pl.LightningModule):
     @classmethod
     @override
     def load_from_checkpoint(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
-        """Refuse: Lightning's own way may run code from the file.
+        """Refuse, as Lightning's implementation may run code from the file.
 
         Raises:
             ConfigError: Always.
@@ -328,7 +317,7 @@ class RegionSpotModule(pl.LightningModule):
         )
 
     def trained_head(self) -> TrainedHead:
-        """Return head and classifier as they are now (not copied), with their card."""
+        """Return the current head and classifier (not copied), with their card."""
         card = self._card(self.classifier.log_scale, self.classifier.bias)
         return TrainedHead(head=self.head, classifier=self.classifier, card=card)
 
@@ -354,9 +343,9 @@ class RegionSpotModule(pl.LightningModule):
         )
 
     def _images_per_step(self) -> float:
-        """Images of an optimizer step over all devices, accumulated batches included.
+        """Images of an optimizer step over all devices, including accumulated batches.
 
-        The last step of an epoch may have fewer, as Lightning accumulates over no epoch's end.
+        The last step of an epoch may have fewer, as Lightning does not accumulate across epochs.
         """
         return self._data_module().images_per_batch * self.trainer.accumulate_grad_batches
 

@@ -1,4 +1,4 @@
-"""Where a head comes from: the data of this run for its card, and the head it started from."""
+"""The provenance of a head: the data of its run, and the head that it was initialized from."""
 
 import dataclasses
 import importlib.metadata
@@ -25,7 +25,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """The training data, as far as a card tells it."""
+    """The training data, as described on a card."""
 
     fingerprint: Fingerprint
     """What made the features."""
@@ -69,7 +69,7 @@ class Provenance:
 
 
 def provenance_of(data: CachedRegions) -> Provenance:
-    """Return what a card tells of a data module."""
+    """Return the description of a data module for a card."""
     names = [name for vocabulary in data.vocabularies for name in vocabulary]
     return Provenance(
         fingerprint=data.fingerprint,
@@ -86,12 +86,11 @@ def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
 
     Args:
         init_from: Where it is, see `load_trained_head`; or a ``.pth`` file released with the paper,
-            which does not say what SAM and CLIP it was trained on.
-        wanted: The head of this run. Only dropout may differ: it is no property of weights.
+            which does not name the SAM and CLIP that it was trained on.
+        wanted: The head of this run. Only dropout may differ: it does not affect weights.
 
     Raises:
-        MissingFileError: There is nothing there.
-        WeightsError: It is no trained head, or one of another shape.
+        WeightsError: It is a head of another shape.
     """
     if Path(init_from).suffix == RELEASED_SUFFIX:
         start = load_released(init_from)
@@ -110,9 +109,9 @@ def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
 def warn_of_other_features(
     start_fingerprint: Mapping[str, JsonValue], fingerprint: Fingerprint, *, init_from: str
 ) -> None:
-    """Warn when the head one starts from saw features that were made in another way.
+    """Warn if the initial head was trained on features that were made differently.
 
-    That is no error, since it may be what is tried out, but it is rarely meant.
+    This is not an error, as it may be intended, but it rarely is.
     """
     now = fingerprint.to_dict()
     changed = [

@@ -55,7 +55,7 @@ class OptimizerOptions:
 class ScheduleOptions:
     """How the learning rate changes with the images seen: a linear warm-up, then steps or a cosine.
 
-    Images, not optimizer steps, so that a schedule stays what it is with another batch size.
+    It counts images, not optimizer steps, so that a schedule does not depend on the batch size.
     """
 
     shape: ScheduleShape = "steps"
@@ -110,15 +110,12 @@ class LossOptions:
 
 
 def learning_rate_factor(images: float, options: ScheduleOptions, *, end_images: float) -> float:
-    """Return what to multiply the full learning rate with.
+    """Return the factor of the full learning rate.
 
     Args:
         images: Images of all optimizer steps already taken.
         options: Warm-up and shape.
-        end_images: Images of the whole run, where a cosine ends; beyond it the rate stays.
-
-    Raises:
-        ConfigError: A cosine has no end, or ends within the warm-up.
+        end_images: Images of the whole run, where a cosine ends; after it the rate is constant.
     """
     factor = _factor_after_warmup(images, options, end_images=end_images)
     if images >= options.warmup_images:
@@ -128,14 +125,14 @@ def learning_rate_factor(images: float, options: ScheduleOptions, *, end_images:
 
 
 def warmup_warning(options: ScheduleOptions, *, end_images: float) -> str | None:
-    """Say so where a run ends before its warm-up does: it trains at a fraction of the rate.
+    """Return a warning if a run ends before its warm-up, at a fraction of the full rate.
 
     Args:
         options: Warm-up and shape.
         end_images: Images of the whole run.
 
     Returns:
-        The warning, or None where the full rate is reached.
+        The warning, or None if the full rate is reached.
     """
     if not 0 < end_images <= options.warmup_images:
         return None
@@ -174,7 +171,7 @@ def make_optimizer(
 
     Args:
         head: All its weights are trained.
-        classifier: Its scale and bias are, if the options say so.
+        classifier: Its scale and bias are trained if the options say so.
         optimizer: Rate and decay of the head.
         classifier_options: Whether scale and bias are trained, and at which rate.
     """

@@ -1,8 +1,6 @@
-"""How fast training goes, how long it waits for data, and how long it took in all.
+"""What training logs and sums up: images per second, time waiting for data, loss of each cache.
 
-The loss of each data set, where several are mixed.
-
-What a training took: the line at its end, and ``summary.json``.
+The totals are printed at the end of a run and written to ``summary.json``.
 """
 
 import dataclasses
@@ -22,17 +20,16 @@ from regionspot.data import CacheLoader, RegionBatch
 
 
 def is_logging_step(trainer: pl.Trainer, step: int) -> bool:
-    """Say whether Lightning writes to its loggers at the end of ``step``, counted from 1."""
+    """Return whether Lightning logs at the end of ``step``, counted from 1."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by a connector
     return interval > 0 and step % interval == 0
 
 
 class ImagesPerSecond(pl.Callback):
-    """Logs images and regions a second and the share of time spent waiting for data.
+    """Logs images and regions per second and the share of time spent waiting for data.
 
-    The totals are those of a whole training: a run that is resumed goes on from what its
-    checkpoint says. They are of all devices together, as far as this process can tell: every
-    device gets the same number of images.
+    The totals are those of a whole training: a resumed run continues from those in its checkpoint.
+    They are of all devices together, as every device gets the same number of images.
 
     Attributes:
         num_images: Images trained on so far.
@@ -51,7 +48,7 @@ class ImagesPerSecond(pl.Callback):
         self.training_device_seconds = 0.0
         self.device_seconds = 0.0
         self._num_regions = 0  # since the last time it was logged
-        self._since: float | None = None  # when the clock was last read; None while it stands
+        self._since: float | None = None  # when the clock was last read; None while it is stopped
         self._validating = False
         self._num_devices = 1
         self._waited_before = 0.0
@@ -60,7 +57,7 @@ class ImagesPerSecond(pl.Callback):
 
     @property
     def images_per_s(self) -> float:
-        """Images a second over the whole training, by all devices; 0 before the first step."""
+        """Images per second over the whole training and all devices; 0 before the first step."""
         return self.num_images / self.seconds if self.seconds else 0.0
 
     @property
@@ -99,7 +96,7 @@ class ImagesPerSecond(pl.Callback):
         self.seconds_waited = self._waited_before + _seconds_waited(trainer)
         self._num_regions += batch.num_regions_of_step
         step = trainer.global_step
-        # With accumulated gradients several batches end in one and the same step.
+        # With accumulated gradients several batches end in the same step.
         if step == self._logged_step or not is_logging_step(trainer, step):
             return
         self._take_time()
@@ -139,7 +136,7 @@ class ImagesPerSecond(pl.Callback):
         self._since = None
 
     def _take_time(self) -> None:
-        """Add the time since the last reading, if the clock runs, to what it was spent on."""
+        """Add the time since the last reading, if the clock runs, to training or validation."""
         if self._since is None:
             return
         now = time.perf_counter()
@@ -167,11 +164,11 @@ def _seconds_waited(trainer: pl.Trainer) -> float:
 class LossByCache(pl.Callback):
     """Logs ``train/loss/<name>``: the mean loss of each cache's batches since it was last logged.
 
-    ``train/loss`` jumps from batch to batch, as every batch is of another cache. A cache that had
-    no batch since then is logged with its last value.
+    ``train/loss`` varies from batch to batch, as batches come from different caches. A cache
+    without a batch since then is logged with its last value.
 
     Args:
-        names: Names of the training caches. Of several with one name each is also numbered.
+        names: Names of the training caches. Caches of the same name are also numbered.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -201,7 +198,7 @@ class LossByCache(pl.Callback):
         if step == self._logged_step or not is_logging_step(trainer, step):
             return
         for source, losses in sorted(self._losses.items()):
-            # Of all ranks, which have batches of the same caches: they are planned together.
+            # Over all ranks, which have batches of the same caches: they are planned together.
             mean = torch.stack(losses).mean()
             pl_module.log(self._keys[source], mean, sync_dist=True, batch_size=1)
         self._losses.clear()
@@ -214,7 +211,7 @@ _SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSummary:
-    """Totals of a training, of all runs that were resumed from one another."""
+    """Totals of a training, over all runs that were resumed from one another."""
 
     steps: int
     """Optimizer steps."""
@@ -225,7 +222,7 @@ class TrainingSummary:
     validation_s: float
     """Seconds of validation."""
     images_per_s: float
-    """Images a second of training, over all devices."""
+    """Images per second of training, over all devices."""
     data_wait: float
     """Share of the training time spent waiting for data, in [0, 1]."""
     device: str
@@ -238,11 +235,11 @@ class TrainingSummary:
     """The same with validation."""
 
     def to_json(self) -> str:
-        """Write the totals in JSON."""
+        """Return the totals as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     def line(self) -> str:
-        """Say it in one line."""
+        """Return the totals as one line of text."""
         unit = "CPU" if self.device.startswith("CPU") else "GPU"
         return (
             f"{self.steps} steps in {self.training_s:.1f} s: {self.images} images"

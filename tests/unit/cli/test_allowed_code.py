@@ -10,9 +10,9 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-from regionspot.cli.allowed_code import LimitedArgumentParser, code_limited_to, take_allow_code
 from regionspot.cli.main import main
-from regionspot.cli.train import TrainCLI
+from regionspot.cli.options import code_limited_to, take_allow_code
+from regionspot.cli.train import LimitedArgumentParser, TrainCLI
 from regionspot.core.errors import ConfigError
 from regionspot.data import CachedRegions
 from regionspot.training import RegionSpotModule

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.cli.cache import main as cache_main
-from regionspot.cli.cache import parse_config
-from regionspot.cli.train import main as train_main
+from regionspot.cli.cache import make_cache, parse_config
+from regionspot.cli.train import train
 
 WRITTEN_OUT = r"written out it has .*e\+\d+ values; wanted at most 100,000"
 LETTERS = "abcdefghi"
@@ -38,7 +37,7 @@ def test_a_hostile_configuration_is_refused_in_one_line(
     path = tmp_path / "config.yaml"
     content, message = HOSTILE[name]
     path.write_bytes(content)
-    run, words = (cache_main, []) if command == "cache" else (train_main, ["fit"])
+    run, words = (make_cache, []) if command == "cache" else (train, ["fit"])
     with pytest.raises(SystemExit) as stopped:
         run([*words, "--config", str(path)])
     assert stopped.value.code == 2

@@ -10,7 +10,7 @@ from PIL import Image
 
 from helpers.heads import random_head
 from regionspot.backbones import ModelsConfig, load_frozen_models
-from regionspot.cli.recognize import format_table, main, parse_rows, parse_vocabulary
+from regionspot.cli.recognize import format_table, parse_rows, parse_vocabulary, recognize
 from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference import Regions
@@ -190,7 +190,7 @@ def names_of(line: str) -> list[str]:
 def test_regions_are_named_in_a_table(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main([*options, "--boxes", "10,20,80,90 15.4,5,129.6,60"])
+    recognize([*options, "--boxes", "10,20,80,90 15.4,5,129.6,60"])
     head, first, second = capsys.readouterr().out.splitlines()
     assert head == "region  x1  y1   x2  y2  names and scores in %"
     assert first.startswith("     0  10  20   80  90  ")
@@ -204,7 +204,9 @@ def test_regions_are_named_in_a_table(
 def test_points_and_other_names_may_be_given(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main([*options, "--points", "45,55;20,30", "--vocabulary", "red star, lamp", "--top_k", "1"])
+    recognize(
+        [*options, "--points", "45,55;20,30", "--vocabulary", "red star, lamp", "--top_k", "1"]
+    )
     _head, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     for line in lines:
@@ -216,7 +218,7 @@ def test_names_that_clip_cannot_tell_apart_may_be_merged(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--points", "45,55", "--vocabulary", "Egg,lamp,egg", "--same_tokens", "merge"]
-    main([*options, *words])
+    recognize([*options, *words])
     _head, line = capsys.readouterr().out.splitlines()
     assert sorted(re.findall(r"([A-Za-z]+) \d", line)) == ["Egg", "lamp"]
 
@@ -226,7 +228,7 @@ def test_everything_that_sam_finds_is_named_best_first(
 ) -> None:
     grid = ["--grid.points_per_side", "4", "--grid.max_regions", "5"]
     grid += ["--grid.pred_iou_thresh", "0", "--grid.stability_score_thresh", "0"]
-    main([*options, "--everything", *grid, "--top_k", "1"])
+    recognize([*options, "--everything", *grid, "--top_k", "1"])
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.startswith("region")
     assert [line.split()[0] for line in lines] == ["0", "1", "2", "3", "4"]
@@ -240,7 +242,7 @@ def test_where_sam_finds_nothing_the_way_out_is_named(
 ) -> None:
     output = tmp_path / "nothing.png"
     grid = ["--grid.points_per_side", "2", "--grid.pred_iou_thresh", "1"]
-    main([*options, "--everything", *grid, "--output", str(output)])
+    recognize([*options, "--everything", *grid, "--output", str(output)])
     head, hint, picture = capsys.readouterr().out.splitlines()
     assert head == "region  x1  y1  x2  y2  names and scores in %"
     assert hint.startswith("SAM is sure of nothing here: lower --grid.pred_iou_thresh")
@@ -252,7 +254,7 @@ def test_a_picture_is_written_where_it_is_wanted(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "new" / "folder" / "named.png"
-    main([*options, "--boxes", "10,20,80,90", "--output", str(output)])
+    recognize([*options, "--boxes", "10,20,80,90", "--output", str(output)])
     assert capsys.readouterr().out.splitlines()[-1] == f"picture: {output}"
     with Image.open(output) as picture:
         assert (picture.format, picture.size) == ("PNG", (130 * 6, 90 * 6))
@@ -304,7 +306,7 @@ def test_mistakes_exit_with_2_and_one_message(
     options: list[str], capsys: pytest.CaptureFixture[str], mistake: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        main([*options, *mistake])
+        recognize([*options, *mistake])
     assert exit_info.value.code == 2
     printed = capsys.readouterr()
     assert message in printed.err
@@ -335,7 +337,7 @@ def test_mistakes_are_told_before_sam_and_clip_are_loaded(
     no_models = ["--sam_weights", "nowhere.pth", "--clip_weights", "nowhere.pth"]
     for words, told in (([], "no weights file at nowhere.pth"), (mistake, message)):
         with pytest.raises(SystemExit) as exit_info:
-            main([*options, "--boxes", "1,2,30,40", *no_models, *words])
+            recognize([*options, "--boxes", "1,2,30,40", *no_models, *words])
         assert exit_info.value.code == 2
         assert told in capsys.readouterr().err
 
@@ -345,14 +347,14 @@ def test_a_folder_is_no_picture(
 ) -> None:
     (tmp_path / "named.png").mkdir()
     with pytest.raises(SystemExit):
-        main([*options, "--boxes", "1,2,30,40", "--output", str(tmp_path / "named.png")])
+        recognize([*options, "--boxes", "1,2,30,40", "--output", str(tmp_path / "named.png")])
     assert f"{tmp_path / 'named.png'} is a folder; wanted the name of a" in capsys.readouterr().err
 
 
 def test_a_box_over_the_edge_is_told_once(
     options: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main([*options, "--boxes", "10,20,140,90"])
+    recognize([*options, "--boxes", "10,20,140,90"])
     (record,) = caplog.records
     assert "is clipped to (10, 20, 130, 90)" in record.message
     assert capsys.readouterr().out.splitlines()[1].split()[1:5] == ["10", "20", "130", "90"]
@@ -365,6 +367,6 @@ def test_what_is_missing_or_mistyped_is_named(capsys: pytest.CaptureFixture[str]
         (["--model", "x", "--image", "x.png", "--top_k", "many"], "top_k"),
     ):
         with pytest.raises(SystemExit) as exit_info:
-            main(args)
+            recognize(args)
         assert exit_info.value.code == 2
         assert message in capsys.readouterr().err

@@ -196,7 +196,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_after_a_signal(
 def run_script(script: str) -> subprocess.CompletedProcess[str]:
     start = """
 import multiprocessing, os, signal, subprocess, sys, time
-from regionspot.cli.signals import answer_signals
+from regionspot.cli.run import answer_signals
 from regionspot.core import stopping
 from regionspot.core.stopping import end_with_process, safe_points, stop_advice
 answer_signals()
@@ -263,7 +263,7 @@ from regionspot.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {str(tmp_path)!r})
 sys.argv = ["regionspot", "slow"]
-main._COMMANDS["slow"] = ("slow_package", "")
+main._COMMANDS["slow"] = ("slow_package:run", "")
 main.main()
 """)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -98,7 +98,7 @@ def open_pool(pool_dir: Path) -> Pool:
     if not (pool_dir / "pool.json").exists():
         raise FileNotFoundError(
             f"{pool_dir} holds no finished pool (no pool.json). Make one with"
-            f" `python -m regionspot.toy.pool --output_dir {pool_dir}`."
+            f" `PYTHONPATH=tools python -m toy_towers.pool --output_dir {pool_dir}`."
         )
     return Pool(
         images=np.load(pool_dir / "images.npy", mmap_mode="r"),

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import normalize
 from regionspot.backbones import build_sam, load_clip, load_sam
 from regionspot.core.errors import WeightsError
 from regionspot.toy.names import vocabulary
-from regionspot.toy.towers import (
+from toy_towers.towers import (
     TINY_SAM,
     ClipShape,
     build_clip,
@@ -30,8 +30,8 @@ from regionspot.toy.towers import (
     sam_config,
     save_tower,
 )
-from regionspot.toy.train_clip import encode_texts, view_tokens
-from regionspot.toy.views import View
+from toy_towers.train_clip import encode_texts, view_tokens
+from toy_towers.views import View
 
 TEXTS = ["a photo of a striped red heart.", "sea egg", "", "the night.", "a zebra above a lamp"]
 

@@ -1,7 +1,7 @@
-"""The gate: what the frozen CLIP tower's tokens know, measured before any head is trained.
+"""Probes of the frozen CLIP tower: what its tokens encode, measured before any head is trained.
 
-Scenes that never trained are used: on two thirds of them linear probes are fitted, on the rest they
-are scored. ``python -m regionspot.toy.probes --pool_dir pool`` prints the report as json.
+Linear probes are fitted on two thirds of the held-out scenes and scored on the rest.
+``python -m toy_towers.probes --pool_dir pool`` prints the report as JSON.
 """
 
 import json
@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionspot.backbones.clip_text import WordTokenizer
-from regionspot.toy.captions import TEMPLATES
 from regionspot.toy.names import COLOURS, SHAPES, TEXTURES, look_of, vocabulary
-from regionspot.toy.pool import NUM_HELD_OUT, Pool, open_pool, squash
 from regionspot.toy.scenes import extents_xyxy
-from regionspot.toy.towers import (
+from toy_towers.captions import TEMPLATES
+from toy_towers.pool import NUM_HELD_OUT, Pool, open_pool, squash
+from toy_towers.towers import (
     ClipShape,
     build_clip,
     clip_tokenizer,
@@ -235,7 +235,7 @@ def probe_shipped(pool_dir: Path, clip_weights: Path) -> None:
     """Print the report of a stored tower as json.
 
     Args:
-        pool_dir: Folder of ``python -m regionspot.toy.pool``.
+        pool_dir: Folder written by ``python -m toy_towers.pool``.
         clip_weights: A ``clip.safetensors`` file.
     """
     cv2.setNumThreads(0)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from regionspot.backbones import SamShape, WordTokenizer
 from regionspot.backbones.clip_models import build_tiny_clip
-from regionspot.toy.captions import WORDS
+from toy_towers.captions import WORDS
 
 TINY_SAM = SamShape(
     image_size=128,

@@ -1,6 +1,6 @@
-"""Trains the toy world's SAM to cut out what a box or a point marks.
+"""Trains the toy world's SAM to segment what a box or a point marks.
 
-    python -m regionspot.toy.train_sam --pool_dir pool --output_stem sam --num_processes 2
+    python -m toy_towers.train_sam --pool_dir pool --output_stem sam --num_processes 2
 
 Images keep their aspect and are padded to the right and below, as SAM's own preprocessing does.
 Shape letters: ``B`` images, ``K`` prompts an image, ``M`` mask tokens, ``S`` prompt width.
@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionspot.backbones import build_sam
-from regionspot.toy.parallel import Ranks, run_ranks
-from regionspot.toy.pool import NUM_HELD_OUT, POOL_SIZE, Pool, open_pool
-from regionspot.toy.recipe import TowerOptimizer
 from regionspot.toy.scenes import extents_xyxy
-from regionspot.toy.towers import TINY_SAM, round_to_half, sam_config, save_tower
+from toy_towers.parallel import Ranks, run_ranks
+from toy_towers.pool import NUM_HELD_OUT, POOL_SIZE, Pool, open_pool
+from toy_towers.recipe import TowerOptimizer
+from toy_towers.towers import TINY_SAM, round_to_half, sam_config, save_tower
 
 _LOG = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ def train_sam(
     """Train the tower; deterministic for a given number of processes and threads.
 
     Args:
-        pool_dir: Folder of ``python -m regionspot.toy.pool``.
+        pool_dir: Folder written by ``python -m toy_towers.pool``.
         output_stem: ``<stem>.json`` and ``<stem>.safetensors`` are written here, and again every
             200 steps.
         num_steps: Number of steps.

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-from regionspot.toy.captions import (
+from regionspot.toy.names import SETTINGS, vocabulary
+from toy_towers.captions import (
     TEMPLATES,
     WORDS,
     VisibleObject,
@@ -19,8 +20,7 @@ from regionspot.toy.captions import (
     setting_caption,
     template,
 )
-from regionspot.toy.names import SETTINGS, vocabulary
-from regionspot.toy.towers import ClipShape
+from toy_towers.towers import ClipShape
 
 PLACES = {
     ("left", "top"): "at the top left",

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from regionspot.toy.names import SETTINGS, look_of, vocabulary
-from regionspot.toy.pool import Pool, generate_pool, open_pool, squash
+from toy_towers.pool import Pool, generate_pool, open_pool, squash
 
 FILES = ["classes.npy", "images.npy", "instances.npy", "pool.json", "settings.npy"]
 
@@ -68,7 +68,7 @@ def test_a_pool_that_was_not_finished_is_refused_with_the_command(
 ) -> None:
     for name in left:
         np.save(tmp_path / name, np.zeros(3))
-    command = f"python -m regionspot.toy.pool --output_dir {tmp_path}"
+    command = f"PYTHONPATH=tools python -m toy_towers.pool --output_dir {tmp_path}"
     with pytest.raises(FileNotFoundError, match=re.escape(command)):
         open_pool(tmp_path)
 

@@ -1,11 +1,11 @@
 """Trains the toy world's CLIP from pictures and captions.
 
-    python -m regionspot.toy.train_clip --pool_dir pool --output_stem clip --num_processes 2
+    python -m toy_towers.train_clip --pool_dir pool --output_stem clip --num_processes 2
 
-One contrastive loss is put on two read-outs of a picture: the class token, which is CLIP's own
+One contrastive loss trains two read-outs of a picture: the class token, which is CLIP's own
 image embedding, and the log-sum-exp over the cosines of all patches with the text. The second one
-makes patch tokens live in text space, as those of large CLIPs do by themselves. Most steps
-show the model only a block of each view's patches; the last third shows whole views.
+places patch tokens in text space, where those of large CLIPs are without it. Most steps show the
+model only a block of each view's patches; the last third shows whole views.
 """
 
 import logging
@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from regionspot.backbones.clip_text import WordTokenizer
-from regionspot.toy.contrast import caption_loss, draw_captions, draw_phrases, phrase_loss
-from regionspot.toy.parallel import Ranks, run_ranks
-from regionspot.toy.pool import NUM_HELD_OUT, Pool, open_pool
-from regionspot.toy.probes import probe_clip
-from regionspot.toy.recipe import TowerOptimizer
-from regionspot.toy.towers import (
+from toy_towers.contrast import caption_loss, draw_captions, draw_phrases, phrase_loss
+from toy_towers.parallel import Ranks, run_ranks
+from toy_towers.pool import NUM_HELD_OUT, Pool, open_pool
+from toy_towers.probes import probe_clip
+from toy_towers.recipe import TowerOptimizer
+from toy_towers.towers import (
     ClipShape,
     build_clip,
     clip_config,
@@ -40,7 +40,7 @@ from regionspot.toy.towers import (
     round_to_half,
     save_tower,
 )
-from regionspot.toy.views import Block, View, random_view
+from toy_towers.views import Block, View, random_view
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def train_clip(
     """Train the tower; deterministic for a given number of processes and threads.
 
     Args:
-        pool_dir: Folder of ``python -m regionspot.toy.pool``.
+        pool_dir: Folder written by ``python -m toy_towers.pool``.
         output_stem: ``<stem>.json`` and ``<stem>.safetensors`` are written here, and again every
             250 steps.
         recipe: Steps, sizes, rate and seed.

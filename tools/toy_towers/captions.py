@@ -1,7 +1,7 @@
-"""What is said about the pictures that train the toy world's CLIP.
+"""Captions of the pictures that train the toy world's CLIP.
 
-As on the web, captions tell what is in the picture and at times roughly where; they never give
-coordinates. The words are closed: `WORDS` is what the towers' tokenizer knows.
+As on the web, captions say what is in the picture and sometimes roughly where; they never give
+coordinates. The set of words is closed: `WORDS` are the words of the tower's tokenizer.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Four kinds of text take part: frames around class names and around parts of them ("red heart",
 "heart"), the setting, and captions that say what is where. Which text is true of which picture is
-known from the scene, as a caption's author would know it; nobody tells the model where a thing is.
+known from the scene, as it is to a caption's author; the model is never told where a thing is.
 Shape letters: ``B`` pictures, ``N`` texts.
 """
 
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.toy.captions import PlacedCaption, placed_caption, setting_caption, template
 from regionspot.toy.names import COLOURS, SETTINGS, SHAPES, TEXTURES, THINGS, vocabulary
-from regionspot.toy.views import View
+from toy_towers.captions import PlacedCaption, placed_caption, setting_caption, template
+from toy_towers.views import View
 
 _NUM_CLASSES, _NUM_PAIRS, _NUM_PLACED = 112, 24, 24
 _NAMES = vocabulary()

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.toy.captions import VisibleObject
 from regionspot.toy.names import SETTINGS, vocabulary
-from regionspot.toy.pool import Pool, squash
+from toy_towers.captions import VisibleObject
+from toy_towers.pool import Pool, squash
 
 _NAMES = vocabulary()
 _WHOLE_SHARE = 0.25

@@ -9,16 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.toy.captions import VisibleObject
-from regionspot.toy.contrast import (
+from regionspot.toy.names import vocabulary
+from toy_towers.captions import VisibleObject
+from toy_towers.contrast import (
     Phrases,
     caption_loss,
     draw_captions,
     draw_phrases,
     phrase_loss,
 )
-from regionspot.toy.names import vocabulary
-from regionspot.toy.views import View
+from toy_towers.views import View
 
 Rows = Sequence[Sequence[float]]
 TRUE, DOUBTFUL, FALSE = 1, 2, 0
