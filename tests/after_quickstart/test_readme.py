@@ -1,4 +1,4 @@
-"""README's examples print what README says, on what ``make quickstart`` leaves behind.
+"""The Python examples of the documentation print what it says, on what the quickstart leaves.
 
 ``.ci/run`` runs this after the quickstart; ``make test`` has no trained head to run it with.
 """
@@ -16,11 +16,13 @@ REGION = re.compile(r"  (.+) (\d+)% at \((.+)\)")
 pytestmark = pytest.mark.quickstart
 
 
-def test_readmes_python_prints_what_readme_shows(
+def test_the_documented_python_prints_what_the_documentation_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    examples = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", readme, re.DOTALL)
+    # A reader comes from the first page to the second, whose examples go on with its names.
+    pages = [ROOT / "README.md", ROOT / "docs" / "recognition.md"]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    examples = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", text, re.DOTALL)
     assert len(examples) == 2
     (tmp_path / "runs").symlink_to(ROOT / "runs")
     monkeypatch.chdir(tmp_path)
