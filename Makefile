@@ -5,7 +5,7 @@ RUN    := $(VENV)/bin/python
 DONE   := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint format bench bench-gpu clean
+.PHONY: help install quickstart test test-slow lint format pictures bench bench-gpu clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ lint: $(DONE)  ## Check style, types, layers and spelling.
 format: $(DONE)  ## Mend what can be mended automatically.
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+pictures: quickstart  ## Refresh the picture in README from the quickstart's run.
+	cp runs/quickstart/named_regions.jpg docs/images/named_regions.jpg
 
 bench: quickstart  ## Run every benchmark; each prints a ratio against a named peer or limit.
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done

@@ -44,7 +44,8 @@ from typing_extensions import override
 
 from regionspot.annotations import ImageRecord
 from regionspot.backbones import ModelsConfig, load_frozen_models
-from regionspot.backbones.decode_images import ImageError, decode_image, resize_bilinear
+from regionspot.backbones.decode_images import ImageError, decode_image
+from regionspot.backbones.pixels import resize_bilinear
 from regionspot.cache import QuarantinedImage
 from regionspot.extraction.locate import RegionLocator
 from regionspot.extraction.prepare import Preparation, PreparedImage

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers.heads import random_head
 from regionspot.annotations import AnnotatedImages, ImageRecord, read_annotations
@@ -186,6 +187,25 @@ def test_the_report_holds_everything_and_needs_nothing(finished: Path) -> None:
     assert "<script" not in report
 
 
+def test_a_picture_of_named_regions_lists_names_of_images_at_even_distances(
+    setting: Setting, finished: Path
+) -> None:
+    content = json.loads((setting.world / "val.json").read_text())
+    true_names: dict[int, list[str]] = {}
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    for row in content["annotations"]:
+        true_names.setdefault(row["image_id"], []).append(names[row["category_id"]])
+    image_ids = [image["id"] for image in content["images"]][: NUM_IMAGES - NUM_QUARANTINED]
+    with Image.open(finished / "named_regions.jpg") as picture:
+        words = picture.info["comment"].decode().splitlines()
+    titles = [line.split(":")[0] for line in words if line.startswith("Image ")]
+    assert titles == [f"Image {image_ids[position]}" for position in (0, 3, 6)]
+    assert len(words) == 3 + sum(len(true_names[image_ids[position]]) for position in (0, 3, 6))
+    assert words[1:] == [
+        line for line in words[1:] if re.match(r"Image \d+: |\d+[\u2713\u2717] ", line)
+    ]
+
+
 def test_a_table_of_ap_by_category_is_written(finished: Path) -> None:
     lines = (finished / "per_category.csv").read_text().splitlines()
     assert lines[0] == "category_id,name,frequency,num_annotations," + ",".join(METHODS)
@@ -204,6 +224,7 @@ def test_the_command_prints_the_protocol_and_one_table(
     predictions = Predictions.read_lvis_json(tmp_path / "top1" / "predictions.json")
     assert len(predictions) == metrics["data"]["num_cached_regions"]
     assert "folder of the images was not given" in (tmp_path / "top1" / "report.html").read_text()
+    assert not (tmp_path / "top1" / "named_regions.jpg").exists()
 
 
 def test_several_heads_are_compared_by_name(setting: Setting, tmp_path: Path) -> None:

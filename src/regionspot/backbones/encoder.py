@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from regionspot.backbones.clip_text import SLOT, Tokenizer, spellings, template_texts
-from regionspot.backbones.decode_images import ImageArray, check_image, resize_bilinear
 from regionspot.backbones.execution import FLOAT32, Encode, Execution, to_device
 from regionspot.backbones.image_towers import FirstToken
 from regionspot.backbones.name_tokens import NameFindings, examine_names
+from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 from regionspot.core.errors import ConfigError
 
 Rgb = tuple[float, float, float]

@@ -13,9 +13,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from regionspot.backbones.decode_images import ImageArray, check_image, resize_bilinear
 from regionspot.backbones.decoded_masks import MaskFrame
 from regionspot.backbones.execution import FLOAT32, Execution
+from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.to_frame import Frame, SamPrompts
 

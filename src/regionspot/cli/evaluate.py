@@ -19,7 +19,7 @@ from regionspot.evaluation.report import (
     read_steps,
     write_report,
 )
-from regionspot.evaluation.report_html import ReportPicture
+from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.scoring import LvisScorer
 from regionspot.scoring.protocols import PROTOCOL_NOTES
 from regionspot.scoring.results import (

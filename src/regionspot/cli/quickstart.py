@@ -1,12 +1,13 @@
-"""``regionspot quickstart``: the whole way from images to an AP table, on the embedded toy world.
+"""``regionspot quickstart``: from images to an AP table, on the embedded toy world.
 
-It only types the other commands, each printed before it runs, so that it is also a tour: generate
-the world, cache four data sets, train two stages, evaluate. A step whose command, configuration,
-towers and predecessors are unchanged since it was last done, and whose files are all still there,
-is not done again.
+It runs the other commands, printing each first: generate the world, cache four data sets, train in
+two stages, evaluate. Besides the report, the last step writes ``named_regions.jpg``, the predicted
+names on the first three of the report's sampled images. A finished step is skipped unless its
+command, its configuration, the weights of the tiny towers or an earlier step has changed, or one of
+its files is missing.
 
-A file quickstart.json in the output folder names what quickstart makes there. ``--fresh`` removes
-that and nothing else, and a folder with files but without quickstart.json is refused.
+A file quickstart.json in the output folder lists what quickstart makes there. ``--fresh`` removes
+that and nothing else, and a folder that has files but no quickstart.json is refused.
 """
 
 import json
@@ -31,18 +32,20 @@ from regionspot.core.stopping import stop_advice
 
 SOURCES = ("toy365", "toyoi", "toyv3d")
 REPORTED_WORLD_SEED = 2026
-"""The world that the report is about. Nothing was chosen on it: see docs/toy_world.md."""
+"""Seed of the world of the report. No choice was made on this world: see docs/toy_world.md."""
 
 _MARKER = "quickstart.json"
 _MEMORY = "steps.json"
 _STAGES = ("stage1", "stage2")
-_REPORT_FILES = ("metrics.json", "per_category.csv", "predictions.json", "report.html")
+_REPORT_FILES = (
+    *("metrics.json", "per_category.csv", "predictions.json", "report.html", "named_regions.jpg"),
+)
 _METHODS = ("clip_box_crop", "clip_mask_crop", "grey_outside_mask", "pooled_patches")
 MADE = (
     *("configs", "world", "cache", *_STAGES, "head", _MEMORY, *_REPORT_FILES),
     *(f"predictions_{method}.json" for method in _METHODS),
 )
-"""What quickstart makes in its output folder, beside quickstart.json, which names these."""
+"""What quickstart makes in its output folder, besides quickstart.json, which lists these."""
 
 _PACKAGES = {
     "toy": ("cv2", "simplejpeg", "pycocotools"),
@@ -54,19 +57,19 @@ _PACKAGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One command of the tour."""
+    """One command of the quickstart."""
 
     name: str
-    """What the step is called in the report's table of timings."""
+    """Name of the step in the report's table of times."""
     words: tuple[str, ...]
     """The command, as typed after ``regionspot``."""
     outputs: tuple[Path, ...]
-    """The files and folders that later steps or people read: without one of their files the step is
-    done again."""
+    """The files and folders that later steps or users read. The step runs again if one of their
+    files is missing."""
     folder: Path | None = None
-    """What this step alone writes: removed before a step that was done is done again."""
+    """The folder that only this step writes; removed before a finished step runs again."""
     copy_to: Path | None = None
-    """A folder for a copy of the first output, which is a folder of files."""
+    """Where to copy the files of the first output, which is a folder."""
 
     @property
     def config_path(self) -> Path | None:
@@ -78,30 +81,34 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoneStep:
-    """What is remembered of a step that was done."""
+    """The record of a finished step."""
 
     name: str
     command: str
     seconds: float
     inputs_sha256: str
     num_bytes: dict[str, int]
-    """Sizes of the files of its outputs, by their paths in the output folder."""
+    """Sizes in bytes of the files of its outputs, by their paths in the output folder."""
 
-    def is_still_done(self, inputs_sha256: str, output_dir: Path) -> bool:
-        """Say whether the step would be the same again, and its files are all there."""
-        return self.inputs_sha256 == inputs_sha256 and all(
-            (output_dir / name).is_file() and (output_dir / name).stat().st_size == size
-            for name, size in self.num_bytes.items()
+    def is_still_done(self, step: Step, inputs_sha256: str, output_dir: Path) -> bool:
+        """Return whether the step has the same inputs as before and all of its files."""
+        return (
+            self.inputs_sha256 == inputs_sha256
+            and all(path.exists() for path in step.outputs)
+            and all(
+                (output_dir / name).is_file() and (output_dir / name).stat().st_size == size
+                for name, size in self.num_bytes.items()
+            )
         )
 
 
 def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: int) -> list[Step]:
-    """Return the commands of the tour, in order.
+    """Return the commands of the quickstart, in order.
 
     Args:
         output_dir: Everything is written below this folder.
-        configs_dir: The folder with the configurations: a copy of the package's, or others.
-        world_seed: Which toy world; its images, classes' frequencies and boxes follow from it.
+        configs_dir: The folder of the configurations: a copy of the package's, or another.
+        world_seed: Seed of the toy world, which determines images, class frequencies and boxes.
         seed: Seed of the training: initial weights and order of the images.
     """
     world, caches = output_dir / "world", output_dir / "cache"
@@ -169,7 +176,7 @@ def _fit_step(
 
 
 def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
-    """Do the steps that are not done, and remember each in ``steps.json``.
+    """Run the steps that are not finished, and record each in ``steps.json``.
 
     Raises:
         ConfigError: ``steps.json`` is damaged.
@@ -184,11 +191,11 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
         inputs = sha256_bytes((inputs + command + _config_text(step)).encode())
         former = remembered.get(step.name)
         print(f"\n[{number}/{len(steps)}] {step.name}\n$ {command}", flush=True)
-        if former is not None and former.is_still_done(inputs, output_dir):
+        if former is not None and former.is_still_done(step, inputs, output_dir):
             print(f"  done before, in {former.seconds:.0f} s")
         else:
             if former is not None:
-                # Forgotten first: if it is stopped from now on, the same command goes on with it.
+                # Removed first: if the step is interrupted, the same command runs it again.
                 del remembered[step.name]
                 _write_memory(steps, remembered, output_dir)
                 if step.folder is not None:
@@ -210,14 +217,14 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
 
 
 def claim_folder(output_dir: Path, *, fresh: bool) -> None:
-    """Take a folder for quickstart: a new or empty one, or one that quickstart has taken before.
+    """Claim a folder for quickstart: a new or empty one, or one that it has claimed before.
 
     Args:
         output_dir: The folder.
-        fresh: Whether to remove what quickstart has made there. All else stays.
+        fresh: Whether to remove what quickstart has made there. Everything else stays.
 
     Raises:
-        ConfigError: It holds files, and quickstart did not make it.
+        ConfigError: The folder has files, but was not made by quickstart.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigError(f"--output_dir {output_dir} is a file; wanted a folder.")
@@ -242,7 +249,7 @@ def claim_folder(output_dir: Path, *, fresh: bool) -> None:
 
 
 def _read_marker(path: Path) -> list[str]:
-    """Read which files and folders beside it quickstart has made."""
+    """Read the names of the files and folders that quickstart has made beside this file."""
     try:
         made = json.loads(path.read_text(encoding="utf-8"))["made"]
         plain = [name for name in made if name not in {"", ".", ".."} and Path(name).name == name]
@@ -251,7 +258,7 @@ def _read_marker(path: Path) -> list[str]:
     except (ValueError, KeyError, TypeError):
         pass
     raise ConfigError(
-        f"{path} is not what quickstart wrote, so that nobody knows what may be removed or written"
+        f"{path} was not written by quickstart, so it is unknown what may be removed or overwritten"
         " here. Nothing was touched. Give another --output_dir."
     )
 
@@ -259,7 +266,7 @@ def _read_marker(path: Path) -> list[str]:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:  # of a link only itself
+    else:  # of a link, remove only the link
         path.unlink(missing_ok=True)
 
 
@@ -284,8 +291,8 @@ def _read_memory(path: Path) -> dict[str, DoneStep]:
         return {one["name"]: DoneStep(**one) for one in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is damaged ({type(error).__name__}: {error}), so that nobody knows which steps"
-            " are done. Give --fresh, which does all of them again."
+            f"{path} is damaged ({type(error).__name__}: {error}), so it is unknown which steps are"
+            " finished. Give --fresh, which runs all of them again."
         ) from error
 
 
@@ -300,14 +307,14 @@ def _config_text(step: Step) -> str:
         return ""
     if not path.is_file():
         raise MissingFileError(
-            f"no configuration at {path}: leave --configs_dir out, which takes those of the"
-            " package, or correct it."
+            f"no configuration at {path}: leave --configs_dir out to use those of the package, or"
+            " correct it."
         )
     return path.read_text(encoding="utf-8")
 
 
 def _check_packages() -> None:
-    """Find out now, and not after minutes, that a step could not run."""
+    """Fail now, not after minutes, if a package that a step needs is missing."""
     missing = {
         extra: [package for package in packages if find_spec(package) is None]
         for extra, packages in _PACKAGES.items()
@@ -321,7 +328,7 @@ def _check_packages() -> None:
         )
 
 
-def _tour(
+def _run_all(
     output_dir: Path, configs_dir: Path | None, *, world_seed: int, seed: int, fresh: bool
 ) -> None:
     _check_packages()
@@ -330,14 +337,14 @@ def _tour(
     if configs_dir is not None:
         if configs_dir.resolve() == copies.resolve():
             raise ConfigError(
-                f"--configs_dir {configs_dir} is where quickstart writes copies of its own. Give"
-                " another folder for configurations that you have changed."
+                f"--configs_dir {configs_dir} is where quickstart writes copies of its own"
+                " configurations. Give another folder for those that you have changed."
             )
         for step in steps:
             _config_text(step)
     claim_folder(output_dir, fresh=fresh)
     if configs_dir is None:
-        # Copies, so that each command that is printed can be typed again, wherever the package is.
+        # Copies, so that each printed command can be run again wherever the package is installed.
         shipped = files("regionspot") / "toy" / "configs"
         for name in {step.config_path.name for step in steps if step.config_path is not None}:
             write_bytes_atomic(copies / name, (shipped / name).read_bytes())
@@ -346,27 +353,27 @@ def _tour(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the tour; see ``regionspot quickstart --help``."""
+    """Run the quickstart; see ``regionspot quickstart --help``."""
     parser = ArgumentParser(prog="regionspot quickstart", description=__doc__)
     parser.add_argument("--output_dir", type=str, default="runs/quickstart")
     parser.add_argument(
         "--configs_dir",
         type=str | None,
         default=None,
-        help="A folder with configurations of your own in place of the package's (configs/toy).",
+        help="A folder with your own configurations instead of the package's (configs/toy).",
     )
     parser.add_argument("--world_seed", type=int, default=REPORTED_WORLD_SEED)
     parser.add_argument("--seed", type=int, default=0, help="Seed of the training.")
     parser.add_argument(
         "--fresh",
         action="store_true",
-        help="Remove what quickstart has made in the folder, and do all steps again.",
+        help="Remove what quickstart has made in the folder, and run all steps again.",
     )
     options = parser.parse_args(args)
 
-    def tour() -> None:
+    def quickstart() -> None:
         with stop_advice("give the same command again to go on"):
-            _tour(
+            _run_all(
                 Path(options.output_dir),
                 None if options.configs_dir is None else Path(options.configs_dir),
                 world_seed=options.world_seed,
@@ -374,4 +381,4 @@ def main(args: Sequence[str] | None = None) -> None:
                 fresh=options.fresh,
             )
 
-    run_cli(tour)
+    run_cli(quickstart)

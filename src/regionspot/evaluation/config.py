@@ -25,7 +25,7 @@ class EvalConfig:
     annotations: str
     """The LVIS annotation file that the cache was made from, or its URL."""
     output_dir: str
-    """Folder to write metrics.json, per_category.csv, predictions and report.html to."""
+    """Folder for metrics.json, per_category.csv, predictions, report.html and named_regions.jpg."""
     checkpoints: list[str] = field(default_factory=list)
     """Trained heads, each as name=path or just path (its name is then fusion_head). A path is a
     run's folder, its head/ folder, or a .ckpt or .safetensors file. The first is the one in the

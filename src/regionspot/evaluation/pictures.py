@@ -1,4 +1,4 @@
-"""The pictures of the report: which images, drawn how."""
+"""Chooses the images that the report shows, and draws them."""
 
 import logging
 import math
@@ -15,21 +15,24 @@ from regionspot.cache import CachedSample, FeatureCache
 from regionspot.core.errors import MissingFileError
 from regionspot.evaluation.data import EvaluationData
 from regionspot.evaluation.methods import MethodOutput
-from regionspot.evaluation.report_html import ReportPicture
+from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.inference import load_image
 from regionspot.model import TrainedHead
 from regionspot.viz import (
+    NamedPhoto,
     NamedRegion,
     draw_ap_curve,
     draw_attention,
+    draw_contact_sheet,
     draw_loss_curve,
-    draw_named_regions,
+    draw_numbered_regions,
     find_metrics_csv,
     read_training_log,
 )
 
 _logger = logging.getLogger(__name__)
 
+_MAX_SHEET_IMAGES, _MAX_SHEET_REGIONS = 3, 10
 _MAX_ATTENTION_IMAGES = 3
 _MAX_ATTENTION_REGIONS = 6
 
@@ -42,10 +45,12 @@ class RegionPictures:
     """Images at even distances in the cache."""
     sampled_note: str = ""
     """How they were chosen."""
+    named_regions: bytes | None = None
+    """A contact sheet, as JPEG, of the first of them."""
     mistakes: tuple[ReportPicture, ...] = ()
     """Images with the most confident mistakes."""
     attention: tuple[ReportPicture, ...] = ()
-    """Where the regions of some sampled images looked."""
+    """Attention maps of the regions of the first sampled images."""
 
 
 def draw_region_pictures(
@@ -54,10 +59,10 @@ def draw_region_pictures(
     """Draw sampled images, the most confident mistakes, and attention maps.
 
     Args:
-        data: The images; without their folder nothing is drawn.
+        data: The images; if their folder is unknown, nothing is drawn.
         output: The method whose names are shown.
         head: The method's head, for attention maps; None for a method without one.
-        num_pictures: How many sampled images; half as many mistakes.
+        num_pictures: Number of sampled images; half as many mistakes are shown.
     """
     if not data.image_paths or not num_pictures:
         return RegionPictures()
@@ -71,13 +76,14 @@ def draw_region_pictures(
             f"{len(chosen)} of {total:,} images, at even distances in the data set, chosen without"
             f" looking at the results. Names by {output.name}."
         ),
+        named_regions=_contact_sheet(data, output, chosen[:_MAX_SHEET_IMAGES]),
         mistakes=tuple(_named_picture(data, output, sample) for sample in mistaken),
         attention=_attention_pictures(data, output, head, chosen) if head else (),
     )
 
 
 def draw_curves(training_dirs: Sequence[str]) -> tuple[ReportPicture, ...]:
-    """Draw loss and validation AP of the stages of a training; no stages give no pictures.
+    """Draw loss and validation AP of the stages of a training; () if there are none.
 
     Raises:
         MissingFileError: A folder holds no metrics.csv.
@@ -107,7 +113,7 @@ def _sampled_positions(data: EvaluationData, count: int) -> NDArray[np.int64]:
 def _most_confident_mistakes(
     data: EvaluationData, output: MethodOutput, count: int
 ) -> list[CachedSample]:
-    """Return the images with the surest wrong names, the surest first."""
+    """Return the images with the most confident wrong names, the most confident first."""
     surest: list[tuple[float, int]] = []
     for position, (image_id, labels) in enumerate(data.labels.items()):
         named = output.named[image_id]
@@ -121,18 +127,37 @@ def _named_picture(
     data: EvaluationData, output: MethodOutput, sample: CachedSample
 ) -> ReportPicture:
     regions = _named_regions(data, output, sample)
-    known = [region for region in regions if region.is_right is not None]
-    right = f"{sum(bool(region.is_right) for region in known)} of {len(known)} right"
     return ReportPicture(
-        data=draw_named_regions(_pixels(data, sample), regions, picture_format="jpeg"),
-        alt="; ".join(_describe_region(region) for region in regions),
-        caption=f"Image {sample.image_id}: {right if known else f'{len(regions)} regions'}",
+        data=draw_numbered_regions(_pixels(data, sample), regions, picture_format="jpeg"),
+        alt=f"Image {sample.image_id} with {len(regions)} numbered boxes",
+        caption=_title(sample, regions),
+        regions=regions,
     )
+
+
+def _contact_sheet(
+    data: EvaluationData, output: MethodOutput, samples: Sequence[CachedSample]
+) -> bytes | None:
+    photos = []
+    for sample in samples:
+        regions = _named_regions(data, output, sample)
+        title = _title(sample, regions)
+        if len(regions) > _MAX_SHEET_REGIONS:
+            title += f" (first {_MAX_SHEET_REGIONS} shown)"
+        shown = regions[:_MAX_SHEET_REGIONS]
+        photos.append(NamedPhoto(title=title, image=_pixels(data, sample), regions=shown))
+    return draw_contact_sheet(photos) if photos else None
+
+
+def _title(sample: CachedSample, regions: Sequence[NamedRegion]) -> str:
+    known = [region.is_right for region in regions if region.is_right is not None]
+    told = f"{sum(known)} of {len(known)} right" if known else f"{len(regions)} regions"
+    return f"Image {sample.image_id}: {told}"
 
 
 def _named_regions(
     data: EvaluationData, output: MethodOutput, sample: CachedSample
-) -> list[NamedRegion]:
+) -> tuple[NamedRegion, ...]:
     names = data.cache.manifest.vocabulary.names
     named = output.named[sample.image_id]
     rows = zip(
@@ -142,7 +167,7 @@ def _named_regions(
         sample.labels.tolist(),
         strict=True,
     )
-    return [
+    return tuple(
         NamedRegion(
             box_xyxy=(box[0], box[1], box[2], box[3]),
             name=names[label],
@@ -150,13 +175,7 @@ def _named_regions(
             score=score,
         )
         for box, label, score, true in rows
-    ]
-
-
-def _describe_region(region: NamedRegion) -> str:
-    if region.is_right is None:
-        return region.name
-    return f"{region.name} ({'right' if region.is_right else f'is {region.true_name}'})"
+    )
 
 
 def _attention_pictures(
@@ -165,7 +184,7 @@ def _attention_pictures(
     fingerprint = data.cache.manifest.fingerprint
     patches = fingerprint.num_feature_tokens - 1
     if math.isqrt(patches) ** 2 != patches:
-        _logger.info("no attention maps: %d patches are no square grid", patches)
+        _logger.info("no attention maps: %d patches do not form a square grid", patches)
         return ()
     pictures = []
     for sample in samples[:_MAX_ATTENTION_IMAGES]:
@@ -177,7 +196,7 @@ def _attention_pictures(
                 data=draw_attention(_pixels(data, sample), regions, maps, picture_format="jpeg"),
                 alt=f"Attention of {len(regions)} regions of image {sample.image_id}",
                 caption=(
-                    f"Image {sample.image_id}. Titles are the names given. On average the"
+                    f"Image {sample.image_id}. Titles are the predicted names. On average the"
                     f" {fingerprint.clip_first_token} gets {share:.0f}% of the attention."
                 ),
             )

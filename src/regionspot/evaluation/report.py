@@ -1,79 +1,75 @@
-"""The report of a run: one HTML file that holds everything and opens without a network.
+"""The report of an evaluation: one HTML file with all its pictures, readable without a network.
 
-Puts the report of an evaluation together.
+`build_report` collects the content, ``report.html.jinja`` says how the page looks.
 """
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
 from regionspot.backbones import resolve_device
 from regionspot.core.errors import ConfigError, MissingFileError
-from regionspot.core.files import write_text_atomic
+from regionspot.core.files import write_bytes_atomic, write_text_atomic
 from regionspot.core.json_text import load_json
+from regionspot.core.text import human_duration
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData, missing_reasons
 from regionspot.evaluation.methods import MethodRun
 from regionspot.evaluation.pictures import draw_region_pictures
-from regionspot.evaluation.report_html import (
-    CSS,
+from regionspot.evaluation.report_parts import (
     ReportPicture,
-    bullets,
     cards,
     category_tables,
-    commands_block,
-    figure,
-    gallery,
-    headline_table,
-    key_value_table,
-    paragraph,
-    section,
-    timings_table,
+    method_table,
+    timing_rows,
 )
-from regionspot.scoring.figures import shown_figures
 from regionspot.scoring.protocols import PROTOCOL_NOTES
 from regionspot.scoring.results import EvaluationResult
 from regionspot.viz import draw_ap_bars
 
 REPORT_NAME = "report.html"
+NAMED_REGIONS_NAME = "named_regions.jpg"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContent:
-    """Everything that the report shows. What is empty leaves its section out."""
+    """Everything that the report shows. A section without content is left out."""
 
     title: str
     """Heading of the page."""
     result: EvaluationResult
-    """The figures; there is at least one method, and the first is the one in the spotlight."""
+    """The figures of at least one method; the report is mainly about the first."""
     notes: tuple[str, ...] = ()
-    """What a reader has to know to compare the figures fairly."""
+    """What readers need to know to compare the figures fairly."""
     ap_bars: ReportPicture | None = None
     """Bar chart of AP by method."""
     training_curves: tuple[ReportPicture, ...] = ()
     """Loss and AP over the course of training."""
     sampled: tuple[ReportPicture, ...] = ()
-    """Images chosen without looking at how they turned out."""
+    """Images chosen without looking at the results."""
     sampled_note: str = ""
     """How they were chosen."""
     mistakes: tuple[ReportPicture, ...] = ()
     """Images with the most confident mistakes."""
     attention: tuple[ReportPicture, ...] = ()
-    """Where regions looked."""
-    commands: tuple[str, ...] = field(default=())
-    """What to type to get the same figures."""
+    """Attention maps of regions."""
+    commands: tuple[str, ...] = ()
+    """The commands that give the same figures."""
+    named_regions: bytes | None = None
+    """A JPEG of the first sampled images, written beside the report."""
 
 
 def write_report(output_dir: Path, content: ReportContent) -> Path:
-    """Write ``report.html``.
+    """Write ``report.html``, and ``named_regions.jpg`` if images were drawn.
 
     Args:
-        output_dir: Folder of the run; created if need be.
+        output_dir: Folder of the run; created if necessary.
         content: What to show.
 
     Returns:
@@ -84,136 +80,44 @@ def write_report(output_dir: Path, content: ReportContent) -> Path:
     """
     path = output_dir / REPORT_NAME
     write_text_atomic(path, render_report(content))
+    if content.named_regions is not None:
+        write_bytes_atomic(output_dir / NAMED_REGIONS_NAME, content.named_regions)
     return path
 
 
 def render_report(content: ReportContent) -> str:
     """Return the report as HTML; see `write_report`."""
-    if not content.result.methods:
+    methods = content.result.methods
+    if not methods:
         raise ConfigError("no method to report on: evaluate at least one.")
-    sections = [
-        ("results", "Results", _results(content)),
-        ("reading", "How to read the figures", _reading(content)),
-        ("classes", "By class", _classes(content)),
-        ("training", "Training", _training(content)),
-        ("images", "Validation images", _images(content)),
-        ("attention", "Where regions looked", _attention(content)),
-        ("timings", "Time", timings_table(content.result.timings_s)),
-        ("reproduce", "Reproduce", commands_block(content.commands)),
-        ("run", "What was run", key_value_table(content.result.provenance)),
-    ]
-    shown = [(anchor, title, body) for anchor, title, body in sections if body]
-    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title, _ in shown)
-    body = "\n".join(section(*one) for one in shown)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(content.title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n"
-        f"<header><div><h1>{escape(content.title)}</h1><p>{escape(_summary(content))}</p>"
-        f"{cards(content.result.methods)}</div></header>\n"
-        f"<nav><div>{links}</div></nav>\n<main>\n{body}\n"
-        "<footer>Written by regionspot. Figures in full: metrics.json, per_category.csv;"
-        " predictions in LVIS results format: predictions.json.</footer>\n"
-        "</main>\n</body>\n</html>\n"
+    timings_s = content.result.timings_s
+    return _page_template().render(
+        content=content,
+        cards=cards(methods),
+        methods=method_table(methods),
+        categories=category_tables(methods),
+        timings=timing_rows(timings_s),
+        total_time=human_duration(sum(timings_s.values())),
+        protocol_note=PROTOCOL_NOTES[content.result.protocol],
     )
 
 
-def _summary(content: ReportContent) -> str:
-    data = content.result.data
-    return (
-        f"{data.name}: {data.num_images:,} images with {data.num_regions:,} annotated regions,"
-        f" named from a vocabulary of {data.num_classes:,} classes, scored by the LVIS protocol."
+def _page_template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("regionspot", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-def _results(content: ReportContent) -> str:
-    data = content.result.data
-    warning = ""
-    if data.is_subset:
-        warning = paragraph(
-            f"A subset: the cache was planned for only {data.num_images:,} of the annotated images,"
-            " and only these are scored. Do not compare with figures for the whole set.",
-            kind="warning",
-        )
-    chart = figure(content.ap_bars, kind="scroll chart") if content.ap_bars else ""
-    table = headline_table(content.result.methods)
-    shown = shown_figures("report", [method.figures for method in content.result.methods])
-    notes = [figure.note for figure in shown if figure.note]
-    note = " ".join([*notes, "The best of each column is coloured."])
-    return "\n".join(part for part in (warning, table, paragraph(note, kind="note"), chart) if part)
-
-
-def _reading(content: ReportContent) -> str:
-    data = content.result.data
-    missing = (
-        f"Images that could not be read when the cache was made: {data.num_missing_images:,}"
-        " (quarantine.jsonl). They count: every region in them is missed, by every method."
-        if data.num_missing_images
-        else "Every image that counts is in the cache; none is missing."
-    )
-    federated = (
-        "LVIS labels are federated: a prediction counts against a method only where its class was"
-        " looked for in that image. So AP is far kinder than top-1 accuracy."
-    )
-    same = (
-        "Every method sees the same images, the same boxes and the same text bank (templates:"
-        f" {content.result.templates})."
-    )
-    protocol = PROTOCOL_NOTES[content.result.protocol]
-    return bullets([protocol, federated, same, missing, *content.notes])
-
-
-def _classes(content: ReportContent) -> str:
-    tables = category_tables(content.result.methods)
-    return (
-        tables
-        and paragraph(
-            "AP of single classes, best and worst of the first method; all are in per_category.csv."
-            " A class with few regions moves in large steps.",
-            kind="note",
-        )
-        + tables
-    )
-
-
-def _training(content: ReportContent) -> str:
-    return gallery(content.training_curves, kind="columns")
-
-
-def _images(content: ReportContent) -> str:
-    parts = []
-    if content.sampled:
-        parts += [paragraph(content.sampled_note), _LEGEND, gallery(content.sampled)]
-    if content.mistakes:
-        parts += [
-            "<h3>Most confident mistakes</h3>",
-            paragraph("The wrong names that the first method was surest of, one an image."),
-            gallery(content.mistakes),
-        ]
-    return "\n".join(parts)
-
-
-_LEGEND = (
-    '<p><span class="key good">&#10003; name</span> right &nbsp; <span class="key bad">&#10007;'
-    " name = true name</span> wrong; the percentage is the probability over the vocabulary.</p>"
-)
-
-
-def _attention(content: ReportContent) -> str:
-    if not content.attention:
-        return ""
-    note = (
-        "Cross-attention of the fusion head's last block, averaged over its heads. Patches from"
-        " which the boxed region took more than the mean are coloured, the brighter the more. The"
-        " first token stands for the whole image; its share of the attention is written above."
-    )
-    return paragraph(note) + gallery(content.attention, kind="wide")
+    return environment.get_template("report.html.jinja")
 
 
 _PACKAGES = ("regionspot", "torch", "numpy", "hotcoco", "open_clip_torch", "segment_anything")
 _SHORT = 16
 _BOXES_NOTE = (
-    "Boxes are the annotated ones and carry no score, so AP measures naming alone, not detection."
+    "Boxes are the annotated ones and have no score, so AP measures naming alone, not detection."
 )
 _PROPOSALS_NOTE = (
     "Boxes are proposals ({proposals}), so AP measures finding and naming together. The score of a"
@@ -222,8 +126,8 @@ _PROPOSALS_NOTE = (
 )
 _PIXELS_NOTE = (
     "The crops are the paper's baselines. The controls show what the frozen models give without"
-    " training: a head that does not beat them has learned little. Methods from pixels run SAM or"
-    " CLIP once a region or image; the head reads what was cached."
+    " training: a head that does not beat them has learned little. Methods on pixels run SAM or"
+    " CLIP for each region or image; the head reads cached features."
 )
 
 
@@ -232,15 +136,15 @@ class EarlierStep:
     """A step of the run before the evaluation."""
 
     name: str
-    """What the step is called in the table of times."""
+    """Name of the step in the table of times."""
     command: str
-    """What was typed."""
+    """The command, as typed."""
     seconds: float
-    """How long it took."""
+    """Its duration."""
 
 
 def read_steps(path: Path) -> list[EarlierStep]:
-    """Read the earlier steps of a run (quickstart's ``steps.json``), without evaluations.
+    """Read the earlier steps of a run from quickstart's ``steps.json``, except evaluations.
 
     Raises:
         MissingFileError: There is no such file.
@@ -273,15 +177,15 @@ def build_report(
     curves: tuple[ReportPicture, ...],
     commands: tuple[str, ...],
 ) -> ReportContent:
-    """Draw the pictures and collect what the report says.
+    """Draw the pictures and collect the content of the report.
 
     Args:
-        config: What was asked for.
-        data: What was scored.
-        run: What the methods said.
-        result: How they did.
-        curves: The course of training.
-        commands: What to type to get the same figures.
+        config: The options of the evaluation.
+        data: The images and their annotations.
+        run: The predictions of the methods.
+        result: The figures of the methods.
+        curves: Loss and AP during training.
+        commands: The commands that give the same figures.
     """
     first = run.outputs[0]
     pictures = draw_region_pictures(
@@ -299,11 +203,12 @@ def build_report(
         mistakes=pictures.mistakes,
         attention=pictures.attention,
         commands=commands,
+        named_regions=pictures.named_regions,
     )
 
 
 def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Mapping[str, str]:
-    """Say what was run, precisely enough to run it again."""
+    """Describe what was run, precisely enough to run it again."""
     found = data.cache.manifest.fingerprint
     told = {
         "localizer": f"{found.sam_model} at {found.sam_image_size} px, weights sha256"

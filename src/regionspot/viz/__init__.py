@@ -1,6 +1,7 @@
 """Pictures: named regions, attention maps, training curves, bars."""
 
 from regionspot.viz.attention import draw_attention
+from regionspot.viz.contact_sheet import NamedPhoto, draw_contact_sheet
 from regionspot.viz.curves import (
     TrainingLog,
     draw_ap_bars,
@@ -9,16 +10,18 @@ from regionspot.viz.curves import (
     find_metrics_csv,
     read_training_log,
 )
-from regionspot.viz.named_regions import NamedRegion, draw_named_regions
+from regionspot.viz.named_regions import NamedRegion, draw_numbered_regions
 
 __all__ = [
+    "NamedPhoto",
     "NamedRegion",
     "TrainingLog",
     "draw_ap_bars",
     "draw_ap_curve",
     "draw_attention",
+    "draw_contact_sheet",
     "draw_loss_curve",
-    "draw_named_regions",
+    "draw_numbered_regions",
     "find_metrics_csv",
     "read_training_log",
 ]

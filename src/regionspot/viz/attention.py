@@ -1,4 +1,4 @@
-"""Attention maps: which patches of the image a region looked at in the head's last block.
+"""Attention maps: which patches each region attends to in the head's last block.
 
 Shape letters: R regions, T tokens of the feature map (the class token, then P patches, row by row).
 """
@@ -20,6 +20,7 @@ from regionspot.viz.style import (
     Colour,
     PictureFormat,
     encode_picture,
+    fit_text,
     load_font,
     scaled_photo,
 )
@@ -37,18 +38,18 @@ def draw_attention(
     tile_px: int = 320,
     picture_format: PictureFormat = "png",
 ) -> bytes:
-    """Draw one tile a region: the image in grey, the region's box, and where the head looked.
+    """Draw one tile per region: the image in grey, the region's box, and what it attends to.
 
-    Patches that got more than the mean are coloured, the brighter the more, up to the region's own
-    strongest patch; the share of attention that went to the class token, which has no place in the
-    image, is written above the tile.
+    Patches with more attention than the mean are coloured, brighter for more, up to the region's
+    own strongest patch. The share of the class token, which has no place in the image, is written
+    above the tile.
 
     Args:
         image: The image, (H, W, 3) uint8, RGB. The feature map covers all of it: RegionSpot
             squashes the whole image to a square for CLIP.
-        regions: The regions, R of them, at least one.
-        attention: Attention of each region to each token, (R, T), rows adding up to 1; token 0 is
-            the class token, the patches form a square grid.
+        regions: The R regions, at least one.
+        attention: Attention of each region to each token, (R, T); rows sum to 1. Token 0 is the
+            class token, the others are the patches of a square grid, row by row.
         tile_px: Width of a tile in pixels.
         picture_format: "png" or "jpeg".
 
@@ -99,10 +100,10 @@ def _tile(
     scale: float,
 ) -> Image.Image:
     patches = weights[1:].reshape(side, side)
-    # Spread evenly, attention says nothing: only what lies above the mean is shown.
+    # Evenly spread attention carries no information: show only what exceeds the mean.
     surplus = np.clip(patches - patches.mean(), 0, None)
     strength = surplus / max(float(surplus.max()), 1e-12)
-    # The exact patches, not a smooth cloud: the head sees no finer than this.
+    # Nearest neighbour: the head has no finer resolution than its patches.
     heat = Image.fromarray((strength * 255).astype(np.uint8)).resize(
         photo.size, Image.Resampling.NEAREST
     )
@@ -123,8 +124,6 @@ def _with_title(picture: Image.Image, name: str, detail: str) -> Image.Image:
     tile = Image.new("RGB", (picture.width, picture.height + header), WHITE)
     tile.paste(picture, (0, header))
     draw = ImageDraw.Draw(tile)
-    while draw.textlength(name, font=font) > picture.width and len(name) > 4:
-        name = name[:-4] + "..."
-    draw.text((0, 0), name, fill=INK, font=font)
+    draw.text((0, 0), fit_text(name, font, picture.width), fill=INK, font=font)
     draw.text((0, round(size * 1.35)), detail, fill=MUTED, font=small)
     return tile

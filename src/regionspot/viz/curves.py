@@ -1,6 +1,6 @@
-"""The course of training, from the metrics.csv files that Lightning's CSVLogger writes.
+"""Charts of the report: loss and AP during training, and bars of AP by method.
 
-A bar chart of AP by method and class frequency.
+Training curves are read from the metrics.csv files that Lightning's CSVLogger writes.
 """
 
 import csv
@@ -18,6 +18,7 @@ from regionspot.viz.style import GRID, INK, MUTED, SERIES, figure_png, new_figur
 _LOSS_NAMES = ("train/loss", "train/loss_step", "train_loss", "loss")
 _AP_NAMES = ("val/AP",)
 _GROUP_NAMES = ("val/APr", "val/APc", "val/APf")
+_BAR_FIGURES = ("AP", "APr", "APc", "APf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +33,17 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingLog:
-    """What one or several stages of training logged, one after the other."""
+    """The logs of one or more training stages, concatenated."""
 
     curves: dict[str, Curve]
     """Curves by their logged name."""
     stage_starts: tuple[int, ...]
-    """The step at which each stage began."""
+    """The step at which each stage starts."""
     stage_names: tuple[str, ...] = field(default=())
-    """What to call the stages."""
+    """Names of the stages."""
 
     def first_of(self, names: Sequence[str]) -> Curve | None:
-        """Return the first curve that was logged under one of these names."""
+        """Return the curve of the first of these names that was logged."""
         return next((self.curves[name] for name in names if name in self.curves), None)
 
 
@@ -50,7 +51,7 @@ def find_metrics_csv(training_dir: Path) -> Path:
     """Return the newest ``metrics.csv`` below a trainer's ``default_root_dir``.
 
     Raises:
-        MissingFileError: There is none: another logger was configured, or nothing was trained.
+        MissingFileError: There is none, because another logger was used or nothing was trained.
     """
     found = sorted(training_dir.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -62,7 +63,7 @@ def find_metrics_csv(training_dir: Path) -> Path:
 
 
 def read_training_log(stages: Sequence[tuple[str, Path]]) -> TrainingLog:
-    """Read the metrics of the stages of a training, and put their steps one after the other.
+    """Read the metrics of the stages of a training, and concatenate their steps.
 
     Args:
         stages: Name and ``metrics.csv`` of each stage, in the order of training.
@@ -190,7 +191,7 @@ def _mark_stages(axes: Axes, log: TrainingLog) -> None:
 
 
 def _by_stage(curve: Curve, log: TrainingLog) -> list[Curve]:
-    """Cut a curve where a new stage began: there is no line from one training to the next."""
+    """Split a curve at the starts of stages, so that no line joins two stages."""
     cuts = np.searchsorted(curve.steps, log.stage_starts[1:])
     return [
         Curve(steps=steps, values=values)
@@ -202,7 +203,7 @@ def _by_stage(curve: Curve, log: TrainingLog) -> list[Curve]:
 
 
 def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over a centred window of a fortieth of the values, shrinking at the ends."""
+    """Average over a centred window of 1/40 of the values, which shrinks at the ends."""
     half = max(1, len(values) // 80)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     positions = np.arange(len(values))
@@ -212,18 +213,15 @@ def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return smoothed
 
 
-FIGURES = ("AP", "APr", "APc", "APf")
-
-
 def draw_ap_bars(
-    methods: Mapping[str, Mapping[str, float | None]], figures: Sequence[str] = FIGURES
+    methods: Mapping[str, Mapping[str, float | None]], figures: Sequence[str] = _BAR_FIGURES
 ) -> bytes:
-    """Draw groups of bars, one group a figure and one colour a method, as a PNG.
+    """Draw a bar chart as a PNG: a group of bars for each figure, a colour for each method.
 
     Args:
-        methods: Figures in percent by name, for each method in the order to draw; None or an
-            absent figure (no category has ground truth) leaves a gap.
-        figures: Which figures to draw.
+        methods: Figures in percent by name, for each method in drawing order. A figure that is
+            None or absent (no class has ground truth) is drawn as a gap.
+        figures: The figures to draw.
 
     Raises:
         ConfigError: There is no method.

@@ -1,6 +1,8 @@
-"""A picture of an image with its regions and their names: right ones green, wrong ones red.
+"""A photo with numbered boxes: green where the name is right, red where it is wrong.
 
-Where names go on a picture: beside their boxes, over neither other names nor other boxes.
+Names are listed beside the photo, by the report or by a contact sheet, so that they hide nothing.
+`place_labels` decides where the numbers go: next to their boxes, and off each other and off other
+boxes where possible.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 from regionspot.viz.style import (
     NEUTRAL,
@@ -25,8 +27,10 @@ from regionspot.viz.style import (
 Rect = tuple[float, float, float, float]
 """(x1, y1, x2, y2) in pixels of the picture."""
 
+_TICK, _CROSS = "\u2713", "\u2717"
+_PADDING_X, _PADDING_Y = 6, 3
 _GAP = 2.0
-# What it costs to cover a whole label's area of each: names must stay legible above all.
+# The cost of covering a label's whole area of each: labels must stay legible above all.
 _COST_OF_LABEL = 12.0
 _COST_OF_OTHER_BOX = 1.6
 _COST_OF_OWN_BOX = 0.9
@@ -34,7 +38,7 @@ _COST_OF_OWN_BOX = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelSize:
-    """The room that a label needs, in pixels."""
+    """The size of a label, in pixels."""
 
     width: float
     height: float
@@ -45,9 +49,9 @@ def place_labels(
 ) -> list[Rect]:
     """Choose a place inside the picture for the label of every box.
 
-    Labels are placed one after the other, those of small boxes first, since they have the fewest
-    good places. Each goes where it covers the least of the labels placed before, of other boxes,
-    and of its own box.
+    Labels are placed one by one, those of small boxes first, since these have the fewest good
+    places. Each goes where it covers the least of the labels placed so far, of other boxes and of
+    its own box.
 
     Args:
         boxes: The boxes, in pixels of the picture.
@@ -111,44 +115,47 @@ def _overlap(a: Rect, b: Rect) -> float:
     return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
 
 
-_TICK, _CROSS = "\u2713", "\u2717"
-_PADDING_X, _PADDING_Y = 6, 3
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedRegion:
-    """One region and what it was called."""
+    """A region with its predicted name."""
 
     box_xyxy: tuple[float, float, float, float]
     """Corners in pixels of the original image."""
     name: str
     """The predicted class name."""
     true_name: str | None = None
-    """The annotated class name; None where nobody knows it."""
+    """The annotated class name; None where it is unknown."""
     score: float | None = None
-    """The probability of the predicted class, 0 to 1; None leaves it out."""
+    """The probability of the predicted class, 0 to 1; None if there is none to show."""
 
     @property
     def is_right(self) -> bool | None:
-        """Whether the name is the annotated one; None where nobody knows."""
+        """Whether the name is the annotated one; None where that is unknown."""
         return None if self.true_name is None else self.name == self.true_name
 
+    @property
+    def mark(self) -> str:
+        """A tick for a right name, a cross for a wrong one, "" where it is unknown."""
+        return "" if self.is_right is None else _TICK if self.is_right else _CROSS
 
-def draw_named_regions(
+    @property
+    def colour(self) -> Colour:
+        """Green for a right name, red for a wrong one, blue where it is unknown."""
+        return NEUTRAL if self.is_right is None else RIGHT if self.is_right else WRONG
+
+
+def draw_numbered_regions(
     image: NDArray[np.uint8],
     regions: Sequence[NamedRegion],
     *,
     long_side_px: int = 720,
     picture_format: PictureFormat = "png",
 ) -> bytes:
-    """Draw boxes with names on an image.
-
-    A right name is green with a tick, a wrong one red with a cross and the true name below it, so
-    that colour is not the only sign; a name nobody can check is blue. Small images are enlarged.
+    """Draw numbered boxes on an image; see `paint_numbered_regions`.
 
     Args:
         image: The image, (H, W, 3) uint8, RGB.
-        regions: What to draw, in pixels of ``image``; may be empty.
+        regions: The regions, in pixels of ``image``; may be empty.
         long_side_px: Long side of the picture in pixels.
         picture_format: "png" or "jpeg".
 
@@ -158,52 +165,52 @@ def draw_named_regions(
     Raises:
         ShapeError: The image is not (H, W, 3) uint8.
     """
+    picture = paint_numbered_regions(image, regions, long_side_px=long_side_px)
+    return encode_picture(picture, picture_format)
+
+
+def paint_numbered_regions(
+    image: NDArray[np.uint8], regions: Sequence[NamedRegion], *, long_side_px: int
+) -> Image.Image:
+    """Return an image with a box for each region, numbered from 1 in the order given.
+
+    Boxes of right names are green and their numbers have a tick, those of wrong names are red with
+    a cross, so that colour is not the only cue. Small images are enlarged.
+
+    Raises:
+        ShapeError: The image is not (H, W, 3) uint8.
+    """
     picture, scale = scaled_photo(image, long_side_px)
     draw = ImageDraw.Draw(picture)
-    font = load_font(_font_size(picture.width, len(regions)))
+    font = load_font(_font_size(long_side_px, len(regions)), bold=True)
     boxes: list[Rect] = []
     for region in regions:
         x1, y1, x2, y2 = (value * scale for value in region.box_xyxy)
         boxes.append((x1, y1, x2, y2))
-        draw_box(draw, boxes[-1], _colour_of(region))
-    texts = [_label_of(region) for region in regions]
-    extents = [draw.multiline_textbbox((0, 0), text, font=font, spacing=2) for text in texts]
+        draw_box(draw, boxes[-1], region.colour)
+    texts = [f"{number}{region.mark}" for number, region in enumerate(regions, start=1)]
+    extents = [draw.textbbox((0, 0), text, font=font) for text in texts]
     sizes = [
         LabelSize(width=right - left + 2 * _PADDING_X, height=bottom - top + 2 * _PADDING_Y)
         for left, top, right, bottom in extents
     ]
     labels = place_labels(boxes, sizes, picture.size)
     for region, text, extent, label in zip(regions, texts, extents, labels, strict=True):
-        draw.rounded_rectangle(label, radius=4, fill=_colour_of(region), outline=WHITE, width=1)
+        draw.rounded_rectangle(label, radius=4, fill=region.colour, outline=WHITE, width=1)
         position = (label[0] + _PADDING_X - extent[0], label[1] + _PADDING_Y - extent[1])
-        draw.multiline_text(position, text, fill=WHITE, font=font, spacing=2)
-    return encode_picture(picture, picture_format)
+        draw.text(position, text, fill=WHITE, font=font)
+    return picture
 
 
 def draw_box(draw: ImageDraw.ImageDraw, box: Rect, colour: Colour) -> None:
-    """Draw a box with a white rim, which shows on any background."""
+    """Draw a box with a white rim, which is visible on any background."""
     x1, y1, x2, y2 = box
     x2, y2 = max(x1, x2), max(y1, y2)
     draw.rectangle((x1 - 2, y1 - 2, x2 + 2, y2 + 2), outline=WHITE, width=1)
     draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=colour, width=4)
 
 
-def _font_size(width_px: int, num_regions: int) -> int:
-    """Return a size in pixels: a share of the width, which pages fix; less where it is crowded."""
-    share = 0.03 if num_regions <= 8 else 0.023
-    return max(11, round(width_px * share))
-
-
-def _colour_of(region: NamedRegion) -> Colour:
-    if region.is_right is None:
-        return NEUTRAL
-    return RIGHT if region.is_right else WRONG
-
-
-def _label_of(region: NamedRegion) -> str:
-    score = "" if region.score is None else f" {100 * region.score:.0f}%"
-    if region.is_right is None:
-        return f"{region.name}{score}"
-    if region.is_right:
-        return f"{_TICK} {region.name}{score}"
-    return f"{_CROSS} {region.name}{score}\n= {region.true_name}"
+def _font_size(long_side_px: int, num_regions: int) -> int:
+    """Return the size of the numbers in pixels, smaller in crowded images."""
+    share = 0.045 if num_regions <= 8 else 0.03
+    return max(11, round(long_side_px * share))

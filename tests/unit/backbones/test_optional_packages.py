@@ -14,7 +14,7 @@ class Blocker(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Blocker())
 import numpy as np
 from regionspot.backbones import load_clip, load_sam, template_texts
-from regionspot.backbones.decode_images import resize_bilinear
+from regionspot.backbones.pixels import resize_bilinear
 from regionspot.core.errors import MissingExtraError
 
 calls = [

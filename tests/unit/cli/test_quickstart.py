@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,17 @@ def test_a_step_that_lost_a_file_is_done_again(tmp_path: Path) -> None:
         (tmp_path / cut).write_bytes(whole[cut][:-1])
         run_steps(steps, tmp_path)
         assert tree(tmp_path).items() >= whole.items(), cut
+
+
+def test_a_step_that_wrote_fewer_files_in_a_former_version_is_done_again(tmp_path: Path) -> None:
+    step = toy_step(tmp_path)
+    run_steps([step], tmp_path)
+    rows = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))
+    del rows[0]["num_bytes"]["world/val.json"]
+    (tmp_path / "steps.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "world" / "val.json").unlink()
+    run_steps([replace(step, outputs=(*step.outputs, tmp_path / "world" / "val.json"))], tmp_path)
+    assert (tmp_path / "world" / "val.json").is_file()
 
 
 def test_a_copy_that_was_removed_is_made_again_without_its_step(tmp_path: Path) -> None:
@@ -235,16 +247,20 @@ def test_everything_that_the_package_reads_is_named_as_its_data() -> None:
     patterns = project["tool"]["setuptools"]["package-data"]["regionspot"]
     package = ROOT / "src" / "regionspot"
     data = [
-        path for path in package.rglob("*") if path.is_file() and path.suffix in {".yaml", ".json"}
+        path
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix in {".yaml", ".json", ".jinja", ".css"}
     ]
-    assert len(data) >= 7
+    assert len(data) >= 9
     for path in data:
         name = path.relative_to(package).as_posix()
         assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_the_toy_configurations(tmp_path: Path) -> None:
+def test_a_wheel_holds_the_toy_configurations_and_the_template_of_the_report(
+    tmp_path: Path,
+) -> None:
     for name in ("src", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
@@ -254,3 +270,4 @@ def test_a_wheel_holds_the_toy_configurations(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for path in (ROOT / "configs" / "toy").glob("*.yaml"):
         assert f"regionspot/toy/configs/{path.name}" in names
+    assert {f"regionspot/evaluation/report.{kind}" for kind in ("html.jinja", "css")} <= {*names}

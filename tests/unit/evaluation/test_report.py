@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from regionspot.core.errors import ConfigError
 from regionspot.evaluation.report import ReportContent, render_report, write_report
-from regionspot.evaluation.report_html import ReportPicture
+from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.scoring import CategoryScore, LvisScores
 from regionspot.scoring.results import (
     EvaluatedData,
@@ -20,6 +20,7 @@ from regionspot.scoring.results import (
     write_metrics,
     write_per_category,
 )
+from regionspot.viz import NamedRegion
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -168,6 +169,31 @@ def test_names_from_files_cannot_inject_markup(result: EvaluationResult) -> None
     assert "<i>" not in html
 
 
+def test_class_names_cannot_inject_markup(result: EvaluationResult) -> None:
+    region = NamedRegion(box_xyxy=(0, 0, 1, 1), name="<script>", true_name="</ol>", score=0.126)
+    picture = ReportPicture(data=PNG, alt='" onload="x', regions=(region,))
+    html = render_report(ReportContent(title="T", result=result, sampled=(picture,)))
+    outline_of(html)
+    assert "<script" not in html
+    assert 'onload="' not in html
+    assert "&lt;script&gt; <small>13%</small>" in html
+    assert "true name: &lt;/ol&gt;" in html
+
+
+@pytest.mark.parametrize(
+    ("true_name", "mark", "kind"),
+    [("cat", "1\u2713", "right"), ("dog", "1\u2717", "wrong"), (None, "1", "unknown")],
+)
+def test_names_below_a_picture_are_marked_right_or_wrong(
+    result: EvaluationResult, true_name: str | None, mark: str, kind: str
+) -> None:
+    region = NamedRegion(box_xyxy=(0, 0, 1, 1), name="cat", true_name=true_name)
+    picture = ReportPicture(data=PNG, alt="", regions=(region,))
+    html = render_report(ReportContent(title="T", result=result, sampled=(picture,)))
+    assert f'<li class="{kind}"><b>{mark}</b>\n<span>cat' in html
+    assert ("true name: dog" in html) == (kind == "wrong")
+
+
 def test_a_subset_is_warned_of(result: EvaluationResult) -> None:
     partial = replace(result, data=replace(result.data, is_subset=True, num_missing_images=4))
     html = render_report(ReportContent(title="T", result=partial))
@@ -187,6 +213,7 @@ def test_the_report_is_written_below_the_folder(result: EvaluationResult, tmp_pa
     path = write_report(tmp_path / "new", ReportContent(title="T", result=result))
     assert path == tmp_path / "new" / "report.html"
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [one.name for one in path.parent.iterdir()] == ["report.html"]
 
 
 def test_metrics_are_in_percent_with_null_for_undefined(

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regionspot.core.errors import ShapeError
-from regionspot.viz import NamedRegion, draw_attention, draw_named_regions
+from regionspot.viz import NamedRegion, draw_attention, draw_numbered_regions
 from regionspot.viz.style import NEUTRAL, RIGHT, WRONG, Colour
 
 BOX = (30.0, 40.0, 60.0, 70.0)
@@ -27,12 +27,12 @@ def share_of(colour: Colour, picture: NDArray[np.uint8]) -> float:
 
 
 def test_small_images_are_enlarged_keeping_their_aspect(grey: NDArray[np.uint8]) -> None:
-    assert pixels_of(draw_named_regions(grey, [], long_side_px=640)).shape == (448, 640, 3)
+    assert pixels_of(draw_numbered_regions(grey, [], long_side_px=640)).shape == (448, 640, 3)
 
 
 def test_large_images_are_reduced() -> None:
     large = np.zeros((1000, 500, 3), np.uint8)
-    assert pixels_of(draw_named_regions(large, [], long_side_px=640)).shape == (640, 320, 3)
+    assert pixels_of(draw_numbered_regions(large, [], long_side_px=640)).shape == (640, 320, 3)
 
 
 @pytest.mark.parametrize(("true_name", "colour"), [("cat", RIGHT), ("dog", WRONG), (None, NEUTRAL)])
@@ -40,7 +40,7 @@ def test_colour_tells_right_from_wrong_from_unknown(
     grey: NDArray[np.uint8], true_name: str | None, colour: Colour
 ) -> None:
     region = NamedRegion(box_xyxy=BOX, name="cat", true_name=true_name, score=0.5)
-    picture = pixels_of(draw_named_regions(grey, [region]))
+    picture = pixels_of(draw_numbered_regions(grey, [region]))
     shares = {other: share_of(other, picture) for other in (RIGHT, WRONG, NEUTRAL)}
     assert shares.pop(colour) > 0.003
     assert set(shares.values()) == {0.0}
@@ -48,7 +48,7 @@ def test_colour_tells_right_from_wrong_from_unknown(
 
 def test_the_box_is_drawn_where_it_is(grey: NDArray[np.uint8]) -> None:
     region = NamedRegion(box_xyxy=BOX, name="cat", true_name="cat")
-    picture = pixels_of(draw_named_regions(grey, [region], long_side_px=640))
+    picture = pixels_of(draw_numbered_regions(grey, [region], long_side_px=640))
     assert tuple(picture[4 * 55, 4 * 30]) == RIGHT
     assert tuple(picture[4 * 70, 4 * 45]) == RIGHT
     assert tuple(picture[4 * 55, 4 * 45]) == (128, 128, 128)
@@ -56,25 +56,25 @@ def test_the_box_is_drawn_where_it_is(grey: NDArray[np.uint8]) -> None:
 
 def test_the_same_input_gives_the_same_bytes(grey: NDArray[np.uint8]) -> None:
     region = NamedRegion(box_xyxy=BOX, name="cat", true_name="dog", score=0.25)
-    assert draw_named_regions(grey, [region]) == draw_named_regions(grey, [region])
+    assert draw_numbered_regions(grey, [region]) == draw_numbered_regions(grey, [region])
 
 
 @pytest.mark.parametrize(("picture_format", "start"), [("png", b"\x89PNG"), ("jpeg", b"\xff\xd8")])
 def test_pictures_come_in_both_formats(
     grey: NDArray[np.uint8], picture_format: str, start: bytes
 ) -> None:
-    data = draw_named_regions(grey, [], picture_format=picture_format)  # type: ignore[arg-type]
+    data = draw_numbered_regions(grey, [], picture_format=picture_format)  # type: ignore[arg-type]
     assert data.startswith(start)
 
 
 def test_a_box_of_no_size_is_drawn(grey: NDArray[np.uint8]) -> None:
     region = NamedRegion(box_xyxy=(5, 5, 5, 5), name="speck", true_name="speck")
-    assert share_of(RIGHT, pixels_of(draw_named_regions(grey, [region]))) > 0
+    assert share_of(RIGHT, pixels_of(draw_numbered_regions(grey, [region]))) > 0
 
 
 def test_images_of_another_kind_are_refused() -> None:
     with pytest.raises(ShapeError, match="float64 of shape"):
-        draw_named_regions(np.zeros((4, 4, 3)), [])  # type: ignore[arg-type]
+        draw_numbered_regions(np.zeros((4, 4, 3)), [])  # type: ignore[arg-type]
 
 
 def region(name: str) -> NamedRegion:

@@ -1,0 +1,196 @@
+"""The parts of the report as plain values, which ``report.html.jinja`` lays out.
+
+Nothing here is HTML: the template escapes every text.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from regionspot.core.errors import ConfigError
+from regionspot.core.text import human_duration
+from regionspot.scoring.figures import format_figure, shown_figures
+from regionspot.scoring.lvis_ap import CategoryScore
+from regionspot.scoring.results import MethodResult
+from regionspot.viz import NamedRegion
+
+_NUM_EXTREME_CATEGORIES = 8
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportPicture:
+    """A picture that is embedded in the report."""
+
+    data: bytes
+    """The encoded picture, PNG or JPEG."""
+    alt: str
+    """What it shows, for readers who cannot see it."""
+    caption: str = ""
+    """The line below it."""
+    regions: tuple[NamedRegion, ...] = ()
+    """The regions whose names are listed below it, numbered from 1 as in the picture."""
+
+    @cached_property
+    def data_uri(self) -> str:
+        """The picture as a ``data:`` URI.
+
+        Raises:
+            ConfigError: The picture is neither PNG nor JPEG.
+        """
+        for start, media_type in _SIGNATURES.items():
+            if self.data.startswith(start):
+                return f"data:{media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
+        raise ConfigError(f"the picture {self.alt!r} is neither PNG nor JPEG.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A number at the top of the report."""
+
+    number: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A figure of the table of methods."""
+
+    text: str
+    is_best: bool
+    """Whether no method has a better figure, at the precision shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodRow:
+    """A row of the table of methods."""
+
+    name: str
+    description: str
+    cells: tuple[Cell, ...]
+    """One cell for each column."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodTable:
+    """The table of all methods."""
+
+    columns: tuple[str, ...]
+    rows: tuple[MethodRow, ...]
+    note: str
+    """What a reader has to know about the columns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryTable:
+    """The best or the worst classes of the first method."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """One text for each column; the class name comes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingRow:
+    """A row of the table of times."""
+
+    name: str
+    duration: str
+    percent_of_longest: float
+    """Length of the row's bar, 0 to 100."""
+
+
+def cards(methods: Sequence[MethodResult]) -> tuple[Card, ...]:
+    """Return the figures of the first method, and its lead over the best of the others."""
+    first = methods[0]
+    found = [
+        Card(number=figure.text(first.figures), label=f"{figure.title} of {first.name}")
+        for figure in shown_figures("cards", [first.figures])
+    ]
+    others = [method for method in methods[1:] if method.scores.AP is not None]
+    if others and first.scores.AP is not None:
+        best = max(others, key=lambda method: method.scores.AP or 0.0)
+        lead = first.scores.AP - (best.scores.AP or 0.0)
+        label = f"AP compared with the best other method, {best.name}"
+        found.append(Card(number=f"{lead:+.1f}", label=label))
+    return tuple(found)
+
+
+def method_table(methods: Sequence[MethodResult]) -> MethodTable:
+    """Return the table of all methods, the best of each column marked."""
+    shown = shown_figures("report", [method.figures for method in methods])
+    columns = [
+        _marked(
+            [figure.text(method.figures) for method in methods],
+            [method.figures[figure.name] for method in methods],
+        )
+        for figure in shown
+    ]
+    rows = [
+        MethodRow(
+            name=method.name,
+            description=method.description,
+            cells=tuple(column[number] for column in columns),
+        )
+        for number, method in enumerate(methods)
+    ]
+    return MethodTable(
+        columns=tuple(figure.title for figure in shown),
+        rows=tuple(rows),
+        note=" ".join(figure.note for figure in shown if figure.note),
+    )
+
+
+def category_tables(methods: Sequence[MethodResult]) -> tuple[CategoryTable, ...]:
+    """Return the best and the worst classes of the first method, beside the second's AP.
+
+    There is no table if no class has ground truth.
+    """
+    scored = [one for one in methods[0].scores.per_category if one.AP is not None]
+    if not scored:
+        return ()
+    other = methods[1] if len(methods) > 1 else None
+    ranked = sorted(scored, key=lambda one: (-(one.AP or 0.0), one.category_id))
+    count = min(_NUM_EXTREME_CATEGORIES, (len(ranked) + 1) // 2)
+    return (
+        _category_table("Best", ranked[:count], methods[0].name, other),
+        _category_table("Worst", ranked[-count:][::-1], methods[0].name, other),
+    )
+
+
+def timing_rows(timings_s: Mapping[str, float]) -> tuple[TimingRow, ...]:
+    """Return the seconds of each step as a duration and a bar."""
+    longest = max([*timings_s.values(), 1e-9])
+    return tuple(
+        TimingRow(
+            name=name, duration=human_duration(seconds), percent_of_longest=100 * seconds / longest
+        )
+        for name, seconds in timings_s.items()
+    )
+
+
+def _marked(texts: Sequence[str], values: Sequence[float | None]) -> list[Cell]:
+    best = max((value for value in values if value is not None), default=None)
+    return [
+        Cell(text=text, is_best=best is not None and text == format_figure(best)) for text in texts
+    ]
+
+
+def _category_table(
+    title: str, rows: Sequence[CategoryScore], first_name: str, other: MethodResult | None
+) -> CategoryTable:
+    others = {one.category_id: one.AP for one in other.scores.per_category} if other else {}
+    names = [first_name, *([other.name] if other else [])]
+    return CategoryTable(
+        title=title,
+        columns=("class", "freq.", "regions", *names),
+        rows=tuple(
+            (
+                *(row.name, row.frequency, str(row.num_annotations), format_figure(row.AP)),
+                *([format_figure(others[row.category_id])] if other else []),
+            )
+            for row in rows
+        ),
+    )
