@@ -32,9 +32,15 @@ from regionspot.annotations.detect_format import (
     describe,
     recognize_format,
 )
-from regionspot.annotations.json_entries import Entries, OtherEntries, entry_text
-from regionspot.annotations.json_lists import AnyEntries, SideBySide, read_lists
-from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
+from regionspot.annotations.json_entries import (
+    AnyEntries,
+    Entries,
+    OtherEntries,
+    SideBySide,
+    entry_text,
+    read_lists,
+)
+from regionspot.annotations.json_lists import PIECE_BYTES, JsonFile
 from regionspot.annotations.lvis_entries import INSTEAD, LvisImages
 from regionspot.annotations.options import Source
 from regionspot.annotations.region_prompts import Prompt
@@ -88,7 +94,7 @@ class _Reading:
     ) -> None:
         self._path = path
         self._file_name_of = file_name_of
-        self._stream = JsonStream(path, piece_bytes=piece_bytes)
+        self._file = JsonFile(path, piece_bytes=piece_bytes)
         self._images = ImageEntries(file_name_of)
         self._beside = beside
         self._prompt: Prompt = prompt
@@ -97,7 +103,7 @@ class _Reading:
 
     def read(self) -> None:
         """Read the whole file; complaints about entries wait until its format is known."""
-        self.outline = read_lists(self._stream, self._begin)
+        self.outline = read_lists(self._file, self._begin)
 
     def _begin(self, name: str | None) -> AnyEntries:
         if name == "images":
@@ -143,7 +149,7 @@ class _Reading:
             faults=_with_mask_faults(columns, images, image_rows),
             marks={Reason.CROWD: columns.is_crowd},
             prompts=columns.prompts,
-            sha256s=(self._stream.sha256,),
+            sha256s=(self._file.sha256,),
             show=partial(entry_text, self._path, "annotations"),
         )
 

@@ -15,7 +15,7 @@ from regionspot.annotations.assembly import whole_number
 from regionspot.annotations.box_checks import Verdicts, first_reasons, judge_xywh
 from regionspot.annotations.columns import TextColumn
 from regionspot.annotations.json_entries import Entries, Entry
-from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.json_lists import JsonPiece
 from regionspot.annotations.region_prompts import (
     Prompt,
     points_text,

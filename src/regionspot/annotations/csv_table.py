@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.json_errors import UTF8_MARK
+from regionspot.annotations.json_lists import UTF8_MARK
 from regionspot.annotations.opening import ANNOTATIONS, HashedFile, empty_file_error, open_hashed
 from regionspot.core.errors import AnnotationError
 

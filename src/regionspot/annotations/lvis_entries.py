@@ -20,9 +20,14 @@ from regionspot.annotations.coco_entries import (
     id_or_unknown,
     whole_number_in,
 )
-from regionspot.annotations.json_entries import Entries, Entry, OtherEntries
-from regionspot.annotations.json_lists import AnyEntries, SideBySide
-from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.json_entries import (
+    AnyEntries,
+    Entries,
+    Entry,
+    OtherEntries,
+    SideBySide,
+)
+from regionspot.annotations.json_lists import JsonPiece
 from regionspot.core.errors import AnnotationError
 
 Frequency = Literal["r", "c", "f"]

@@ -26,7 +26,7 @@ from regionspot.annotations.assembly import rows_of
 from regionspot.annotations.box_checks import judge_xyxy
 from regionspot.annotations.columns import ImageColumns, RawAnnotations, TextColumn
 from regionspot.annotations.csv_table import CsvBlock, CsvTable, row_text
-from regionspot.annotations.json_errors import UTF8_MARK
+from regionspot.annotations.json_lists import UTF8_MARK
 from regionspot.annotations.opening import ANNOTATIONS, open_hashed
 from regionspot.annotations.options import Source
 from regionspot.annotations.report import Reason

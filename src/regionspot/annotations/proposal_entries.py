@@ -5,7 +5,7 @@ image id or a score that cannot be read is an error: nobody could say what was m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from regionspot.annotations.assembly import whole_number
 from regionspot.annotations.box_checks import Verdicts, judge_xywh, judge_xyxy
 from regionspot.annotations.coco_entries import NO_BOX, four_numbers
 from regionspot.annotations.json_entries import Entries, Entry
-from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.json_lists import MSGSPEC_ERRORS, JsonPiece
 from regionspot.core.errors import AnnotationError
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -123,8 +123,7 @@ class GlipBoxes:
     """
 
     def __init__(self) -> None:
-        self._decoder = msgspec.json.Decoder(_ImageBoxes)
-        self._image: list[JsonPiece] = []
+        self.decoder = msgspec.json.Decoder(_ImageBoxes)
         self._known: set[int] = set()
         self._blocks: list[ProposalColumns] = []
         self._ids: list[int] = []
@@ -133,31 +132,11 @@ class GlipBoxes:
         self._scores: list[list[float]] = []
 
     def add(self, piece: JsonPiece) -> None:
-        """Take the next piece.
+        """Add the boxes of one image.
 
         Raises:
-            AnnotationError: It is not JSON, or an image cannot be read; says which.
+            AnnotationError: The image cannot be read; says which.
         """
-        if piece.is_first:
-            self._take_image()
-            self._image = []
-        self._image.append(piece)
-
-    def finish(self) -> ProposalColumns:
-        """Return everything, when all pieces have been taken.
-
-        Raises:
-            AnnotationError: The last image cannot be read.
-        """
-        self._take_image()
-        self._flush()
-        return ProposalColumns.joined(self._blocks)
-
-    def _take_image(self) -> None:
-        """Take the image whose pieces are complete, if there is one."""
-        if not self._image:
-            return
-        piece = replace(self._image[0], data=b",".join(part.data for part in self._image))
         place = f"{piece.path}: image {piece.name!r}"
         image_id = image_id_of_key(piece.name or "")
         if image_id is None:
@@ -167,9 +146,9 @@ class GlipBoxes:
         self._known.add(image_id)
         boxes: Sequence[tuple[float, ...] | None]
         try:
-            found = self._decoder.decode(piece.document)
+            found = piece.decode(self.decoder)
             boxes, scores = found.boxes, found.scores
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except MSGSPEC_ERRORS:
             boxes, scores = _read_image(piece.load(), place)
         if len(boxes) != len(scores):
             raise AnnotationError(
@@ -183,8 +162,13 @@ class GlipBoxes:
         if len(self._ids) == _IMAGES_AT_ONCE:
             self._flush()
 
+    def finish(self) -> ProposalColumns:
+        """Return the boxes of all images."""
+        self._flush()
+        return ProposalColumns.joined(self._blocks)
+
     def _flush(self) -> None:
-        """Turn the images taken so far into columns; arrays for each alone would be slow."""
+        """Turn the images read so far into columns; arrays for each alone would be slow."""
         boxes_xyxy, faults = judge_xyxy(*_columns(list(chain.from_iterable(self._boxes))))
         self._blocks.append(
             ProposalColumns(

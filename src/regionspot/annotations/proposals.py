@@ -29,11 +29,10 @@ from regionspot.annotations.box_checks import (
     count_dropped,
     is_repeated,
 )
-from regionspot.annotations.detect_format import ListSummary, Outline, describe
+from regionspot.annotations.detect_format import describe
 from regionspot.annotations.detectron2 import CONVERT, binary_kind
-from regionspot.annotations.json_entries import OtherEntries
-from regionspot.annotations.json_piece import JsonPiece
-from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
+from regionspot.annotations.json_entries import OtherEntries, read_lists
+from regionspot.annotations.json_lists import PIECE_BYTES, JsonContainer, JsonFile
 from regionspot.annotations.opening import FileRole
 from regionspot.annotations.proposal_entries import (
     CocoResults,
@@ -163,19 +162,19 @@ def read_proposals(
             f"{path} is {kind}; wanted JSON. Convert it:"
             f" {CONVERT} {path} {path.with_suffix('.json').name}"
         )
-    stream = JsonStream(path, piece_bytes=piece_bytes, role=PROPOSALS)
-    reader: CocoResults | GlipBoxes | None = None
-    for piece in stream.pieces():
-        if reader is None:
-            reader = _reader_for(piece, format)
-        reader.add(piece)
-    if reader is None:  # no list or object in it
-        raise _other_file_error(path, format)
-    _check_values(stream.skeleton, path)
+    file = JsonFile(path, piece_bytes=piece_bytes, role=PROPOSALS)
+    containers = file.containers
+    reader = _reader_for(containers[0], format) if containers else None
+    if reader is None:
+        raise _other_file_error(file, format)
+    for container in containers:
+        for piece in container.pieces(reader.decoder):
+            reader.add(piece)
+    _check_values(file.skeleton, path)
     table = sorted_table(
         reader.finish(),
         path=path,
-        sha256=stream.sha256,
+        sha256=file.sha256,
         box_layout="xywh" if isinstance(reader, CocoResults) else "xyxy",
     )
     if not len(table):
@@ -183,14 +182,14 @@ def read_proposals(
     return table
 
 
-def _reader_for(first: JsonPiece, wanted: ProposalFormat) -> CocoResults | GlipBoxes:
-    """Recognise a file by its first piece."""
+def _reader_for(first: JsonContainer, wanted: ProposalFormat) -> CocoResults | GlipBoxes | None:
+    """Recognise a file by its first list or object; return None if it is in another format."""
     if first.name is None and wanted in {"auto", "coco"}:
         return CocoResults()
     is_glip = first.name is not None and image_id_of_key(first.name) is not None
     if is_glip and wanted in {"auto", "glip"}:
         return GlipBoxes()
-    raise _other_file_error(first.path, wanted)
+    return None
 
 
 def _check_values(skeleton: object, path: Path) -> None:
@@ -204,25 +203,16 @@ def _check_values(skeleton: object, path: Path) -> None:
                 )
 
 
-def _other_file_error(path: Path, wanted: ProposalFormat) -> AnnotationError:
-    """Describe a file in another format, which takes reading it (again) as a whole."""
-    stream = JsonStream(path, role=PROPOSALS)
-    summaries: dict[str | None, ListSummary] = {}
-    entries = OtherEntries()
-    for piece in stream.pieces():
-        if piece.is_first:
-            entries = OtherEntries()
-            summaries[piece.name] = ListSummary(first=piece.load_first() if piece.is_list else None)
-        entries.add(piece)
-        summaries[piece.name].count = entries.count
-    found = describe(Outline(skeleton=stream.skeleton, lists=summaries))
+def _other_file_error(file: JsonFile, wanted: ProposalFormat) -> AnnotationError:
+    """Describe a file in another format."""
+    found = describe(read_lists(file, lambda _: OtherEntries()))
     layouts = " or ".join(_WANTED.values()) if wanted == "auto" else _WANTED[wanted]
     remedy = (
         f"Set {PROPOSALS.option} to a file of proposals"
         if wanted == "auto"
         else "Leave the format of proposals at auto, or give another file"
     )
-    return AnnotationError(f"{path} is {found}; wanted proposals: {layouts}. {remedy}.")
+    return AnnotationError(f"{file.path} is {found}; wanted proposals: {layouts}. {remedy}.")
 
 
 def _no_box_error(table: ProposalTable) -> AnnotationError:
