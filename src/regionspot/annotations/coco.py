@@ -1,10 +1,7 @@
-"""COCO detection ground truth, also the usual format of people's own data.
+"""Reads COCO ground truth and the formats that share its layout: LVIS and V3Det.
 
-What COCO, LVIS and their relatives share: a JSON object of images, annotations, categories.
-
-LVIS ground truth, versions 0.5 and 1.
-
-V3Det ground truth: COCO's layout, with 13,204 categories that are described at length.
+The layout is a JSON object of three lists: images, annotations, categories. Many tools write it, so
+it is also the usual format of people's own data.
 """
 
 from collections.abc import Iterable
@@ -17,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.assembly import distinct_images, rows_of, synonyms_of, vocabulary_of
-from regionspot.annotations.box_checks import Verdicts, first_reasons
+from regionspot.annotations.box_checks import DropReasons, first_reasons
 from regionspot.annotations.coco_entries import (
     AnnotationColumns,
     AnnotationEntries,
@@ -156,7 +153,7 @@ class _Reading:
 
 def _with_mask_faults(
     columns: AnnotationColumns, images: ImageColumns, image_rows: NDArray[np.int32]
-) -> Verdicts:
+) -> DropReasons:
     """Add the faults of masks that state another size than that of their image."""
     found_hw = columns.mask_sizes_hw
     if not len(found_hw) or images.sizes_hw is None:

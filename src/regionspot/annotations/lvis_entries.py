@@ -1,7 +1,7 @@
-"""The lists of an LVIS file, as far as scoring asks for them.
+"""The lists of an LVIS file, as far as scoring needs them.
 
-What caching asks for, too, is read by the entries that caching uses: an id, a class name and a
-damaged file have one meaning.
+What caching needs too is read by the same classes, so that ids, class names and damaged files mean
+the same in both.
 """
 
 import math

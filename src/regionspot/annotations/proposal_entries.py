@@ -1,7 +1,7 @@
 """The entries of proposal files in columns: COCO results, and GLIP's boxes by image.
 
-A box that is none (three numbers, NaN) becomes a verdict and is counted, as in annotations. An
-image id or a score that cannot be read is an error: nobody could say what was meant.
+A box that is none (three numbers, NaN) is dropped and counted, as in annotations. An image id or a
+score that cannot be read is an error, since its meaning is unknown.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from regionspot.annotations.assembly import whole_number
-from regionspot.annotations.box_checks import Verdicts, judge_xywh, judge_xyxy
+from regionspot.annotations.box_checks import DropReasons, check_xywh, check_xyxy
 from regionspot.annotations.coco_entries import NO_BOX, four_numbers
 from regionspot.annotations.json_entries import Entries, Entry
 from regionspot.annotations.json_lists import MSGSPEC_ERRORS, JsonPiece
@@ -47,7 +47,7 @@ class ProposalColumns:
     image_ids: NDArray[np.int64]
     boxes_xyxy: NDArray[np.float32]
     """Boxes, (A, 4), zero where anything is wrong."""
-    faults: Verdicts
+    faults: DropReasons
     scores: NDArray[np.float32]
 
     @classmethod
@@ -105,7 +105,7 @@ class CocoResults(Entries[_Result]):
         boxes: Sequence[tuple[float, ...] | None],
         scores: list[float],
     ) -> None:
-        boxes_xyxy, faults = judge_xywh(*_columns(boxes))
+        boxes_xyxy, faults = check_xywh(*_columns(boxes))
         self._blocks.append(
             ProposalColumns(
                 image_ids=np.array(image_ids, np.int64),
@@ -169,7 +169,7 @@ class GlipBoxes:
 
     def _flush(self) -> None:
         """Turn the images read so far into columns; arrays for each alone would be slow."""
-        boxes_xyxy, faults = judge_xyxy(*_columns(list(chain.from_iterable(self._boxes))))
+        boxes_xyxy, faults = check_xyxy(*_columns(list(chain.from_iterable(self._boxes))))
         self._blocks.append(
             ProposalColumns(
                 image_ids=np.repeat(np.array(self._ids, np.int64), self._counts),

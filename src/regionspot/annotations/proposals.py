@@ -1,17 +1,15 @@
-"""Reads files of proposals: boxes with scores that a detector gave instead of an annotator.
+"""Reads files of proposals: boxes with scores from a detector, rather than from an annotator.
 
-Two layouts go in as they are; both are read in pieces of bounded size:
+Two layouts are accepted; both are read in pieces of bounded size:
 
-``coco``: COCO results, of which LVIS results are a case: a list of ``{"image_id": 42, "bbox": [x,
-y, width, height], "score": 0.9}``. Classes and masks are ignored.
+``coco``: COCO results, and so LVIS results: a list of ``{"image_id": 42, "bbox": [x, y, width,
+height], "score": 0.9}``. Classes and masks are ignored.
 
-``glip``: the files of GLIP boxes that the paper was evaluated with: an object ``{"42": {"boxes":
-[[x1, y1, x2, y2], ...], "scores": [0.9, ...]}, ...}``. Labels are ignored.
+``glip``: the layout of the GLIP boxes that the paper was evaluated with: an object ``{"42":
+{"boxes": [[x1, y1, x2, y2], ...], "scores": [0.9, ...]}, ...}``. Labels are ignored.
 
-Boxes count pixels of the original image; image ids are those of the annotations (of OpenImages: the
-16 hex digits as a signed whole number; of CSV files: images counted from 0).
-
-Proposals by image: what a file of detections is read into.
+Boxes are in pixels of the original image. Image ids are those of the annotations; for OpenImages,
+the 16 hex digits as a signed integer; for CSV files, the number of the image, counted from 0.
 """
 
 from dataclasses import dataclass
@@ -97,8 +95,8 @@ def sorted_table(
     A detector that names one box with several classes lists it once for each; without the classes
     these are one proposal.
     """
-    verdicts = columns.faults.copy()
-    kept = np.flatnonzero(verdicts == KEPT)
+    drop_reasons = columns.faults.copy()
+    kept = np.flatnonzero(drop_reasons == KEPT)
     kept = kept[np.lexsort((-columns.scores[kept], columns.image_ids[kept]))]
     rows = np.unique(columns.image_ids[kept], return_inverse=True)[1].astype(np.int32)
     repeats = np.zeros(len(kept), np.bool_)
@@ -107,7 +105,7 @@ def sorted_table(
         repeats[own] = is_repeated(
             rows[own], np.zeros(stop - start, np.int32), columns.boxes_xyxy[kept[own]]
         )
-    verdicts[kept[repeats]] = code_of(Reason.DUPLICATE)
+    drop_reasons[kept[repeats]] = code_of(Reason.DUPLICATE)
     kept = kept[~repeats]
     image_ids, starts = np.unique(columns.image_ids[kept], return_index=True)
     return ProposalTable(
@@ -119,8 +117,8 @@ def sorted_table(
         positions=kept.astype(np.int64),
         sha256=sha256,
         box_layout=box_layout,
-        num_read=len(verdicts),
-        dropped=count_dropped(verdicts),
+        num_read=len(drop_reasons),
+        dropped=count_dropped(drop_reasons),
     )
 
 
