@@ -10,7 +10,8 @@ and reads each in fresh processes: with `read_annotations`, which ends with judg
 ready to plan, or `read_proposals`, which ends with sorted boxes without repeats; and with peers,
 which only parse: json.loads and ijson, the csv module with and without turning the four sides into
 numbers. Prints medians, interleaved: MB/s of the file, how many times that of the plainest peer,
-the peak of resident memory and its ratio to the file's size.
+the peak of anonymous memory and its ratio to the file's size. Pages of a memory-mapped file are not
+counted: the kernel can drop them at any time.
 """
 
 import json
@@ -19,7 +20,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,10 +98,7 @@ import csv, json, time
 {imports}
 start = time.perf_counter()
 {read}
-seconds = time.perf_counter() - start
-with open("/proc/self/status") as status:  # ru_maxrss would count the parent's memory, too
-    peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
-print(seconds, int(peak) * 1024, count)
+print(time.perf_counter() - start, count)
 """
 
 
@@ -184,14 +184,23 @@ def write_results(path: Path, num_proposals: int) -> None:
 
 def measure(read: str, imports: str) -> Measured:
     """Run some code in a fresh process; what it imports is not timed."""
-    done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", MEASURE.format(read=read, imports=imports)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    seconds, peak, count = done.stdout.split()
-    return Measured(seconds=float(seconds), peak_bytes=int(peak), count=int(count))
+    command = [sys.executable, "-c", MEASURE.format(read=read, imports=imports)]
+    peak_bytes = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, anonymous_bytes(process.pid))
+            time.sleep(0.01)
+        seconds, count = process.stdout.read().split() if process.stdout else ("nan", "0")
+    return Measured(seconds=float(seconds), peak_bytes=peak_bytes, count=int(count))
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Return a process's resident memory without the pages of files; 0 if it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def compare(kind: str, path: Path, readers: dict[str, str], repeats: int) -> None:

@@ -6,11 +6,17 @@ from regionspot.annotations.box_checks import (
     implausible_error,
     overshooting,
 )
-from regionspot.annotations.formats import READERS, identities_of_file, read_annotations
+from regionspot.annotations.formats import (
+    FORMATS,
+    AnnotationFormat,
+    check_options,
+    identities_of_file,
+    read_annotations,
+)
 from regionspot.annotations.lvis_entries import FREQUENCIES, Frequency
 from regionspot.annotations.lvis_truth import LvisCategory, LvisGroundTruth
 from regionspot.annotations.merging import with_merged_classes
-from regionspot.annotations.options import AnnotationFormat, KeepOrDrop, ReadOptions
+from regionspot.annotations.options import KeepOrDrop, ReadOptions
 from regionspot.annotations.proposals import ProposalFormat, ProposalTable, read_proposals
 from regionspot.annotations.proposing import with_proposals, without_regions
 from regionspot.annotations.record import BoxUnit, ImageRecord
@@ -20,8 +26,8 @@ from regionspot.annotations.table import AnnotatedImages, RecordTable
 from regionspot.annotations.v3det_tree import read_category_tree
 
 __all__ = [
+    "FORMATS",
     "FREQUENCIES",
-    "READERS",
     "AnnotatedImages",
     "AnnotationFormat",
     "AnnotationReport",
@@ -40,6 +46,7 @@ __all__ = [
     "ReadOptions",
     "Reason",
     "RecordTable",
+    "check_options",
     "identities_of_file",
     "implausible_error",
     "overshooting",

@@ -1,6 +1,6 @@
-"""Builds records from a file's raw content: judges each box once, for all formats, and counts.
+"""Builds records from a file's raw content, for all formats.
 
-Reads ids, checks that they stand for one thing each, and turns them into rows of columns.
+Ids are turned into rows of columns, each box is checked once, and what is dropped is counted.
 """
 
 import re
@@ -16,9 +16,9 @@ from regionspot.annotations.box_checks import (
     KEPT,
     MAX_EXAMINED,
     REASONS,
+    DropReasons,
     ExaminedBoxes,
     Implausible,
-    Verdicts,
     blocks_of_whole_images,
     code_of,
     count_dropped,
@@ -62,19 +62,19 @@ def assemble(
     Raises:
         AnnotationError: An image cannot be used, or nothing can, or nearly nothing.
     """
-    verdicts = _judge_entries(raw, drop)
-    _check_any(verdicts, path)
-    boxes_doubt = _doubt_about_boxes(raw, verdicts, dropped_before)
-    sorter = _RegionSorter(raw=raw, verdicts=verdicts, max_per_image=max_per_image)
+    drop_reasons = _drop_reasons_of(raw, drop)
+    _check_any(drop_reasons, path)
+    boxes_doubt = _doubt_about_boxes(raw, drop_reasons, dropped_before)
+    sorter = _RegionSorter(raw=raw, drop_reasons=drop_reasons, max_per_image=max_per_image)
     regions = sorter.sort()
     records = RecordTable(images=raw.images, regions=regions, rows=range(len(raw.images)))
     check_names(records)
-    is_kept = verdicts == KEPT
-    dropped = count_dropped(verdicts, raw.positions)
+    is_kept = drop_reasons == KEPT
+    dropped = count_dropped(drop_reasons, raw.positions)
     has_region = np.diff(regions.starts) > 0
     fit_doubt = hardly_any_fits(
         [*dropped_before, *dropped],
-        num_annotations=len(verdicts) + sum(entry.count for entry in dropped_before),
+        num_annotations=len(drop_reasons) + sum(entry.count for entry in dropped_before),
         share_of_images_with_regions=float(has_region.mean()),
         chose_classes=chose_classes,
         entries=raw.entries,
@@ -94,7 +94,7 @@ def assemble(
         num_images_without_size=len(records) if raw.images.sizes_hw is None else 0,
         num_repeated_images=raw.num_repeated_images,
         num_rotated_images=raw.num_rotated_images,
-        num_annotations=len(verdicts),
+        num_annotations=len(drop_reasons),
         num_regions=len(regions.labels),
         num_crowds=num_marked(Reason.CROWD),
         num_groups=num_marked(Reason.GROUP),
@@ -116,16 +116,16 @@ _NEEDED = {
 }
 
 
-def _check_any(verdicts: Verdicts, path: Path) -> None:
+def _check_any(drop_reasons: DropReasons, path: Path) -> None:
     for reason, needed in _NEEDED.items():
-        if len(verdicts) and (verdicts == code_of(reason)).all():
-            raise AnnotationError(f"{path}: none of its {len(verdicts):,} annotations {needed}")
+        if len(drop_reasons) and (drop_reasons == code_of(reason)).all():
+            raise AnnotationError(f"{path}: none of its {len(drop_reasons):,} annotations {needed}")
 
 
 def _doubt_about_boxes(
-    raw: RawAnnotations, verdicts: Verdicts, dropped_before: Collection[Dropped]
+    raw: RawAnnotations, drop_reasons: DropReasons, dropped_before: Collection[Dropped]
 ) -> str | None:
-    rows = np.flatnonzero(verdicts == KEPT)
+    rows = np.flatnonzero(drop_reasons == KEPT)
     step = max(1, -(-len(rows) // MAX_EXAMINED))
     rows = rows[::step]
     limits_hw: NDArray[np.integer | np.floating] | None = None
@@ -133,7 +133,7 @@ def _doubt_about_boxes(
         limits_hw = np.ones((len(rows), 2))
     elif raw.images.sizes_hw is not None:
         limits_hw = raw.images.sizes_hw[raw.image_rows[rows]]
-    num_inverted = int((verdicts == code_of(Reason.NEGATIVE_SIZE)).sum())
+    num_inverted = int((drop_reasons == code_of(Reason.NEGATIVE_SIZE)).sum())
     num_inverted += sum(e.count for e in dropped_before if e.reason == Reason.NEGATIVE_SIZE)
     return wrong_units_or_order(
         ExaminedBoxes(
@@ -179,28 +179,28 @@ def _few(values: Sequence[object]) -> str:
     return ", ".join(map(str, values[:_NUM_SHOWN])) + more
 
 
-def _judge_entries(raw: RawAnnotations, drop: Collection[Reason]) -> Verdicts:
+def _drop_reasons_of(raw: RawAnnotations, drop: Collection[Reason]) -> DropReasons:
     """Give each annotation the first reason against it, as far as the image has no say in it."""
     against = {Reason.UNKNOWN_IMAGE: raw.image_rows < 0}
     if raw.scores is None:  # the class of proposals is not known
         against[Reason.UNKNOWN_CATEGORY] = raw.labels < 0
     against |= {reason: raw.marks[reason] for reason in REASONS if reason in drop}
-    verdicts = first_reasons(np.full(len(raw.image_rows), KEPT, np.int8), against)
-    return np.where(verdicts == KEPT, raw.faults, verdicts)
+    drop_reasons = first_reasons(np.full(len(raw.image_rows), KEPT, np.int8), against)
+    return np.where(drop_reasons == KEPT, raw.faults, drop_reasons)
 
 
 @dataclass(kw_only=True)
 class _RegionSorter:
-    """Sorts regions by image and completes ``verdicts`` with what depends on the image."""
+    """Sorts regions by image and completes ``drop_reasons`` with what depends on the image."""
 
     raw: RawAnnotations
-    verdicts: Verdicts
+    drop_reasons: DropReasons
     max_per_image: int | None
     num_clipped: int = 0
 
     def sort(self) -> RegionColumns:
         """Return the regions, by image; in the order of the file within an image."""
-        entries = np.flatnonzero(self.verdicts == KEPT)
+        entries = np.flatnonzero(self.drop_reasons == KEPT)
         rows = self.raw.image_rows[entries]
         if (rows[1:] < rows[:-1]).any():
             entries = entries[np.argsort(rows, kind="stable")]
@@ -261,7 +261,7 @@ class _RegionSorter:
         return np.array([1, 1] if self.raw.box_unit == "relative" else [np.inf, np.inf])
 
     def _drop(self, entries: NDArray[np.intp], reason: Reason) -> None:
-        self.verdicts[entries] = code_of(reason)
+        self.drop_reasons[entries] = code_of(reason)
 
 
 def _has_area(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -1,12 +1,11 @@
-"""Checks boxes as a whole: in the wrong units or order, or of other images, hardly any is right.
+"""Checks boxes, one by one and as a whole.
 
-Single bad boxes are dropped or clipped, and counted. Where nearly all are bad, nobody wants the few
-that happen to be left: the file is refused, unless ``implausible`` is ``accept``. Then what is odd
-stands among the notes of the report. K boxes that are examined.
+A box by itself is checked in the precision of the file, then converted to float32 corners; bad ones
+are dropped or clipped, and counted. A region that repeats an earlier one of its image is dropped.
 
-Judges boxes by themselves, in the precision of the file, and turns them into float32 corners.
-
-Finds regions that say again what an earlier one of their image says.
+If nearly all boxes are bad, the file is probably in other units or in another order, or belongs to
+other images. It is refused, unless ``implausible`` is ``accept``: then the report has a note. K
+boxes that are examined.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,9 +25,9 @@ BoxLayout = Literal["xywh", "xyxy"]
 """How a file writes a box: a corner and its size, or two corners."""
 
 NEARLY_ALL: Final = 0.9
-"""More than this share of boxes with one and the same fault is no coincidence."""
+"""More than this share of boxes with the same fault is not chance."""
 MANY: Final = 0.25
-"""More than this share is none where the boxes make sense in another order."""
+"""More than this share is not chance where the boxes make sense in another order."""
 TINY: Final = 1.5
 """A box whose sides are shorter, in pixels, shows nothing."""
 
@@ -78,7 +77,7 @@ class ExaminedBoxes:
 
 
 def wrong_units_or_order(boxes: ExaminedBoxes) -> str | None:
-    """Say what boxes look like that are in other units or in another order than the file's format.
+    """Describe boxes that look to be in other units or in another order than the format's.
 
     Returns:
         What was found and what to give, in sentences; None if nothing is odd.
@@ -121,7 +120,7 @@ def _inverted(boxes: ExaminedBoxes) -> str | None:
 
 
 def overshooting(boxes: ExaminedBoxes) -> str | None:
-    """Say what boxes look like that nearly all leave their image; see `wrong_units_or_order`."""
+    """Describe boxes nearly all of which leave their image; see `wrong_units_or_order`."""
     if boxes.limits_hw is None or len(boxes.boxes_xyxy) < _MIN_BOXES:
         return None
     limits_wh = boxes.limits_hw[:, ::-1].astype(np.float64)
@@ -193,7 +192,7 @@ def hardly_any_fits(
     entries: str,
     show: Callable[[int], str] = lambda _: "",
 ) -> str | None:
-    """Say why nearly all annotations were dropped, if they were.
+    """Explain why nearly all annotations were dropped, if they were.
 
     What the options leave out is no fault. Annotations of images that the file does not list are
     none either where most listed images have regions (a part of a data set), and nor are those of
@@ -239,12 +238,12 @@ def hardly_any_fits(
 
 
 REASONS = tuple(Reason)
-"""Reasons by their code: verdicts about millions of annotations are held as small numbers."""
+"""Reasons by their code: those of millions of annotations are held as small numbers."""
 KEPT = -1
 """The code of no reason: the annotation is a region."""
 
-Verdicts = NDArray[np.int8]
-_Boxes = tuple[NDArray[np.float32], Verdicts]
+DropReasons = NDArray[np.int8]
+_Boxes = tuple[NDArray[np.float32], DropReasons]
 
 _NUM_EXAMPLES = 3
 # What float32 cannot add up counts as infinite: boxes are float32 everywhere else.
@@ -256,23 +255,23 @@ def code_of(reason: Reason) -> int:
     return REASONS.index(reason)
 
 
-def judge_xywh(boxes_xywh: NDArray[np.float64], has_box: NDArray[np.bool_]) -> _Boxes:
-    """Judge boxes that are given by a corner and their size.
+def check_xywh(boxes_xywh: NDArray[np.float64], has_box: NDArray[np.bool_]) -> _Boxes:
+    """Check boxes that are given by a corner and their size.
 
     Args:
         boxes_xywh: (x, y, width, height), (A, 4); anything, NaN and infinity included.
         has_box: Whether there is a box at all, (A,).
 
     Returns:
-        Corners (x1, y1, x2, y2), (A, 4), zero where anything is wrong; and the verdicts, (A,).
+        Corners (x1, y1, x2, y2), (A, 4), zero where anything is wrong; and drop reasons, (A,).
     """
-    verdicts = _verdicts(boxes_xywh, boxes_xywh[:, 2:], has_box)
-    sound_xywh = np.where((verdicts == KEPT)[:, None], boxes_xywh, 0).astype(np.float32)
-    return xywh_to_xyxy(sound_xywh), verdicts
+    drop_reasons = _drop_reasons(boxes_xywh, boxes_xywh[:, 2:], has_box)
+    sound_xywh = np.where((drop_reasons == KEPT)[:, None], boxes_xywh, 0).astype(np.float32)
+    return xywh_to_xyxy(sound_xywh), drop_reasons
 
 
-def judge_xyxy(boxes_xyxy: NDArray[np.float64], has_box: NDArray[np.bool_] | None = None) -> _Boxes:
-    """Judge boxes that are given by two corners, (A, 4); see `judge_xywh`.
+def check_xyxy(boxes_xyxy: NDArray[np.float64], has_box: NDArray[np.bool_] | None = None) -> _Boxes:
+    """Check boxes that are given by two corners, (A, 4); see `check_xywh`.
 
     Without ``has_box`` there is a box in every row.
     """
@@ -280,14 +279,14 @@ def judge_xyxy(boxes_xyxy: NDArray[np.float64], has_box: NDArray[np.bool_] | Non
         has_box = np.ones(len(boxes_xyxy), np.bool_)
     with np.errstate(invalid="ignore", over="ignore"):
         sizes_wh = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    verdicts = _verdicts(boxes_xyxy, sizes_wh, has_box)
-    sound_xyxy = np.where((verdicts == KEPT)[:, None], boxes_xyxy, 0)
-    return sound_xyxy.astype(np.float32), verdicts
+    drop_reasons = _drop_reasons(boxes_xyxy, sizes_wh, has_box)
+    sound_xyxy = np.where((drop_reasons == KEPT)[:, None], boxes_xyxy, 0)
+    return sound_xyxy.astype(np.float32), drop_reasons
 
 
-def _verdicts(
+def _drop_reasons(
     boxes: NDArray[np.float64], sizes_wh: NDArray[np.float64], has_box: NDArray[np.bool_]
-) -> Verdicts:
+) -> DropReasons:
     against = {
         Reason.NO_BOX: ~has_box,
         Reason.NOT_FINITE: ~(np.abs(boxes) < _HALF_OF_FLOAT32).all(axis=1),
@@ -297,25 +296,27 @@ def _verdicts(
     return first_reasons(np.full(len(boxes), KEPT, np.int8), against)
 
 
-def first_reasons(verdicts: Verdicts, against: dict[Reason, NDArray[np.bool_]]) -> Verdicts:
+def first_reasons(
+    drop_reasons: DropReasons, against: dict[Reason, NDArray[np.bool_]]
+) -> DropReasons:
     """Enter each reason, in order, where it applies and none was entered before; in place."""
     for reason, applies in against.items():
-        verdicts[applies & (verdicts == KEPT)] = code_of(reason)
-    return verdicts
+        drop_reasons[applies & (drop_reasons == KEPT)] = code_of(reason)
+    return drop_reasons
 
 
 def count_dropped(
-    verdicts: Verdicts, positions: NDArray[np.int64] | None = None
+    drop_reasons: DropReasons, positions: NDArray[np.int64] | None = None
 ) -> tuple[Dropped, ...]:
     """Count what each reason was entered for, in the order of `Reason`.
 
     Args:
-        verdicts: A reason, or none, for each entry, (A,).
+        drop_reasons: A reason, or none, for each entry, (A,).
         positions: Where in its file each entry stands, (A,); None if entry ``i`` is the ``i``-th.
     """
     counted = []
     for index, reason in enumerate(REASONS):
-        places = np.flatnonzero(verdicts == index)
+        places = np.flatnonzero(drop_reasons == index)
         if len(places):
             if positions is not None:
                 places = np.sort(positions[places])

@@ -1,10 +1,7 @@
-"""COCO detection ground truth, also the usual format of people's own data.
+"""Reads COCO ground truth and the formats that share its layout: LVIS and V3Det.
 
-What COCO, LVIS and their relatives share: a JSON object of images, annotations, categories.
-
-LVIS ground truth, versions 0.5 and 1.
-
-V3Det ground truth: COCO's layout, with 13,204 categories that are described at length.
+The layout is a JSON object of three lists: images, annotations, categories. Many tools write it, so
+it is also the usual format of people's own data.
 """
 
 from collections.abc import Iterable
@@ -17,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.assembly import distinct_images, rows_of, synonyms_of, vocabulary_of
-from regionspot.annotations.box_checks import Verdicts, first_reasons
+from regionspot.annotations.box_checks import DropReasons, first_reasons
 from regionspot.annotations.coco_entries import (
     AnnotationColumns,
     AnnotationEntries,
@@ -32,9 +29,15 @@ from regionspot.annotations.detect_format import (
     describe,
     recognize_format,
 )
-from regionspot.annotations.json_entries import Entries, OtherEntries, entry_text
-from regionspot.annotations.json_lists import AnyEntries, SideBySide, read_lists
-from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
+from regionspot.annotations.json_entries import (
+    AnyEntries,
+    Entries,
+    OtherEntries,
+    SideBySide,
+    entry_text,
+    read_lists,
+)
+from regionspot.annotations.json_lists import PIECE_BYTES, JsonFile
 from regionspot.annotations.lvis_entries import INSTEAD, LvisImages
 from regionspot.annotations.options import Source
 from regionspot.annotations.region_prompts import Prompt
@@ -88,7 +91,7 @@ class _Reading:
     ) -> None:
         self._path = path
         self._file_name_of = file_name_of
-        self._stream = JsonStream(path, piece_bytes=piece_bytes)
+        self._file = JsonFile(path, piece_bytes=piece_bytes)
         self._images = ImageEntries(file_name_of)
         self._beside = beside
         self._prompt: Prompt = prompt
@@ -97,7 +100,7 @@ class _Reading:
 
     def read(self) -> None:
         """Read the whole file; complaints about entries wait until its format is known."""
-        self.outline = read_lists(self._stream, self._begin)
+        self.outline = read_lists(self._file, self._begin)
 
     def _begin(self, name: str | None) -> AnyEntries:
         if name == "images":
@@ -143,14 +146,14 @@ class _Reading:
             faults=_with_mask_faults(columns, images, image_rows),
             marks={Reason.CROWD: columns.is_crowd},
             prompts=columns.prompts,
-            sha256s=(self._stream.sha256,),
+            sha256s=(self._file.sha256,),
             show=partial(entry_text, self._path, "annotations"),
         )
 
 
 def _with_mask_faults(
     columns: AnnotationColumns, images: ImageColumns, image_rows: NDArray[np.int32]
-) -> Verdicts:
+) -> DropReasons:
     """Add the faults of masks that state another size than that of their image."""
     found_hw = columns.mask_sizes_hw
     if not len(found_hw) or images.sizes_hw is None:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from regionspot.annotations.assembly import whole_number
-from regionspot.annotations.box_checks import Verdicts, first_reasons, judge_xywh
+from regionspot.annotations.box_checks import DropReasons, check_xywh, first_reasons
 from regionspot.annotations.columns import TextColumn
 from regionspot.annotations.json_entries import Entries, Entry
-from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.json_lists import JsonPiece
 from regionspot.annotations.region_prompts import (
     Prompt,
     points_text,
@@ -162,7 +162,7 @@ class AnnotationColumns:
     image_ids: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     boxes_xyxy: NDArray[np.float32]
-    faults: Verdicts
+    faults: DropReasons
     is_crowd: NDArray[np.bool_]
     prompts: TextColumn | None
     """What SAM is shown in place of the box; None if it is the box. See `region_prompts`."""
@@ -248,7 +248,7 @@ class AnnotationEntries(Entries[_Annotation]):
         has_odd_crowd: NDArray[np.bool_] | None,
         prompt_values: Iterable[list[bytes]],
     ) -> None:
-        boxes_xyxy, faults = judge_xywh(boxes_xywh, has_box)
+        boxes_xyxy, faults = check_xywh(boxes_xywh, has_box)
         if has_odd_crowd is not None:
             faults = first_reasons(faults, {Reason.ODD_CROWD: has_odd_crowd})
         if self._prompt == "points":
@@ -264,7 +264,7 @@ class AnnotationEntries(Entries[_Annotation]):
         self._faults.append(faults)
         self._crowds.append(is_crowd)
 
-    def _add_masks(self, faults: Verdicts, segmentations: Sequence[bytes]) -> Verdicts:
+    def _add_masks(self, faults: DropReasons, segmentations: Sequence[bytes]) -> DropReasons:
         texts = [segmentation_text(value) for value in segmentations]
         reasons = [segmentation_fault(*pair) for pair in zip(segmentations, texts, strict=True)]
         self._prompts.append(TextColumn.from_texts(texts))

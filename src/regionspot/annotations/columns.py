@@ -1,10 +1,9 @@
-"""What a format's reader hands over: the file's content in columns, of one shape for all formats.
+"""The content of an annotation file in columns, the same for all formats.
 
-A reader only knows its format. What depends on an image or on other annotations is judged, counted
-and built into records once for all formats, in `regionspot.annotations.assembly`. Everything is in
-columns, since the largest data sets have 25 million boxes. N images, A annotations.
-
-Millions of short texts in two arrays instead of as many objects.
+A reader knows only its format. What depends on an image or on other annotations is checked and
+built into records in `regionspot.annotations.assembly`. Everything is in columns, since the largest
+data sets have 25 million boxes; millions of short texts are held in two arrays. N images, A
+annotations.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -111,7 +110,7 @@ class RawAnnotations:
     boxes_xyxy: NDArray[np.float32]
     """Boxes, (A, 4), in ``box_unit``."""
     faults: NDArray[np.int8]
-    """What is wrong with each box alone, (A,); see `judging`. Where anything is, the box is 0."""
+    """What is wrong with each box alone, (A,); see `box_checks`. A bad box is 0."""
     marks: Mapping[Reason, NDArray[np.bool_]]
     """Annotations that are of a special kind and may be dropped for it, (A,) each."""
     sha256s: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""A person's own boxes in the plainest way there is: a CSV file ``image,x1,y1,x2,y2,label``.
+"""Reads one's own boxes from a CSV file with the columns ``image,x1,y1,x2,y2,label``.
 
 A row with nothing but its image (``empty.jpg,,,,,``) stands for an image without boxes.
 """
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.box_checks import code_of, judge_xyxy
+from regionspot.annotations.box_checks import check_xyxy, code_of
 from regionspot.annotations.columns import ImageColumns, RawAnnotations, TextColumn
 from regionspot.annotations.csv_table import CsvBlock, CsvTable, row_text
 from regionspot.annotations.options import Source
@@ -124,7 +124,7 @@ class _Rows:
     ) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.int32]]:
         labels = [self._label(value) for value in self._texts(block, "label")]
         sides = np.stack([block.numbers(name) for name in _SIDES], axis=1)
-        return (*judge_xyxy(sides), np.array(labels, np.int32))
+        return (*check_xyxy(sides), np.array(labels, np.int32))
 
     def _texts(self, block: CsvBlock, name: str) -> list[bytes]:
         values = block.columns[name].values()

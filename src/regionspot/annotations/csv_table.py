@@ -1,10 +1,8 @@
 """Reads CSV files of any size in blocks of rows.
 
-Blocks of plain rows are cut at their commas all at once. Blocks with quotes, white space, blank
-lines or rows of another length than the header go through the ``csv`` module, which is what
-complains about them.
-
-Columns of a block of CSV rows, as places in the text: what is not asked for is never cut out.
+A block of plain rows is split at all commas at once. A column of it is kept as places in the text;
+values are cut out only where they are asked for. Blocks with quotes, white space, blank lines or
+rows of another length than the header go through the `csv` module, which reports their errors.
 """
 
 import csv
@@ -17,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.json_errors import UTF8_MARK
+from regionspot.annotations.json_lists import UTF8_MARK
 from regionspot.annotations.opening import ANNOTATIONS, HashedFile, empty_file_error, open_hashed
 from regionspot.core.errors import AnnotationError
 

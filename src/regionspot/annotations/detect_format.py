@@ -1,4 +1,4 @@
-"""Says what a JSON file is, so that one given under a wrong format can be named."""
+"""Recognizes the format of a JSON file, to name it where another format was given."""
 
 import re
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Outline:
 
 
 def recognize_format(outline: Outline) -> str | None:
-    """Return the format whose marks a file bears; ``coco`` if it bears none; None if it is other.
+    """Return the format that a file's keys indicate: ``coco`` if no other, None if none of them.
 
     LVIS alone says which categories were looked for in an image and how frequent each one is;
     Objects365 whether an object is fake or a reflection; V3Det describes its categories at length.
@@ -66,7 +66,7 @@ def recognize_format(outline: Outline) -> str | None:
 
 
 def describe(outline: Outline) -> str:
-    """Say in a few words what a file is, for messages; starts with an article."""
+    """Describe a file in a few words, for messages; starts with an article."""
     value = outline.skeleton
     if isinstance(value, list):
         return _describe_list(outline)

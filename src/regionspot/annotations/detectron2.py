@@ -1,14 +1,10 @@
-"""Detectron2's own files of boxes, recognised by their first bytes, as COCO results.
+"""Reads Detectron2's binary files of boxes, which it recognizes by their first bytes.
 
-Two kinds: the pickle of precomputed proposals (see `regionspot.annotations.detectron2`) and
-``instances_predictions.pth`` of its ``COCOEvaluator``, a list of ``{"image_id": 42, "instances":
-[COCO results]}``, which ``torch.save`` pickles. Neither is JSON, and both could run code if they
-were read carelessly.
-
-Detectron2's pickle of precomputed proposals (``box_proposals.pkl``).
-
-It holds ``{"boxes": [(n, 4) array], "objectness_logits": [(n,) array], "ids": [image id],
-"bbox_mode": 0}``, with an entry for each image; older files say ``scores`` and ``indexes``.
+There are two kinds. Precomputed proposals (``box_proposals.pkl``) are a pickle of ``{"boxes":
+[(n, 4) array], "objectness_logits": [(n,) array], "ids": [image id], "bbox_mode": 0}`` with one
+entry for each image; older files say ``scores`` and ``indexes``. ``instances_predictions.pth`` of
+``COCOEvaluator`` is a list of ``{"image_id": 42, "instances": [COCO results]}`` that ``torch.save``
+has pickled. Unpickling either could run code, so they are read without it.
 """
 
 import io

@@ -1,8 +1,10 @@
-"""The annotation formats: to add one, write its reader and enter it here and in `options`."""
+"""The table of annotation formats, and the function that reads any of them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from regionspot.annotations.assembly import assemble
 from regionspot.annotations.classes import mark_other_classes, with_classes
@@ -11,23 +13,71 @@ from regionspot.annotations.columns import RawAnnotations
 from regionspot.annotations.csv_boxes import read_own_csv
 from regionspot.annotations.objects365 import read_objects365
 from regionspot.annotations.openimages import read_openimages
-from regionspot.annotations.options import AnnotationFormat, ReadOptions, Source
+from regionspot.annotations.options import ReadOptions, Source
 from regionspot.annotations.report import Reason
 from regionspot.annotations.table import AnnotatedImages
-from regionspot.core.errors import AnnotationError, MissingFileError
+from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
 from regionspot.core.files import canonical_json, sha256_bytes
 
-READERS: Mapping[str, Callable[[Source], RawAnnotations]] = MappingProxyType(
+AnnotationFormat = Literal["coco", "lvis", "objects365", "openimages", "v3det", "csv"]
+"""What ``--annotations.format`` accepts: the keys of `FORMATS`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """An annotation format."""
+
+    read: Callable[[Source], RawAnnotations]
+    """Its reader."""
+    options: tuple[str, ...]
+    """Fields of `ReadOptions` that it takes, beside those that every format takes."""
+    required: Mapping[str, str] = field(default_factory=dict)
+    """Those of ``options`` that must be given, and what to set each one to."""
+
+
+FORMATS: Mapping[AnnotationFormat, Format] = MappingProxyType(
     {
-        "coco": read_coco,
-        "lvis": read_lvis,
-        "objects365": read_objects365,
-        "openimages": read_openimages,
-        "v3det": read_v3det,
-        "csv": read_own_csv,
+        "coco": Format(read=read_coco, options=("crowds", "prompt")),
+        "lvis": Format(read=read_lvis, options=("crowds", "prompt")),
+        "objects365": Format(read=read_objects365, options=("crowds",)),
+        "openimages": Format(
+            read=read_openimages,
+            options=("classes_path", "rotations_path", "groups", "depictions"),
+            required={"classes_path": "its class descriptions (class-descriptions-boxable.csv)"},
+        ),
+        "v3det": Format(read=read_v3det, options=("crowds", "tree_path")),
+        "csv": Format(read=read_own_csv, options=("classes_path",)),
     }
 )
-"""Reader of each format."""
+"""The formats. To add one, write its reader in a module of its own and enter it here."""
+
+_OF_ALL_FORMATS = ("classes", "implausible")
+
+
+def check_options(name: AnnotationFormat, options: ReadOptions) -> None:
+    """Check that options belong to a format, and that those it requires are given.
+
+    Args:
+        name: The format.
+        options: The options.
+
+    Raises:
+        ConfigError: An option has no meaning for the format, or one that it requires is missing.
+    """
+    wanted = FORMATS[name]
+    allowed = (*wanted.options, *_OF_ALL_FORMATS)
+    for option in fields(options):
+        if getattr(options, option.name) is not None and option.name not in allowed:
+            takers = [other for other, entry in FORMATS.items() if option.name in entry.options]
+            raise ConfigError(
+                f"--annotations.{option.name} means nothing to the format {name}; it belongs to"
+                f" {', '.join(takers)}. Leave it out."
+            )
+    for required, what in wanted.required.items():
+        if getattr(options, required) is None:
+            raise ConfigError(
+                f"the format {name} requires another file. Set --annotations.{required} to {what}."
+            )
 
 
 def read_annotations(
@@ -59,20 +109,21 @@ def read_annotations(
         ConfigError: An option does not belong to the format, or one that it needs is missing; or
             a class is asked for that there is not.
     """
-    reader = READERS.get(format)
-    if reader is None:
+    if format not in FORMATS:
         raise AnnotationError(
             f"there is no annotation format {format!r}. Choose --annotations.format from"
-            f" {', '.join(READERS)}."
+            f" {', '.join(FORMATS)}."
         )
     options = options or ReadOptions()
-    options.check(format)
+    check_options(format, options)
     if images_dir is not None and not images_dir.is_dir():
         raise MissingFileError(
             f"there is no images folder at {images_dir}. Set --annotations.images_dir to the folder"
             f" that the file names in {annotations_path} are relative to."
         )
-    raw = reader(Source(path=annotations_path, images_dir=images_dir, options=options))
+    raw = FORMATS[format].read(
+        Source(path=annotations_path, images_dir=images_dir, options=options)
+    )
     if isinstance(options.classes, tuple):
         raw = mark_other_classes(raw, options.classes, annotations_path)
     drop = options.dropped & raw.marks.keys()

@@ -1,62 +1,396 @@
-"""Reads each list of a JSON file into what is to take its entries."""
+"""Reads JSON files of any size in bounded memory: one list at a time, a megabyte at a time.
 
-from collections.abc import Callable
-from typing import Any, Protocol
+The file is memory mapped. `msgspec` checks all of it, and finds where each value of the outermost
+object starts and ends without decoding it. A list is then cut between two objects, at ``},{``. The
+same characters occur in strings and nested lists, so a cut is only taken if the piece before it can
+be decoded.
 
-from regionspot.annotations.detect_format import ListSummary, Outline
-from regionspot.annotations.json_entries import Entries, OtherEntries
-from regionspot.annotations.json_piece import JsonPiece
-from regionspot.annotations.json_stream import JsonStream
+A file that `msgspec` rejects is given to Python's `json`. It accepts NaN, infinity and unpaired
+surrogates, and its error messages name the line and column of anything else.
+"""
+
+import codecs
+import json
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+
+import msgspec
+import numpy as np
+
+from regionspot.annotations.opening import (
+    ANNOTATIONS,
+    FileRole,
+    empty_file_error,
+    open_hashed,
+)
+from regionspot.core.errors import AnnotationError
+
+UTF8_MARK = b"\xef\xbb\xbf"
+"""The byte order mark that some editors write in front of UTF-8 text; it is not part of the JSON.
+"""
+PIECE_BYTES = 1 << 20
+"""Size of a piece. The objects decoded from one fit in the processor's cache."""
+MSGSPEC_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What `msgspec` raises for text that it does not decode."""
+
+_T = TypeVar("_T")
+_RAW: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.Raw)
+_SPACE = r"[ \t\n\r]*"
+_KEY = re.compile(rf'{_SPACE}([{{,]){_SPACE}("(?:[^"\\]|\\.)*"){_SPACE}:{_SPACE}', re.DOTALL)
+_END = re.compile(rf"{_SPACE}}}{_SPACE}")
+_KEY_BYTES = re.compile(_KEY.pattern.encode(), re.DOTALL)
+_SPACE_BYTES = re.compile(_SPACE.encode())
+_COMMA = re.compile(rf"{_SPACE},{_SPACE}(?={{)".encode())
+_MAX_CUTS = 256
+_HEAD_BYTES = 16
+_NEAR_CHARACTERS = 40
 
 
-class AnyEntries(Protocol):
-    """What takes the entries of a list."""
+@dataclass(slots=True, kw_only=True)
+class JsonPiece:
+    """Consecutive entries of a list, or a whole object, as a JSON document of its own."""
 
-    @property
-    def count(self) -> int:
-        """How many it was given."""
+    path: Path
+    """The file."""
+    role: FileRole
+    """What the file is for."""
+    name: str | None
+    """Key of the list or object; None if the list is the file's outermost value."""
+    document: bytes
+    """A JSON list or object, in UTF-8."""
+    _decoded: tuple[msgspec.json.Decoder[Any], Any] | None = None
 
-    def add(self, piece: JsonPiece) -> None:
-        """Take the entries of the list's next piece."""
+    def decode(self, decoder: msgspec.json.Decoder[_T]) -> _T:
+        """Decode the piece with `msgspec`, or raise one of `MSGSPEC_ERRORS`.
 
+        What the last decoder gave is kept.
+        """
+        if self._decoded is None or self._decoded[0] is not decoder:
+            self._decoded = decoder, decoder.decode(self.document)
+        return cast("_T", self._decoded[1])
 
-class SideBySide:
-    """Several readers of one list, each of which takes every entry for its own purpose."""
-
-    def __init__(self, *readers: Entries[Any]) -> None:
-        self._readers = readers
-
-    @property
-    def count(self) -> int:
-        """How many entries there were."""
-        return self._readers[0].count
-
-    def add(self, piece: JsonPiece) -> None:
-        """Take the entries of the list's next piece.
+    def load(self) -> object:
+        """Decode the piece with `json`, which also accepts NaN and infinity.
 
         Raises:
-            AnnotationError: The piece is not JSON.
+            AnnotationError: A number is too long, or lists are nested too deeply, for Python.
         """
-        for reader in self._readers:
-            reader.add(piece)
+        try:
+            return json.loads(self.document)
+        except (ValueError, RecursionError) as error:
+            where = f"{self.path}: {self.name or 'the list'}"
+            raise _undecodable_error(where, error, self.role) from error
 
 
-def read_lists(stream: JsonStream, begin: Callable[[str | None], AnyEntries]) -> Outline:
-    """Read a whole file, each of its lists into what ``begin`` returns for the list's name.
+class JsonContainer:
+    """A list or an object that is a value of the outermost object, or is the outermost list."""
 
-    Complaints about entries are kept, for when the format of the file is known.
+    def __init__(self, file: "JsonFile", name: str | None, start: int, stop: int) -> None:
+        self.name = name
+        self._file = file
+        self._start, self._stop = start, stop
+        self.is_list = file.data[start : start + 1] == b"["
+
+    def pieces(self, decoder: msgspec.json.Decoder[Any] = _RAW) -> Iterator[JsonPiece]:
+        """Yield a list in pieces, at least one; an object whole.
+
+        Args:
+            decoder: What the pieces will be decoded with, to try the cuts with it.
+        """
+        if not self.is_list:
+            yield self._piece(self._file.data[self._start : self._stop])
+            return
+        start, stop, num_bytes = self._start + 1, self._stop - 1, self._file.piece_bytes
+        while stop - start > num_bytes:
+            cut = self._cut_off(start, num_bytes, decoder)
+            if cut is None:
+                num_bytes *= 2
+            else:
+                piece, start = cut
+                yield piece
+                num_bytes = self._file.piece_bytes
+        yield self._piece(b"[" + self._file.data[start:stop] + b"]")
+
+    def first(self) -> object:
+        """Decode the first entry of a list alone; None if there is none.
+
+        Raises:
+            AnnotationError: A number is too long, or lists are nested too deeply, for Python.
+        """
+        if not self.is_list:
+            return None
+        piece = next(self.pieces())
+        text = piece.document.decode("utf-8", "surrogatepass")
+        start = len(text) - len(text[1:].lstrip())
+        if text[start] == "]":
+            return None
+        try:
+            return json.JSONDecoder().raw_decode(text, start)[0]
+        except (ValueError, RecursionError):
+            return piece.load()
+
+    def _cut_off(
+        self, start: int, num_bytes: int, decoder: msgspec.json.Decoder[Any]
+    ) -> tuple[JsonPiece, int] | None:
+        """Return a piece that starts at a byte, and where the next one starts."""
+        data = self._file.data
+        for end, following in islice(_cuts(data, start, start + num_bytes), _MAX_CUTS):
+            piece = self._piece(b"[" + data[start:end] + b"]")
+            if self._file.is_json(piece, decoder):
+                return piece, following
+            decoder = _RAW  # finds a wrong cut sooner
+        return None
+
+    def _piece(self, document: bytes) -> JsonPiece:
+        file = self._file
+        return JsonPiece(path=file.path, role=file.role, name=self.name, document=document)
+
+
+class JsonFile:
+    """A JSON file that has been checked as a whole, and that is decoded piece by piece.
+
+    Args:
+        path: The file.
+        piece_bytes: Size of a piece; a longer entry makes a longer piece.
+        role: What the file is for, for messages.
 
     Raises:
         MissingFileError: There is no such file.
-        AnnotationError: The file is damaged.
+        AnnotationError: The file is empty, compressed, truncated or not JSON, or its outermost
+            object has a key twice; the message says where.
     """
-    summaries: dict[str | None, ListSummary] = {}
-    entries: AnyEntries = OtherEntries()
-    for piece in stream.pieces():
-        if piece.is_first:
-            entries = begin(piece.name if piece.is_list else None)
-            first = piece.load_first() if piece.is_list else None
-            summaries[piece.name] = ListSummary(first=first)
-        entries.add(piece)
-        summaries[piece.name].count = entries.count
-    return Outline(skeleton=stream.skeleton, lists=summaries)
+
+    def __init__(
+        self, path: Path, *, piece_bytes: int = PIECE_BYTES, role: FileRole = ANNOTATIONS
+    ) -> None:
+        self.path = path
+        self.role = role
+        self.piece_bytes = piece_bytes
+        self.sha256 = _sha256_of_text(path, role)
+        """SHA-256 of the file in hex."""
+        with path.open("rb") as file:
+            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mark = len(UTF8_MARK) if self.data[: len(UTF8_MARK)] == UTF8_MARK else 0
+        start = _end_of_space(self.data, mark)
+        if start == len(self.data):
+            raise empty_file_error(path, len(self.data), role)
+        values = _values_by_msgspec(self.data, start)
+        self._is_strict = values is not None
+        if values is None:
+            values = _values_by_json(path, self.data, mark, role)
+        self.containers: Sequence[JsonContainer] = [
+            JsonContainer(self, *value) for value in values if self.data[value[1]] in b"[{"
+        ]
+        """The lists and objects that are values of the outermost object; or the outermost list."""
+        self.skeleton = self._skeleton(values, start)
+        """The file's value, with every list and object in it emptied."""
+
+    def is_json(self, piece: JsonPiece, decoder: msgspec.json.Decoder[Any]) -> bool:
+        """Say whether a part of the file is JSON by itself; tries ``decoder`` first."""
+        for attempt in (decoder, _RAW):
+            try:
+                piece.decode(attempt)
+            except MSGSPEC_ERRORS:
+                continue
+            return True
+        if self._is_strict:
+            return False
+        try:
+            piece.load()
+        except AnnotationError:
+            return False
+        return True
+
+    def _skeleton(self, values: "Sequence[_Value]", start: int) -> object:
+        if self.data[start] == ord("["):
+            return []
+        if self.data[start] != ord("{"):
+            return self._scalar(start, len(self.data))
+        empty: dict[bytes, type] = {b"[": list, b"{": dict}
+        return {
+            name: empty[opening]()
+            if (opening := self.data[at : at + 1]) in empty
+            else self._scalar(at, stop)
+            for name, at, stop in values
+        }
+
+    def _scalar(self, start: int, stop: int) -> object:
+        try:
+            return json.loads(self.data[start:stop])
+        except ValueError as error:
+            raise _undecodable_error(f"{self.path}: a number", error, self.role) from error
+
+
+_Value = tuple[str | None, int, int]
+"""Key of a value of the outermost object, and the bytes of the file where it starts and ends; or
+the outermost list, with None for a key."""
+
+
+def _values_by_msgspec(data: mmap.mmap, start: int) -> list[_Value] | None:
+    """Find the values of a file; None if it is not strictly JSON or has a key twice."""
+    text = memoryview(data)[start:]
+    try:
+        if data[start] == ord("["):
+            msgspec.json.decode(text, type=msgspec.Raw)
+            return [(None, start, data.rfind(b"]") + 1)]
+        raws = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except MSGSPEC_ERRORS:
+        return None
+    # A `Raw` is a view into the map.
+    origin = _address(data)
+    values: list[_Value] = []
+    last = start
+    for name, raw in raws.items():
+        at = _address(raw) - origin
+        if _KEY_BYTES.fullmatch(data, last, at) is None:  # the earlier value of a repeated key
+            return None
+        last = at + len(memoryview(raw))
+        values.append((name, at, last))
+    return values
+
+
+def _values_by_json(path: Path, data: mmap.mmap, mark: int, role: FileRole) -> list[_Value]:
+    """Find the values of a file, or raise the error that says what is wrong with it.
+
+    Holds the text of the file, but not what is decoded from it.
+    """
+    text = str(memoryview(data)[mark:], "utf-8", "surrogatepass")
+    decoder = json.JSONDecoder(object_pairs_hook=_forget)
+    members: list[_Member] = []
+    stop = 0
+    try:
+        while (found := _KEY.match(text, stop)) and (found[1] == ",") == bool(members):
+            name = decoder.raw_decode(text, found.start(2))[0]
+            stop = decoder.raw_decode(text, found.end())[1]
+            members.append(_Member(name, found.start(2), found.end(), stop))
+        if not members or _END.fullmatch(text, stop) is None:
+            decoder.decode(text)
+    except json.JSONDecodeError as error:
+        _raise_syntax_error(path, error, role)
+    except (ValueError, RecursionError) as error:
+        raise _undecodable_error(str(path), error, role) from error
+    if text.lstrip().startswith("["):
+        return [(None, _end_of_space(data, mark), data.rfind(b"]") + 1)]
+    places: dict[str, int] = {}
+    for member in members:
+        if member.name in places:
+            both = places[member.name], member.key
+            raise _repeated_key_error(path, member.name, text, both, role)
+        places[member.name] = member.key
+    offset_of = _Offsets(text, mark)
+    return [(member.name, offset_of(member.start), offset_of(member.stop)) for member in members]
+
+
+class _Member(NamedTuple):
+    """A member of the outermost object: its name, and where key and value are in the text."""
+
+    name: str
+    key: int
+    start: int
+    stop: int
+
+
+class _Offsets:
+    """Turns ascending places in a text into the bytes of the file where they are."""
+
+    def __init__(self, text: str, offset: int) -> None:
+        self._text = text
+        self._is_ascii = text.isascii()
+        self._place, self._offset = 0, offset
+
+    def __call__(self, place: int) -> int:
+        passed = place - self._place
+        if not self._is_ascii:
+            passed = len(self._text[self._place : place].encode("utf-8", "surrogatepass"))
+        self._offset += passed
+        self._place = place
+        return self._offset
+
+
+def _cuts(data: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield from the back where an object may end and the next one may start."""
+    while (stop := data.rfind(b"}", start, stop)) >= 0:
+        if comma := _COMMA.match(data, stop + 1):
+            yield stop + 1, comma.end()
+
+
+def _address(buffer: mmap.mmap | msgspec.Raw) -> int:
+    return int(np.frombuffer(buffer, np.uint8).ctypes.data)
+
+
+def _end_of_space(data: mmap.mmap, start: int) -> int:
+    found = _SPACE_BYTES.match(data, start)
+    return found.end() if found else start
+
+
+def _forget(_pairs: object) -> None:
+    """Drop an object as soon as it is decoded."""
+
+
+def _sha256_of_text(path: Path, role: FileRole) -> str:
+    """Hash a file, and check that it is UTF-8; unpaired surrogates are accepted, as by `json`."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+    with open_hashed(path, "json", role=role) as file:
+        block = b"first"
+        while block:
+            start = file.num_bytes - len(decoder.getstate()[0])
+            block = file.read(PIECE_BYTES)
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                raise _encoding_error(path, start + error.start, role) from error
+        return file.sha256
+
+
+def _raise_syntax_error(path: Path, error: json.JSONDecodeError, role: FileRole) -> NoReturn:
+    text = error.doc
+    place = _place(error)
+    # A cut inside a string is reported where the string starts, not where the file ends.
+    is_at_end = not text[error.pos :].strip(" \t\n\r") or error.msg.startswith("Unterminated")
+    if is_at_end and text.lstrip()[:1] in {"[", "{"}:
+        raise AnnotationError(
+            f"{path} is cut off: it ends after {len(text):,} characters in the middle of the JSON"
+            f" ({error.msg} at {place}). Download or copy the {role.noun} again."
+        ) from error
+    is_openimages = role is ANNOTATIONS and text.startswith("ImageID,")
+    hint = ", or type --annotations.format openimages" if is_openimages else ""
+    near = text[error.pos :][:_NEAR_CHARACTERS]
+    raise AnnotationError(
+        f"{path} is not JSON: {error.msg} at {place}, near {near!r}. Give a JSON {role.noun} with"
+        f" {role.option}{hint}."
+    ) from error
+
+
+def _encoding_error(path: Path, offset: int, role: FileRole) -> AnnotationError:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return AnnotationError(
+        f"{path} is not JSON: byte {offset} is not UTF-8 text. It starts with {head!r}. Give the"
+        f" {role.noun} with {role.option}."
+    )
+
+
+def _undecodable_error(where: str, error: Exception, role: FileRole) -> AnnotationError:
+    """Describe JSON with a longer number or deeper nesting than Python accepts."""
+    return AnnotationError(
+        f"{where} cannot be decoded ({error}). Give a JSON {role.noun} with {role.option}."
+    )
+
+
+def _repeated_key_error(
+    path: Path, key: str, text: str, places: tuple[int, int], role: FileRole
+) -> AnnotationError:
+    first, second = (_place(json.JSONDecodeError("", text, place)) for place in places)
+    return AnnotationError(
+        f"{path} has the key {key!r:.80} twice, at {first} and at {second}; wanted it once. Put"
+        f" what both hold under one key, or give another {role.noun} with {role.option}."
+    )
+
+
+def _place(error: json.JSONDecodeError) -> str:
+    return f"line {error.lineno}, column {error.colno} (character {error.pos:,})"

@@ -1,7 +1,7 @@
-"""The lists of an LVIS file, as far as scoring asks for them.
+"""The lists of an LVIS file, as far as scoring needs them.
 
-What caching asks for, too, is read by the entries that caching uses: an id, a class name and a
-damaged file have one meaning.
+What caching needs too is read by the same classes, so that ids, class names and damaged files mean
+the same in both.
 """
 
 import math
@@ -20,9 +20,14 @@ from regionspot.annotations.coco_entries import (
     id_or_unknown,
     whole_number_in,
 )
-from regionspot.annotations.json_entries import Entries, Entry, OtherEntries
-from regionspot.annotations.json_lists import AnyEntries, SideBySide
-from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.json_entries import (
+    AnyEntries,
+    Entries,
+    Entry,
+    OtherEntries,
+    SideBySide,
+)
+from regionspot.annotations.json_lists import JsonPiece
 from regionspot.core.errors import AnnotationError
 
 Frequency = Literal["r", "c", "f"]

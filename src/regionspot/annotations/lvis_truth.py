@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from regionspot.annotations.assembly import vocabulary_of
 from regionspot.annotations.detect_format import WANTED_LISTS, Outline
-from regionspot.annotations.json_lists import read_lists
-from regionspot.annotations.json_stream import JsonStream
+from regionspot.annotations.json_entries import read_lists
+from regionspot.annotations.json_lists import JsonFile
 from regionspot.annotations.lvis_entries import (
     INSTEAD,
     FederatedLabels,
@@ -113,8 +113,8 @@ class LvisGroundTruth:
                 " lvis_v1_val.json from https://www.lvisdataset.org/dataset."
             )
         role = FileRole(noun="annotation file", article="an", option=option)
-        stream, lists = JsonStream(path, role=role), LvisLists()
-        _check_lists(path, read_lists(stream, lists.begin))
+        file, lists = JsonFile(path, role=role), LvisLists()
+        _check_lists(path, read_lists(file, lists.begin))
         if lists.error is not None:
             raise lists.error
         categories = _categories(lists, path)
@@ -125,7 +125,7 @@ class LvisGroundTruth:
         regions, notes = _regions(lists, list(labels), category_ids, path)
         return cls(
             name=str(path),
-            sha256=stream.sha256,
+            sha256=file.sha256,
             categories=categories,
             labels=labels,
             regions=regions,

@@ -1,15 +1,13 @@
-"""OpenImages boxes, versions 5 to 7: a CSV file of 13 or 21 columns.
+"""Reads OpenImages boxes, versions 5 to 7, with their class descriptions and rotation list.
 
-Boxes count the image's width and height as 1, and no file says how large an image is: the records
-are resolved when the images are decoded.
+The boxes are a CSV file of 13 or 21 columns. They are in fractions of the image's width and height,
+and no file gives the size of an image, so records are resolved when the images are decoded.
 
-Rotated images: OpenImages says of its rotation list that image *and boxes* should be rotated by so
-many degrees (counterclockwise) to stand as the photographer wanted them
-(https://storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html). The boxes thus
-refer to the pixels as they are stored. Images are used as stored here, too, with ``exif_policy:
-ignore``; how many of them are rotated is counted, not corrected.
-
-The small files that come with OpenImages boxes: class descriptions and rotations.
+OpenImages says of its rotation list that image *and boxes* should be rotated by so many degrees
+counterclockwise to be upright
+(https://storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html). The boxes
+therefore refer to the pixels as stored, which are used here too, with ``exif_policy: ignore``.
+Rotated images are counted, not corrected.
 """
 
 import csv
@@ -23,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.assembly import rows_of
-from regionspot.annotations.box_checks import judge_xyxy
+from regionspot.annotations.box_checks import check_xyxy
 from regionspot.annotations.columns import ImageColumns, RawAnnotations, TextColumn
 from regionspot.annotations.csv_table import CsvBlock, CsvTable, row_text
-from regionspot.annotations.json_errors import UTF8_MARK
+from regionspot.annotations.json_lists import UTF8_MARK
 from regionspot.annotations.opening import ANNOTATIONS, open_hashed
 from regionspot.annotations.options import Source
 from regionspot.annotations.report import Reason
@@ -255,7 +253,7 @@ class _Rows:
         labels = [self._labels_of.get(mid, -1) for mid in block.columns["LabelName"].short_values()]
         self.labels.append(np.array(labels, np.int32))
         sides = np.stack([block.numbers(name) for name in _SIDES], axis=1)
-        boxes_xyxy, faults = judge_xyxy(sides)
+        boxes_xyxy, faults = check_xyxy(sides)
         self.boxes_xyxy.append(boxes_xyxy)
         self.faults.append(faults)
         for name, reason in _MARKS.items():

@@ -1,4 +1,4 @@
-"""Opens files, and says what is wrong with one that cannot even be begun."""
+"""Opens annotation files, and reports those that are missing, empty or compressed."""
 
 import hashlib
 from collections.abc import Iterator

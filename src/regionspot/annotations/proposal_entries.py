@@ -1,11 +1,11 @@
 """The entries of proposal files in columns: COCO results, and GLIP's boxes by image.
 
-A box that is none (three numbers, NaN) becomes a verdict and is counted, as in annotations. An
-image id or a score that cannot be read is an error: nobody could say what was meant.
+A box that is none (three numbers, NaN) is dropped and counted, as in annotations. An image id or a
+score that cannot be read is an error, since its meaning is unknown.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from regionspot.annotations.assembly import whole_number
-from regionspot.annotations.box_checks import Verdicts, judge_xywh, judge_xyxy
+from regionspot.annotations.box_checks import DropReasons, check_xywh, check_xyxy
 from regionspot.annotations.coco_entries import NO_BOX, four_numbers
 from regionspot.annotations.json_entries import Entries, Entry
-from regionspot.annotations.json_piece import JsonPiece
+from regionspot.annotations.json_lists import MSGSPEC_ERRORS, JsonPiece
 from regionspot.core.errors import AnnotationError
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -47,7 +47,7 @@ class ProposalColumns:
     image_ids: NDArray[np.int64]
     boxes_xyxy: NDArray[np.float32]
     """Boxes, (A, 4), zero where anything is wrong."""
-    faults: Verdicts
+    faults: DropReasons
     scores: NDArray[np.float32]
 
     @classmethod
@@ -105,7 +105,7 @@ class CocoResults(Entries[_Result]):
         boxes: Sequence[tuple[float, ...] | None],
         scores: list[float],
     ) -> None:
-        boxes_xyxy, faults = judge_xywh(*_columns(boxes))
+        boxes_xyxy, faults = check_xywh(*_columns(boxes))
         self._blocks.append(
             ProposalColumns(
                 image_ids=np.array(image_ids, np.int64),
@@ -123,8 +123,7 @@ class GlipBoxes:
     """
 
     def __init__(self) -> None:
-        self._decoder = msgspec.json.Decoder(_ImageBoxes)
-        self._image: list[JsonPiece] = []
+        self.decoder = msgspec.json.Decoder(_ImageBoxes)
         self._known: set[int] = set()
         self._blocks: list[ProposalColumns] = []
         self._ids: list[int] = []
@@ -133,31 +132,11 @@ class GlipBoxes:
         self._scores: list[list[float]] = []
 
     def add(self, piece: JsonPiece) -> None:
-        """Take the next piece.
+        """Add the boxes of one image.
 
         Raises:
-            AnnotationError: It is not JSON, or an image cannot be read; says which.
+            AnnotationError: The image cannot be read; says which.
         """
-        if piece.is_first:
-            self._take_image()
-            self._image = []
-        self._image.append(piece)
-
-    def finish(self) -> ProposalColumns:
-        """Return everything, when all pieces have been taken.
-
-        Raises:
-            AnnotationError: The last image cannot be read.
-        """
-        self._take_image()
-        self._flush()
-        return ProposalColumns.joined(self._blocks)
-
-    def _take_image(self) -> None:
-        """Take the image whose pieces are complete, if there is one."""
-        if not self._image:
-            return
-        piece = replace(self._image[0], data=b",".join(part.data for part in self._image))
         place = f"{piece.path}: image {piece.name!r}"
         image_id = image_id_of_key(piece.name or "")
         if image_id is None:
@@ -167,9 +146,9 @@ class GlipBoxes:
         self._known.add(image_id)
         boxes: Sequence[tuple[float, ...] | None]
         try:
-            found = self._decoder.decode(piece.document)
+            found = piece.decode(self.decoder)
             boxes, scores = found.boxes, found.scores
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except MSGSPEC_ERRORS:
             boxes, scores = _read_image(piece.load(), place)
         if len(boxes) != len(scores):
             raise AnnotationError(
@@ -183,9 +162,14 @@ class GlipBoxes:
         if len(self._ids) == _IMAGES_AT_ONCE:
             self._flush()
 
+    def finish(self) -> ProposalColumns:
+        """Return the boxes of all images."""
+        self._flush()
+        return ProposalColumns.joined(self._blocks)
+
     def _flush(self) -> None:
-        """Turn the images taken so far into columns; arrays for each alone would be slow."""
-        boxes_xyxy, faults = judge_xyxy(*_columns(list(chain.from_iterable(self._boxes))))
+        """Turn the images read so far into columns; arrays for each alone would be slow."""
+        boxes_xyxy, faults = check_xyxy(*_columns(list(chain.from_iterable(self._boxes))))
         self._blocks.append(
             ProposalColumns(
                 image_ids=np.repeat(np.array(self._ids, np.int64), self._counts),

@@ -1,17 +1,15 @@
-"""Reads files of proposals: boxes with scores that a detector gave instead of an annotator.
+"""Reads files of proposals: boxes with scores from a detector, rather than from an annotator.
 
-Two layouts go in as they are; both are read in pieces of bounded size:
+Two layouts are accepted; both are read in pieces of bounded size:
 
-``coco``: COCO results, of which LVIS results are a case: a list of ``{"image_id": 42, "bbox": [x,
-y, width, height], "score": 0.9}``. Classes and masks are ignored.
+``coco``: COCO results, and so LVIS results: a list of ``{"image_id": 42, "bbox": [x, y, width,
+height], "score": 0.9}``. Classes and masks are ignored.
 
-``glip``: the files of GLIP boxes that the paper was evaluated with: an object ``{"42": {"boxes":
-[[x1, y1, x2, y2], ...], "scores": [0.9, ...]}, ...}``. Labels are ignored.
+``glip``: the layout of the GLIP boxes that the paper was evaluated with: an object ``{"42":
+{"boxes": [[x1, y1, x2, y2], ...], "scores": [0.9, ...]}, ...}``. Labels are ignored.
 
-Boxes count pixels of the original image; image ids are those of the annotations (of OpenImages: the
-16 hex digits as a signed whole number; of CSV files: images counted from 0).
-
-Proposals by image: what a file of detections is read into.
+Boxes are in pixels of the original image. Image ids are those of the annotations; for OpenImages,
+the 16 hex digits as a signed integer; for CSV files, the number of the image, counted from 0.
 """
 
 from dataclasses import dataclass
@@ -29,11 +27,10 @@ from regionspot.annotations.box_checks import (
     count_dropped,
     is_repeated,
 )
-from regionspot.annotations.detect_format import ListSummary, Outline, describe
+from regionspot.annotations.detect_format import describe
 from regionspot.annotations.detectron2 import CONVERT, binary_kind
-from regionspot.annotations.json_entries import OtherEntries
-from regionspot.annotations.json_piece import JsonPiece
-from regionspot.annotations.json_stream import PIECE_BYTES, JsonStream
+from regionspot.annotations.json_entries import OtherEntries, read_lists
+from regionspot.annotations.json_lists import PIECE_BYTES, JsonContainer, JsonFile
 from regionspot.annotations.opening import FileRole
 from regionspot.annotations.proposal_entries import (
     CocoResults,
@@ -98,8 +95,8 @@ def sorted_table(
     A detector that names one box with several classes lists it once for each; without the classes
     these are one proposal.
     """
-    verdicts = columns.faults.copy()
-    kept = np.flatnonzero(verdicts == KEPT)
+    drop_reasons = columns.faults.copy()
+    kept = np.flatnonzero(drop_reasons == KEPT)
     kept = kept[np.lexsort((-columns.scores[kept], columns.image_ids[kept]))]
     rows = np.unique(columns.image_ids[kept], return_inverse=True)[1].astype(np.int32)
     repeats = np.zeros(len(kept), np.bool_)
@@ -108,7 +105,7 @@ def sorted_table(
         repeats[own] = is_repeated(
             rows[own], np.zeros(stop - start, np.int32), columns.boxes_xyxy[kept[own]]
         )
-    verdicts[kept[repeats]] = code_of(Reason.DUPLICATE)
+    drop_reasons[kept[repeats]] = code_of(Reason.DUPLICATE)
     kept = kept[~repeats]
     image_ids, starts = np.unique(columns.image_ids[kept], return_index=True)
     return ProposalTable(
@@ -120,8 +117,8 @@ def sorted_table(
         positions=kept.astype(np.int64),
         sha256=sha256,
         box_layout=box_layout,
-        num_read=len(verdicts),
-        dropped=count_dropped(verdicts),
+        num_read=len(drop_reasons),
+        dropped=count_dropped(drop_reasons),
     )
 
 
@@ -163,19 +160,19 @@ def read_proposals(
             f"{path} is {kind}; wanted JSON. Convert it:"
             f" {CONVERT} {path} {path.with_suffix('.json').name}"
         )
-    stream = JsonStream(path, piece_bytes=piece_bytes, role=PROPOSALS)
-    reader: CocoResults | GlipBoxes | None = None
-    for piece in stream.pieces():
-        if reader is None:
-            reader = _reader_for(piece, format)
-        reader.add(piece)
-    if reader is None:  # no list or object in it
-        raise _other_file_error(path, format)
-    _check_values(stream.skeleton, path)
+    file = JsonFile(path, piece_bytes=piece_bytes, role=PROPOSALS)
+    containers = file.containers
+    reader = _reader_for(containers[0], format) if containers else None
+    if reader is None:
+        raise _other_file_error(file, format)
+    for container in containers:
+        for piece in container.pieces(reader.decoder):
+            reader.add(piece)
+    _check_values(file.skeleton, path)
     table = sorted_table(
         reader.finish(),
         path=path,
-        sha256=stream.sha256,
+        sha256=file.sha256,
         box_layout="xywh" if isinstance(reader, CocoResults) else "xyxy",
     )
     if not len(table):
@@ -183,14 +180,14 @@ def read_proposals(
     return table
 
 
-def _reader_for(first: JsonPiece, wanted: ProposalFormat) -> CocoResults | GlipBoxes:
-    """Recognise a file by its first piece."""
+def _reader_for(first: JsonContainer, wanted: ProposalFormat) -> CocoResults | GlipBoxes | None:
+    """Recognise a file by its first list or object; return None if it is in another format."""
     if first.name is None and wanted in {"auto", "coco"}:
         return CocoResults()
     is_glip = first.name is not None and image_id_of_key(first.name) is not None
     if is_glip and wanted in {"auto", "glip"}:
         return GlipBoxes()
-    raise _other_file_error(first.path, wanted)
+    return None
 
 
 def _check_values(skeleton: object, path: Path) -> None:
@@ -204,25 +201,16 @@ def _check_values(skeleton: object, path: Path) -> None:
                 )
 
 
-def _other_file_error(path: Path, wanted: ProposalFormat) -> AnnotationError:
-    """Describe a file in another format, which takes reading it (again) as a whole."""
-    stream = JsonStream(path, role=PROPOSALS)
-    summaries: dict[str | None, ListSummary] = {}
-    entries = OtherEntries()
-    for piece in stream.pieces():
-        if piece.is_first:
-            entries = OtherEntries()
-            summaries[piece.name] = ListSummary(first=piece.load_first() if piece.is_list else None)
-        entries.add(piece)
-        summaries[piece.name].count = entries.count
-    found = describe(Outline(skeleton=stream.skeleton, lists=summaries))
+def _other_file_error(file: JsonFile, wanted: ProposalFormat) -> AnnotationError:
+    """Describe a file in another format."""
+    found = describe(read_lists(file, lambda _: OtherEntries()))
     layouts = " or ".join(_WANTED.values()) if wanted == "auto" else _WANTED[wanted]
     remedy = (
         f"Set {PROPOSALS.option} to a file of proposals"
         if wanted == "auto"
         else "Leave the format of proposals at auto, or give another file"
     )
-    return AnnotationError(f"{path} is {found}; wanted proposals: {layouts}. {remedy}.")
+    return AnnotationError(f"{file.path} is {found}; wanted proposals: {layouts}. {remedy}.")
 
 
 def _no_box_error(table: ProposalTable) -> AnnotationError:

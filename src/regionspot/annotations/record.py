@@ -1,4 +1,4 @@
-"""What every annotation format is read into: an image and its regions, labelled or proposed."""
+"""The record that every annotation format is read into: an image and its regions."""
 
 import re
 from dataclasses import dataclass, replace

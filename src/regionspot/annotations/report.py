@@ -1,4 +1,4 @@
-"""What became of annotations and proposals: nothing is dropped or changed without being counted."""
+"""The report of what was kept, changed and dropped; everything dropped is counted."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -95,7 +95,7 @@ class AnnotationReport:
         return sum(entry.count for entry in self.dropped if entry.reason == reason)
 
     def lines(self) -> list[str]:
-        """Say it in English, one fact a line."""
+        """Format the report, one fact a line."""
         noun = PROPOSALS if self.entries == PROPOSALS else "annotations"
         kept = f"{self.num_regions:,} regions of {self.num_annotations:,} {noun}"
         lines = [f"{self.num_images:,} images, {kept}"]

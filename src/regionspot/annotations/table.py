@@ -1,6 +1,7 @@
-"""A data set's records, made when they are asked for: columns take a tenth of their memory.
+"""A data set's records, made when they are asked for.
 
-Finds images that no record can be made of, without making millions of records.
+Columns take a tenth of the memory of records. Images that no record can be made of are found
+without making millions of records.
 """
 
 import re

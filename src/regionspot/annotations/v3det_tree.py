@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from regionspot.annotations.json_stream import JsonStream
+from regionspot.annotations.json_lists import JsonFile
 from regionspot.core.errors import AnnotationError
 
 _TREE_IDS, _DESCENDANTS = "categoryid2treeid", "ancestor2descendant"
@@ -23,16 +23,14 @@ def read_category_tree(path: Path) -> dict[int, frozenset[int]]:
         MissingFileError: There is no such file.
         AnnotationError: The file is not JSON, or not a category tree.
     """
-    stream = JsonStream(path)
+    file = JsonFile(path)
     relations: dict[str, dict[str, object]] = {_TREE_IDS: {}, _DESCENDANTS: {}}
-    for piece in stream.pieces():
-        content = piece.load() if piece.name in relations else None
-        if piece.name is not None and isinstance(content, dict):
-            relations[piece.name] |= content
+    for container in file.containers:
+        if container.name in relations:
+            content = next(container.pieces()).load()
+            relations[container.name] = content if isinstance(content, dict) else {}
     if not all(relations.values()):
-        found = (
-            ", ".join(list(stream.skeleton)[:6]) if isinstance(stream.skeleton, dict) else "none"
-        )
+        found = ", ".join(list(file.skeleton)[:6]) if isinstance(file.skeleton, dict) else "none"
         raise AnnotationError(
             f"{path} is no category tree of V3Det: it needs the objects {_TREE_IDS} and"
             f" {_DESCENDANTS}; it has the keys {found}. Give v3det_2023_v1_category_tree.json."

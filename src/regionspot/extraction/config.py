@@ -13,6 +13,7 @@ from regionspot.annotations import (
     Prompt,
     ProposalFormat,
     ReadOptions,
+    check_options,
 )
 from regionspot.backbones import GridProposer, SameTokens
 from regionspot.backbones.clip_text import TEMPLATE_SETS
@@ -119,7 +120,7 @@ class AnnotationsConfig:
     anything is cached; accept goes on, and the last lines say what is odd."""
 
     def __post_init__(self) -> None:
-        self.read_options().check(self.format)
+        check_options(self.format, self.read_options())
 
     def read_options(self, locate: Callable[[str], Path] = Path) -> ReadOptions:
         """Return what is passed on to the format's reader.

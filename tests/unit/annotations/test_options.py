@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from regionspot.annotations import READERS, AnnotationFormat, ReadOptions
-from regionspot.annotations.options import OPTIONS
+from regionspot.annotations import FORMATS, AnnotationFormat, ReadOptions, check_options
 from regionspot.core.errors import ConfigError
 from regionspot.extraction import AnnotationsConfig
 
@@ -20,24 +19,26 @@ GIVEN: dict[str, Any] = {
 }
 
 
-def test_every_format_has_a_reader_and_its_options() -> None:
-    assert set(typing.get_args(AnnotationFormat)) == set(READERS) == set(OPTIONS)
+def test_the_option_offers_every_format() -> None:
+    assert typing.get_args(AnnotationFormat) == tuple(FORMATS)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("option", GIVEN)
-def test_an_option_that_does_not_belong_to_the_format_is_refused(name: str, option: str) -> None:
+def test_an_option_that_does_not_belong_to_the_format_is_refused(
+    name: AnnotationFormat, option: str
+) -> None:
     needed = {"classes_path": GIVEN["classes_path"]} if name == "openimages" else {}
     options = ReadOptions(**{**needed, option: GIVEN[option]})
     texts = {key: str(value) for key, value in {**needed, option: GIVEN[option]}.items()}
-    if option in OPTIONS[name]:
-        options.check(name)
+    if option in FORMATS[name].options:
+        check_options(name, options)
         config = AnnotationsConfig(format=name, path="a", images_dir="b", **texts)  # type: ignore[arg-type]
         assert config.read_options() == options
         return
     message = rf"--annotations\.{option} means nothing to the format {name}; it belongs to \w"
     with pytest.raises(ConfigError, match=message):
-        options.check(name)
+        check_options(name, options)
     with pytest.raises(ConfigError, match=message):
         AnnotationsConfig(format=name, path="a", images_dir="b", **texts)  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.annotations import READERS, Reason
+from regionspot.annotations import FORMATS, Reason
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "data.md"
 
@@ -20,5 +20,5 @@ def test_every_reason_stands_in_the_document(reason: Reason, text: str) -> None:
 
 
 def test_every_format_stands_in_the_document(text: str) -> None:
-    for name in READERS:
+    for name in FORMATS:
         assert f"| `{name}` |" in text

@@ -1,4 +1,4 @@
-"""Judging boxes and entries: literal tables, on small files in COCO's layout."""
+"""Checking boxes and entries: literal tables, on small files in COCO's layout."""
 
 import json
 import typing
@@ -11,9 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regionspot.annotations import (
-    READERS,
     AnnotatedImages,
-    AnnotationFormat,
     KeepOrDrop,
     ReadOptions,
     Reason,
@@ -256,10 +254,6 @@ def test_a_missing_images_folder_is_named(tmp_path: Path) -> None:
 def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"'voc'.*coco, lvis"):
         read_annotations("voc", tmp_path / "a.json", tmp_path)  # type: ignore[arg-type]
-
-
-def test_the_options_choices_are_the_readers() -> None:
-    assert set(typing.get_args(AnnotationFormat)) == set(READERS)
 
 
 SIDE = st.one_of(st.integers(-60, 160), st.floats(-1e3, 1e3, width=32), st.floats(), st.none())

@@ -38,7 +38,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-def judged(entry: Json, seen: set[tuple[Any, ...]], *, drop_crowds: bool) -> Reason | Any:
+def outcome_of(entry: Json, seen: set[tuple[Any, ...]], *, drop_crowds: bool) -> Reason | Any:
     """Return the reason against an annotation, or its box, label and whether it was clipped."""
     if entry["image_id"] not in SIZES_HW:
         return Reason.UNKNOWN_IMAGE
@@ -88,24 +88,24 @@ def test_records_are_those_of_a_plain_recomputation(
     crowds: KeepOrDrop = "drop" if drop_crowds else "keep"
     with np.errstate(over="ignore"):
         seen: set[tuple[Any, ...]] = set()
-        verdicts = [judged(entry, seen, drop_crowds=drop_crowds) for entry in entries]
+        outcomes = [outcome_of(entry, seen, drop_crowds=drop_crowds) for entry in entries]
 
     options = ReadOptions(crowds=crowds, implausible="accept")
     data = read_annotations("coco", path, folder, options=options)
 
-    kept = [v for v in verdicts if not isinstance(v, Reason)]
-    dropped = Counter(verdict for verdict in verdicts if isinstance(verdict, Reason))
+    kept = [v for v in outcomes if not isinstance(v, Reason)]
+    dropped = Counter(outcome for outcome in outcomes if isinstance(outcome, Reason))
     assert {entry.reason: entry.count for entry in data.report.dropped} == dropped
     for entry in data.report.dropped:
-        places = [place for place, verdict in enumerate(verdicts) if verdict is entry.reason]
+        places = [place for place, outcome in enumerate(outcomes) if outcome is entry.reason]
         assert entry.first == tuple(places[:3])
     assert data.report.num_regions == len(kept)
     assert data.report.num_clipped == sum(is_clipped for _, _, is_clipped in kept)
     for image, record in zip(images, data.records, strict=True):
         wanted = [
-            verdict
-            for entry, verdict in zip(entries, verdicts, strict=True)
-            if entry["image_id"] == image["id"] and not isinstance(verdict, Reason)
+            outcome
+            for entry, outcome in zip(entries, outcomes, strict=True)
+            if entry["image_id"] == image["id"] and not isinstance(outcome, Reason)
         ]
         assert (record.image_id, record.file_name) == (image["id"], image["file_name"])
         assert record.size_hw == SIZES_HW[record.image_id]
