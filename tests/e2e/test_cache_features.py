@@ -29,6 +29,7 @@ from helpers.files import tree
 from regionspot.backbones import load_clip, load_sam
 from regionspot.cache import FeatureCache, read_manifest, verify_cache, write_manifest
 from regionspot.cli.cache import make_cache
+from regionspot.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "regionspot"
@@ -195,7 +196,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(words: Words) -> Outcome:
         code: object = 0
         try:
-            make_cache(words)
+            main(["cache", *words])
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()
