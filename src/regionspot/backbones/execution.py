@@ -1,17 +1,14 @@
-"""How the forward passes of a frozen model are run: in which precision, and compiled or not.
+"""How a frozen model is run: device, precision, and whether it is compiled.
 
-Every localizer and encoder asks its `Execution` for the autocast block around its forward passes,
-and gives out float32, whatever is computed inside.
+Every localizer and encoder runs its forward passes in the autocast block of its `Execution`, and
+returns float32 whatever the precision inside.
 
-Under autocast matrix products and convolutions are done in 16 bits. What would lose more by it than
-it gains is kept in float32: norms and with them the residual stream (`keep_norms_in_float32`),
-softmax (torch computes it in float32 by itself), and the positions of prompts, which are sines of
-large numbers (`without_autocast`).
+Under autocast, matrix products and convolutions are computed in 16 bits. Norms, and with them the
+residual stream (`keep_norms_in_float32`), softmax (by torch itself), and the positions of prompts,
+which are sines of large numbers (`without_autocast`), stay in float32.
 
-Where the frozen models run: a device by its name, and the copies there and back.
-
-Neither kind of copy waits for a CUDA device, so that its next work is queued while it is still at
-the last. On a CPU both do nothing.
+Copies to a CUDA device and back (`to_device`, `HostCopies`) do not synchronize, so that the next
+batch is queued while the device still works on the last one. On a CPU they do nothing.
 """
 
 from collections.abc import Callable

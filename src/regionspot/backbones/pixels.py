@@ -1,8 +1,7 @@
-"""Images as both frozen models want them: checked, and resized by PIL.
+"""Checks images, and resizes them with Pillow as both frozen models expect.
 
-PIL's bilinear filter widens with the reduction (antialias) and rounds to whole levels. It is what
-``segment_anything`` itself uses, and gives the same bytes on every machine, which the cache's
-promise of identical reruns needs.
+Pillow's bilinear filter widens with the reduction (antialias) and rounds to whole levels. It is
+what ``segment_anything`` uses, and one version of Pillow gives the same bytes on every machine.
 """
 
 import numpy as np

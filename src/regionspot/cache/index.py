@@ -1,9 +1,7 @@
 """The index: where every image lies, in arrays that load in a second for millions of images.
 
-It is derived from the sidecars, together with the list of quarantined images, and can be rebuilt at
-any time.
-
-Builds the index from the sidecars, together with the list of quarantined images.
+`build_index` derives it, and the list of quarantined images, from the sidecars. It can be rebuilt
+at any time.
 """
 
 from collections.abc import Collection

@@ -1,7 +1,4 @@
-"""Names inside a cache: where each file lies, and the members that a shard holds of an image.
-
-Which image goes into which shard.
-"""
+"""The layout of a cache: names of its files and of a shard's members, and each image's shard."""
 
 import re
 from collections import Counter

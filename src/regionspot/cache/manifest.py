@@ -1,6 +1,6 @@
 """The manifest: what a cache holds, what made it, and how it is cut into shards.
 
-How large shards become, worked out before anything is written. N images.
+`image_bytes` follows from it: the sizes of N images in a shard before anything is written.
 """
 
 from collections.abc import Collection, Iterator

@@ -1,11 +1,9 @@
-"""Arrays as ``.npy`` bytes of one fixed form: a header of 128 bytes, then the data, never a pickle.
+"""The bytes of a shard: arrays as ``.npy`` of one fixed form, in a plain USTAR with fixed fields.
 
-NumPy's own writer produces the same bytes today, but promises only that they can be read back. The
-form is fixed here because shards must come out identical under every NumPy, and because a constant
-header length that is a multiple of 64 keeps the data of every member on a 64-byte boundary of the
-tar.
-
-The tar around the members: plain USTAR with fixed fields, so equal members give equal bytes.
+An array is a header of 128 bytes and the data, never a pickle. NumPy's own writer produces the same
+bytes today, but only promises that they can be read back. The form is fixed here because shards
+must be identical under every NumPy, and because a header whose length is a multiple of 64 keeps the
+data of every member on a 64-byte boundary of the tar.
 """
 
 import hashlib

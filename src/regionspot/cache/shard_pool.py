@@ -1,8 +1,7 @@
-"""The shards of a cache that are open: mapped when first read, and each image checked once.
+"""The open shards of a cache: mapped when first read, with every image checked once.
 
-What is checked of a finished cache before its images are read.
-
-Shards of a remote cache that are fetched in the background before an image of theirs is read.
+A finished cache is checked before its images are read. Shards of a remote cache are downloaded in
+the background, before their images are needed.
 """
 
 import errno

@@ -1,7 +1,4 @@
-"""What is in a cache, in numbers: from its index and manifest, without reading a shard.
-
-The labels of all regions of a cache, without reading anything else of it.
-"""
+"""Statistics of a cache from its index, manifest and labels, without reading feature maps."""
 
 import json
 import os

@@ -1,12 +1,12 @@
 """Text banks on disk: the embeddings of a vocabulary, by template set.
 
-Encoding 13,000 names with 81 templates each takes a while and needs the text encoder; training
-needs neither again, nor does recognition by the names of the training. Shape letters: C classes,
-E text width.
+Embedding 13,000 names with 81 templates each takes a while and needs the text encoder. Neither
+training nor recognition by the names of the training has to repeat it.
 
-Which classes of a cache's vocabulary are kinds of which, where the data set says so (V3Det).
+The category tree beside them says which classes are kinds of which, if the data set does (V3Det).
+Neither training nor evaluation uses it.
 
-Nothing in training or evaluation depends on it; it is kept for those who want to ask.
+Shape letters: C classes, E text width.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""Read every byte of a cache and say what is not as it was written.
-
-Files in a cache's folder that caching has left there, but that are no part of the cache.
-"""
+"""Reads every byte of a cache and reports damage, and finds files that do not belong to it."""
 
 import hashlib
 import logging

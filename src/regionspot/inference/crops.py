@@ -1,16 +1,13 @@
-"""Cutting regions out of images, the way the CLIP baselines of the paper look at them.
+"""The CLIP baselines and controls of the paper: crops of regions, and patch tokens over a box.
 
-All functions take and return uint8 RGB arrays (H, W, 3) and boxes in pixels of the original image.
-A box is widened to whole pixels, so that nothing of the region is cut away, and always covers at
-least one pixel of the image: a box thinner than a pixel, or outside the image, becomes the nearest
-pixel row or column.
+Crops take and return uint8 RGB arrays (H, W, 3) and boxes in pixels of the original image. A box is
+widened to whole pixels, and always covers at least one pixel of the image: a box thinner than a
+pixel, or outside the image, becomes the nearest pixel row or column.
 
-The control without a head: pool CLIP's own patch tokens over the box.
-
-Nothing is trained and no crop is encoded: each patch token of the whole image, taken through CLIP's
-final norm and projection, is compared with the class names, and a region's logit is the log of the
-mean of ``exp`` of its patches' logits. A fusion head that does not beat this has only learned to
-look up its box.
+The control pools CLIP's own patch tokens, with nothing trained and no crop encoded: each patch
+token of the whole image, after CLIP's final norm and projection, is compared with the class names,
+and a region's logit is the log of the mean of ``exp`` of its patches' logits. A fusion head that is
+not better has only learned to look up its box.
 """
 
 import math
