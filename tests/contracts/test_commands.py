@@ -27,6 +27,17 @@ def test_an_unknown_command_exits_with_2_and_lists_the_known(
     assert "evaluate" in message
 
 
+def test_an_unknown_second_word_exits_with_2_and_lists_the_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["cache", "verfy", "caches/mine"])
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert "there is no command 'cache verfy'" in message
+    assert "cache verify" in message
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -79,6 +79,14 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     length = 2 if " ".join(words[:2]) in _COMMANDS else 1
     name = " ".join(words[:length])
+    longer = [command for command in _COMMANDS if command.startswith(f"{name} ")]
+    if longer and len(words) > 1 and not words[1].startswith("-"):
+        print(
+            f"error: there is no command {' '.join(words[:2])!r}; there are {', '.join(longer)},"
+            f" and {name} itself, which takes options only.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     _function(name)(words if name in _LIGHTNING else words[length:])
 
 
