@@ -48,16 +48,20 @@ from regionspot.backbones import (
     FrozenModels,
     ModelsConfig,
     OpenClipEncoder,
+    Precision,
     SamLocalizer,
+    encode_image,
     load_frozen_models,
     region_tokens,
 )
-from regionspot.backbones.presets import Precision
-from regionspot.backbones.sam_encoder import encode_image
-from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary
-from regionspot.extraction.executors import WholeExecutor
-from regionspot.extraction.job import CacheJob
-from regionspot.extraction.run import run_job
+from regionspot.extraction import (
+    AnnotationsConfig,
+    CacheConfig,
+    CacheJob,
+    CacheSummary,
+    WholeExecutor,
+    run_job,
+)
 
 SIZE_WH = (640, 480)
 NUM_IMAGES_OF_A_LARGE_SET = 3_000_000

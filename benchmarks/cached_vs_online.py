@@ -31,17 +31,10 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones import ModelsConfig
-from regionspot.backbones.presets import Precision
+from regionspot.backbones import ModelsConfig, Precision
 from regionspot.cache import FeatureCache
-from regionspot.data import CacheLoader
-from regionspot.data.batch_order import SequentialOrder
-from regionspot.data.collate import Collator
-from regionspot.extraction.executors import WholeExecutor
-from regionspot.extraction.featurize import featurize
-from regionspot.extraction.job import CacheJob
-from regionspot.extraction.prepare import PreparedImage
-from regionspot.extraction.run import run_job
+from regionspot.data import CacheLoader, Collator, SequentialOrder
+from regionspot.extraction import CacheJob, PreparedImage, WholeExecutor, featurize, run_job
 from regionspot.model import FusionHead, HeadSpec, RegionClassifier, region_focal_loss
 
 NUM_CLASSES = 365

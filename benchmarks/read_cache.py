@@ -51,10 +51,7 @@ from regionspot.cache import (
     write_manifest,
     write_shard,
 )
-from regionspot.data import CacheLoader
-from regionspot.data.batch_order import MixedBatchSampler
-from regionspot.data.collate import Collator
-from regionspot.data.shuffle import ShardWindows, ShuffledSampler
+from regionspot.data import CacheLoader, Collator, MixedBatchSampler, ShardWindows, ShuffledSampler
 
 ARRAYS = ("feature_map", "position_tokens", "boxes_xyxy", "labels", "box_scores")
 Sample = dict[str, Any]

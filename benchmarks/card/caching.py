@@ -28,9 +28,7 @@ from card.worker import Setup
 from common.timing import Way, median_ratio, peak_flops_per_s, timed_in_turn
 
 from regionspot.backbones import BoxPrompts, FrozenModels, ModelsConfig, region_tokens
-from regionspot.extraction import CacheSummary, measure_error
-from regionspot.extraction.job import CacheJob
-from regionspot.extraction.prepare import PreparedImage
+from regionspot.extraction import CacheJob, CacheSummary, PreparedImage, measure_error
 
 JOB, SAM, CLIP, TOKENS = "the caching job", "SAM's encoder", "CLIP's encoder", "position tokens"
 

@@ -18,10 +18,7 @@ from common.timing import median_ratio, synchronize, timed_in_turn
 from data_wait import NUM_CLASSES, WANTED_SHARE, train
 
 from regionspot.cache import FeatureCache
-from regionspot.data import CachedRegions, CacheLoader
-from regionspot.data.batch_order import MixedBatchSampler
-from regionspot.data.collate import Collator
-from regionspot.data.shuffle import ShuffledSampler
+from regionspot.data import CachedRegions, CacheLoader, Collator, MixedBatchSampler, ShuffledSampler
 
 LOADER = "the loader, onto the device"
 TRAINING = "training, {} images a step, bfloat16"

@@ -18,10 +18,8 @@ from card.worker import Setup
 from common.timing import median_ratio, timed_in_turn
 from torch import Tensor, nn
 
-from regionspot.backbones import load_sam
+from regionspot.backbones import PRESETS, encode_image, load_sam
 from regionspot.backbones.execution import keep_norms_in_float32
-from regionspot.backbones.presets import PRESETS
-from regionspot.backbones.sam_encoder import encode_image
 
 if TYPE_CHECKING:
     from segment_anything.modeling.image_encoder import ImageEncoderViT

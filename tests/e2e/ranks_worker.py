@@ -18,9 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from regionspot.cli.train import train
-from regionspot.data import CachedRegions, CacheLoader, RegionBatch
-from regionspot.data.batch_order import SequentialOrder
-from regionspot.data.collate import Collator
+from regionspot.data import CachedRegions, CacheLoader, Collator, RegionBatch, SequentialOrder
 
 
 class Recorder(pl.Callback):

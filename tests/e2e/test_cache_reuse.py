@@ -23,11 +23,15 @@ from regionspot.backbones import FrozenModels, GridProposer, ModelsConfig, load_
 from regionspot.cache import FeatureCache, verify_cache
 from regionspot.cli.main import main
 from regionspot.core.errors import CacheCorruptError, CacheMismatchError, ConfigError
-from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary
-from regionspot.extraction.config import ProposalsConfig
-from regionspot.extraction.executors import WholeExecutor
-from regionspot.extraction.job import CacheJob
-from regionspot.extraction.run import run_job
+from regionspot.extraction import (
+    AnnotationsConfig,
+    CacheConfig,
+    CacheJob,
+    CacheSummary,
+    ProposalsConfig,
+    WholeExecutor,
+    run_job,
+)
 
 NUM_IMAGES = 7
 NAMES = ("red star", "blue egg", "white ring")

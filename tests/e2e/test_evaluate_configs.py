@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.backbones.presets import resolve
+from regionspot.backbones import resolve
 from regionspot.cli.evaluate import parse_config
 from regionspot.evaluation.methods import check_methods
 

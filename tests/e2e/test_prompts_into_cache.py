@@ -13,8 +13,7 @@ from pycocotools.coco import COCO
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from regionspot.backbones import ModelsConfig, load_sam
-from regionspot.backbones.to_frame import mask_logits
+from regionspot.backbones import ModelsConfig, load_sam, mask_logits
 from regionspot.cache import CachedSample, FeatureCache
 from regionspot.core.errors import CacheMismatchError, ConfigError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary, cache_features
@@ -174,7 +173,7 @@ def test_masks_give_the_tokens_of_sam_predictor(
 
 
 def test_points_and_proposals_exclude_each_other(folder: Path) -> None:
-    from regionspot.extraction.config import ProposalsConfig
+    from regionspot.extraction import ProposalsConfig
 
     with pytest.raises(ConfigError, match=r"prompt is points, but proposals are boxes"):
         CacheConfig(

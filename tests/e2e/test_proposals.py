@@ -15,9 +15,8 @@ from regionspot.cache import FeatureCache
 from regionspot.cli.cache import make_cache as cache_main
 from regionspot.cli.evaluate import evaluate as evaluate_main
 from regionspot.core.errors import ConfigError
-from regionspot.data import CachedRegions
-from regionspot.data.loader import CacheLoader
-from regionspot.extraction.config import ProposalsConfig
+from regionspot.data import CachedRegions, CacheLoader
+from regionspot.extraction import ProposalsConfig
 from regionspot.inference import load_image
 from regionspot.model import save_trained_head
 from regionspot.scoring import Predictions

@@ -19,9 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.mutations import as_json, changed_bytes, changed_json
-from regionspot.annotations import ReadOptions, read_annotations, read_proposals
-from regionspot.annotations.detectron2 import read_detections
-from regionspot.annotations.region_prompts import decode_mask
+from regionspot.annotations import (
+    ReadOptions,
+    decode_mask,
+    read_annotations,
+    read_detections,
+    read_proposals,
+)
 from regionspot.cache import (
     FeatureCache,
     ShardReader,

@@ -17,9 +17,8 @@ from helpers.traces import copies_in
 from helpers.training import train_briefly
 from regionspot.backbones import ModelsConfig
 from regionspot.data import CachedRegions
+from regionspot.extraction import CacheJob, PreparedImage
 from regionspot.extraction.featurize import launch
-from regionspot.extraction.job import CacheJob
-from regionspot.extraction.prepare import PreparedImage
 from regionspot.training import HeadOptions
 
 pytestmark = [

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.toy_numbers import TOLERANCES, recognised, relative_error, toy_numbers
-from regionspot.backbones.presets import Precision
+from regionspot.backbones import Precision
 from regionspot.model import FusionHead, HeadSpec, RegionClassifier, region_focal_loss
 
 pytestmark = [

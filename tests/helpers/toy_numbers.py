@@ -5,8 +5,13 @@ import torch
 from torch import Tensor
 
 from helpers.heads import random_head
-from regionspot.backbones import BoxPrompts, ModelsConfig, load_frozen_models, region_tokens
-from regionspot.backbones.presets import Precision
+from regionspot.backbones import (
+    BoxPrompts,
+    ModelsConfig,
+    Precision,
+    load_frozen_models,
+    region_tokens,
+)
 from regionspot.inference import Regions, RegionSpot
 
 NAMES = ("red striped circle", "blue plain square", "sea egg", "green dotted star")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
     FrozenModels,
+    LazyTokenizer,
     LoadedClip,
     OpenClipEncoder,
     SamLocalizer,
@@ -26,11 +27,9 @@ from regionspot.backbones import (
     load_clip,
     load_sam,
 )
-from regionspot.backbones.clip_text import LazyTokenizer
 from regionspot.backbones.image_towers import image_tower
 from regionspot.core.errors import ConfigError, WeightsError
-from regionspot.extraction.featurize import featurize
-from regionspot.extraction.prepare import PreparedImage
+from regionspot.extraction import PreparedImage, featurize
 
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 TOWERS: dict[str, dict[str, object]] = {

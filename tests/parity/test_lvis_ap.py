@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from regionspot.scoring import LvisGroundTruth, Predictions, score_lvis
-from regionspot.scoring.lvis_ap import LvisScorer, LvisScores
+from regionspot.scoring import LvisGroundTruth, LvisScorer, LvisScores, Predictions, score_lvis
 from regionspot.scoring.lvis_reference import reference_lvis_figures, run_reference
 
 

@@ -32,6 +32,7 @@ from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
     SAM2_RESIZE,
     BoxPrompts,
+    Execution,
     FrozenModels,
     GridProposer,
     MaskPrompt,
@@ -44,16 +45,14 @@ from regionspot.backbones import (
     load_clip,
     load_frozen_models,
     load_sam2,
+    mask_logits,
     region_masks,
     region_tokens,
 )
-from regionspot.backbones.execution import Execution
 from regionspot.backbones.sam2 import build_sam2
-from regionspot.backbones.to_frame import mask_logits
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import resize_boxes_xyxy
-from regionspot.extraction.featurize import featurize
-from regionspot.extraction.prepare import PreparedImage
+from regionspot.extraction import PreparedImage, featurize
 from regionspot.inference import RegionSpot
 
 SIDE = 64

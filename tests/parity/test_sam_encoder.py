@@ -9,8 +9,8 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from helpers.sam import small_sam
-from regionspot.backbones import SamLocalizer, load_sam
-from regionspot.backbones.sam_encoder import AttentionForm, encode_image
+from regionspot.backbones import SamLocalizer, encode_image, load_sam
+from regionspot.backbones.sam_encoder import AttentionForm
 
 FORMS: tuple[AttentionForm, ...] = ("mask", "folded")
 

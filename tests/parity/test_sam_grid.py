@@ -13,7 +13,7 @@ from segment_anything.modeling import Sam
 
 from helpers.samples import PHOTOS
 from regionspot.backbones import GridProposals, GridProposer, SamLocalizer, load_sam, sam_grid
-from regionspot.toy.world import generate_world
+from regionspot.toy import generate_world
 
 # The tiny SAM is never as sure as the released ones, for which the defaults were chosen.
 LENIENT = GridProposer(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-from regionspot.toy.names import COLOURS, SETTINGS, SHAPES, TEXTURES, THINGS, look_of
+from regionspot.toy import COLOURS, SETTINGS, SHAPES, TEXTURES, THINGS, look_of
 
 TEMPLATES: tuple[str, ...] = (
     "{}.",

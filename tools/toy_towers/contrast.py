@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.toy.names import COLOURS, SETTINGS, SHAPES, TEXTURES, THINGS, vocabulary
+from regionspot.toy import COLOURS, SETTINGS, SHAPES, TEXTURES, THINGS, vocabulary
 from toy_towers.captions import PlacedCaption, placed_caption, setting_caption, template
 from toy_towers.views import View
 

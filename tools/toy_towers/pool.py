@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.toy.names import SETTINGS, vocabulary, zipf
-from regionspot.toy.scenes import ClassMix, sample_scene
+from regionspot.toy import SETTINGS, ClassMix, sample_scene, vocabulary, zipf
 
 _LOG = logging.getLogger(__name__)
 

@@ -20,9 +20,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones.clip_text import WordTokenizer
-from regionspot.toy.names import COLOURS, SHAPES, TEXTURES, look_of, vocabulary
-from regionspot.toy.scenes import extents_xyxy
+from regionspot.backbones import WordTokenizer
+from regionspot.toy import COLOURS, SHAPES, TEXTURES, extents_xyxy, look_of, vocabulary
 from toy_towers.captions import TEMPLATES
 from toy_towers.pool import NUM_HELD_OUT, Pool, open_pool, squash
 from toy_towers.towers import (

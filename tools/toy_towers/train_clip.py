@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from regionspot.backbones.clip_text import WordTokenizer
+from regionspot.backbones import WordTokenizer
 from toy_towers.contrast import caption_loss, draw_captions, draw_phrases, phrase_loss
 from toy_towers.parallel import Ranks, run_ranks
 from toy_towers.pool import NUM_HELD_OUT, Pool, open_pool

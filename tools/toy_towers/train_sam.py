@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionspot.backbones import build_sam
-from regionspot.toy.scenes import extents_xyxy
+from regionspot.toy import extents_xyxy
 from toy_towers.parallel import Ranks, run_ranks
 from toy_towers.pool import NUM_HELD_OUT, POOL_SIZE, Pool, open_pool
 from toy_towers.recipe import TowerOptimizer

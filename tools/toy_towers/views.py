@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.toy.names import SETTINGS, vocabulary
+from regionspot.toy import SETTINGS, vocabulary
 from toy_towers.captions import VisibleObject
 from toy_towers.pool import Pool, squash
 

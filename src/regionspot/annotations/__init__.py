@@ -6,6 +6,9 @@ from regionspot.annotations.box_checks import (
     implausible_error,
     overshooting,
 )
+from regionspot.annotations.coco import named_file, read_coco_json
+from regionspot.annotations.csv_table import CsvBlock, CsvColumn
+from regionspot.annotations.detectron2 import read_detections
 from regionspot.annotations.formats import (
     FORMATS,
     AnnotationFormat,
@@ -20,7 +23,7 @@ from regionspot.annotations.options import KeepOrDrop, ReadOptions
 from regionspot.annotations.proposals import ProposalFormat, ProposalTable, read_proposals
 from regionspot.annotations.proposing import with_proposals, without_regions
 from regionspot.annotations.record import BoxUnit, ImageRecord
-from regionspot.annotations.region_prompts import Prompt
+from regionspot.annotations.region_prompts import Prompt, decode_mask
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
 from regionspot.annotations.table import AnnotatedImages, RecordTable
 from regionspot.annotations.v3det_tree import read_category_tree
@@ -32,6 +35,8 @@ __all__ = [
     "AnnotationFormat",
     "AnnotationReport",
     "BoxUnit",
+    "CsvBlock",
+    "CsvColumn",
     "Dropped",
     "ExaminedBoxes",
     "Frequency",
@@ -47,11 +52,15 @@ __all__ = [
     "Reason",
     "RecordTable",
     "check_options",
+    "decode_mask",
     "identities_of_file",
     "implausible_error",
+    "named_file",
     "overshooting",
     "read_annotations",
     "read_category_tree",
+    "read_coco_json",
+    "read_detections",
     "read_proposals",
     "with_merged_classes",
     "with_proposals",

@@ -13,9 +13,10 @@ from regionspot.backbones.clip_text import (
     check_templates,
     template_texts,
 )
+from regionspot.backbones.decode_images import ImageError, decode_image
 from regionspot.backbones.decoded_masks import DecodedMasks
 from regionspot.backbones.encoder import Encoder, EncoderInfo
-from regionspot.backbones.execution import resolve_device
+from regionspot.backbones.execution import FLOAT32, Execution, resolve_device
 from regionspot.backbones.frozen import (
     FrozenModels,
     load_encoder,
@@ -24,7 +25,16 @@ from regionspot.backbones.frozen import (
 )
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.name_tokens import NameFindings, SameTokens, examine_names
-from regionspot.backbones.presets import PRESETS, ModelsConfig, ResolvedModels, TokenSite, resolve
+from regionspot.backbones.pixels import resize_bilinear
+from regionspot.backbones.presets import (
+    PRESETS,
+    ExifPolicy,
+    ModelsConfig,
+    Precision,
+    ResolvedModels,
+    TokenSite,
+    resolve,
+)
 from regionspot.backbones.regions import (
     BoxPrompts,
     LocatedRegions,
@@ -39,22 +49,28 @@ from regionspot.backbones.regions import (
 from regionspot.backbones.sam import SAM_RESIZE, SamLocalizer, SamShape, build_sam, load_sam
 from regionspot.backbones.sam2 import SAM2_RESIZE, Sam2Localizer, load_sam2
 from regionspot.backbones.sam_decoder import position_tokens, token_dim
+from regionspot.backbones.sam_encoder import encode_image
 from regionspot.backbones.sam_grid import GridProposals, GridProposer
-from regionspot.backbones.to_frame import MaskPrompt
-from regionspot.backbones.weights import state_sha256
+from regionspot.backbones.to_frame import MaskPrompt, mask_logits
+from regionspot.backbones.weights import SAM_RELEASES, ReleasedFile, state_sha256
 
 __all__ = [
+    "FLOAT32",
     "PRESETS",
     "SAM2_RESIZE",
+    "SAM_RELEASES",
     "SAM_RESIZE",
     "TEMPLATE_SETS",
     "BoxPrompts",
     "DecodedMasks",
     "Encoder",
     "EncoderInfo",
+    "Execution",
+    "ExifPolicy",
     "FrozenModels",
     "GridProposals",
     "GridProposer",
+    "ImageError",
     "LazyTokenizer",
     "LoadedClip",
     "Localizer",
@@ -65,8 +81,10 @@ __all__ = [
     "NameFindings",
     "OpenClipEncoder",
     "PointPrompts",
+    "Precision",
     "Prompts",
     "RegionPrompts",
+    "ReleasedFile",
     "ResolvedModels",
     "Sam2Localizer",
     "SamLocalizer",
@@ -77,7 +95,9 @@ __all__ = [
     "WordTokenizer",
     "build_sam",
     "check_templates",
+    "decode_image",
     "describe_clip",
+    "encode_image",
     "examine_names",
     "feature_map",
     "load_clip",
@@ -87,9 +107,11 @@ __all__ = [
     "load_sam",
     "load_sam2",
     "locate_regions",
+    "mask_logits",
     "position_tokens",
     "region_masks",
     "region_tokens",
+    "resize_bilinear",
     "resolve",
     "resolve_device",
     "state_sha256",

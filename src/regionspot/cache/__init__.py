@@ -50,8 +50,15 @@ from regionspot.cache.remote_files import (
     tar_name,
 )
 from regionspot.cache.sample import CachedSample
+from regionspot.cache.sealed import seal_json, write_sealed_hdf5
 from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
-from regionspot.cache.sidecar import QuarantinedImage, ShardLayout, ShardSidecar, read_sidecar
+from regionspot.cache.sidecar import (
+    QuarantinedImage,
+    ShardLayout,
+    ShardSidecar,
+    read_sidecar,
+    write_sidecar,
+)
 from regionspot.cache.stats import CacheStats, collect_stats, read_labels
 from regionspot.cache.text_banks import (
     StoredBank,
@@ -115,6 +122,7 @@ __all__ = [
     "read_sidecar",
     "refuse_differences",
     "remove_shard_locks",
+    "seal_json",
     "shard_is_complete",
     "shard_path",
     "shards_path",
@@ -128,5 +136,7 @@ __all__ = [
     "verify_files",
     "write_category_tree",
     "write_manifest",
+    "write_sealed_hdf5",
     "write_shard",
+    "write_sidecar",
 ]

@@ -10,13 +10,14 @@ from regionspot.storage.copies import (
     max_local_bytes,
     place_of,
 )
-from regionspot.storage.remote import RemoteFolder, RemoteObject, StorageError
+from regionspot.storage.remote import RemoteFolder, RemoteObject, StorageError, attempt
 
 __all__ = [
     "Mirror",
     "RemoteFolder",
     "RemoteObject",
     "StorageError",
+    "attempt",
     "file_lock",
     "folder_lock",
     "is_url",

@@ -4,7 +4,17 @@ See ``docs/toy_world.md``. Its trained SAM and CLIP are in ``regionspot.backbone
 """
 
 from regionspot.core.errors import MissingExtraError
-from regionspot.toy.names import vocabulary
+from regionspot.toy.names import (
+    COLOURS,
+    SETTINGS,
+    SHAPES,
+    TEXTURES,
+    THINGS,
+    look_of,
+    vocabulary,
+    zipf,
+)
+from regionspot.toy.scenes import ClassMix, extents_xyxy, sample_scene
 
 try:
     from regionspot.toy.world import (
@@ -24,11 +34,21 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = [
+    "COLOURS",
+    "SETTINGS",
+    "SHAPES",
+    "TEXTURES",
+    "THINGS",
     "TRAINING_SPLITS",
     "VALIDATION_SPLIT",
+    "ClassMix",
     "WorldArguments",
+    "extents_xyxy",
     "generate_world",
     "held_out_classes",
+    "look_of",
+    "sample_scene",
     "vocabulary",
     "world_is_complete",
+    "zipf",
 ]

@@ -18,8 +18,8 @@ import pytest
 import torch
 from typing_extensions import override
 
-from regionspot.annotations import read_proposals
-from regionspot.annotations.detectron2 import BinaryKind, binary_kind, read_detections
+from regionspot.annotations import read_detections, read_proposals
+from regionspot.annotations.detectron2 import BinaryKind, binary_kind
 from regionspot.annotations.numpy_pickle import ALLOWED, load_numpy_pickle
 from regionspot.core.errors import AnnotationError, MissingFileError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regionspot.backbones.presets import ModelsConfig
+from regionspot.backbones import ModelsConfig
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import AnnotationError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features

@@ -9,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.samples import GENUINE, OURS, sample_files
-from regionspot.annotations import AnnotatedImages, KeepOrDrop, ReadOptions, Reason
+from regionspot.annotations import (
+    AnnotatedImages,
+    CsvBlock,
+    CsvColumn,
+    KeepOrDrop,
+    ReadOptions,
+    Reason,
+)
 from regionspot.annotations import read_annotations as read_any
-from regionspot.annotations.csv_table import CsvBlock, CsvColumn
 from regionspot.annotations.openimages import id_digits, image_ids, read_classes, read_openimages
 from regionspot.annotations.options import Source
 from regionspot.core.errors import (

@@ -12,9 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.samples import GENUINE, OURS, sample_files
-from regionspot.annotations import AnnotatedImages, ReadOptions, Reason, read_annotations
+from regionspot.annotations import (
+    AnnotatedImages,
+    CsvBlock,
+    CsvColumn,
+    ReadOptions,
+    Reason,
+    read_annotations,
+)
 from regionspot.annotations.csv_boxes import key_of
-from regionspot.annotations.csv_table import CsvBlock, CsvColumn, CsvTable
+from regionspot.annotations.csv_table import CsvTable
 from regionspot.core.errors import AnnotationError, MissingFileError, VocabularyError
 
 HEADER = "image,x1,y1,x2,y2,label"

@@ -15,9 +15,10 @@ from regionspot.annotations import (
     ImageRecord,
     ReadOptions,
     Reason,
+    named_file,
     read_annotations,
+    read_coco_json,
 )
-from regionspot.annotations.coco import named_file, read_coco_json
 from regionspot.core.errors import AnnotationError
 from regionspot.core.files import sha256_file
 from regionspot.core.geometry import xyxy_to_xywh

@@ -12,9 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.annotations import ImageRecord, KeepOrDrop, ReadOptions, Reason, read_annotations
+from regionspot.annotations import (
+    ImageRecord,
+    KeepOrDrop,
+    ReadOptions,
+    Reason,
+    named_file,
+    read_annotations,
+    read_coco_json,
+)
 from regionspot.annotations.box_checks import is_repeated
-from regionspot.annotations.coco import named_file, read_coco_json
 from regionspot.annotations.columns import TextColumn
 from regionspot.core.errors import AnnotationError, ShapeError
 

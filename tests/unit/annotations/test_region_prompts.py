@@ -11,9 +11,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from helpers.samples import GENUINE, OURS, sample_files
-from regionspot.annotations import ReadOptions, Reason, read_annotations
+from regionspot.annotations import ReadOptions, Reason, decode_mask, read_annotations
 from regionspot.annotations.region_prompts import (
-    decode_mask,
     decode_points,
     points_text,
     segmentation_fault,

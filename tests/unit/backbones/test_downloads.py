@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.backbones.weights import SAM_RELEASES, ReleasedFile, fetch
+from regionspot.backbones import SAM_RELEASES, ReleasedFile
+from regionspot.backbones.weights import fetch
 from regionspot.core.errors import WeightsError
 
 DATA = b"weights" * 1000

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from regionspot.backbones import (
+    FLOAT32,
     Encoder,
     EncoderInfo,
+    Execution,
     FrozenModels,
     ModelsConfig,
     Tokenizer,
     frozen,
     load_frozen_models,
 )
-from regionspot.backbones.execution import FLOAT32, Execution
 from regionspot.core.errors import ConfigError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference import PromptedImage, score_clip_crops, score_pixel_methods

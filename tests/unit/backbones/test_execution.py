@@ -17,17 +17,18 @@ from torch import Tensor, nn
 
 from helpers.toy_numbers import TOLERANCES, relative_error, toy_numbers
 from regionspot.backbones import (
+    FLOAT32,
     BoxPrompts,
+    Execution,
     LoadedClip,
     Localizer,
     ModelsConfig,
     OpenClipEncoder,
+    Precision,
     SamLocalizer,
     load_frozen_models,
     region_tokens,
 )
-from regionspot.backbones.execution import FLOAT32, Execution
-from regionspot.backbones.presets import Precision
 from regionspot.backbones.to_frame import SamPrompts
 
 BOXES = np.array([[3.0, 4.0, 40.0, 30.0], [20.0, 1.0, 88.0, 44.0]], np.float32)

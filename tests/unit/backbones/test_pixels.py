@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from regionspot.backbones.pixels import check_image, resize_bilinear
+from regionspot.backbones import resize_bilinear
+from regionspot.backbones.pixels import check_image
 from regionspot.core.errors import ShapeError
 
 sides = st.integers(1, 40)

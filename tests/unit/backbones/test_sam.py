@@ -13,11 +13,12 @@ from regionspot.backbones import (
     MaskPrompts,
     PointPrompts,
     SamLocalizer,
+    mask_logits,
     position_tokens,
     region_masks,
     region_tokens,
 )
-from regionspot.backbones.to_frame import mask_extents, mask_logits
+from regionspot.backbones.to_frame import mask_extents
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import to_sam_frame
 

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 
-from regionspot.backbones import load_sam, state_sha256
-from regionspot.backbones.weights import SAM_RELEASES, ReleasedFile
+from regionspot.backbones import SAM_RELEASES, ReleasedFile, load_sam, state_sha256
 from regionspot.core.errors import ConfigError, MissingFileError, WeightsError
 from regionspot.core.files import sha256_file
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionspot.backbones.clip_text import WordTokenizer
+from regionspot.backbones import WordTokenizer
 
 WORDS = ("a", "red", "heart", ".", ",", "close-up")
 # pad 0, unknown 1, a 2, red 3, heart 4, . 5, "," 6, close-up 7, start 8, end 9

@@ -10,13 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 from typing_extensions import override
 
-from regionspot.backbones.weights import (
-    freeze,
-    is_path,
-    random_weights,
-    read_state_dict,
-    state_sha256,
-)
+from regionspot.backbones import state_sha256
+from regionspot.backbones.weights import freeze, is_path, random_weights, read_state_dict
 from regionspot.core.errors import MissingFileError, WeightsError
 from regionspot.core.state_dict import load_strictly
 

@@ -25,8 +25,7 @@ from regionspot.cache import (
     write_shard,
 )
 from regionspot.core.errors import ShapeError
-from regionspot.data.batch_order import BatchPlan
-from regionspot.data.collate import Collator
+from regionspot.data import BatchPlan, Collator
 
 
 def trained_like(seed: int = 0, *, width: int = 128) -> Tensor:

@@ -31,9 +31,9 @@ from regionspot.cache import (
     text_banks_path,
     verify_cache,
     write_manifest,
+    write_sealed_hdf5,
     write_shard,
 )
-from regionspot.cache.sealed import write_sealed_hdf5
 from regionspot.core.errors import CacheCorruptError, RegionSpotError
 
 FAR = 2**63 - 1

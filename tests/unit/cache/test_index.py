@@ -18,8 +18,8 @@ from regionspot.cache import (
     sidecar_path,
     write_manifest,
     write_shard,
+    write_sidecar,
 )
-from regionspot.cache.sidecar import write_sidecar
 from regionspot.core.errors import CacheCorruptError, MissingFileError
 
 

@@ -14,9 +14,9 @@ from regionspot.cache import (
     check_same_manifest,
     manifest_path,
     read_manifest,
+    seal_json,
     write_manifest,
 )
-from regionspot.cache.sealed import seal_json
 from regionspot.core.errors import (
     AnnotationError,
     CacheCorruptError,

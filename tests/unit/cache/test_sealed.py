@@ -6,12 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.cache.sealed import (
-    open_sealed_hdf5,
-    open_sealed_json,
-    seal_json,
-    write_sealed_hdf5,
-)
+from regionspot.cache import seal_json, write_sealed_hdf5
+from regionspot.cache.sealed import open_sealed_hdf5, open_sealed_json
 from regionspot.core.errors import CacheCorruptError, MissingFileError, RegionSpotError
 
 VALUE = {"name": "caf\u00e9", "numbers": [1, 2.5, None], "nested": {"a": True}}

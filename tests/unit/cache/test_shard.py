@@ -25,13 +25,13 @@ from regionspot.cache import (
     QuarantinedImage,
     ShardReader,
     read_sidecar,
+    seal_json,
     shard_is_complete,
     shard_path,
     sidecar_path,
     write_manifest,
     write_shard,
 )
-from regionspot.cache.sealed import seal_json
 from regionspot.core.errors import (
     AnnotationError,
     CacheCorruptError,

@@ -19,8 +19,8 @@ from regionspot.cache import (
     text_banks_path,
     verify_cache,
     write_manifest,
+    write_sidecar,
 )
-from regionspot.cache.sidecar import write_sidecar
 from regionspot.core.errors import MissingFileError
 
 

@@ -27,7 +27,7 @@ from regionspot.core.stopping import (
     stop_advice,
     wait_for,
 )
-from regionspot.storage.remote import attempt
+from regionspot.storage import attempt
 
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 LONG_S = 60.0

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionspot.backbones.execution import FLOAT32
+from regionspot.backbones import FLOAT32
 from regionspot.core.stopping import StoppedError, answer_signal, forget_signal, safe_points
 from regionspot.core.workers import map_batches, workers_on
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from regionspot.cache import FeatureCache, ShardReader
-from regionspot.data.batch_order import BatchPlan
-from regionspot.data.collate import Collator
+from regionspot.data import BatchPlan, Collator
 
 MakeCache = Callable[..., Path]
 

@@ -10,10 +10,16 @@ from typing_extensions import override
 
 from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError
-from regionspot.data import CacheLoader, RegionBatch
-from regionspot.data.batch_order import BatchPlan, MixedBatchSampler, SequentialOrder
-from regionspot.data.collate import Collator
-from regionspot.data.shuffle import RepeatFactorSampler, ShuffledSampler
+from regionspot.data import (
+    BatchPlan,
+    CacheLoader,
+    Collator,
+    MixedBatchSampler,
+    RegionBatch,
+    RepeatFactorSampler,
+    SequentialOrder,
+    ShuffledSampler,
+)
 
 MakeCache = Callable[..., Path]
 

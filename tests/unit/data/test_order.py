@@ -5,16 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.data.batch_order import (
-    BatchPlan,
-    MixedBatchSampler,
-    Ratios,
-    SequentialOrder,
-    batches_by_source,
-    choose_regions,
-    share_of_rank,
-)
-from regionspot.data.shuffle import ShuffledSampler
+from regionspot.data import BatchPlan, MixedBatchSampler, SequentialOrder, ShuffledSampler
+from regionspot.data.batch_order import Ratios, batches_by_source, choose_regions, share_of_rank
 
 
 def mixed(

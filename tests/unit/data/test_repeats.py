@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.data import shuffle
-from regionspot.data.shuffle import RepeatFactorSampler, ShuffledSampler, image_repeat_factors
+from regionspot.data import RepeatFactorSampler, ShuffledSampler, shuffle
+from regionspot.data.shuffle import image_repeat_factors
 
 
 def counts_of(draws: RepeatFactorSampler, num_images: int, seed: int) -> list[int]:

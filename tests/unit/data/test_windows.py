@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.data.shuffle import RepeatFactorSampler, ShardWindows, ShuffledSampler
+from regionspot.data import RepeatFactorSampler, ShardWindows, ShuffledSampler
 
 
 def pass_of(passes: ShuffledSampler, number: int) -> list[int]:

@@ -16,8 +16,7 @@ from regionspot.data import CachedRegions
 from regionspot.scoring import Predictions, emit_predictions
 from regionspot.scoring.callback import LvisValidation, gather_predictions
 from regionspot.scoring.lvis_reference import reference_lvis_figures
-from regionspot.training import ClassifierOptions, HeadOptions
-from regionspot.training.module import RegionSpotModule
+from regionspot.training import ClassifierOptions, HeadOptions, RegionSpotModule
 
 # Lightning 2.6 asks torch's pytree in a way that newer torch versions call deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

@@ -20,9 +20,7 @@ from regionspot.annotations import read_annotations
 from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models, load_sam
 from regionspot.cache import CachedSample
 from regionspot.core.errors import WeightsError
-from regionspot.extraction.featurize import featurize
-from regionspot.extraction.locate import RegionLocator
-from regionspot.extraction.prepare import Preparation, PreparedImage
+from regionspot.extraction import Preparation, PreparedImage, RegionLocator, featurize
 
 SIZES_HW = [(60, 100), (131, 77), (40, 40), (90, 50)]
 WITHOUT_REGIONS = 2

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from regionspot.cache import QuarantinedImage
-from regionspot.extraction import AnnotationsConfig, CacheConfig, TooManyQuarantinedError
+from regionspot.extraction import (
+    AnnotationsConfig,
+    CacheConfig,
+    PreparedBatch,
+    QuarantineGuard,
+    TooManyQuarantinedError,
+)
 from regionspot.extraction.misplaced import where_instead
-from regionspot.extraction.prepare import PreparedBatch
-from regionspot.extraction.quarantine import QuarantineGuard
 
 
 def touch(path: Path) -> None:

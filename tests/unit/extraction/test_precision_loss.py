@@ -13,14 +13,12 @@ from regionspot.backbones import (
     FrozenModels,
     GridProposer,
     ModelsConfig,
+    Precision,
     load_frozen_models,
     region_tokens,
 )
-from regionspot.backbones.presets import Precision
 from regionspot.cache import MeasuredError
-from regionspot.extraction.locate import RegionLocator
-from regionspot.extraction.prepare import Preparation, PreparedImage
-from regionspot.extraction.probes import measure_error
+from regionspot.extraction import Preparation, PreparedImage, RegionLocator, measure_error
 
 BOXES = {0: [[1, 2, 30, 25], [10, 3, 60, 40]], 1: [[5, 5, 20, 44]], 2: []}
 

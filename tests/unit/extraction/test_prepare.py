@@ -17,17 +17,10 @@ from PIL import Image, ImageOps
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from regionspot.annotations import ImageRecord, read_annotations
-from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
-from regionspot.backbones.presets import ExifPolicy
+from regionspot.backbones import ExifPolicy, FrozenModels, ModelsConfig, load_frozen_models
 from regionspot.cache import QuarantinedImage
-from regionspot.extraction.locate import RegionLocator
-from regionspot.extraction.prepare import (
-    Preparation,
-    PreparedBatch,
-    PreparedImage,
-    ShardJob,
-    prepared_batches,
-)
+from regionspot.extraction import Preparation, PreparedBatch, PreparedImage, RegionLocator, ShardJob
+from regionspot.extraction.prepare import prepared_batches
 
 BAD = (3, 8)
 NUM_IMAGES = 12

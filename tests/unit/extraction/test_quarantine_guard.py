@@ -8,9 +8,14 @@ import torch
 
 from regionspot.annotations import ImageRecord
 from regionspot.cache import QuarantinedImage
-from regionspot.extraction import AnnotationsConfig, CacheConfig, TooManyQuarantinedError
-from regionspot.extraction.prepare import PreparedBatch, PreparedImage
-from regionspot.extraction.quarantine import QuarantineGuard
+from regionspot.extraction import (
+    AnnotationsConfig,
+    CacheConfig,
+    PreparedBatch,
+    PreparedImage,
+    QuarantineGuard,
+    TooManyQuarantinedError,
+)
 
 GOOD = PreparedImage(
     record=ImageRecord(

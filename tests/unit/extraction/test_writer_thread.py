@@ -10,9 +10,7 @@ import torch
 from helpers.worlds import write_world
 from regionspot.backbones import ModelsConfig
 from regionspot.cache import write_manifest
-from regionspot.extraction import AnnotationsConfig, CacheConfig
-from regionspot.extraction.job import CacheJob
-from regionspot.extraction.prepare import ShardJob
+from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheJob, ShardJob
 from regionspot.extraction.writing import ShardBatch, ShardsWriter, WriterThread
 
 LONG_S = 60.0

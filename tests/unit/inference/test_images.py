@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from regionspot.backbones.decode_images import ImageError
+from regionspot.backbones import ImageError
 from regionspot.core.errors import MissingFileError, RegionSpotError, ShapeError
-from regionspot.inference.inputs import load_image
+from regionspot.inference import load_image
 
 ORIENTATION_TAG = 0x0112
 WARNING = "carries an EXIF rotation, which is ignored"

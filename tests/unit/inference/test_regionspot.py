@@ -31,7 +31,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 from regionspot.inference import ImageError, ImageLike, Regions, RegionSpot, score_cached
 from regionspot.model import TrainedHead
-from regionspot.toy.names import COLOURS, TEXTURES
+from regionspot.toy import COLOURS, TEXTURES
 
 Pixels = NDArray[np.uint8]
 SENTENCE = "a photo of a {}."  # of the template set "single", which its card names

@@ -15,6 +15,7 @@ from regionspot.storage import (
     Mirror,
     RemoteFolder,
     StorageError,
+    attempt,
     file_lock,
     folder_lock,
     is_url,
@@ -22,7 +23,6 @@ from regionspot.storage import (
     make_room,
     place_of,
 )
-from regionspot.storage.remote import attempt
 
 
 @pytest.mark.parametrize(

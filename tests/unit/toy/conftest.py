@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.toy.world import generate_world
+from regionspot.toy import generate_world
 
 NUM_VAL, NUM_TRAIN = 15, 12
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.toy.names import Look, look_of, vocabulary, zipf
+from regionspot.toy import look_of, vocabulary, zipf
+from regionspot.toy.names import Look
 
 COMPOSITIONS = {
     f"{texture} {colour} {shape}"

@@ -8,16 +8,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.ops import masks_to_boxes
 
-from regionspot.toy.drawing import Placement, draw_background, draw_object
-from regionspot.toy.names import SETTINGS, TEXTURES, THINGS, look_of, vocabulary, zipf
-from regionspot.toy.scenes import (
+from regionspot.toy import (
+    SETTINGS,
+    TEXTURES,
+    THINGS,
     ClassMix,
-    Scene,
     extents_xyxy,
-    render_scene,
-    sample_names,
+    look_of,
     sample_scene,
+    vocabulary,
+    zipf,
 )
+from regionspot.toy.drawing import Placement, draw_background, draw_object
+from regionspot.toy.scenes import Scene, render_scene, sample_names
 
 SEEDS = st.integers(0, 2**32)
 NAMES = vocabulary()

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-from regionspot.toy.names import SETTINGS, vocabulary
+from regionspot.toy import SETTINGS, vocabulary
 from toy_towers.captions import (
     TEMPLATES,
     WORDS,

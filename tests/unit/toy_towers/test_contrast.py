@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot.toy.names import vocabulary
+from regionspot.toy import vocabulary
 from toy_towers.captions import VisibleObject
 from toy_towers.contrast import (
     Phrases,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from regionspot.toy.names import SETTINGS, look_of, vocabulary
+from regionspot.toy import SETTINGS, look_of, vocabulary
 from toy_towers.pool import Pool, generate_pool, open_pool, squash
 
 FILES = ["classes.npy", "images.npy", "instances.npy", "pool.json", "settings.npy"]

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import normalize
 
 from regionspot.backbones import build_sam, load_clip, load_sam
 from regionspot.core.errors import WeightsError
-from regionspot.toy.names import vocabulary
+from regionspot.toy import vocabulary
 from toy_towers.towers import (
     TINY_SAM,
     ClipShape,
