@@ -14,9 +14,10 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from regionspot.cli.evaluate import parse_config, run_evaluation
+from regionspot.cli.evaluate import parse_config
 from regionspot.cli.main import main as regionspot
 from regionspot.cli.quickstart import SOURCES
+from regionspot.evaluation import run_evaluation
 from regionspot.scoring.results import EvaluationResult, format_table
 
 _TOY = Path(__file__).parents[1] / "configs" / "toy"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,15 +49,40 @@ def test_a_csv_becomes_a_head_that_knows_its_labels(
     assert counted in capsys.readouterr().out
     main(
         [
-            *("fit", "--config", "configs/train/bl_stage1.yaml", "--data.train", f"[{cache}]"),
-            *("--data.val", "null", "--val_annotations", "null", "--trainer.callbacks", "null"),
-            *("--max_images", "12", "--trainer.default_root_dir", str(run)),
-            *("--data.batch_size", "4", "--data.templates", "single"),
+            *("fit", "--config", "configs/train/own.yaml", "--data.train", f"[{cache}]"),
+            *("--data.val", str(cache), "--max_images", "48", "--data.batch_size", "4"),
+            *("--trainer.default_root_dir", str(run), "--trainer.val_check_interval", "3"),
             *("--trainer.accelerator", "cpu", "--trainer.devices", "1"),
-            *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"),
+            *("--trainer.precision", "32-true"),
+            *("--model.schedule.warmup_images", "4", "--data.templates", "single"),
+            *("--trainer.enable_progress_bar", "false"),
             *("--trainer.enable_model_summary", "false"),
         ]
     )
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(r"Loss [\d.]+, top-1 [\d.]+%, AP [\d.]+\. The trained head is in", last_line)
+    report = tmp_path / "report"
+    main(
+        [
+            *("evaluate", "--cache", str(cache), "--checkpoints", f"[{run}]"),
+            *("--images_dir", str(world), "--output_dir", str(report), "--device", "cpu"),
+            *("--templates", "single"),
+        ]
+    )
+    metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
+    figures = metrics["methods"]["fusion_head"]
+    assert metrics["metric"] == "coco"
+    assert metrics["data"]["num_regions"] == len(rows)
+    assert f"AP {figures['AP']:.1f}. The trained" in last_line, "validation is the same evaluation"
+    assert {"AP50", "AP75", "AR", "top1_accuracy", "top5_accuracy", "mean_class_accuracy"} <= set(
+        figures
+    )
+    assert "APr" not in figures
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") > num_images, "pictures, their mistakes and charts"
+    assert "COCO AP" in page
+    assert "LVIS AP. LVIS labels" not in page
+    assert (report / "named_regions.jpg").is_file()
     box = ",".join(rows[0][side] for side in ("x1", "y1", "x2", "y2"))
     capsys.readouterr()
     # The names of the training come with the head: CLIP's text encoder is not asked.

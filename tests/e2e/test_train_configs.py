@@ -16,6 +16,7 @@ TOY = sorted((ROOT / "configs" / "toy").glob("train_stage*.yaml"))
 TOY_FAST = ROOT / "configs" / "toy" / "train_fast.yaml"
 PAPER = sorted((ROOT / "configs" / "train").glob("*_stage*.yaml"))
 FAST = ROOT / "configs" / "train" / "bl_fast.yaml"
+OWN = ROOT / "configs" / "train" / "own.yaml"
 MakeCache = Callable[..., Path]
 
 
@@ -32,7 +33,7 @@ def test_the_configurations_are_there() -> None:
         *("bb_stage1", "bb_stage2", "bl336_stage1", "bl336_stage2", "bl_stage1", "bl_stage2"),
     ]
     assert [path.stem for path in TOY] == ["train_stage1", "train_stage2"]
-    for folder, known in (("train", [*PAPER, FAST]), ("toy", [*TOY, TOY_FAST])):
+    for folder, known in (("train", [*PAPER, FAST, OWN]), ("toy", [*TOY, TOY_FAST])):
         pattern = "*.yaml" if folder == "train" else "train_*.yaml"
         assert set((ROOT / "configs" / folder).glob(pattern)) == set(known)
 

@@ -7,6 +7,7 @@ from regionspot.annotations.box_checks import (
     overshooting,
 )
 from regionspot.annotations.coco import named_file, read_coco_json
+from regionspot.annotations.csv_boxes import csv_image_key
 from regionspot.annotations.csv_table import CsvBlock, CsvColumn
 from regionspot.annotations.detectron2 import read_detections
 from regionspot.annotations.formats import (
@@ -52,6 +53,7 @@ __all__ = [
     "Reason",
     "RecordTable",
     "check_options",
+    "csv_image_key",
     "decode_mask",
     "identities_of_file",
     "implausible_error",

@@ -54,7 +54,7 @@ def read_own_csv(source: Source) -> RawAnnotations:
     return RawAnnotations(
         images=ImageColumns(
             ids=np.arange(len(rows.files), dtype=np.int64),
-            keys=TextColumn.from_texts(map(key_of, rows.files)),
+            keys=TextColumn.from_texts(map(csv_image_key, rows.files)),
             file_names=TextColumn.from_texts(rows.files),
             sizes_hw=None,
         ),
@@ -73,7 +73,7 @@ def read_own_csv(source: Source) -> RawAnnotations:
     )
 
 
-def key_of(file_name: str) -> str:
+def csv_image_key(file_name: str) -> str:
     """Return the key of an image: its path, spelled with ``A-Z a-z 0-9 _ -`` only.
 
     Any other byte of the UTF-8 path, the hyphen included, becomes a hyphen and its two hex digits:

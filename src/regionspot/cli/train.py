@@ -35,7 +35,7 @@ from regionspot.cli.options import (
     take_allow_code,
 )
 from regionspot.cli.run import run_cli
-from regionspot.core.errors import ConfigError
+from regionspot.core.errors import ConfigError, MissingExtraError
 from regionspot.core.files import write_text_atomic
 from regionspot.core.stopping import end_with_process, stop_advice
 from regionspot.core.text import needs_extra
@@ -70,9 +70,12 @@ _UPSTREAM_WARNINGS = (
     "JsonargparseDeprecationWarning",
     "instantiate_classes",
     "LeafSpec",
+    # Steps are counted over epochs, so that short epochs are logged as well.
+    "is smaller than the logging interval",
 )
 _SECOND_TRAINING = "Wait for it to end, or give another --trainer.default_root_dir."
 
+_LOGGER = logging.getLogger(__name__)
 _GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
 
 
@@ -186,7 +189,8 @@ class TrainCLI(LightningCLI):
             type=str | None,
             default=None,
             help="LVIS annotation file that the cache data.val was made from. With it, validation"
-            " logs val/AP, val/APr, val/APc and val/APf; without, only val/top1.",
+            " logs LVIS AP (val/AP, val/APr, val/APc, val/APf). Without, it logs COCO AP (val/AP)"
+            " of the regions in data.val, and of a cache of LVIS or of proposals only val/top1.",
         )
         parser.add_argument(
             "--max_images",
@@ -289,18 +293,25 @@ class TrainCLI(LightningCLI):
     def _validation(self, callbacks: Sequence[pl.Callback]) -> list[pl.Callback]:
         """Return the callback for validation by AP, if there are annotations to validate on."""
         options = self.config_init[self.subcommand]
-        if self.datamodule.val_cache is not None and options.val_annotations is not None:
+        cache = self.datamodule.val_cache
+        if cache is not None:
             # Only here: training itself needs no scoring package.
-            from regionspot.scoring.callback import LvisValidation
+            from regionspot.scoring.callback import ApValidation, scores_itself
 
-            return [LvisValidation(options.val_annotations)]
+            if options.val_annotations is not None:
+                return [ApValidation(options.val_annotations)]
+            if scores_itself(cache):
+                try:
+                    return [ApValidation()]
+                except MissingExtraError as error:
+                    _LOGGER.warning("val/AP is not logged: %s", error)
         monitored = {c.monitor for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor}
         if any(name.startswith("val/AP") for name in monitored):
             raise ConfigError(
                 f"a checkpoint callback monitors {', '.join(sorted(monitored))}, but data.val is"
                 f" {self.config[self.subcommand].data.val} and val_annotations is"
-                f" {options.val_annotations}. Give both, or take `monitor` out of"
-                " trainer.callbacks."
+                f" {options.val_annotations}, so that no AP is computed. Give both, or take"
+                " `monitor` out of trainer.callbacks."
             )
         return []
 

@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import get_args
 
 from regionspot.backbones.presets import ModelsConfig
 from regionspot.core.errors import ConfigError
-from regionspot.scoring.protocols import Protocol
+from regionspot.scoring import Metric, Protocol, Scorer, check_scorer
 
 DEFAULT_HEAD_NAME = "fusion_head"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -13,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Score trained heads, and methods without a head, on one cached data set by LVIS AP.
+    """Score trained heads, and methods without a head, on one cached data set.
 
     Raises:
         ConfigError: There is nothing to evaluate, a name is unusable or repeated, or methods from
@@ -22,10 +23,17 @@ class EvalConfig:
 
     cache: str
     """Folder or URL of the feature cache of the images to evaluate on."""
-    annotations: str
-    """The LVIS annotation file that the cache was made from, or its URL."""
     output_dir: str
     """Folder for metrics.json, per_category.csv, predictions, report.html and named_regions.jpg."""
+    annotations: str | None = None
+    """The annotation file that the cache was made from, or its URL. LVIS AP needs it. Other data is
+    scored by the regions in the cache; the file then only tells where the images are."""
+    metric: Metric | None = None
+    """lvis (federated, with APr, APc, APf) or coco (every class counts in every image). Default:
+    lvis for a cache of LVIS annotations, else coco."""
+    scorer: Scorer = "hotcoco"
+    """hotcoco, or reference: the evaluators of lvis and pycocotools. The figures are the same; the
+    references take far longer."""
     checkpoints: list[str] = field(default_factory=list)
     """Trained heads, each as name=path or just path (its name is then fusion_head). A path is a
     run's folder, its head/ folder, or a .ckpt or .safetensors file. The first is the one in the
@@ -70,6 +78,9 @@ class EvalConfig:
                 f"--batch_size is {self.batch_size} and --num_pictures {self.num_pictures}; wanted"
                 " 1 or more, and 0 or more."
             )
+        if self.metric not in (None, *get_args(Metric)):
+            raise ConfigError(f"there is no metric {self.metric!r}. Set --metric to lvis or coco.")
+        check_scorer(self.scorer)
         names = [*self.heads, *self.methods]
         if len(set(names)) != len(names) or len(self.heads) != len(self.checkpoints):
             raise ConfigError(

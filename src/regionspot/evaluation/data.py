@@ -1,4 +1,4 @@
-"""What an evaluation runs on: a cache and its LVIS annotations, checked to belong together."""
+"""What an evaluation runs on: a cache and its ground truth, checked to belong together."""
 
 import logging
 from collections import Counter
@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations import read_annotations
-from regionspot.cache import FeatureCache, read_quarantine
-from regionspot.scoring import LvisGroundTruth, check_same_data
+from regionspot.annotations import (
+    FORMATS,
+    AnnotatedImages,
+    AnnotationFormat,
+    csv_image_key,
+    read_annotations,
+)
+from regionspot.cache import MERGED, FeatureCache, read_quarantine
+from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
+from regionspot.scoring import CocoGroundTruth, LvisGroundTruth, Metric, check_same_data
 from regionspot.scoring.results import EvaluatedData
 
 _logger = logging.getLogger(__name__)
@@ -20,18 +28,37 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-    """A cache, the annotations it is scored by, and where the pixels are."""
+    """A cache, the ground truth it is scored by, and where the pixels are."""
 
     cache: FeatureCache
     """The images to evaluate on."""
-    truth: LvisGroundTruth
+    truth: LvisGroundTruth | CocoGroundTruth
     """Ground truth of the images that count: those that the cache was planned for."""
-    annotations_path: Path
-    """The annotation file."""
+    annotations_path: Path | None
+    """The annotation file; None if the ground truth is what the cache holds."""
+    images_dir: Path | None
+    """Folder of the images."""
     image_paths: Mapping[int, Path]
     """The image file of every annotated image, by image id; {} where no pixels are at hand."""
     summary: EvaluatedData
     """What metrics.json and the report say about the data."""
+
+    @property
+    def metric(self) -> Metric:
+        """What AP means."""
+        return "lvis" if isinstance(self.truth, LvisGroundTruth) else "coco"
+
+    @property
+    def images_from(self) -> str:
+        """What says where the images are, for messages."""
+        return str(self.annotations_path or self.images_dir)
+
+    @property
+    def num_unknown_classes(self) -> int:
+        """Annotated classes that are not in the cache's vocabulary: never predicted."""
+        if isinstance(self.truth, CocoGroundTruth):
+            return 0
+        return len(self.truth.categories) - len(self.cache.manifest.vocabulary)
 
     @cached_property
     def labels(self) -> Mapping[int, NDArray[np.int64]]:
@@ -41,29 +68,68 @@ class EvaluationData:
 
 
 def open_evaluation_data(
-    cache_dir: str | Path, annotations_path: Path, images_dir: Path | None
+    cache_dir: str | Path,
+    annotations_path: Path | None,
+    images_dir: Path | None,
+    *,
+    metric: Metric | None = None,
 ) -> EvaluationData:
-    """Open a cache and its annotations.
+    """Open a cache and its ground truth.
 
-    Images that could not be read when the cache was made (quarantined) count: their regions are
-    missed. Images beyond the cache's plan (it was made with ``--limit``) do not.
+    Under the LVIS metric the annotation file is the ground truth. Images that could not be read
+    when the cache was made (quarantined) count: their regions are missed. Images beyond the cache's
+    plan (it was made with ``--limit``) do not. Under the COCO metric the regions of the cache are
+    the ground truth or, if these are proposals, those of the annotation file.
 
     Args:
         cache_dir: Folder or URL of the feature cache.
-        annotations_path: LVIS annotation file.
+        annotations_path: The annotation file that it was made from.
         images_dir: Folder of the images, if their pixels are wanted.
+        metric: What AP shall mean; None for LVIS AP on a cache of LVIS annotations, else COCO AP.
 
     Raises:
+        ConfigError: The metric, or finding the images, needs an annotation file.
         MissingFileError: The cache, the annotation file or the folder of images is not there.
         CacheCorruptError: The cache is not finished, or damaged.
-        AnnotationError: The file is not LVIS, or not of the images and classes of the cache.
+        CacheMismatchError: The cache cannot be its own ground truth.
+        AnnotationError: The file has another format, or is not of the images and classes of the
+            cache.
     """
     cache = FeatureCache.open(cache_dir)
+    if images_dir is not None and not images_dir.is_dir():
+        raise MissingFileError(
+            f"there is no images folder at {images_dir}. Set --images_dir to the folder that the"
+            " cache was made from, or leave it out."
+        )
+    if (metric or _default_metric(cache, annotations_path)) == "coco":
+        return _open_coco(cache, annotations_path, images_dir)
+    if annotations_path is None:
+        raise ConfigError(
+            f"LVIS AP of {cache.location} needs to know which classes were looked for in each"
+            " image. Set --annotations to the LVIS file, or --metric coco for COCO AP of the"
+            " regions in the cache."
+        )
+    return _open_lvis(cache, annotations_path, images_dir)
+
+
+def missing_reasons(cache: FeatureCache) -> Counter[str]:
+    """Count why images were left out of a cache."""
+    return Counter(image.reason for image in read_quarantine(cache.path))
+
+
+def _default_metric(cache: FeatureCache, annotations_path: Path | None) -> Metric:
+    found = cache.manifest.annotation_format
+    is_merged_lvis = found == MERGED and annotations_path is not None
+    return "lvis" if found == "lvis" or is_merged_lvis else "coco"
+
+
+def _open_lvis(
+    cache: FeatureCache, annotations_path: Path, images_dir: Path | None
+) -> EvaluationData:
     whole = LvisGroundTruth.read(annotations_path)
     for remark in check_same_data(cache, whole, option="--annotations"):
         _logger.warning(remark)
-    quarantined = _quarantined_ids(cache)
-    planned = {*cache.index.image_ids.tolist(), *quarantined}
+    planned = _planned_ids(cache)
     is_subset = not planned.issuperset(whole.image_ids)
     truth = whole.subset(planned) if is_subset else whole
     if is_subset:
@@ -72,36 +138,127 @@ def open_evaluation_data(
             len(truth.image_ids),
             len(whole.image_ids),
         )
+    paths: Mapping[int, Path] = {}
+    if images_dir is not None:
+        paths = _paths_of(read_annotations("lvis", annotations_path, images_dir), images_dir)
     return EvaluationData(
         cache=cache,
         truth=truth,
         annotations_path=annotations_path,
-        image_paths=_image_paths(annotations_path, images_dir),
-        summary=EvaluatedData(
-            name=cache.manifest.name,
-            num_images=len(truth.image_ids),
-            num_missing_images=len(quarantined),
-            num_regions=truth.num_annotations,
-            num_cached_regions=int(cache.index.num_regions.sum()),
-            proposals=cache.manifest.proposals,
-            num_classes=len(cache.manifest.vocabulary),
-            is_subset=is_subset,
-            annotation_sha256=truth.sha256,
+        images_dir=images_dir,
+        image_paths=paths,
+        summary=_summary(cache, truth, is_subset=is_subset, annotation_sha256=truth.sha256),
+    )
+
+
+def _open_coco(
+    cache: FeatureCache, annotations_path: Path | None, images_dir: Path | None
+) -> EvaluationData:
+    annotated = None
+    if annotations_path is not None:
+        annotated = _read_same_data(cache, annotations_path, images_dir)
+    if annotated is not None and cache.manifest.proposals is not None:
+        truth = CocoGroundTruth.of_annotations(annotated, _planned_ids(cache))
+    else:
+        truth = CocoGroundTruth.of_cache(cache)
+    paths: Mapping[int, Path] = {}
+    if images_dir is not None:
+        paths = (
+            _paths_by_key(cache, images_dir)
+            if annotated is None
+            else _paths_of(annotated, images_dir)
+        )
+    return EvaluationData(
+        cache=cache,
+        truth=truth,
+        annotations_path=annotations_path,
+        images_dir=images_dir,
+        image_paths=paths,
+        summary=_summary(
+            cache, truth, is_subset=False, annotation_sha256=cache.manifest.annotation_sha256
         ),
     )
 
 
-def missing_reasons(cache: FeatureCache) -> Counter[str]:
-    """Count why images were left out of a cache."""
-    return Counter(image.reason for image in read_quarantine(cache.path))
+def _read_same_data(
+    cache: FeatureCache, annotations_path: Path, images_dir: Path | None
+) -> AnnotatedImages:
+    """Read the annotation file of a cache and check that its images and classes are the same."""
+    found = cache.manifest.annotation_format
+    if found not in FORMATS:
+        raise ConfigError(
+            f"{cache.location} is a merged cache, and its images were named by several files. Leave"
+            " --annotations and --images_dir out, or evaluate its sources one by one."
+        )
+    annotated = read_annotations(cast("AnnotationFormat", found), annotations_path, images_dir)
+    theirs = dict(zip(annotated.category_ids, annotated.vocabulary, strict=True))
+    ours = dict(zip(cache.manifest.category_ids, cache.manifest.vocabulary, strict=True))
+    strange = [
+        f"class {number} ({name!r})" for number, name in ours.items() if theirs.get(number) != name
+    ]
+    listed = {record.image_id for record in annotated.records}
+    strange += [f"image {number}" for number in sorted(_planned_ids(cache) - listed)]
+    if strange:
+        raise AnnotationError(
+            f"{annotations_path} is not what {cache.location} was made from: it lacks"
+            f" {', '.join(strange[:3])}. Set --annotations to the file that"
+            f" {cache.manifest.name!r} was cached from."
+        )
+    return annotated
 
 
-def _image_paths(annotations_path: Path, images_dir: Path | None) -> Mapping[int, Path]:
-    if images_dir is None:
-        return {}
-    images = read_annotations("lvis", annotations_path, images_dir)
-    return {record.image_id: images_dir / record.file_name for record in images.records}
+def _paths_of(annotated: AnnotatedImages, images_dir: Path) -> Mapping[int, Path]:
+    return {record.image_id: images_dir / record.file_name for record in annotated.records}
 
 
-def _quarantined_ids(cache: FeatureCache) -> list[int]:
-    return [image.image_id for image in read_quarantine(cache.path)]
+def _paths_by_key(cache: FeatureCache, images_dir: Path) -> Mapping[int, Path]:
+    """Find the images of a CSV cache, whose keys are their paths."""
+    found = cache.manifest.annotation_format
+    if found != "csv":
+        raise ConfigError(
+            f"{cache.location} was made from {found} annotations and does not know the names of its"
+            " image files. Set --annotations to that file beside --images_dir; the figures stay"
+            " those of the regions in the cache."
+        )
+    by_key = {
+        csv_image_key(path.relative_to(images_dir).as_posix()): path
+        for path in images_dir.rglob("*")
+        if path.is_file()
+    }
+    index = cache.index
+    paths = {
+        int(index.image_ids[position]): by_key.get(index.key(position))
+        for position in range(len(index))
+    }
+    missing = [image_id for image_id, path in paths.items() if path is None]
+    if missing:
+        raise MissingFileError(
+            f"{images_dir} lacks {len(missing):,} of the {len(paths):,} images of"
+            f" {cache.location}. Set --images_dir to the folder that the cache was made from."
+        )
+    return cast("Mapping[int, Path]", paths)
+
+
+def _planned_ids(cache: FeatureCache) -> set[int]:
+    quarantined = (image.image_id for image in read_quarantine(cache.path))
+    return {*cache.index.image_ids.tolist(), *quarantined}
+
+
+def _summary(
+    cache: FeatureCache,
+    truth: LvisGroundTruth | CocoGroundTruth,
+    *,
+    is_subset: bool,
+    annotation_sha256: str,
+) -> EvaluatedData:
+    return EvaluatedData(
+        name=cache.manifest.name,
+        num_images=len(truth.image_ids),
+        num_missing_images=cache.index.num_quarantined,
+        num_regions=truth.num_annotations,
+        num_cached_regions=int(cache.index.num_regions.sum()),
+        proposals=cache.manifest.proposals,
+        num_classes=len(cache.manifest.vocabulary),
+        is_subset=is_subset,
+        annotation_sha256=annotation_sha256,
+    )

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models, resolve_device
@@ -19,7 +18,7 @@ from regionspot.evaluation.data import EvaluationData
 from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
 from regionspot.model import TrainedHead, load_trained_head
-from regionspot.scoring import Predictions, Protocol, RegionMeans, emit_predictions
+from regionspot.scoring import NamedRegions, Predictions, Protocol, emit_predictions
 
 _Item = TypeVar("_Item")
 _DESCRIPTIONS: dict[PixelMethod, str] = {
@@ -28,16 +27,6 @@ _DESCRIPTIONS: dict[PixelMethod, str] = {
     "grey_outside_mask": "The whole image at its own size, grey outside SAM's mask; control.",
     "pooled_patches": "CLIP's patch tokens pooled over the box, nothing trained; control.",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedImage:
-    """The most likely class of every region of one image."""
-
-    labels: NDArray[np.int64]
-    """Class indices, (R,)."""
-    probabilities: NDArray[np.float32]
-    """Their probabilities, (R,)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,21 +39,14 @@ class MethodOutput:
     """What it does, in one sentence."""
     parts: list[Predictions] = field(default_factory=list)
     """Predictions by image."""
-    named: dict[int, NamedImage] = field(default_factory=dict)
-    """Top-1 names by image id."""
-    means: RegionMeans = field(default_factory=RegionMeans)
-    """Means over regions."""
+    named: dict[int, NamedRegions] = field(default_factory=dict)
+    """What it called the regions of each image, by image id, in the cache's order."""
 
     def add(self, scores: RegionScores, data: EvaluationData, protocol: Protocol) -> None:
         """Take over one image's scores."""
         category_ids = data.cache.manifest.category_ids
         self.parts.append(emit_predictions([scores], category_ids, protocol=protocol))
-        self.means.add(scores, data.labels[scores.image_id])
-        best = scores.scores.argmax(axis=1)
-        self.named[scores.image_id] = NamedImage(
-            labels=best.astype(np.int64),
-            probabilities=np.take_along_axis(scores.scores, best[:, None], axis=1)[:, 0],
-        )
+        self.named[scores.image_id] = NamedRegions.of_scores(scores, data.labels[scores.image_id])
 
     def predictions(self) -> Predictions:
         """Join the predictions of all images."""

@@ -117,7 +117,7 @@ def _most_confident_mistakes(
     surest: list[tuple[float, int]] = []
     for position, (image_id, labels) in enumerate(data.labels.items()):
         named = output.named[image_id]
-        wrong = named.probabilities[(named.labels != labels) & (labels >= 0)]
+        wrong = named.probabilities[(named.predicted != labels) & (labels >= 0)]
         if len(wrong):
             surest.append((-float(wrong.max()), position))
     return [data.cache.sample(position) for _, position in sorted(surest)[:count]]
@@ -162,7 +162,7 @@ def _named_regions(
     named = output.named[sample.image_id]
     rows = zip(
         sample.boxes_xyxy.tolist(),
-        named.labels.tolist(),
+        named.predicted.tolist(),
         named.probabilities.tolist(),
         sample.labels.tolist(),
         strict=True,
@@ -221,6 +221,6 @@ def _attention_of(
 def _pixels(data: EvaluationData, sample: CachedSample) -> NDArray[np.uint8]:
     path = data.image_paths.get(sample.image_id)
     if path is None:
-        raise MissingFileError(f"{data.annotations_path} does not say where image {sample.key} is.")
+        raise MissingFileError(f"{data.images_from} does not say where image {sample.key} is.")
     exif_policy = as_exif_policy(data.cache.manifest.fingerprint.exif_policy)
     return load_image(path, exif_policy=exif_policy, rotation_log_level=logging.DEBUG)

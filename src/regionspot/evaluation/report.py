@@ -29,7 +29,7 @@ from regionspot.evaluation.report_parts import (
     method_table,
     timing_rows,
 )
-from regionspot.scoring.protocols import PROTOCOL_NOTES
+from regionspot.scoring import METRIC_NOTES, PROTOCOL_NOTES
 from regionspot.scoring.results import EvaluationResult
 from regionspot.viz import draw_ap_bars
 
@@ -99,6 +99,7 @@ def render_report(content: ReportContent) -> str:
         timings=timing_rows(timings_s),
         total_time=human_duration(sum(timings_s.values())),
         protocol_note=PROTOCOL_NOTES[content.result.protocol],
+        metric_note=METRIC_NOTES[content.result.metric],
     )
 
 
@@ -191,12 +192,13 @@ def build_report(
     pictures = draw_region_pictures(
         data, first, run.heads.get(first.name), num_pictures=config.num_pictures
     )
-    bars = draw_ap_bars({method.name: method.figures for method in result.methods})
+    names = ("AP", *(f"AP{group}" for group in ("rcf" if result.metric == "lvis" else "sml")))
+    bars = draw_ap_bars({method.name: method.figures for method in result.methods}, names)
     return ReportContent(
         title=config.title,
         result=result,
         notes=(*_notes(config, data, run), *config.notes),
-        ap_bars=ReportPicture(data=bars, alt="Bar chart of AP, APr, APc and APf of every method"),
+        ap_bars=ReportPicture(data=bars, alt=f"Bar chart of {', '.join(names)} of every method"),
         training_curves=curves,
         sampled=pictures.sampled,
         sampled_note=pictures.sampled_note,
@@ -217,7 +219,9 @@ def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Ma
         f" weights sha256 {found.clip_weights_sha256[:_SHORT]}",
         "text bank": f"templates {config.templates}, {len(data.cache.manifest.vocabulary):,} names",
         "feature cache": f"{data.cache.location} ({data.cache.manifest.codec})",
-        "annotations": f"{data.annotations_path}, sha256 {data.truth.sha256[:_SHORT]}",
+        "annotations": f"{data.annotations_path or 'the regions in the cache'}, sha256"
+        f" {data.summary.annotation_sha256[:_SHORT]}",
+        "scorer": f"{config.scorer}, {data.metric} metric",
     }
     for name, head in run.heads.items():
         shape = head.card.head
@@ -249,7 +253,7 @@ def _notes(config: EvalConfig, data: EvaluationData, run: MethodRun) -> list[str
         told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
         notes.append(f"Why images are missing: {told}.")
     notes += [f"{note[0].upper()}{note[1:]}." for note in data.truth.notes]
-    unknown = len(data.truth.categories) - summary.num_classes
+    unknown = data.num_unknown_classes
     if unknown:
         notes.append(f"{unknown:,} annotated classes are not in the vocabulary: never predicted.")
     if config.images_dir is None and config.num_pictures:

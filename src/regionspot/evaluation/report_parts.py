@@ -10,8 +10,8 @@ from functools import cached_property
 
 from regionspot.core.errors import ConfigError
 from regionspot.core.text import human_duration
+from regionspot.scoring import CategoryScore
 from regionspot.scoring.figures import format_figure, shown_figures
-from regionspot.scoring.lvis_ap import CategoryScore
 from regionspot.scoring.results import MethodResult
 from regionspot.viz import NamedRegion
 
@@ -183,12 +183,15 @@ def _category_table(
 ) -> CategoryTable:
     others = {one.category_id: one.AP for one in other.scores.per_category} if other else {}
     names = [first_name, *([other.name] if other else [])]
+    has_frequency = any(row.frequency for row in rows)
     return CategoryTable(
         title=title,
-        columns=("class", "freq.", "regions", *names),
+        columns=("class", *(["freq."] if has_frequency else []), "regions", *names),
         rows=tuple(
             (
-                *(row.name, row.frequency, str(row.num_annotations), format_figure(row.AP)),
+                row.name,
+                *([row.frequency or ""] if has_frequency else []),
+                *(str(row.num_annotations), format_figure(row.AP)),
                 *([format_figure(others[row.category_id])] if other else []),
             )
             for row in rows

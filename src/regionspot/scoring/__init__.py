@@ -1,9 +1,25 @@
-"""Scoring: predictions in and out, protocols, LVIS AP, validation while training, the report."""
+"""Scoring: predictions in, figures out (LVIS AP, COCO AP, figures over regions)."""
 
 from regionspot.annotations import LvisCategory, LvisGroundTruth
-from regionspot.scoring.figures import FIGURES, Figure, RegionMeans, format_figure, shown_figures
+from regionspot.scoring.ap_scores import (
+    METRIC_NOTES,
+    ApScores,
+    CategoryScore,
+    Metric,
+    Scorer,
+    check_scorer,
+)
+from regionspot.scoring.coco_ap import CocoGroundTruth, CocoScorer
+from regionspot.scoring.figures import (
+    FIGURES,
+    Figure,
+    format_figure,
+    region_figures,
+    shown_figures,
+)
 from regionspot.scoring.ground_truth import check_same_data
-from regionspot.scoring.lvis_ap import CategoryScore, LvisScorer, LvisScores, score_lvis
+from regionspot.scoring.lvis_ap import LvisScorer, LvisScores, score_lvis
+from regionspot.scoring.named import NamedRegions
 from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.protocols import (
     PROTOCOL_NOTES,
@@ -12,24 +28,34 @@ from regionspot.scoring.protocols import (
     flatten_top_k,
     top_1,
 )
+from regionspot.scoring.scorers import scorer_of
 
 __all__ = [
     "FIGURES",
+    "METRIC_NOTES",
     "PROTOCOL_NOTES",
+    "ApScores",
     "CategoryScore",
+    "CocoGroundTruth",
+    "CocoScorer",
     "Figure",
     "LvisCategory",
     "LvisGroundTruth",
     "LvisScorer",
     "LvisScores",
+    "Metric",
+    "NamedRegions",
     "Predictions",
     "Protocol",
-    "RegionMeans",
+    "Scorer",
     "check_same_data",
+    "check_scorer",
     "emit_predictions",
     "flatten_top_k",
     "format_figure",
+    "region_figures",
     "score_lvis",
+    "scorer_of",
     "shown_figures",
     "top_1",
 ]

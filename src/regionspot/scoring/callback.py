@@ -1,4 +1,4 @@
-"""LVIS AP after every validation epoch of a training run.
+"""AP after every validation epoch of a training run.
 
 Shape letters: B images, R regions (padded), C classes.
 """
@@ -20,10 +20,13 @@ from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.data import CachedRegions, RegionBatch
+from regionspot.scoring.ap_scores import import_hotcoco
+from regionspot.scoring.coco_ap import CocoGroundTruth, CocoScorer
 from regionspot.scoring.ground_truth import check_same_data
-from regionspot.scoring.lvis_ap import LvisScorer, import_hotcoco
+from regionspot.scoring.lvis_ap import LvisScorer
 from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.protocols import Protocol, emit_predictions
+from regionspot.scoring.scorers import scorer_of
 from regionspot.storage import local_input
 
 _LOGGER = logging.getLogger(__name__)
@@ -31,15 +34,17 @@ _LOGGED = ("AP", "APr", "APc", "APf")
 _OPTION = "--val_annotations"
 
 
-class LvisValidation(pl.Callback):
-    """Logs ``val/AP``, ``val/APr``, ``val/APc`` and ``val/APf``, in percent.
+class ApValidation(pl.Callback):
+    """Logs ``val/AP`` in percent, and with LVIS annotations ``val/APr``, ``val/APc``, ``val/APf``.
 
-    Scored are the images that the validation saw, so ``limit_val_batches`` gives a rough figure of
-    fewer images; images that the cache had to leave out do not count here, while `evaluate.py`
-    counts them as missed. A group of classes without ground truth is not logged.
+    Without annotations AP is COCO AP of the regions in the validation cache. Scored are the images
+    that the validation saw, so ``limit_val_batches`` gives a rough figure of fewer images; images
+    that the cache had to leave out do not count here, while `evaluate.py` counts them as missed. A
+    group of classes without ground truth is not logged.
 
     Args:
-        annotations: The LVIS annotation file that the validation cache was made from, or its URL.
+        annotations: The LVIS annotation file that the validation cache was made from, or its URL;
+            None for COCO AP.
         protocol: Which (box, class) pairs are scored.
 
     Raises:
@@ -48,15 +53,19 @@ class LvisValidation(pl.Callback):
         MissingExtraError: hotcoco is not installed.
     """
 
-    def __init__(self, annotations: str | Path, protocol: Protocol = "flattened_top300") -> None:
+    def __init__(
+        self, annotations: str | Path | None = None, protocol: Protocol = "flattened_top300"
+    ) -> None:
         super().__init__()
         import_hotcoco()  # now, not after the hours of training before the first validation
-        self._truth = LvisGroundTruth.read(local_input(str(annotations)), option=_OPTION)
+        self._truth: LvisGroundTruth | CocoGroundTruth | None = None
+        if annotations is not None:
+            self._truth = LvisGroundTruth.read(local_input(str(annotations)), option=_OPTION)
         self._protocol: Protocol = protocol
         self._category_ids: tuple[int, ...] = ()
         self._parts: list[Predictions] = []
         self._seen: list[int] = []
-        self._scorer: tuple[frozenset[int], LvisScorer] | None = None
+        self._scorer: tuple[frozenset[int], LvisScorer | CocoScorer] | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -67,10 +76,12 @@ class LvisValidation(pl.Callback):
             AnnotationError: It has images or classes that the annotations lack, or classes that go
                 by other names there.
         """
-        remarks = check_same_data(_val_cache(trainer), self._truth, option=_OPTION)
-        if trainer.is_global_zero:
-            for remark in remarks:
-                _LOGGER.warning(remark)
+        cache = _val_cache(trainer)
+        if isinstance(self._truth, LvisGroundTruth):
+            remarks = check_same_data(cache, self._truth, option=_OPTION)
+            if trainer.is_global_zero:
+                for remark in remarks:
+                    _LOGGER.warning(remark)
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -91,7 +102,7 @@ class LvisValidation(pl.Callback):
         """Turn a batch's scores into predictions, so that no scores are kept."""
         if not isinstance(outputs, Mapping) or not {"scores", "batch"} <= outputs.keys():
             raise ConfigError(
-                f"LvisValidation needs a module whose validation_step returns scores and batch, as"
+                f"ApValidation needs a module whose validation_step returns scores and batch, as"
                 f" RegionSpotModule does; {type(pl_module).__name__} returned"
                 f" {type(outputs).__name__}."
             )
@@ -105,31 +116,51 @@ class LvisValidation(pl.Callback):
         predictions, seen = gather_predictions(Predictions.concatenate(self._parts), self._seen)
         if trainer.sanity_checking or not seen:
             return
-        figures = self._scorer_for(frozenset(seen)).score(predictions).figures()
+        if self._truth is None:
+            # Only now: by this time the cache has been read once, and its shards are in memory.
+            self._truth = CocoGroundTruth.of_cache(_val_cache(trainer))
+        scores = self._scorer_for(self._truth, frozenset(seen)).score(predictions)
+        figures = scores.figures()
         for name in _LOGGED:
-            value = figures[name]
+            value = figures.get(name)
             if value is not None:
                 # Every rank scored the same predictions: there is nothing left to reduce.
                 pl_module.log(f"val/{name}", value, prog_bar=name == "AP", rank_zero_only=False)
 
-    def _scorer_for(self, image_ids: frozenset[int]) -> LvisScorer:
+    def _scorer_for(
+        self, truth: LvisGroundTruth | CocoGroundTruth, image_ids: frozenset[int]
+    ) -> LvisScorer | CocoScorer:
         if self._scorer is None or self._scorer[0] != image_ids:
-            missing = len(self._truth.image_ids) - len(image_ids)
+            missing = len(truth.image_ids) - len(image_ids)
             if missing:
                 _LOGGER.info(
                     "validation AP is over %d images; %d more are annotated",
                     len(image_ids),
                     missing,
                 )
-            self._scorer = (image_ids, LvisScorer(self._truth.subset(image_ids)))
+            self._scorer = (image_ids, scorer_of(truth.subset(image_ids)))
         return self._scorer[1]
+
+
+def scores_itself(cache: FeatureCache) -> bool:
+    """Return whether COCO AP of a cache's own regions is the figure that its users expect.
+
+    It is not for LVIS, whose AP is another figure; for proposals, whose classes are unknown; and
+    for merged caches that hold an image id twice.
+    """
+    manifest = cache.manifest
+    return (
+        manifest.annotation_format != "lvis"
+        and manifest.proposals is None
+        and len(np.unique(cache.index.image_ids)) == len(cache)
+    )
 
 
 def _val_cache(trainer: pl.Trainer) -> FeatureCache:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, CachedRegions) or data.val_cache is None:
         raise ConfigError(
-            "LvisValidation scores the validation cache of a CachedRegions data module and found"
+            "ApValidation scores the validation cache of a CachedRegions data module and found"
             " none. Set data.val, or leave the callback out."
         )
     return data.val_cache

@@ -1,11 +1,9 @@
 """The figures of a method: name, title and format of each, and where it is shown.
 
-A method has its figures as one mapping from name to value (`MethodResult.figures`): LVIS AP and its
-kin from `LvisScores`, and means over regions, which `RegionMeans` collects while images are scored.
-``metrics.json`` has all of them; the table of the command line and the report show those in
-`FIGURES`. A new figure over regions is one row there.
-
-Shape letters: R regions, C classes.
+A method has its figures as one mapping from name to value (`MethodResult.figures`): AP and its kin
+from `ApScores`, and figures over regions from `region_figures`. ``metrics.json`` has all of them;
+the table of the command line and the report show those in `FIGURES`. A new figure over regions is
+one row there.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -13,16 +11,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from regionspot.core.region_scores import RegionScores
+from regionspot.scoring.named import NamedRegions
 
 Place = Literal["cards", "shell", "report"]
 """Where a figure is shown: the cards at the top of the report, the table that the command line
 prints, the table of the report."""
 
-OfRegions = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.generic]]
-"""From class scores, (R, C), and labels, (R,), to a number in 0..1 for each region, (R,)."""
+OfRegions = Callable[[NamedRegions], float | None]
+"""From regions whose class is known, at least one, to a figure in 0..1; None if it has no meaning
+for them."""
+
+_CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,7 @@ class Figure:
     note: str = ""
     """What a reader has to know about it, in whole sentences."""
     of_regions: OfRegions | None = None
-    """What it is the mean of, over the regions whose class is known; None for the figures of
-    `LvisScores`."""
+    """How it follows from the regions whose class is known; None for the figures of `ApScores`."""
 
     def text(self, figures: Mapping[str, float | None]) -> str:
         """Return the figure of a method as it is shown; see `format_figure`."""
@@ -51,12 +50,34 @@ def format_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def top1_is_right(
-    class_scores: NDArray[np.float32], labels: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Return whether the most likely class of each region is the annotated one, (R,)."""
-    right: NDArray[np.bool_] = class_scores.argmax(axis=1) == labels
-    return right
+def top1_accuracy(regions: NamedRegions) -> float:
+    """Return the share of regions whose most likely class is the annotated one."""
+    return float(np.mean(regions.ranks == 0))
+
+
+def top5_accuracy(regions: NamedRegions) -> float | None:
+    """Return the share of regions whose class is among the five most likely; None of 5 or fewer."""
+    return float(np.mean(regions.ranks < 5)) if regions.num_classes > 5 else None
+
+
+def mean_class_accuracy(regions: NamedRegions) -> float:
+    """Return top-1 accuracy of each class, averaged over the classes that occur."""
+    counts = np.bincount(regions.labels)
+    right = np.bincount(regions.labels, weights=regions.ranks == 0)
+    return float(np.mean(right[counts > 0] / counts[counts > 0]))
+
+
+def calibration_error(regions: NamedRegions) -> float:
+    """Return the expected calibration error of the most likely class (Guo et al. 2017).
+
+    The mean distance between confidence and accuracy over 15 bins of equal width, weighted by the
+    number of regions in each.
+    """
+    edges = np.linspace(0.0, 1.0, _CALIBRATION_BINS + 1)[1:-1]
+    bins = np.digitize(regions.probabilities, edges, right=True)
+    confidence = np.bincount(bins, weights=regions.probabilities.astype(np.float64))
+    accuracy = np.bincount(bins, weights=regions.ranks == 0)
+    return float(np.abs(confidence - accuracy).sum() / len(regions))
 
 
 FIGURES: tuple[Figure, ...] = (
@@ -74,9 +95,29 @@ FIGURES: tuple[Figure, ...] = (
     Figure(
         name="top1_accuracy",
         title="top-1",
+        places=("shell", "report"),
+        note="top-1, top-5: share of annotated boxes whose class is the most likely one, or among"
+        " the five most likely.",
+        of_regions=top1_accuracy,
+    ),
+    Figure(
+        name="top5_accuracy", title="top-5", places=("shell", "report"), of_regions=top5_accuracy
+    ),
+    Figure(
+        name="mean_class_accuracy",
+        title="class acc.",
+        places=("shell", "report"),
+        note="class acc.: top-1 averaged over classes, so that rare ones count as much as frequent"
+        " ones.",
+        of_regions=mean_class_accuracy,
+    ),
+    Figure(
+        name="calibration_error",
+        title="ECE",
         places=("report",),
-        note="top-1: share of annotated boxes whose most likely class is right.",
-        of_regions=top1_is_right,
+        note="ECE: expected calibration error, the distance between the probability of the most"
+        " likely class and how often it is right.",
+        of_regions=calibration_error,
     ),
 )
 """The figures that are shown, in the order of the columns."""
@@ -85,7 +126,7 @@ FIGURES: tuple[Figure, ...] = (
 def shown_figures(
     place: Place, methods: Collection[Mapping[str, float | None]]
 ) -> tuple[Figure, ...]:
-    """Return the figures to show, without those over regions that no method has.
+    """Return the figures to show: those that the metric has, and that any method has.
 
     Args:
         place: Where they are shown.
@@ -95,35 +136,21 @@ def shown_figures(
         figure
         for figure in FIGURES
         if place in figure.places
+        and any(figure.name in method for method in methods)
         and (figure.of_regions is None or any(m[figure.name] is not None for m in methods))
     )
 
 
-class RegionMeans:
-    """Means over all regions whose class is known, which proposals' are not."""
+def region_figures(regions: NamedRegions) -> dict[str, float | None]:
+    """Return the figures over regions by name, in percent; None without any annotated class.
 
-    def __init__(self) -> None:
-        self._sums = {figure.name: 0.0 for figure in FIGURES if figure.of_regions is not None}
-        self._num_regions = 0
-
-    def add(self, scores: RegionScores, labels: NDArray[np.int64]) -> None:
-        """Add the regions of an image.
-
-        Args:
-            scores: Their class scores.
-            labels: Their annotated classes, (R,); -1 for none.
-        """
-        is_known = labels >= 0
-        class_scores, labels = scores.scores[is_known], labels[is_known]
-        self._num_regions += len(labels)
-        for figure in FIGURES:
-            if figure.of_regions is not None:
-                self._sums[figure.name] += float(figure.of_regions(class_scores, labels).sum())
-
-    def figures(self) -> dict[str, float | None]:
-        """Return the means by name, in percent; None without any such region."""
-        num_regions = self._num_regions
-        return {
-            name: 100.0 * (total / num_regions) if num_regions else None
-            for name, total in self._sums.items()
-        }
+    Args:
+        regions: What a method called them.
+    """
+    known = regions.known
+    found = {
+        figure.name: figure.of_regions(known) if len(known) else None
+        for figure in FIGURES
+        if figure.of_regions is not None
+    }
+    return {name: None if value is None else 100.0 * value for name, value in found.items()}

@@ -8,21 +8,28 @@ as fast as the reference; the means over them are taken here, exactly as the ref
 Shape letters: C categories.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations import FREQUENCIES, Frequency, LvisGroundTruth
-from regionspot.core.errors import AnnotationError, MissingExtraError, RegionSpotError
+from regionspot.core.errors import AnnotationError, RegionSpotError
+from regionspot.scoring.ap_scores import (
+    SIZES,
+    ApScores,
+    CategoryScore,
+    Scorer,
+    check_scorer,
+    import_hotcoco,
+    mean_percent,
+)
 from regionspot.scoring.lvis_reference import reference_curves
 from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.protocols import LVIS_MAX_DETECTIONS
 
-_AREAS = ("all", "small", "medium", "large")
 _IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _SELF_CHECK_TOLERANCE = 1e-9
 _ANY_AREA = (float(np.nextafter(0, 1)), float(np.finfo(np.float64).max))
@@ -30,60 +37,17 @@ _IGNORED_AREA = 1e12  # beyond all size ranges, "all" included: such a region co
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CategoryScore:
-    """How one category did."""
-
-    category_id: int
-    """The data set's own category id."""
-    name: str
-    """The class name."""
-    frequency: Frequency
-    """Rare, common or frequent."""
-    num_annotations: int
-    """Annotated regions of this category."""
-    AP: float | None
-    """Average precision in percent; None where the category has no ground truth."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LvisScores:
+class LvisScores(ApScores):
     """LVIS figures in percent; None where no category has the ground truth that a figure needs."""
 
-    AP: float | None
-    """Mean over IoU thresholds 0.50 to 0.95 and over categories with ground truth."""
-    AP50: float | None
-    """The same at IoU 0.50 alone."""
-    AP75: float | None
-    """The same at IoU 0.75 alone."""
-    APs: float | None
-    """Regions smaller than 32 x 32 px."""
-    APm: float | None
-    """Regions between 32 x 32 and 96 x 96 px."""
-    APl: float | None
-    """Regions larger than 96 x 96 px."""
     APr: float | None
     """Rare categories: in fewer than 10 training images of LVIS."""
     APc: float | None
     """Common categories: in 10 to 99."""
     APf: float | None
     """Frequent categories: in 100 or more."""
-    AR: float | None
-    """Mean recall with 300 predictions an image."""
-    ARs: float | None
-    """The same for small regions."""
-    ARm: float | None
-    """The same for medium regions."""
-    ARl: float | None
-    """The same for large regions."""
     num_categories: dict[Frequency, int]
     """Categories with ground truth, by frequency: the weights of APr, APc and APf in AP."""
-    per_category: tuple[CategoryScore, ...]
-    """Every category of the annotation file, in order of ids."""
-
-    def figures(self) -> dict[str, float | None]:
-        """Return the thirteen figures by name, in percent."""
-        names = [item.name for item in fields(self) if item.name.startswith("A")]
-        return {name: getattr(self, name) for name in names}
 
 
 def score_lvis(
@@ -91,6 +55,7 @@ def score_lvis(
     predictions: Predictions,
     *,
     iou_type: Literal["bbox"] = "bbox",
+    scorer: Scorer = "hotcoco",
 ) -> LvisScores:
     """Score predictions against LVIS ground truth.
 
@@ -102,6 +67,7 @@ def score_lvis(
         annotations: An LVIS annotation file, or one already read.
         predictions: What to score; ids are the file's own.
         iou_type: Boxes; results with masks are not read.
+        scorer: hotcoco, or the reference (`lvis.LVISEval`), about 80 times slower.
 
     Returns:
         The figures, in percent.
@@ -109,25 +75,35 @@ def score_lvis(
     Raises:
         MissingFileError: There is no annotation file.
         AnnotationError: It is not in LVIS format, or predictions name images that it lacks.
-        MissingExtraError: hotcoco is not installed.
+        ConfigError: There is no such scorer.
+        MissingExtraError: hotcoco or lvis is not installed.
     """
     truth = (
         annotations
         if isinstance(annotations, LvisGroundTruth)
         else LvisGroundTruth.read(annotations)
     )
-    return LvisScorer(truth, iou_type=iou_type).score(predictions)
+    return LvisScorer(truth, iou_type=iou_type, scorer=scorer).score(predictions)
 
 
 class LvisScorer:
     """Scores many sets of predictions against one ground truth, which is indexed once."""
 
-    def __init__(self, truth: LvisGroundTruth, *, iou_type: Literal["bbox"] = "bbox") -> None:
+    def __init__(
+        self,
+        truth: LvisGroundTruth,
+        *,
+        iou_type: Literal["bbox"] = "bbox",
+        scorer: Scorer = "hotcoco",
+    ) -> None:
         """Index the ground truth.
 
         Raises:
+            ConfigError: There is no such scorer.
             MissingExtraError: hotcoco is not installed.
         """
+        check_scorer(scorer)
+        self._scorer = scorer
         self._truth = truth
         self._iou_type = iou_type
         self._hotcoco = import_hotcoco()
@@ -142,6 +118,13 @@ class LvisScorer:
             AnnotationError: Predictions name images or categories that the annotations lack.
         """
         self._check_ids(predictions)
+        theirs = None
+        if self._scorer == "reference":
+            theirs = reference_curves(self._truth, predictions)
+        return self._summarize(*(theirs or self._curves(predictions)))
+
+    def _curves(self, predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return precision (IoU, recall, C, size) and recall (IoU, C, size)."""
         boxes_xywh = predictions.boxes_xywh
         table = np.column_stack(
             [
@@ -166,11 +149,11 @@ class LvisScorer:
         )
         regions = self._truth.regions
         for number in regions.category_ids[regions.ids == 0].tolist():
-            theirs = reference_curves(self._truth, predictions, number)
+            theirs = reference_curves(self._truth, predictions, category_id=number)
             if theirs is not None:
                 rank = np.searchsorted(self._category_ids, number)
-                precision[:, :, rank], recall[:, rank] = theirs
-        return self._summarize(precision, recall)
+                precision[:, :, rank], recall[:, rank] = (curve[..., 0, :] for curve in theirs)
+        return precision, recall
 
     def _index(self) -> Any:
         """Hand the ground truth to hotcoco, with the ranks of ids in place of ids.
@@ -225,16 +208,18 @@ class LvisScorer:
             for group in FREQUENCIES
         }
         everywhere = precision[:, :, :, 0]
-        areas = {f"AP{area[0]}": _mean(precision[..., i]) for i, area in enumerate(_AREAS) if i}
-        groups = {f"AP{group}": _mean(everywhere[:, :, rows]) for group, rows in of_group.items()}
-        recalls = {f"AR{area[0]}": _mean(recall[..., i]) for i, area in enumerate(_AREAS) if i}
+        sizes = {f"AP{size[0]}": mean_percent(precision[..., i]) for i, size in enumerate(SIZES)}
+        recalls = {f"AR{size[0]}": mean_percent(recall[..., i]) for i, size in enumerate(SIZES)}
+        groups = {
+            f"AP{group}": mean_percent(everywhere[:, :, rows]) for group, rows in of_group.items()
+        }
         scores = LvisScores(
-            AP=_mean(everywhere),
-            AP50=_mean(everywhere[_IOU_THRESHOLDS == 0.5]),
-            AP75=_mean(everywhere[_IOU_THRESHOLDS == 0.75]),
-            **areas,
+            AP=sizes.pop("APa"),
+            AP50=mean_percent(everywhere[_IOU_THRESHOLDS == 0.5]),
+            AP75=mean_percent(everywhere[_IOU_THRESHOLDS == 0.75]),
+            **sizes,
             **groups,
-            AR=_mean(recall[..., 0]),
+            AR=recalls.pop("ARa"),
             **recalls,
             num_categories={
                 group: int((everywhere[0, 0, rows] > -1).sum()) for group, rows in of_group.items()
@@ -253,7 +238,7 @@ class LvisScorer:
                 name=category.name,
                 frequency=category.frequency,
                 num_annotations=count_of.get(category.id, 0),
-                AP=_mean(everywhere[:, :, index]),
+                AP=mean_percent(everywhere[:, :, index]),
             )
             for index, category in enumerate(self._truth.categories)
         )
@@ -281,29 +266,8 @@ def check_group_mean(scores: LvisScores) -> None:
         )
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
-    """Average what is defined (-1 marks categories without ground truth), in percent."""
-    defined = values[values > -1]
-    return 100.0 * float(np.mean(defined)) if len(defined) else None
-
-
 def has_area(boxes_xywh: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Say which predicted boxes (N, 4) are evaluated: those with an area above 0, and finite."""
     with np.errstate(over="ignore"):
         areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
     return (areas > 0) & (areas < np.inf)
-
-
-def import_hotcoco() -> ModuleType:
-    """Import hotcoco, which only scoring needs.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        import hotcoco
-    except ImportError as error:
-        raise MissingExtraError(
-            'LVIS scoring needs hotcoco: type `pip install "regionspot[eval]"`.'
-        ) from error
-    return hotcoco

@@ -1,6 +1,6 @@
 """The reference that `lvis_ap` is held to: `lvis.LVISEval` itself, about 80 times slower.
 
-It is asked in tests, and for the one category in which it is known to go its own way.
+Used by tests, by ``--scorer reference``, and for the one category in which it differs.
 
 lvis 0.5.3 uses ``np.float``, which numpy removed in 1.24, at two places of ``lvis/eval.py``. This
 is the only place that mends it: while the reference runs, the name ``np`` inside that one module is
@@ -8,7 +8,7 @@ a proxy that also has ``float``; numpy itself is never touched.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,9 +63,9 @@ def run_reference(annotations: Path, predictions: Predictions) -> Any:
 
 
 def reference_curves(
-    truth: LvisGroundTruth, predictions: Predictions, category_id: int
+    truth: LvisGroundTruth, predictions: Predictions, *, category_id: int | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the reference's precision and recall of one category.
+    """Return the reference's precision and recall.
 
     `lvis` marks a prediction as right by the id of the annotation that it finds, and as wrong by 0:
     finding the annotation with the id 0 counts as wrong.
@@ -73,24 +73,25 @@ def reference_curves(
     Args:
         truth: The ground truth.
         predictions: All predictions, of all categories.
-        category_id: The category.
+        category_id: The only category to look at; None for all. C categories.
 
     Returns:
-        Precision (10 IoU thresholds, 101 recall levels, 4 sizes) and recall (10, 4); None if there
-        is no prediction of the category, with which lvis fails.
+        Precision (10 IoU thresholds, 101 recall levels, C, 4 sizes) and recall (10, C, 4); None if
+        there is no prediction of these categories, with which lvis fails.
 
     Raises:
         MissingExtraError: lvis is not installed.
     """
+    wanted = [c.id for c in truth.categories if category_id in (None, c.id)]
     counted = _best_of_each_image(predictions)
-    own = counted.select(counted.category_ids == category_id)
+    own = counted.select(np.isin(counted.category_ids, wanted))
     if not len(own):
         return None
     with TemporaryDirectory() as folder:
         path = Path(folder) / "annotations.json"
-        path.write_text(json.dumps(_dataset_of_category(truth, category_id)), encoding="utf-8")
+        path.write_text(json.dumps(_dataset_of(truth, wanted)), encoding="utf-8")
         curves = run_reference(path, own).eval
-    return curves["precision"][:, :, 0], curves["recall"][:, 0]
+    return curves["precision"], curves["recall"]
 
 
 def _best_of_each_image(predictions: Predictions) -> Predictions:
@@ -101,20 +102,19 @@ def _best_of_each_image(predictions: Predictions) -> Predictions:
     return predictions.select(np.sort(order[ranks < LVIS_MAX_DETECTIONS]))
 
 
-def _dataset_of_category(truth: LvisGroundTruth, category_id: int) -> dict[str, object]:
-    regions = truth.regions.select(truth.regions.category_ids == category_id)
+def _dataset_of(truth: LvisGroundTruth, category_ids: Collection[int]) -> dict[str, object]:
+    wanted = set(category_ids)
+    regions = truth.regions.select(np.isin(truth.regions.category_ids, list(wanted)))
 
-    def only_own(category_ids: tuple[int, ...]) -> list[int]:
-        return [number for number in category_ids if number == category_id]
+    def only_wanted(found: tuple[int, ...]) -> list[int]:
+        return [number for number in found if number in wanted]
 
     return {
         "images": [
             {
                 "id": number,
-                "neg_category_ids": only_own(labels.negative),
-                "not_exhaustive_category_ids": [
-                    x for x in labels.not_exhaustive if x == category_id
-                ],
+                "neg_category_ids": only_wanted(labels.negative),
+                "not_exhaustive_category_ids": only_wanted(labels.not_exhaustive),
             }
             for number, labels in truth.labels.items()
         ],
@@ -122,14 +122,18 @@ def _dataset_of_category(truth: LvisGroundTruth, category_id: int) -> dict[str, 
             {
                 "id": 0 if regions.ids[row] == 0 else row + 1,
                 "image_id": int(regions.image_ids[row]),
-                "category_id": category_id,
+                "category_id": int(regions.category_ids[row]),
                 "bbox": regions.boxes_xywh[row].tolist(),
                 "area": float(regions.areas[row]),
                 "ignore": int(regions.is_ignored[row]),
             }
             for row in range(len(regions))
         ],
-        "categories": [{"id": category_id, "frequency": "f"}],
+        "categories": [
+            {"id": item.id, "frequency": item.frequency}
+            for item in truth.categories
+            if item.id in wanted
+        ],
     }
 
 

@@ -10,8 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from regionspot.core.files import write_text_atomic
+from regionspot.scoring.ap_scores import ApScores, Metric, Scorer
 from regionspot.scoring.figures import shown_figures
 from regionspot.scoring.lvis_ap import LvisScores
 from regionspot.scoring.protocols import Protocol
@@ -27,16 +29,23 @@ class MethodResult:
     """What the method is called in tables and files, e.g. "fusion_head"."""
     description: str
     """What the method does, in one sentence."""
-    scores: LvisScores
-    """Its LVIS figures."""
+    scores: ApScores
+    """AP and its kin; `LvisScores` under the LVIS metric."""
     region_figures: Mapping[str, float | None]
-    """Means over annotated boxes by name, in percent (`RegionMeans`); None where boxes come from a
-    detector."""
+    """Figures over annotated boxes by name, in percent (`region_figures`); None where boxes come
+    from a detector."""
 
     @property
     def figures(self) -> Mapping[str, float | None]:
         """All its figures by name, in percent; None where undefined."""
         return {**self.scores.figures(), **self.region_figures}
+
+    @property
+    def num_categories(self) -> Mapping[str, int]:
+        """Categories with ground truth: of each frequency under the LVIS metric, else all."""
+        if isinstance(self.scores, LvisScores):
+            return cast("Mapping[str, int]", self.scores.num_categories)
+        return {"all": sum(one.AP is not None for one in self.scores.per_category)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,10 @@ class EvaluationResult:
     """The methods, in the order asked for."""
     protocol: Protocol
     """Which (box, class) pairs were scored."""
+    metric: Metric
+    """What AP means."""
+    scorer: Scorer
+    """Who computed it."""
     templates: str
     """Template set of the text bank, the same for every method."""
     data: EvaluatedData
@@ -88,10 +101,12 @@ class EvaluationResult:
             "methods": {
                 result.name: {
                     **result.figures,
-                    "num_categories": result.scores.num_categories,
+                    "num_categories": result.num_categories,
                 }
                 for result in self.methods
             },
+            "metric": self.metric,
+            "scorer": self.scorer,
             "protocol": self.protocol,
             "templates": self.templates,
             "data": {
@@ -131,7 +146,7 @@ def write_per_category(path: Path, methods: Sequence[MethodResult]) -> None:
             [
                 first.category_id,
                 first.name,
-                first.frequency,
+                first.frequency or "",
                 first.num_annotations,
                 *("" if row.AP is None else repr(row.AP) for row in rows),
             ]
@@ -143,10 +158,13 @@ def format_table(methods: Sequence[MethodResult]) -> str:
     """Return the table that the command line prints, in percent."""
     columns = shown_figures("shell", [method.figures for method in methods])
     width = max(len("method"), *(len(method.name) for method in methods))
-    lines = [f"{'method':<{width}}" + "".join(f"{column.title:>8}" for column in columns)]
+    widths = [max(8, len(column.title) + 2) for column in columns]
+    titles = zip(columns, widths, strict=True)
+    lines = [f"{'method':<{width}}" + "".join(f"{column.title:>{w}}" for column, w in titles)]
     for method in methods:
         figures = method.figures
         lines.append(
-            f"{method.name:<{width}}" + "".join(f"{column.text(figures):>8}" for column in columns)
+            f"{method.name:<{width}}"
+            + "".join(f"{c.text(figures):>{w}}" for c, w in zip(columns, widths, strict=True))
         )
     return "\n".join(lines)

@@ -233,6 +233,12 @@ class TrainingSummary:
     """Devices times hours of training."""
     device_hours: float
     """The same with validation."""
+    loss: float | None
+    """Training loss when it was last logged."""
+    top1: float | None
+    """Top-1 accuracy of the last validation, in [0, 1]; None without validation."""
+    AP: float | None
+    """AP of the last validation, in percent; None where it is not computed."""
 
     def to_json(self) -> str:
         """Return the totals as JSON."""
@@ -245,12 +251,22 @@ class TrainingSummary:
             f"{self.steps} steps in {self.training_s:.1f} s: {self.images} images"
             f" ({self.images_per_s:.0f} images/s, {self.data_wait:.1%} of the time waiting for"
             f" data). {self.training_device_hours:.3g} {unit} hours, {self.device_hours:.3g} with"
-            f" validation ({self.num_devices} x {self.device})."
+            f" validation ({self.num_devices} x {self.device}).{self._figures()}"
         )
+
+    def _figures(self) -> str:
+        told = [
+            f"loss {self.loss:.4g}" if self.loss is not None else "",
+            f"top-1 {self.top1:.1%}" if self.top1 is not None else "",
+            f"AP {self.AP:.1f}" if self.AP is not None else "",
+        ]
+        text = ", ".join(part for part in told if part)
+        return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
 def summarize(trainer: pl.Trainer, throughput: ImagesPerSecond) -> TrainingSummary:
     """Return the totals of a training that has ended."""
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return TrainingSummary(
         steps=trainer.global_step,
         images=throughput.num_images,
@@ -262,6 +278,9 @@ def summarize(trainer: pl.Trainer, throughput: ImagesPerSecond) -> TrainingSumma
         num_devices=trainer.world_size,
         training_device_hours=throughput.training_device_seconds / _SECONDS_PER_HOUR,
         device_hours=throughput.device_seconds / _SECONDS_PER_HOUR,
+        loss=logged.get("train/loss"),
+        top1=logged.get("val/top1"),
+        AP=logged.get("val/AP"),
     )
 
 

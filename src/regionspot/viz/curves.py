@@ -230,7 +230,8 @@ def draw_ap_bars(
         raise ConfigError("no method to draw: evaluate at least one.")
     figure = new_figure(9.6, 3.6)
     axes = figure.subplots()
-    style_axes(axes, title="Average precision by class frequency", ylabel="%")
+    grouping = "class frequency" if "APr" in figures else "box size"
+    style_axes(axes, title=f"Average precision by {grouping}", ylabel="%")
     width = 0.84 / len(methods)
     centres = np.arange(len(figures))
     size = 8.5 if len(methods) <= 4 else 7.0

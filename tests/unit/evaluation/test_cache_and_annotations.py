@@ -12,7 +12,7 @@ from regionspot.cache import FeatureCache
 from regionspot.core.errors import AnnotationError
 from regionspot.data import CachedRegions
 from regionspot.scoring import LvisGroundTruth, check_same_data
-from regionspot.scoring.callback import LvisValidation
+from regionspot.scoring.callback import ApValidation
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -119,7 +119,7 @@ def test_training_tells_what_is_not_scored(
     cache_dir: Path, annotations_of: Callable[[Path], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = changed(annotations_of(cache_dir), lambda content: content["annotations"][0].pop("bbox"))
-    LvisValidation(path).setup(trainer_of(cache_dir), pl.LightningModule(), "fit")
+    ApValidation(path).setup(trainer_of(cache_dir), pl.LightningModule(), "fit")
     assert "not scored: 1 annotations without four finite numbers in bbox" in caplog.text
 
 
@@ -128,4 +128,4 @@ def test_training_is_refused_before_its_first_step(
 ) -> None:
     path = changed(annotations_of(cache_dir), swap_two_names)
     with pytest.raises(AnnotationError, match=r"'lemon' in the cache.*Set --val_annotations to"):
-        LvisValidation(path).setup(trainer_of(cache_dir), pl.LightningModule(), "fit")
+        ApValidation(path).setup(trainer_of(cache_dir), pl.LightningModule(), "fit")

@@ -14,7 +14,7 @@ from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.data import CachedRegions
 from regionspot.scoring import Predictions, emit_predictions
-from regionspot.scoring.callback import LvisValidation, gather_predictions
+from regionspot.scoring.callback import ApValidation, gather_predictions
 from regionspot.scoring.lvis_reference import reference_lvis_figures
 from regionspot.training import ClassifierOptions, HeadOptions, RegionSpotModule
 
@@ -30,7 +30,7 @@ def module_for(data: CachedRegions) -> RegionSpotModule:
     return RegionSpotModule(data.spec, head=head, classifier=ClassifierOptions(scale=10.0))
 
 
-def trainer_for(callback: LvisValidation, folder: Path, **options: object) -> pl.Trainer:
+def trainer_for(callback: ApValidation, folder: Path, **options: object) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
         logger=False,
@@ -73,7 +73,7 @@ def test_validation_logs_the_references_ap(
     annotations = annotations_of(cache)
     data = CachedRegions([cache], cache, batch_size=4)
     module = module_for(data)
-    trainer = trainer_for(LvisValidation(annotations), tmp_path)
+    trainer = trainer_for(ApValidation(annotations), tmp_path)
     trainer.validate(module, datamodule=data, verbose=False)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert {"val/AP", "val/APr", "val/APc", "val/APf"} <= logged.keys()
@@ -87,7 +87,7 @@ def test_every_epoch_of_training_logs_anew(
 ) -> None:
     cache = make_cache()
     data = CachedRegions([cache], cache, batch_size=4)
-    trainer = trainer_for(LvisValidation(annotations_of(cache)), tmp_path, max_epochs=2)
+    trainer = trainer_for(ApValidation(annotations_of(cache)), tmp_path, max_epochs=2)
     trainer.fit(module_for(data), datamodule=data)
     assert 0 <= float(trainer.callback_metrics["val/AP"]) <= 100
 
@@ -98,7 +98,7 @@ def test_only_images_that_validation_saw_are_scored(
     cache = make_cache()
     data = CachedRegions([cache], cache, batch_size=4)
     annotations = annotations_of(cache)
-    trainer = trainer_for(LvisValidation(annotations), tmp_path, limit_val_batches=1)
+    trainer = trainer_for(ApValidation(annotations), tmp_path, limit_val_batches=1)
     module = module_for(data)
     trainer.validate(module, datamodule=data, verbose=False)
     content = json.loads(annotations.read_text())
@@ -116,7 +116,7 @@ def test_without_a_validation_cache_the_error_says_so(
     make_cache: MakeCache, annotations_of: AnnotationsOf, tmp_path: Path
 ) -> None:
     cache = make_cache()
-    callback = LvisValidation(annotations_of(cache))
+    callback = ApValidation(annotations_of(cache))
     trainer = trainer_for(callback, tmp_path)
     with pytest.raises(ConfigError, match=r"Set data\.val"):
         callback.on_validation_epoch_start(trainer, pl.LightningModule())
@@ -125,7 +125,7 @@ def test_without_a_validation_cache_the_error_says_so(
 def test_modules_that_return_no_scores_are_named(
     make_cache: MakeCache, annotations_of: AnnotationsOf, tmp_path: Path
 ) -> None:
-    callback = LvisValidation(annotations_of(make_cache()))
+    callback = ApValidation(annotations_of(make_cache()))
     trainer = trainer_for(callback, tmp_path)
     with pytest.raises(ConfigError, match="LightningModule returned NoneType"):
         callback.on_validation_batch_end(trainer, pl.LightningModule(), None, None, 0)

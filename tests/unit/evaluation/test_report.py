@@ -68,6 +68,8 @@ def result() -> EvaluationResult:
     return EvaluationResult(
         methods=(method("fusion_head", 60.25), method("clip_box_crop", 54.75)),
         protocol="flattened_top300",
+        metric="lvis",
+        scorer="hotcoco",
         templates="ensemble81",
         data=EvaluatedData(
             name="toy",
@@ -240,7 +242,7 @@ def test_categories_are_listed_by_method(result: EvaluationResult, tmp_path: Pat
 
 def test_the_printed_table_is_aligned(result: EvaluationResult) -> None:
     assert format_table(result.methods).splitlines() == [
-        "method             AP     APr     APc     APf    AP50",
-        "fusion_head      60.2    60.2       -       -    60.2",
-        "clip_box_crop    54.8    54.8       -       -    54.8",
+        "method             AP     APr     APc     APf    AP50   top-1",
+        "fusion_head      60.2    60.2       -       -    60.2    30.1",
+        "clip_box_crop    54.8    54.8       -       -    54.8    27.4",
     ]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -150,9 +151,14 @@ def test_the_summary_says_what_a_training_took() -> None:
         num_devices=4,
         training_device_hours=2.0,
         device_hours=3.0,
+        loss=0.01234567,
+        top1=0.745,
+        AP=89.96,
     )
     assert summary.line() == (
         "10 steps in 1800.0 s: 2560 images (1 images/s, 1.2% of the time waiting for data)."
-        " 2 GPU hours, 3 with validation (4 x NVIDIA H100)."
+        " 2 GPU hours, 3 with validation (4 x NVIDIA H100). Loss 0.01235, top-1 74.5%, AP 90.0."
     )
+    unvalidated = dataclasses.replace(summary, top1=None, AP=None)
+    assert unvalidated.line().endswith("(4 x NVIDIA H100). Loss 0.01235.")
     assert json.loads(summary.to_json())["training_device_hours"] == 2.0

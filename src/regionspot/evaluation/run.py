@@ -1,0 +1,108 @@
+"""Runs an evaluation: scores every method and writes all of its files."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from regionspot.evaluation.config import EvalConfig
+from regionspot.evaluation.data import EvaluationData, open_evaluation_data
+from regionspot.evaluation.methods import MethodOutput, MethodRun, check_methods, run_methods
+from regionspot.evaluation.pictures import draw_curves
+from regionspot.evaluation.report import (
+    EarlierStep,
+    build_report,
+    describe_run,
+    read_steps,
+    write_report,
+)
+from regionspot.evaluation.report_parts import ReportPicture
+from regionspot.scoring import CocoScorer, LvisScorer, NamedRegions, region_figures, scorer_of
+from regionspot.scoring.results import (
+    EvaluationResult,
+    MethodResult,
+    write_metrics,
+    write_per_category,
+)
+from regionspot.storage import folder_lock, local_input
+
+_SECOND_EVALUATION = "Wait for it to end, or give another --output_dir."
+
+
+def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult:
+    """Score every method, and write all files of an evaluation.
+
+    Args:
+        config: What to evaluate, and how.
+        command: What was typed, for the report's section on how to reproduce.
+
+    Returns:
+        The figures, as written to ``metrics.json``.
+
+    Raises:
+        RegionSpotError: A file is missing, things do not belong together, or another process writes
+            to the same folder.
+    """
+    # What can be wrong is read before anything is computed.
+    steps = read_steps(Path(config.steps)) if config.steps else []
+    curves = draw_curves(config.training_dirs)
+    check_methods(config.methods)
+    data = open_evaluation_data(
+        config.cache,
+        None if config.annotations is None else local_input(config.annotations),
+        None if config.images_dir is None else Path(config.images_dir),
+        metric=config.metric,
+    )
+    with folder_lock(Path(config.output_dir), advice=_SECOND_EVALUATION):
+        return _evaluate_alone(config, data, steps=steps, curves=curves, command=command)
+
+
+def _evaluate_alone(
+    config: EvalConfig,
+    data: EvaluationData,
+    *,
+    steps: Sequence[EarlierStep],
+    curves: tuple[ReportPicture, ...],
+    command: str,
+) -> EvaluationResult:
+    scorer = scorer_of(data.truth, scorer=config.scorer)
+    run = run_methods(config, data)
+    output_dir = Path(config.output_dir)
+    start = time.perf_counter()
+    methods = tuple(_score(output, scorer) for output in run.outputs)
+    _write_predictions(output_dir, run)
+    scoring = {"evaluate: AP and predictions files": time.perf_counter() - start}
+    result = EvaluationResult(
+        methods=methods,
+        protocol=config.protocol,
+        metric=data.metric,
+        scorer=config.scorer,
+        templates=config.templates,
+        data=data.summary,
+        timings_s=_timings(steps, {**run.timings_s, **scoring}),
+        provenance=describe_run(config, data, run),
+    )
+    write_metrics(output_dir / "metrics.json", result)
+    write_per_category(output_dir / "per_category.csv", methods)
+    commands = (*(step.command for step in steps), *([command] if command else []))
+    report = build_report(config, data, run, result, curves=curves, commands=commands)
+    write_report(output_dir, report)
+    return result
+
+
+def _score(output: MethodOutput, scorer: LvisScorer | CocoScorer) -> MethodResult:
+    return MethodResult(
+        name=output.name,
+        description=output.description,
+        scores=scorer.score(output.predictions()),
+        region_figures=region_figures(NamedRegions.concatenate(output.named.values())),
+    )
+
+
+def _write_predictions(output_dir: Path, run: MethodRun) -> None:
+    for number, output in enumerate(run.outputs):
+        name = f"predictions_{output.name}.json" if number else "predictions.json"
+        output.predictions().write_lvis_json(output_dir / name)
+
+
+def _timings(steps: Sequence[EarlierStep], evaluation: Mapping[str, float]) -> Mapping[str, float]:
+    return {step.name: step.seconds for step in steps} | dict(evaluation)

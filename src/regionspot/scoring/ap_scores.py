@@ -1,0 +1,115 @@
+"""The figures that both metrics have, LVIS AP and COCO AP."""
+
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot.annotations import Frequency
+from regionspot.core.errors import ConfigError, MissingExtraError
+
+Metric = Literal["lvis", "coco"]
+"""What AP means: LVIS (federated labels, 300 predictions an image) or COCO (every class is
+annotated in every image, 100 predictions a class and image)."""
+
+METRIC_NOTES: dict[Metric, str] = {
+    "lvis": (
+        "LVIS AP. LVIS labels are federated: a prediction counts against a method only if its class"
+        " was looked for in that image. So AP is far higher than top-1 accuracy."
+    ),
+    "coco": (
+        "COCO AP. Every class counts in every image: a box that is also predicted as a wrong class"
+        " costs precision there, however low its score is ranked. Not comparable with LVIS AP."
+    ),
+}
+
+Scorer = Literal["hotcoco", "reference"]
+"""Who computes precision and recall: hotcoco, or the reference implementation of the metric
+(`lvis.LVISEval`, pycocotools' `COCOeval`). Both give the same figures."""
+
+SIZES = ("all", "small", "medium", "large")
+"""The size ranges of regions, in the order in which evaluators list them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryScore:
+    """How one category did."""
+
+    category_id: int
+    """The data set's own category id."""
+    name: str
+    """The class name."""
+    frequency: Frequency | None
+    """Rare, common or frequent in LVIS; None elsewhere."""
+    num_annotations: int
+    """Annotated regions of this category."""
+    AP: float | None
+    """Average precision in percent; None where the category has no ground truth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApScores:
+    """Figures in percent; None where no category has the ground truth that a figure needs."""
+
+    AP: float | None
+    """Mean over IoU thresholds 0.50 to 0.95 and over categories with ground truth."""
+    AP50: float | None
+    """The same at IoU 0.50 alone."""
+    AP75: float | None
+    """The same at IoU 0.75 alone."""
+    APs: float | None
+    """Regions smaller than 32 x 32 px."""
+    APm: float | None
+    """Regions between 32 x 32 and 96 x 96 px."""
+    APl: float | None
+    """Regions larger than 96 x 96 px."""
+    AR: float | None
+    """Mean recall with 300 predictions an image (LVIS), or 100 a class and image (COCO)."""
+    ARs: float | None
+    """The same for small regions."""
+    ARm: float | None
+    """The same for medium regions."""
+    ARl: float | None
+    """The same for large regions."""
+    per_category: tuple[CategoryScore, ...]
+    """Every category, in order of ids."""
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the figures by name, in percent."""
+        names = [item.name for item in fields(self) if item.name.startswith("A")]
+        return {name: getattr(self, name) for name in names}
+
+
+def check_scorer(scorer: str) -> None:
+    """Check the name of a scorer.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if scorer not in get_args(Scorer):
+        raise ConfigError(
+            f"there is no scorer {scorer!r}. Set --scorer to one of {', '.join(get_args(Scorer))}."
+        )
+
+
+def mean_percent(values: NDArray[np.float64]) -> float | None:
+    """Average what is defined (-1 marks categories without ground truth), in percent."""
+    defined = values[values > -1]
+    return 100.0 * float(np.mean(defined)) if len(defined) else None
+
+
+def import_hotcoco() -> ModuleType:
+    """Import hotcoco, which only scoring needs.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import hotcoco
+    except ImportError as error:
+        raise MissingExtraError(
+            'scoring needs hotcoco: type `pip install "regionspot[eval]"`.'
+        ) from error
+    return hotcoco
