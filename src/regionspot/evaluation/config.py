@@ -41,6 +41,9 @@ class EvalConfig:
     methods: list[str] = field(default_factory=list)
     """Methods without a head, from pixels: clip_box_crop, clip_mask_crop (the paper's baselines),
     grey_outside_mask, pooled_patches (controls)."""
+    results: list[str] = field(default_factory=list)
+    """Results of other systems, each as name=path: JSON files in the LVIS or COCO results format,
+    with the ids of the annotation file. They are scored beside the other methods."""
     images_dir: str | None = None
     """Folder of the images, as it was when the cache was made; needed by the methods from pixels
     and for the pictures of the report."""
@@ -68,10 +71,11 @@ class EvalConfig:
     report."""
 
     def __post_init__(self) -> None:
-        if not self.checkpoints and not self.methods:
+        if not self.checkpoints and not self.methods and not self.results:
             raise ConfigError(
                 "there is nothing to evaluate. Name a trained head (--checkpoints"
-                " '[fusion_head=runs/my_run]') or a method (--methods '[clip_box_crop]')."
+                " '[fusion_head=runs/my_run]'), a method (--methods '[clip_box_crop]') or a file of"
+                " results (--results '[glip=glip.json]')."
             )
         if self.batch_size < 1 or self.num_pictures < 0:
             raise ConfigError(
@@ -81,11 +85,15 @@ class EvalConfig:
         if self.metric not in (None, *get_args(Metric)):
             raise ConfigError(f"there is no metric {self.metric!r}. Set --metric to lvis or coco.")
         check_scorer(self.scorer)
-        names = [*self.heads, *self.methods]
-        if len(set(names)) != len(names) or len(self.heads) != len(self.checkpoints):
+        names = [
+            *(_name_and_path(text)[0] for text in self.checkpoints),
+            *self.methods,
+            *self.results_files,
+        ]
+        if len(set(names)) != len(names) or len(self.results_files) != len(self.results):
             raise ConfigError(
-                f"--checkpoints {self.checkpoints} and --methods {self.methods} give a name twice;"
-                " name every head by name=path."
+                f"--checkpoints {self.checkpoints}, --methods {self.methods} and --results"
+                f" {self.results} give a name twice; name each by name=path."
             )
         if self.methods and (self.images_dir is None or self.models is None):
             raise ConfigError(
@@ -97,6 +105,20 @@ class EvalConfig:
     def heads(self) -> dict[str, str]:
         """The paths of the trained heads by name, in order."""
         return dict(_name_and_path(text) for text in self.checkpoints)
+
+    @property
+    def results_files(self) -> dict[str, str]:
+        """The paths of the results files by name, in order."""
+        found = {}
+        for text in self.results:
+            name, equals, path = text.partition("=")
+            if not equals or not _NAME.fullmatch(name) or not path:
+                raise ConfigError(
+                    f"--results holds {text!r}; wanted name=path, with a name of letters, digits,"
+                    " '_', '-' and '.'."
+                )
+            found[name] = path
+        return found
 
 
 def _name_and_path(text: str) -> tuple[str, str]:

@@ -54,11 +54,16 @@ class EvaluationData:
         return str(self.annotations_path or self.images_dir)
 
     @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Ids of all annotated classes."""
+        if isinstance(self.truth, CocoGroundTruth):
+            return self.truth.category_ids
+        return tuple(category.id for category in self.truth.categories)
+
+    @property
     def num_unknown_classes(self) -> int:
         """Annotated classes that are not in the cache's vocabulary: never predicted."""
-        if isinstance(self.truth, CocoGroundTruth):
-            return 0
-        return len(self.truth.categories) - len(self.cache.manifest.vocabulary)
+        return len(self.category_ids) - len(self.cache.manifest.vocabulary)
 
     @cached_property
     def labels(self) -> Mapping[int, NDArray[np.int64]]:

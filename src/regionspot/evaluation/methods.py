@@ -1,8 +1,10 @@
 """Runs the methods of an evaluation: class scores in, predictions and named regions out."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar, cast, get_args
 
 import numpy as np
@@ -10,7 +12,7 @@ from tqdm import tqdm
 
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models, resolve_device
 from regionspot.cache import check_same_fingerprint
-from regionspot.core.errors import ConfigError
+from regionspot.core.errors import AnnotationError, ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.evaluation.config import EvalConfig
@@ -19,6 +21,8 @@ from regionspot.inference import PromptedImage, score_cached, score_pixel_method
 from regionspot.inference.clip_crops import PixelMethod
 from regionspot.model import TrainedHead, load_trained_head
 from regionspot.scoring import NamedRegions, Predictions, Protocol, emit_predictions
+
+_logger = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 _DESCRIPTIONS: dict[PixelMethod, str] = {
@@ -40,7 +44,8 @@ class MethodOutput:
     parts: list[Predictions] = field(default_factory=list)
     """Predictions by image."""
     named: dict[int, NamedRegions] = field(default_factory=dict)
-    """What it called the regions of each image, by image id, in the cache's order."""
+    """What it called the regions of each image, by image id, in the cache's order; {} for results
+    files, whose boxes are their own."""
 
     def add(self, scores: RegionScores, data: EvaluationData, protocol: Protocol) -> None:
         """Take over one image's scores."""
@@ -95,6 +100,7 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
     outputs: list[MethodOutput] = []
     timings: dict[str, float] = {}
     start = time.perf_counter()
+    results = [_read_results(name, Path(path), data) for name, path in config.results_files.items()]
     scored = _start_from_pixels(methods, config, data)
     loading_s = time.perf_counter() - start
     for name, head in heads.items():
@@ -106,7 +112,43 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
         outputs += _run_from_pixels(methods, scored, config, data)
         seconds = loading_s + time.perf_counter() - start
         timings[f"evaluate: {', '.join(methods)} (one pass)"] = seconds
-    return MethodRun(outputs=tuple(outputs), heads=heads, timings_s=timings)
+    return MethodRun(outputs=(*outputs, *results), heads=heads, timings_s=timings)
+
+
+def _read_results(name: str, path: Path, data: EvaluationData) -> MethodOutput:
+    """Read the results of another system, and check that they are of the same data."""
+    predictions = Predictions.read_lvis_json(path)
+    repeated = predictions.num_repeated()
+    if repeated:
+        _logger.warning(
+            "%s: %d of %d rows repeat an earlier one and count as false; was the file put together"
+            " from parts that overlap?",
+            path,
+            repeated,
+            len(predictions),
+        )
+    is_scored = np.isin(predictions.image_ids, data.truth.image_ids)
+    if data.summary.is_subset and not is_scored.all():
+        _logger.warning(
+            "%s: %d of %d rows are of images beyond the cache, and left out",
+            path,
+            (~is_scored).sum(),
+            len(predictions),
+        )
+        predictions = predictions.select(is_scored)
+    for what, found, known in (
+        ("images", predictions.image_ids, data.truth.image_ids),
+        ("categories", predictions.category_ids, data.category_ids),
+    ):
+        strange = np.setdiff1d(found, np.array(known, np.int64))
+        if len(strange):
+            raise AnnotationError(
+                f"{path} names {len(strange):,} {what} that {data.truth.name} does not list, e.g."
+                f" id {strange[0]}. Results must have the ids of the data they are scored on."
+            )
+    return MethodOutput(
+        name=name, description=f"Results file {path.name}, with its own boxes.", parts=[predictions]
+    )
 
 
 def _run_head(

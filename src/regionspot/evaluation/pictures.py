@@ -60,11 +60,11 @@ def draw_region_pictures(
 
     Args:
         data: The images; if their folder is unknown, nothing is drawn.
-        output: The method whose names are shown.
+        output: The method whose names are shown; a file of results has none to show.
         head: The method's head, for attention maps; None for a method without one.
         num_pictures: Number of sampled images; half as many mistakes are shown.
     """
-    if not data.image_paths or not num_pictures:
+    if not (data.image_paths and num_pictures and output.named):
         return RegionPictures()
     positions = _sampled_positions(data, num_pictures)
     chosen = [data.cache.sample(position) for position in positions]

@@ -197,7 +197,7 @@ def build_report(
     return ReportContent(
         title=config.title,
         result=result,
-        notes=(*_notes(config, data, run), *config.notes),
+        notes=(*_notes(config, data), *config.notes),
         ap_bars=ReportPicture(data=bars, alt=f"Bar chart of {', '.join(names)} of every method"),
         training_curves=curves,
         sampled=pictures.sampled,
@@ -236,12 +236,18 @@ def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Ma
     return told
 
 
-def _notes(config: EvalConfig, data: EvaluationData, run: MethodRun) -> list[str]:
+def _notes(config: EvalConfig, data: EvaluationData) -> list[str]:
     summary = data.summary
     proposals = summary.proposals
     notes = [_PROPOSALS_NOTE.format(proposals=proposals) if proposals else _BOXES_NOTE]
-    if len(run.heads) < len(run.outputs):
+    if config.methods:
         notes.append(_PIXELS_NOTE)
+    if config.results:
+        notes.append(
+            f"{', '.join(config.results_files)}: from files of results, with boxes of their own. AP"
+            " then measures finding and naming together, and is not comparable with the figures of"
+            " methods that are given boxes."
+        )
     lost = summary.num_regions - summary.num_cached_regions
     if lost and not proposals:
         notes.append(

@@ -69,7 +69,7 @@ def _evaluate_alone(
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
     methods = tuple(_score(output, scorer) for output in run.outputs)
-    _write_predictions(output_dir, run)
+    _write_predictions(output_dir, config, run)
     scoring = {"evaluate: AP and predictions files": time.perf_counter() - start}
     result = EvaluationResult(
         methods=methods,
@@ -98,8 +98,9 @@ def _score(output: MethodOutput, scorer: LvisScorer | CocoScorer) -> MethodResul
     )
 
 
-def _write_predictions(output_dir: Path, run: MethodRun) -> None:
-    for number, output in enumerate(run.outputs):
+def _write_predictions(output_dir: Path, config: EvalConfig, run: MethodRun) -> None:
+    computed = [output for output in run.outputs if output.name not in config.results_files]
+    for number, output in enumerate(computed):
         name = f"predictions_{output.name}.json" if number else "predictions.json"
         output.predictions().write_lvis_json(output_dir / name)
 

@@ -7,15 +7,14 @@ measured by the same code. Shape letter: N predictions.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.core.errors import AnnotationError, MissingFileError, ShapeError
+from regionspot.core.errors import ShapeError
 from regionspot.core.files import open_atomic
-from regionspot.core.json_text import load_json
-from regionspot.core.shown import shown
+from regionspot.scoring.results_file import read_result_columns
 
 _WRITE_ROWS = 65_536  # rows formatted at once: a file of millions of rows is never held as text
 
@@ -105,72 +104,18 @@ class Predictions:
             MissingFileError: There is no such file.
             AnnotationError: The file is not JSON, not a list, or an entry lacks a key.
         """
-        if not path.is_file():
-            raise MissingFileError(f"no results file at {path}.")
-        try:
-            # Every entry becomes a tuple while it is parsed: a sixth of the memory of dicts.
-            rows = load_json(path.read_bytes(), object_hook=_row_of)
-        except ValueError as error:
-            raise AnnotationError(f"{path} is not JSON ({error}); is it cut off?") from error
-        except _NotAResultError as error:
-            raise AnnotationError(
-                f"{path} is not a file of box results: {error}. Wanted a JSON list of"
-                ' {"image_id": 1, "category_id": 2, "bbox": [x, y, width, height], "score": 0.5}.'
-            ) from error
-        if not isinstance(rows, list) or any(not isinstance(row, tuple) for row in rows):
-            raise AnnotationError(
-                f"{path} holds no list of results. Wanted the LVIS results format: a JSON list of"
-                ' {"image_id": 1, "category_id": 2, "bbox": [x, y, width, height], "score": 0.5}.'
-            )
-        try:
-            return cls._from_rows(cast("list[tuple[float, ...]]", rows))
-        except OverflowError as error:
-            raise AnnotationError(
-                f"{path} holds a number that cannot be: {error}. Wanted boxes in pixels, and ids"
-                " of images and categories as in the ground truth."
-            ) from error
-
-    @classmethod
-    def _from_rows(cls, rows: list[tuple[float, ...]]) -> Self:
-        if not rows:
-            return cls.empty()
+        image_ids, category_ids, boxes_xywh, scores = read_result_columns(path)
         return cls(
-            image_ids=_ids([row[0] for row in rows]),
-            category_ids=_ids([row[1] for row in rows]),
-            boxes_xywh=np.array([row[2:6] for row in rows], np.float64).reshape(-1, 4),
-            scores=np.array([row[6] for row in rows], np.float64),
+            image_ids=image_ids, category_ids=category_ids, boxes_xywh=boxes_xywh, scores=scores
         )
 
-
-def _ids(values: list[float]) -> NDArray[np.int64]:
-    found = np.array(values)
-    if found.dtype.kind not in "iuf":  # numbers of more than 64 bits
-        raise OverflowError(f"the id {shown(max(values, key=abs))}")
-    with np.errstate(invalid="ignore"):
-        ids = found.astype(np.int64)
-    if not (ids == found).all():
-        raise OverflowError(f"the id {shown(found[ids != found][0].item())} is no whole one")
-    return ids
-
-
-class _NotAResultError(Exception):
-    """An entry of a results file lacks what a box result needs."""
-
-
-def _row_of(entry: dict[str, object]) -> tuple[float, ...] | dict[str, object]:
-    """Turn one parsed JSON object into a row; nested objects (an RLE mask) stay as they are."""
-    if "counts" in entry:
-        return entry
-    missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
-    if missing:
-        raise _NotAResultError(f"an entry has the keys {sorted(entry)} and lacks {missing}")
-    box = entry["bbox"]
-    if not isinstance(box, list) or len(box) != 4:
-        raise _NotAResultError(f"an entry's bbox is {shown(box)}, not four numbers")
-    numbers = (entry["image_id"], entry["category_id"], *box, entry["score"])
-    if any(not isinstance(number, int | float) for number in numbers):
-        raise _NotAResultError(f"an entry holds something that is not a number: {shown(numbers)}")
-    return cast("tuple[float, ...]", numbers)
+    def num_repeated(self) -> int:
+        """Return how many rows are equal to an earlier one in all columns."""
+        table = np.column_stack(
+            [self.image_ids, self.category_ids, self.boxes_xywh.view(np.int64).reshape(-1, 4)]
+        )
+        table = np.column_stack([table, self.scores.view(np.int64)])
+        return len(table) - len(np.unique(table, axis=0))
 
 
 def _json_lines(rows: Predictions) -> Iterator[str]:

@@ -142,3 +142,25 @@ def test_ids_as_float_tables_write_them_are_whole_numbers(tmp_path: Path) -> Non
     path = tmp_path / "results.json"
     path.write_text(RESULT.replace('"image_id": 1', '"image_id": 1.0'))
     assert Predictions.read_lvis_json(path).image_ids.tolist() == [1]
+
+
+def test_repeated_rows_are_counted() -> None:
+    row = (7, 3, (1.5, 2.0, 30.0, 40.25), 0.5)
+    assert predictions(row, row, (8, *row[1:]), (*row[:3], 0.25), row).num_repeated() == 2
+    assert Predictions.empty().num_repeated() == 0
+
+
+def test_every_number_is_read_as_json_reads_it(tmp_path: Path) -> None:
+    """Both readers, the typed one and the one that finds faults, against `json.loads`."""
+    rows = [
+        {"image_id": 2**53 + 1, "category_id": 1, "bbox": [0.1, 1e-7, 3, 1e5], "score": 0.1},
+        {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3.5, 4], "score": 1, "extra": [None]},
+    ]
+    for extra in ({}, {"image_id": 3.0, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}):
+        wanted = [*rows, *([extra] if extra else [])]
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps(wanted))
+        read = Predictions.read_lvis_json(path)
+        assert read.image_ids.tolist() == [row["image_id"] for row in wanted]
+        assert read.boxes_xywh.tolist() == [row["bbox"] for row in wanted]
+        assert read.scores.tolist() == [row["score"] for row in wanted]
