@@ -85,10 +85,15 @@ FIGURES: tuple[Figure, ...] = (
         name="AP",
         title="AP",
         places=("cards", "shell", "report"),
-        note="Average precision in percent over IoU thresholds 0.50 to 0.95, averaged over the"
-        " classes that have ground truth. r, c, f: rare, common and frequent classes.",
+        note="AP: average precision in percent over IoU thresholds 0.50 to 0.95, averaged over the"
+        " classes that have ground truth.",
     ),
-    Figure(name="APr", title="APr", places=("cards", "shell", "report")),
+    Figure(
+        name="APr",
+        title="APr",
+        places=("cards", "shell", "report"),
+        note="APr, APc, APf: of rare, common and frequent classes.",
+    ),
     Figure(name="APc", title="APc", places=("cards", "shell", "report")),
     Figure(name="APf", title="APf", places=("cards", "shell", "report")),
     Figure(name="AP50", title="AP50", places=("shell", "report")),
