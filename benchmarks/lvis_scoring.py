@@ -143,10 +143,10 @@ def benchmark(*, num_images: int = 5000, repeats: int = 3, reference: bool = Tru
         if reference:
             start = time.perf_counter()
             theirs = reference_lvis_figures(annotations, predictions)
-            seconds = time.perf_counter() - start
-            ratio = seconds / statistics.median(times["from files: regionspot"])
+            theirs_s = time.perf_counter() - start
+            ratio = theirs_s / statistics.median(times["from files: regionspot"])
             ours = scorer.score(predictions)
-            print(f"lvis: {seconds:.0f} s, {ratio:.0f} x the time of regionspot from files")
+            print(f"lvis: {theirs_s:.0f} s, {ratio:.0f} x the time of regionspot from files")
             print(f"AP {ours.AP} here, {100 * theirs['AP']} by lvis")
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,8 @@ def cache_maker(parent: Path) -> Callable[..., Path]:
         templates: tuple[str, ...] = ("ensemble81",),
         codec: CodecName = "float16",
         measured_error: MeasuredError | None = None,
+        annotation_format: str = "lvis",
+        proposals: str | None = None,
     ) -> Path:
         rng = np.random.default_rng(seed)
         folder = parent / name
@@ -126,7 +129,8 @@ def cache_maker(parent: Path) -> Callable[..., Path]:
                 name=name,
                 fingerprint=tiny_fingerprint(clip_model),
                 annotation_sha256="2" * 64,
-                annotation_format="lvis",
+                annotation_format=annotation_format,
+                proposals=proposals,
                 codec=codec,
                 measured_error=measured_error,
                 plan=plan,
@@ -148,6 +152,8 @@ def cache_maker(parent: Path) -> Callable[..., Path]:
                 )
                 for number in plan.images_of(shard)
             ]
+            if proposals is not None:
+                samples = [replace(one, labels=np.full_like(one.labels, -1)) for one in samples]
             write_shard(folder, shard, samples)
         build_index(folder)
         for template_set in templates:

@@ -218,7 +218,7 @@ def test_the_command_prints_the_protocol_and_one_table(
     evaluate([*setting.options, "--protocol", "top1", "--output_dir", str(tmp_path / "top1")])
     printed = capsys.readouterr().out
     assert "Top 1: every box is predicted as its one most likely class" in printed
-    assert re.search(r"method +AP +APr +APc +APf +AP50\nfusion_head +[\d.]+", printed)
+    assert re.search(r"method +AP +APr +APc +APf +AP50 .*\nfusion_head +[\d.]+", printed)
     metrics = json.loads((tmp_path / "top1" / "metrics.json").read_text())
     assert metrics["protocol"] == "top1"
     predictions = Predictions.read_lvis_json(tmp_path / "top1" / "predictions.json")
@@ -270,6 +270,11 @@ def test_a_cache_of_some_images_is_scored_on_these_and_says_so(
         ),
         (["--images_dir", "nowhere"], "nowhere"),
         (["--checkpoints", "[]"], "nothing to evaluate"),
+        (["--annotations", "null"], "Set --annotations to the LVIS file, or --metric coco"),
+        (["--metric", "voc"], "lvis"),
+        (["--scorer", "mine"], "reference"),
+        (["--results", "[results.json]"], "--results holds 'results.json'; wanted name=path"),
+        (["--results", "[a=nowhere.json]"], "no results file at nowhere.json"),
         (["--checkpoints", "[a=x,a=y]"], "a name twice"),
     ],
 )
@@ -287,6 +292,79 @@ def test_mistakes_exit_with_2_and_one_message(
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+def test_results_of_others_stand_in_the_table_with_the_same_figures(
+    setting: Setting, finished: Path, tmp_path: Path
+) -> None:
+    theirs = json.loads((finished / "predictions_pooled_patches.json").read_text())
+    beyond = [{**theirs[0], "category_id": 1.0}]  # as tables of floats write ids
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(theirs + beyond))
+    evaluate(
+        [
+            *setting.options,
+            *("--results", f"[theirs={path}]", "--output_dir", str(tmp_path), "--num_pictures"),
+            *("0", "--scorer", "reference"),
+        ]
+    )
+    methods = json.loads((tmp_path / "metrics.json").read_text())["methods"]
+    wanted = json.loads((finished / "metrics.json").read_text())["methods"]
+    assert list(methods) == ["fusion_head", "theirs"]
+    assert methods["fusion_head"] == wanted["fusion_head"], "the reference agrees in every bit"
+    assert methods["theirs"]["AP"] == pytest.approx(wanted["pooled_patches"]["AP"], abs=0.5)
+    assert methods["theirs"]["top1_accuracy"] is None
+    assert not (tmp_path / "predictions_theirs.json").exists(), "it is the user's own file"
+    assert "with boxes of their own" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 987654321}, "names 1 images that"),
+        ({"category_id": 987654}, "names 1 categories that"),
+    ],
+)
+def test_results_of_other_data_are_refused(
+    setting: Setting,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, int],
+    message: str,
+) -> None:
+    row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5} | change
+    content = json.loads((setting.world / "val.json").read_text())
+    row["image_id"] = change.get("image_id", content["images"][0]["id"])
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps([row]))
+    results = ("--results", f"[other={path}]", "--output_dir", str(tmp_path))
+    with pytest.raises(SystemExit):
+        evaluate([*setting.options, *results])
+    assert message in capsys.readouterr().err
+
+
+def test_repeated_rows_of_results_are_reported(
+    setting: Setting, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = json.loads((finished / "predictions_pooled_patches.json").read_text())
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps([*theirs, *theirs[:3]]))
+    results = ("--results", f"[theirs={path}]", "--output_dir", str(tmp_path))
+    evaluate([*setting.options, "--checkpoints", "[]", *results])
+    assert f"3 of {len(theirs) + 3} rows repeat an earlier one" in caplog.text
+
+
+def test_an_lvis_cache_is_scored_by_coco_ap_if_asked(setting: Setting, tmp_path: Path) -> None:
+    evaluate(
+        [
+            *setting.options,
+            *("--annotations", "null", "--metric", "coco", "--output_dir", str(tmp_path)),
+        ]
+    )
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["metric"] == "coco"
+    assert metrics["data"]["num_regions"] == metrics["data"]["num_cached_regions"]
+    assert "scored by COCO AP" in (tmp_path / "report.html").read_text()
 
 
 def test_annotations_of_another_data_set_are_refused(

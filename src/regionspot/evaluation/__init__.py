@@ -1,7 +1,14 @@
 """The evaluation engine: runs methods, scores them, draws pictures, writes the report."""
 
 from regionspot.evaluation.config import EvalConfig
+from regionspot.evaluation.data import EvaluationData, open_evaluation_data
 from regionspot.evaluation.report import REPORT_NAME
 from regionspot.evaluation.run import run_evaluation
 
-__all__ = ["REPORT_NAME", "EvalConfig", "run_evaluation"]
+__all__ = [
+    "REPORT_NAME",
+    "EvalConfig",
+    "EvaluationData",
+    "open_evaluation_data",
+    "run_evaluation",
+]
