@@ -12,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from regionspot.scoring import LvisGroundTruth, LvisScorer, LvisScores, Predictions, score_lvis
+from regionspot.scoring import (
+    LvisGroundTruth,
+    LvisScorer,
+    LvisScores,
+    Predictions,
+    draw_figures,
+    score_lvis,
+)
 from regionspot.scoring.lvis_reference import reference_lvis_figures, run_reference
 
 
@@ -60,6 +67,24 @@ def test_every_figure_is_bit_equal_to_the_reference(world: World, tmp_path: Path
         name.removesuffix("@300"): None if value == -1 else 100 * value
         for name, value in theirs.items()
     }
+
+
+def test_the_reference_as_scorer_gives_the_same_scores(world: World, tmp_path: Path) -> None:
+    annotations, predictions = draw(world, tmp_path)
+    ours = score_lvis(annotations, predictions)
+    assert score_lvis(annotations, predictions, scorer="reference") == ours
+
+
+def test_a_bootstrap_draw_of_every_image_once_gives_the_figures(
+    world: World, tmp_path: Path
+) -> None:
+    annotations, predictions = draw(world, tmp_path)
+    truth = LvisGroundTruth.read(annotations)
+    found = draw_figures(truth, predictions, np.ones((1, len(truth.image_ids)), np.int64))
+    wanted = score_lvis(truth, predictions).figures()
+    for name, values in found.items():
+        value = None if np.isnan(values[0]) else pytest.approx(values[0], abs=1e-9)
+        assert wanted[name] == value, name
 
 
 def test_every_categorys_ap_is_the_mean_of_the_references_precisions(

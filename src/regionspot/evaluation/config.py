@@ -6,7 +6,7 @@ from typing import get_args
 
 from regionspot.backbones.presets import ModelsConfig
 from regionspot.core.errors import ConfigError
-from regionspot.scoring import Metric, Protocol, Scorer, check_scorer
+from regionspot.scoring import Metric, Protocol, Scorer, check_num_draws, check_scorer
 
 DEFAULT_HEAD_NAME = "fusion_head"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -34,6 +34,8 @@ class EvalConfig:
     scorer: Scorer = "hotcoco"
     """hotcoco, or reference: the evaluators of lvis and pycocotools. The figures are the same; the
     references take far longer."""
+    bootstrap: int = 0
+    """Draws of images for 95 % intervals of AP and of its differences, e.g. 200; 0 for none."""
     checkpoints: list[str] = field(default_factory=list)
     """Trained heads, each as name=path or just path (its name is then fusion_head). A path is a
     run's folder, its head/ folder, or a .ckpt or .safetensors file. The first is the one in the
@@ -85,6 +87,7 @@ class EvalConfig:
         if self.metric not in (None, *get_args(Metric)):
             raise ConfigError(f"there is no metric {self.metric!r}. Set --metric to lvis or coco.")
         check_scorer(self.scorer)
+        check_num_draws(self.bootstrap)
         names = [
             *(_name_and_path(text)[0] for text in self.checkpoints),
             *self.methods,

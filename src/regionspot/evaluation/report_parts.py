@@ -10,7 +10,7 @@ from functools import cached_property
 
 from regionspot.core.errors import ConfigError
 from regionspot.core.text import human_duration
-from regionspot.scoring import CategoryScore
+from regionspot.scoring import CategoryScore, Interval
 from regionspot.scoring.figures import format_figure, shown_figures
 from regionspot.scoring.results import MethodResult
 from regionspot.viz import NamedRegion
@@ -60,6 +60,8 @@ class Cell:
     text: str
     is_best: bool
     """Whether no method has a better figure, at the precision shown."""
+    interval: str = ""
+    """Its 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,8 @@ class MethodTable:
     rows: tuple[MethodRow, ...]
     note: str
     """What a reader has to know about the columns."""
+    leads: tuple[str, ...] = ()
+    """By how much the first method is ahead of each other, with intervals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +129,7 @@ def method_table(methods: Sequence[MethodResult]) -> MethodTable:
         _marked(
             [figure.text(method.figures) for method in methods],
             [method.figures[figure.name] for method in methods],
+            [method.intervals.get(figure.name) for method in methods],
         )
         for figure in shown
     ]
@@ -140,6 +145,18 @@ def method_table(methods: Sequence[MethodResult]) -> MethodTable:
         columns=tuple(figure.title for figure in shown),
         rows=tuple(rows),
         note=" ".join(figure.note for figure in shown if figure.note),
+        leads=tuple(_lead(methods[0], method) for method in methods[1:] if "AP" in method.lead),
+    )
+
+
+def _lead(first: MethodResult, other: MethodResult) -> str:
+    """Say whether the difference of two methods is more than chance."""
+    interval = other.lead["AP"]
+    difference = (first.scores.AP or 0.0) - (other.scores.AP or 0.0)
+    verdict = "more than chance" if interval.low > 0 or interval.high < 0 else "within chance"
+    return (
+        f"AP of {first.name} minus {other.name}: {difference:+.1f} ({interval.low:+.1f} to"
+        f" {interval.high:+.1f}), {verdict}"
     )
 
 
@@ -171,10 +188,19 @@ def timing_rows(timings_s: Mapping[str, float]) -> tuple[TimingRow, ...]:
     )
 
 
-def _marked(texts: Sequence[str], values: Sequence[float | None]) -> list[Cell]:
+def _marked(
+    texts: Sequence[str],
+    values: Sequence[float | None],
+    intervals: Sequence[Interval | None],
+) -> list[Cell]:
     best = max((value for value in values if value is not None), default=None)
     return [
-        Cell(text=text, is_best=best is not None and text == format_figure(best)) for text in texts
+        Cell(
+            text=text,
+            is_best=best is not None and text == format_figure(best),
+            interval="" if interval is None else interval.text(),
+        )
+        for text, interval in zip(texts, intervals, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from regionspot.evaluation.config import EvalConfig
@@ -16,7 +17,14 @@ from regionspot.evaluation.report import (
     write_report,
 )
 from regionspot.evaluation.report_parts import ReportPicture
-from regionspot.scoring import CocoScorer, LvisScorer, NamedRegions, region_figures, scorer_of
+from regionspot.scoring import (
+    CocoScorer,
+    LvisScorer,
+    NamedRegions,
+    bootstrap_spread,
+    region_figures,
+    scorer_of,
+)
 from regionspot.scoring.results import (
     EvaluationResult,
     MethodResult,
@@ -69,6 +77,8 @@ def _evaluate_alone(
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
     methods = tuple(_score(output, scorer) for output in run.outputs)
+    if config.bootstrap:
+        methods = _with_spread(methods, run, data, num_draws=config.bootstrap)
     _write_predictions(output_dir, config, run)
     scoring = {"evaluate: AP and predictions files": time.perf_counter() - start}
     result = EvaluationResult(
@@ -95,6 +105,19 @@ def _score(output: MethodOutput, scorer: LvisScorer | CocoScorer) -> MethodResul
         description=output.description,
         scores=scorer.score(output.predictions()),
         region_figures=region_figures(NamedRegions.concatenate(output.named.values())),
+    )
+
+
+def _with_spread(
+    methods: tuple[MethodResult, ...], run: MethodRun, data: EvaluationData, *, num_draws: int
+) -> tuple[MethodResult, ...]:
+    spread = bootstrap_spread(
+        data.truth, [output.predictions() for output in run.outputs], num_draws=num_draws
+    )
+    rows = zip(methods, spread.of_methods, spread.of_differences, strict=True)
+    return tuple(
+        replace(method, intervals=intervals, lead=lead if number else {})
+        for number, (method, intervals, lead) in enumerate(rows)
     )
 
 

@@ -9,6 +9,14 @@ from regionspot.scoring.ap_scores import (
     Scorer,
     check_scorer,
 )
+from regionspot.scoring.bootstrap import (
+    Interval,
+    Intervals,
+    Spread,
+    bootstrap_spread,
+    check_num_draws,
+    draw_figures,
+)
 from regionspot.scoring.coco_ap import CocoGroundTruth, CocoScorer
 from regionspot.scoring.figures import (
     FIGURES,
@@ -39,6 +47,8 @@ __all__ = [
     "CocoGroundTruth",
     "CocoScorer",
     "Figure",
+    "Interval",
+    "Intervals",
     "LvisCategory",
     "LvisGroundTruth",
     "LvisScorer",
@@ -48,8 +58,12 @@ __all__ = [
     "Predictions",
     "Protocol",
     "Scorer",
+    "Spread",
+    "bootstrap_spread",
+    "check_num_draws",
     "check_same_data",
     "check_scorer",
+    "draw_figures",
     "emit_predictions",
     "flatten_top_k",
     "format_figure",

@@ -190,13 +190,21 @@ class CocoScorer:
             )
         return self._summarize(*(theirs or self._curves(found)))
 
-    def _curves(self, found: Detections) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def match(self, predictions: Predictions) -> Any:
+        """Return hotcoco's evaluator after it has matched predictions with the ground truth."""
+        return self._matched(self._ranked(predictions))
+
+    def _matched(self, found: Detections) -> Any:
         table = np.column_stack(
             [found.images, found.boxes_xywh, found.scores, found.labels]
         ).astype(np.float64)
         detections = self._indexed.load_res(table)
         evaluation = self._hotcoco.COCOeval(self._indexed, detections, "bbox")
         evaluation.evaluate()
+        return evaluation
+
+    def _curves(self, found: Detections) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        evaluation = self._matched(found)
         evaluation.accumulate()
         # The last axis is "at most 1, 10 and 100 predictions of a class in an image".
         precision, recall = (

@@ -123,8 +123,8 @@ class LvisScorer:
             theirs = reference_curves(self._truth, predictions)
         return self._summarize(*(theirs or self._curves(predictions)))
 
-    def _curves(self, predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return precision (IoU, recall, C, size) and recall (IoU, C, size)."""
+    def match(self, predictions: Predictions) -> Any:
+        """Return hotcoco's evaluator after it has matched predictions with the ground truth."""
         boxes_xywh = predictions.boxes_xywh
         table = np.column_stack(
             [
@@ -142,6 +142,11 @@ class LvisScorer:
             self._indexed, detections, self._iou_type, lvis_style=True
         )
         evaluation.evaluate()
+        return evaluation
+
+    def _curves(self, predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return precision (IoU, recall, C, size) and recall (IoU, C, size)."""
+        evaluation = self.match(predictions)
         evaluation.accumulate()
         # The last axis is "at most N predictions an image", of which LVIS has one value.
         precision, recall = (

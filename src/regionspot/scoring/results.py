@@ -14,6 +14,7 @@ from typing import cast
 
 from regionspot.core.files import write_text_atomic
 from regionspot.scoring.ap_scores import ApScores, Metric, Scorer
+from regionspot.scoring.bootstrap import Intervals
 from regionspot.scoring.figures import shown_figures
 from regionspot.scoring.lvis_ap import LvisScores
 from regionspot.scoring.protocols import Protocol
@@ -34,6 +35,11 @@ class MethodResult:
     region_figures: Mapping[str, float | None]
     """Figures over annotated boxes by name, in percent (`region_figures`); None where boxes come
     from a detector."""
+
+    intervals: Intervals = field(default_factory=dict)
+    """Bootstrap intervals of AP by name; {} where none were asked for."""
+    lead: Intervals = field(default_factory=dict)
+    """Intervals of the first method's AP minus that of this one, by name."""
 
     @property
     def figures(self) -> Mapping[str, float | None]:
@@ -102,6 +108,8 @@ class EvaluationResult:
                 result.name: {
                     **result.figures,
                     "num_categories": result.num_categories,
+                    **_bounds("intervals", result.intervals),
+                    **_bounds("first_minus_this", result.lead),
                 }
                 for result in self.methods
             },
@@ -124,6 +132,11 @@ class EvaluationResult:
             "provenance": dict(self.provenance),
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _bounds(key: str, intervals: Intervals) -> dict[str, dict[str, list[float]]]:
+    bounds = {name: [interval.low, interval.high] for name, interval in intervals.items()}
+    return {key: bounds} if bounds else {}
 
 
 def write_metrics(path: Path, result: EvaluationResult) -> None:
