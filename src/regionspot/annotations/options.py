@@ -1,4 +1,4 @@
-"""What a reader is asked to read, and how."""
+"""The options and inputs of a reader."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ KeepOrDrop = Literal["keep", "drop"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    """How to read a data set; None is the format's default, and all that others may be given."""
+    """How to read a data set; None is the format's default, and required where it has none."""
 
     crowds: KeepOrDrop | None = None
     """Whether an annotation around a crowd (iscrowd) is a region like any other; keep if None."""
@@ -31,7 +31,7 @@ class ReadOptions:
     tree_path: Path | None = None
     """V3Det: the category tree, to be kept beside the cache; no region depends on it."""
     prompt: Prompt | None = None
-    """What of a region SAM is to be shown, and so has to be read; its box if None."""
+    """SAM's prompt for a region, which has to be read; its box if None."""
     classes: Classes | None = None
     """Which of the file's classes make the vocabulary: those that have a region, or those of these
     names; all of them if None."""
@@ -54,11 +54,11 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """All that a reader is told."""
+    """The input of a reader."""
 
     path: Path
     """The annotation file."""
     images_dir: Path | None
-    """Folder of the images; it exists. None for one that cannot be looked into."""
+    """Folder of the images; it exists. None if it is not on this machine."""
     options: ReadOptions
     """Options that belong to the format."""

@@ -20,7 +20,7 @@ from regionspot.annotations import (
     Reason,
     read_annotations,
 )
-from regionspot.annotations.csv_boxes import key_of
+from regionspot.annotations.columns import key_of
 from regionspot.annotations.csv_table import CsvTable
 from regionspot.core.errors import AnnotationError, MissingFileError, VocabularyError
 
@@ -157,7 +157,7 @@ def test_a_row_that_is_blank_in_part_is_refused(read: Read) -> None:
         ("image,x1,y1,x2,y2", r"no column label\..*'image,x1,y1,x2,y2'\. Wanted a header with"),
         ("Image,x1,y1,x2,y2,label", r"no column image\."),
         ("image,x1,y1,x2,y2,label,label", r"repeats a column"),
-        ("image;x1;y1;x2;y2;label", r"it is separated by something else than commas"),
+        ("image;x1;y1;x2;y2;label", r"it is not separated by commas"),
         ("a.jpg,1,2,3,4,cat", r"it is a row, not a header"),
         ("ImageID,Source,LabelName", r"it is OpenImages \(type --annotations\.format openimages"),
         ('{"images": []}', r"it is JSON"),

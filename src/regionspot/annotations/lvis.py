@@ -1,33 +1,31 @@
-"""The lists of an LVIS file, as far as scoring needs them.
+"""Reads LVIS ground truth, and the parts of its lists that only scoring needs.
 
-What caching needs too is read by the same classes, so that ids, class names and damaged files mean
-the same in both.
+Caching and scoring read ids, class names and boxes with the same classes, so that these, and
+damaged files, mean the same in both.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Literal
 
 import msgspec
 import numpy as np
 from typing_extensions import override
 
-from regionspot.annotations.coco_entries import (
-    AnnotationEntries,
-    CategoryEntries,
+from regionspot.annotations.coco import read_coco_json
+from regionspot.annotations.coco_entries import JsonId
+from regionspot.annotations.columns import GrowingColumns, RawAnnotations
+from regionspot.annotations.json_entries import (
+    Entries,
+    Entry,
     four_numbers,
     id_or_unknown,
     whole_number_in,
 )
-from regionspot.annotations.json_entries import (
-    AnyEntries,
-    Entries,
-    Entry,
-    OtherEntries,
-    SideBySide,
-)
 from regionspot.annotations.json_lists import JsonPiece
+from regionspot.annotations.options import Source
 from regionspot.core.errors import AnnotationError
 
 Frequency = Literal["r", "c", "f"]
@@ -41,13 +39,42 @@ INSTEAD = (
 )
 """What to do with a file that is not LVIS, for messages."""
 
-_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _NO_NUMBERS = (math.nan,) * 4
+
+
+def read_lvis(source: Source) -> RawAnnotations:
+    """Read an LVIS file.
+
+    Version 0.5 names an image's file in ``file_name``. Version 1 does not: there the path is the
+    end of ``coco_url``, folder and name, since LVIS splits are not COCO splits (its val has images
+    of COCO's ``train2017``). The images folder is then the one that holds ``train2017`` and
+    ``val2017``.
+    """
+    images = LvisImages()
+    raw = read_coco_json(
+        source.path,
+        format_name="lvis",
+        file_name_of=_file_name,
+        prompt=source.options.prompt,
+        beside=[images],
+    )
+    if images.error is None:
+        return raw
+    # Training works without these labels; users who want AP should know before hours of caching.
+    found = str(images.error).removesuffix(INSTEAD).rstrip(" .")
+    note = f"evaluate.py and --val_annotations will refuse this file: {found}"
+    return replace(raw, notes=(*raw.notes, note))
+
+
+def _file_name(file_name: str | None, coco_url: str | None) -> str | None:
+    if file_name is not None:
+        return file_name
+    return None if coco_url is None else "/".join(PurePosixPath(coco_url).parts[-2:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederatedLabels:
-    """What was looked for in one image."""
+    """Which categories were looked for in one image."""
 
     negative: tuple[int, ...]
     """Categories that are not in the image (``neg_category_ids``)."""
@@ -56,9 +83,9 @@ class FederatedLabels:
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: _Id
-    neg_category_ids: list[_Id]
-    not_exhaustive_category_ids: list[_Id]
+    id: JsonId
+    neg_category_ids: list[JsonId]
+    not_exhaustive_category_ids: list[JsonId]
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -66,50 +93,14 @@ class _Category(msgspec.Struct, gc=False):
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    id: _Id
+    id: JsonId
     bbox: tuple[float, float, float, float]
     area: float
     ignore: int = 0
 
 
-class LvisLists:
-    """The three lists of a file."""
-
-    def __init__(self) -> None:
-        self._begin_images()
-        self._begin_categories()
-        self._begin_annotations()
-
-    def begin(self, name: str | None) -> AnyEntries:
-        """Start the list of this name."""
-        begin = {
-            "images": self._begin_images,
-            "categories": self._begin_categories,
-            "annotations": self._begin_annotations,
-        }
-        return begin[name]() if name in begin else OtherEntries()
-
-    @property
-    def error(self) -> AnnotationError | None:
-        """The first complaint about an entry."""
-        lists = (self.frequencies, self.categories, self.images, self.annotations, self.figures)
-        return next((entries.error for entries in lists if entries.error is not None), None)
-
-    def _begin_images(self) -> AnyEntries:
-        self.images = LvisImages()
-        return self.images
-
-    def _begin_categories(self) -> AnyEntries:
-        self.categories, self.frequencies = CategoryEntries(), LvisFrequencies()
-        return SideBySide(self.categories, self.frequencies)
-
-    def _begin_annotations(self) -> AnyEntries:
-        self.annotations, self.figures = AnnotationEntries(), LvisFigures()
-        return SideBySide(self.annotations, self.figures)
-
-
 class LvisImages(Entries[_Image]):
-    """The list ``images``. Of an image that is listed again the last entry counts, as in `lvis`."""
+    """The list ``images``. If an image is listed again, the last entry counts, as in `lvis`."""
 
     def __init__(self) -> None:
         super().__init__(msgspec.json.Decoder(list[_Image]))
@@ -128,7 +119,7 @@ class LvisImages(Entries[_Image]):
     def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
         for index, entry in enumerate(entries):
             place = self._place(piece, index)
-            check_keys(entry, ("id", "neg_category_ids", "not_exhaustive_category_ids"), place)
+            _check_keys(entry, ("id", "neg_category_ids", "not_exhaustive_category_ids"), place)
             self.labels[whole_number_in(entry, "id", place)] = FederatedLabels(
                 negative=_list_of_ids(entry, "neg_category_ids", place),
                 not_exhaustive=_list_of_ids(entry, "not_exhaustive_category_ids", place),
@@ -151,7 +142,7 @@ class LvisFrequencies(Entries[_Category]):
     def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
         for index, entry in enumerate(entries):
             place = self._place(piece, index)
-            check_keys(entry, ("id", "frequency"), place)
+            _check_keys(entry, ("id", "frequency"), place)
             frequency = entry["frequency"]
             if frequency not in FREQUENCIES:
                 raise AnnotationError(
@@ -161,24 +152,22 @@ class LvisFrequencies(Entries[_Category]):
 
 
 class LvisFigures(Entries[_Annotation]):
-    """Id, box, area and ``ignore`` of each annotation, in pieces of columns."""
+    """Id, box, area and ``ignore`` of each annotation."""
 
     def __init__(self) -> None:
         super().__init__(msgspec.json.Decoder(list[_Annotation]))
-        # An empty piece in front, so that a list without any has columns, too.
-        self.ids = [np.zeros(0, np.int64)]
-        """Whole numbers of 0 or more; -1 for anything else."""
-        self.boxes_xywh = [np.zeros((0, 4))]
-        """NaN where there are no four numbers."""
-        self.areas = [np.zeros(0)]
-        """NaN where there is no number; see `strange_areas`."""
-        self.is_ignored = [np.zeros(0, np.bool_)]
+        self.columns = GrowingColumns(
+            ids=np.int64,  # -1 for anything but a whole number of 0 or more
+            boxes_xywh=(np.float64, 4),  # NaN where there are no four numbers
+            areas=np.float64,  # NaN where there is no number
+            is_ignored=np.bool_,
+        )
         self.strange_areas: dict[int, str] = {}
         """What was found in place of an area, by the position of the annotation."""
 
     @override
     def _take(self, entries: Sequence[_Annotation]) -> bool:
-        self._add(
+        self.columns.add(
             ids=[entry.id for entry in entries],
             boxes_xywh=[entry.bbox for entry in entries],
             areas=[entry.area for entry in entries],
@@ -194,33 +183,15 @@ class LvisFigures(Entries[_Annotation]):
                 value = str(entry.get("area"))[:40]
                 told = f"has the area {value}" if "area" in entry else "lacks ['area']"
                 self.strange_areas[self.count + index] = told
-        self._add(
+        self.columns.add(
             ids=[id_or_unknown(entry.get("id")) for entry in entries],
             boxes_xywh=[four_numbers(entry.get("bbox")) or _NO_NUMBERS for entry in entries],
             areas=[math.nan if area is None else area for area in areas],
             is_ignored=[bool(entry.get("ignore")) for entry in entries],
         )
 
-    def _add(
-        self,
-        *,
-        ids: list[int],
-        boxes_xywh: Sequence[tuple[float, ...]],
-        areas: list[float],
-        is_ignored: list[bool],
-    ) -> None:
-        self.ids.append(np.array(ids, np.int64))
-        self.boxes_xywh.append(np.array(boxes_xywh, np.float64).reshape(-1, 4))
-        self.areas.append(np.array(areas, np.float64))
-        self.is_ignored.append(np.array(is_ignored, np.bool_))
 
-
-def check_keys(entry: Entry, keys: tuple[str, ...], place: str) -> None:
-    """Refuse an entry without one of the keys.
-
-    Raises:
-        AnnotationError: One is missing.
-    """
+def _check_keys(entry: Entry, keys: tuple[str, ...], place: str) -> None:
     missing = [key for key in keys if key not in entry]
     if missing:
         raise AnnotationError(f"{place} lacks {missing}: not LVIS format. {INSTEAD}")
