@@ -1,8 +1,7 @@
 """The lists of COCO and its relatives, in columns."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
-from typing import Annotated, cast
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, cast
 
 import msgspec
 import numpy as np
@@ -19,7 +18,6 @@ from regionspot.annotations.json_entries import (
     whole_number,
     whole_number_in,
 )
-from regionspot.annotations.json_lists import JsonPiece
 from regionspot.annotations.region_prompts import (
     Prompt,
     points_text,
@@ -75,6 +73,7 @@ class _Category(msgspec.Struct):
     id: JsonId
     name: str
     synonyms: list[str] | None = None
+    frequency: Any = None
 
 
 class ImageEntries(Entries[_Image]):
@@ -96,29 +95,25 @@ class ImageEntries(Entries[_Image]):
         names = [name for e in entries if (name := self._file_name_of(e.file_name, e.coco_url))]
         if len(names) < len(entries):
             return False
-        self._add(names, [(entry.id, entry.height, entry.width) for entry in entries])
+        self._names.append(TextColumn.from_texts(names))
+        self.columns.add(ids_and_sizes_hw=[(e.id, e.height, e.width) for e in entries])
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        names, numbers = [], []
-        for index, entry in enumerate(entries):
-            place = self._place(piece, index)
-            name = self._file_name_of(_text(entry, "file_name"), _text(entry, "coco_url"))
-            if not name:
-                raise AnnotationError(
-                    f"{place} does not name its file (keys: {', '.join(entry)}); wanted file_name,"
-                    " the path below --annotations.images_dir."
-                )
-            names.append(name)
-            numbers.append(
-                [whole_number_in(entry, key, place) for key in ("id", "height", "width")]
+    def _parse(self, entry: Entry, place: str) -> _Image:
+        file_name, coco_url = _text(entry, "file_name"), _text(entry, "coco_url")
+        if not self._file_name_of(file_name, coco_url):
+            raise AnnotationError(
+                f"{place} does not name its file (keys: {', '.join(entry)}); wanted file_name, the"
+                " path below --annotations.images_dir."
             )
-        self._add(names, numbers)
-
-    def _add(self, names: list[str], numbers: Sequence[Sequence[int]]) -> None:
-        self._names.append(TextColumn.from_texts(names))
-        self.columns.add(ids_and_sizes_hw=numbers)
+        return _Image(
+            id=whole_number_in(entry, "id", place),
+            height=whole_number_in(entry, "height", place),
+            width=whole_number_in(entry, "width", place),
+            file_name=file_name,
+            coco_url=coco_url,
+        )
 
 
 class CategoryEntries(Entries[_Category]):
@@ -129,36 +124,41 @@ class CategoryEntries(Entries[_Category]):
         self.ids: list[int] = []
         self.names: list[str] = []
         self.synonyms: list[Sequence[str] | None] = []
+        self.frequencies: list[object] = []
+        """LVIS's frequencies, not checked."""
 
     @override
     def _take(self, entries: Sequence[_Category]) -> bool:
         self.ids += [entry.id for entry in entries]
         self.names += [entry.name for entry in entries]
         self.synonyms += [entry.synonyms for entry in entries]
+        self.frequencies += [entry.frequency for entry in entries]
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        for index, entry in enumerate(entries):
-            place, name = self._place(piece, index), entry.get("name")
-            if not isinstance(name, str):
-                raise AnnotationError(f"{place}.name is {name!r}; wanted the class name as text.")
-            self.ids.append(whole_number_in(entry, "id", place))
-            self.names.append(name)
-            synonyms = entry.get("synonyms")
-            texts = synonyms if isinstance(synonyms, list) else None
-            self.synonyms.append(texts and [x for x in texts if isinstance(x, str)])
+    def _parse(self, entry: Entry, place: str) -> _Category:
+        name, synonyms = entry.get("name"), entry.get("synonyms")
+        if not isinstance(name, str):
+            raise AnnotationError(f"{place}.name is {name!r}; wanted the class name as text.")
+        return _Category(
+            id=whole_number_in(entry, "id", place),
+            name=name,
+            synonyms=[text for text in synonyms if isinstance(text, str)]
+            if isinstance(synonyms, list)
+            else None,
+            frequency=entry.get("frequency"),
+        )
 
 
 class AnnotationEntries(Entries[_Annotation]):
     """The list ``annotations``."""
 
     def __init__(self, prompt: Prompt = "box") -> None:
-        kind = _KIND_OF[prompt]
-        # A list that is only read may hold a subclass.
-        super().__init__(msgspec.json.Decoder(cast("type[list[_Annotation]]", list[kind])))  # type: ignore[valid-type]
+        self._kind = _KIND_OF[prompt]
+        super().__init__(msgspec.json.Decoder(list[self._kind]))  # type: ignore[name-defined]
         self._prompt: Prompt = prompt
-        self._prompt_fields = kind.__struct_fields__[len(_Annotation.__struct_fields__) :]
+        num_shared = len(_Annotation.__struct_fields__)
+        self._prompt_fields = self._kind.__struct_fields__[num_shared:]
         self._prompts: list[TextColumn] = []
         self.columns = GrowingColumns(
             image_ids=np.int64,  # -1 for what cannot be an id
@@ -175,62 +175,55 @@ class AnnotationEntries(Entries[_Annotation]):
 
     @override
     def _take(self, entries: Sequence[_Annotation]) -> bool:
-        sides = np.array(list(chain.from_iterable([e.bbox for e in entries])), np.float64)
-        boxes_xyxy, faults = check_boxes(sides.reshape(-1, 4), "xywh")
+        boxes, has_box = box_columns([entry.bbox for entry in entries])
+        boxes_xyxy, faults = check_boxes(boxes, "xywh", has_box)
+        crowds = [entry.iscrowd for entry in entries]
+        if None in crowds:
+            is_odd = np.array([crowd is None for crowd in crowds], np.bool_)
+            first_reasons(faults, {Reason.ODD_CROWD: is_odd})
+        if self._prompt != "box":
+            values = [[bytes(getattr(e, field)) for field in self._prompt_fields] for e in entries]
+            self._add_prompts(faults, values)
         self.columns.add(
             image_ids=[entry.image_id for entry in entries],
             category_ids=[entry.category_id for entry in entries],
             boxes_xyxy=boxes_xyxy,
-            is_crowd=[entry.iscrowd for entry in entries],
-        )
-        self._add_prompts(
-            faults, ([bytes(getattr(entry, f)) for f in self._prompt_fields] for entry in entries)
+            faults=faults,
+            is_crowd=crowds,
         )
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
+    def _parse(self, entry: Entry, place: str) -> _Annotation:
         for field in ("image_id", "category_id"):
-            for index, entry in enumerate(entries):
-                if field not in entry:
-                    place, keys = self._place(piece, index), ", ".join(entry)
-                    raise AnnotationError(f"{place} has no {field} (keys: {keys}).")
-        boxes = box_columns([four_numbers(entry.get("bbox")) for entry in entries])
-        boxes_xyxy, faults = check_boxes(boxes[0], "xywh", has_box=boxes[1])
-        crowds = [_crowd_of(entry.get("iscrowd")) for entry in entries]
-        is_odd = np.array([crowd is None for crowd in crowds], np.bool_)
-        self.columns.add(
-            image_ids=[id_or_unknown(entry["image_id"]) for entry in entries],
-            category_ids=[id_or_unknown(entry["category_id"]) for entry in entries],
-            boxes_xyxy=boxes_xyxy,
-            is_crowd=[crowd is True for crowd in crowds],
-        )
-        self._add_prompts(
-            first_reasons(faults, {Reason.ODD_CROWD: is_odd}),
-            ([msgspec.json.encode(entry.get(f)) for f in self._prompt_fields] for entry in entries),
+            if field not in entry:
+                raise AnnotationError(f"{place} has no {field} (keys: {', '.join(entry)}).")
+        prompts = {
+            field: msgspec.Raw(msgspec.json.encode(entry.get(field)))
+            for field in self._prompt_fields
+        }
+        return self._kind(
+            image_id=id_or_unknown(entry["image_id"]),
+            category_id=id_or_unknown(entry["category_id"]),
+            bbox=cast("Any", four_numbers(entry.get("bbox"))),
+            iscrowd=cast("Any", _crowd_of(entry.get("iscrowd"))),
+            **prompts,
         )
 
-    def _add_prompts(self, faults: DropReasons, values: Iterable[list[bytes]]) -> None:
-        """Add the JSON values that SAM's prompts are made of, and all faults."""
+    def _add_prompts(self, faults: DropReasons, values: Sequence[Sequence[bytes]]) -> None:
+        """Add SAM's prompts, given as the JSON values that they are made of, and their faults."""
         if self._prompt == "points":
             texts = [points_text(*of_entry) for of_entry in values]
             lacks_any = np.array([not text for text in texts], np.bool_)
             first_reasons(faults, {Reason.NO_POINTS: lacks_any})
-            self._prompts.append(TextColumn.from_texts(texts))
-        elif self._prompt != "box":
-            self._add_masks(faults, [value for (value,) in values])
-        self.columns.add(faults=faults)
-
-    def _add_masks(self, faults: DropReasons, segmentations: Sequence[bytes]) -> None:
-        texts = [segmentation_text(value) for value in segmentations]
-        reasons = [segmentation_fault(*pair) for pair in zip(segmentations, texts, strict=True)]
+        else:
+            texts = [segmentation_text(value) for (value,) in values]
+            reasons = [segmentation_fault(*v, text) for v, text in zip(values, texts, strict=True)]
+            for reason in (Reason.NO_MASK, Reason.BAD_MASK):
+                applies = np.array([found == reason for found in reasons], np.bool_)
+                first_reasons(faults, {reason: applies})
+            self.columns.add(mask_sizes_hw=[rle_size_hw(text) or (-1, -1) for text in texts])
         self._prompts.append(TextColumn.from_texts(texts))
-        self.columns.add(mask_sizes_hw=[rle_size_hw(text) or (-1, -1) for text in texts])
-        against = {
-            reason: np.array([found == reason for found in reasons], np.bool_)
-            for reason in (Reason.NO_MASK, Reason.BAD_MASK)
-        }
-        first_reasons(faults, against)
 
 
 def _text(entry: Entry, field: str) -> str | None:

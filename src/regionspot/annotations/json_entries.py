@@ -1,8 +1,8 @@
 """Decodes the lists of a JSON file piece by piece, and the values in their entries.
 
-Each list has a fast decoder, for entries whose fields have exactly the expected types, and a
-tolerant one, for a piece that the fast one rejects: NaN, numbers written as 480.0, missing fields.
-Both give the same for what the fast one accepts; only the tolerant one reports errors.
+A list has a fast decoder, for entries whose fields have exactly the expected types, and a tolerant
+parser, for a piece that the fast one rejects: NaN, numbers written as 480.0, missing fields. Both
+give the same for what the fast one accepts; only the tolerant one reports errors.
 """
 
 import json
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ from regionspot.annotations.json_lists import MSGSPEC_ERRORS, JsonFile, JsonPiec
 from regionspot.core.errors import AnnotationError
 
 Entry = Mapping[str, object]
-"""An entry as the tolerant decoder gives it: an object of anything."""
+"""An entry as `json` decodes it: an object of anything."""
 
 _T = TypeVar("_T")
 _MAX_SHOWN = 200
@@ -39,17 +39,13 @@ class Entries(ABC, Generic[_T]):
     file may turn out to be another one. Later entries are only counted.
     """
 
-    def __init__(self, decoder: "msgspec.json.Decoder[list[_T]]") -> None:
+    def __init__(self, decoder: "msgspec.json.Decoder[Any]") -> None:
         self.decoder = decoder
         self.error: AnnotationError | None = None
         self.count = 0
 
     def add(self, piece: JsonPiece) -> None:
-        """Add the entries of the list's next piece.
-
-        Raises:
-            AnnotationError: The piece has a number, or nesting, that Python cannot decode.
-        """
+        """Add the entries of the list's next piece."""
         try:
             entries = piece.decode(self.decoder)
         except MSGSPEC_ERRORS:
@@ -70,45 +66,41 @@ class Entries(ABC, Generic[_T]):
             return 0
         if self.error is None:
             try:
-                self._take_carefully(self._objects(values, piece), piece)
+                self._take([self._parsed(v, self._place(piece, i)) for i, v in enumerate(values)])
             except AnnotationError as error:
                 self.error = error
         return len(values)
 
-    def _objects(self, values: Sequence[object], piece: JsonPiece) -> Sequence[Entry]:
-        objects = []
-        for index, value in enumerate(values):
-            if not isinstance(value, dict):
-                place = self._place(piece, index)
-                raise AnnotationError(f"{place} is {str(value)[:60]!r}; wanted an object.")
-            objects.append(value)
-        return objects
+    def _parsed(self, value: object, place: str) -> _T:
+        if not isinstance(value, dict):
+            raise AnnotationError(f"{place} is {str(value)[:60]!r}; wanted an object.")
+        return self._parse(value, place)
 
     def _place(self, piece: JsonPiece, index: int) -> str:
         return f"{piece.path}: {piece.name}[{self.count + index}]"
 
     @abstractmethod
     def _take(self, entries: Sequence[_T]) -> bool:
-        """Add what the fast decoder gave; return False if the tolerant one is needed."""
+        """Add decoded or parsed entries; return False if they must be parsed first."""
 
     @abstractmethod
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        """Add entries of any content, or raise ``AnnotationError``."""
+    def _parse(self, entry: Entry, place: str) -> _T:
+        """Parse an entry of any content, or raise an ``AnnotationError`` that names the place."""
 
 
-class OtherEntries(Entries[msgspec.Raw]):
+class OtherEntries(Entries[object]):
     """A list whose entries are only counted."""
 
     def __init__(self) -> None:
         super().__init__(msgspec.json.Decoder(list[msgspec.Raw]))
 
     @override
-    def _take(self, entries: Sequence[msgspec.Raw]) -> bool:
+    def _take(self, entries: Sequence[object]) -> bool:
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        pass
+    def _parse(self, entry: Entry, place: str) -> object:
+        return None
 
 
 def read_lists(file: JsonFile, readers: Mapping[str | None, Sequence[Entries[Any]]]) -> Outline:
@@ -118,9 +110,6 @@ def read_lists(file: JsonFile, readers: Mapping[str | None, Sequence[Entries[Any
         file: The file.
         readers: By the key of a list, the readers that each get all of its entries. Other lists are
             counted.
-
-    Raises:
-        AnnotationError: A list has a number, or nesting, that Python cannot decode.
     """
     summaries: dict[str | None, ListSummary] = {}
     for container in file.containers:
@@ -203,8 +192,11 @@ def four_numbers(value: object) -> tuple[float, ...] | None:
 
 def box_columns(
     boxes: Sequence[tuple[float, ...] | None],
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return boxes, (A, 4), zero where there is none, and where there is one, (A,)."""
-    sides = chain.from_iterable(_NO_BOX if box is None else box for box in boxes)
-    has_box = np.array([box is not None for box in boxes], np.bool_)
-    return np.fromiter(sides, np.float64, 4 * len(boxes)).reshape(-1, 4), has_box
+) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    """Return boxes, (A, 4), zero where there is none; and where there is one, (A,), None if all."""
+    has_box = None
+    if None in boxes:
+        has_box = np.array([box is not None for box in boxes], np.bool_)
+        boxes = [box or _NO_BOX for box in boxes]
+    sides = list(chain.from_iterable(cast("Sequence[tuple[float, ...]]", boxes)))
+    return np.array(sides, np.float64).reshape(-1, 4), has_box

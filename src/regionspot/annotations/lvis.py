@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 import numpy as np
@@ -24,7 +24,6 @@ from regionspot.annotations.json_entries import (
     id_or_unknown,
     whole_number_in,
 )
-from regionspot.annotations.json_lists import JsonPiece
 from regionspot.annotations.options import Source
 from regionspot.core.errors import AnnotationError
 
@@ -39,6 +38,7 @@ INSTEAD = (
 )
 """What to do with a file that is not LVIS, for messages."""
 
+_Sides = tuple[float, float, float, float]
 _NO_NUMBERS = (math.nan,) * 4
 
 
@@ -88,13 +88,9 @@ class _Image(msgspec.Struct, gc=False):
     not_exhaustive_category_ids: list[JsonId]
 
 
-class _Category(msgspec.Struct, gc=False):
-    frequency: Frequency
-
-
 class _Annotation(msgspec.Struct, gc=False):
     id: JsonId
-    bbox: tuple[float, float, float, float]
+    bbox: _Sides
     area: float
     ignore: int = 0
 
@@ -116,39 +112,15 @@ class LvisImages(Entries[_Image]):
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        for index, entry in enumerate(entries):
-            place = self._place(piece, index)
-            _check_keys(entry, ("id", "neg_category_ids", "not_exhaustive_category_ids"), place)
-            self.labels[whole_number_in(entry, "id", place)] = FederatedLabels(
-                negative=_list_of_ids(entry, "neg_category_ids", place),
-                not_exhaustive=_list_of_ids(entry, "not_exhaustive_category_ids", place),
-            )
-
-
-class LvisFrequencies(Entries[_Category]):
-    """How frequent each category is."""
-
-    def __init__(self) -> None:
-        super().__init__(msgspec.json.Decoder(list[_Category]))
-        self.values: list[Frequency] = []
-
-    @override
-    def _take(self, entries: Sequence[_Category]) -> bool:
-        self.values += [entry.frequency for entry in entries]
-        return True
-
-    @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        for index, entry in enumerate(entries):
-            place = self._place(piece, index)
-            _check_keys(entry, ("id", "frequency"), place)
-            frequency = entry["frequency"]
-            if frequency not in FREQUENCIES:
-                raise AnnotationError(
-                    f"{place} has the frequency {frequency!r}; wanted 'r', 'c' or 'f'."
-                )
-            self.values.append(frequency)
+    def _parse(self, entry: Entry, place: str) -> _Image:
+        keys = ("id", "neg_category_ids", "not_exhaustive_category_ids")
+        if missing := [key for key in keys if key not in entry]:
+            raise AnnotationError(f"{place} lacks {missing}: not LVIS format. {INSTEAD}")
+        return _Image(
+            id=whole_number_in(entry, "id", place),
+            neg_category_ids=_list_of_ids(entry, "neg_category_ids", place),
+            not_exhaustive_category_ids=_list_of_ids(entry, "not_exhaustive_category_ids", place),
+        )
 
 
 class LvisFigures(Entries[_Annotation]):
@@ -162,8 +134,8 @@ class LvisFigures(Entries[_Annotation]):
             areas=np.float64,  # NaN where there is no number
             is_ignored=np.bool_,
         )
-        self.strange_areas: dict[int, str] = {}
-        """What was found in place of an area, by the position of the annotation."""
+        self.strange_areas: dict[str, str] = {}
+        """What was found in place of an area, by the place of the annotation in messages."""
 
     @override
     def _take(self, entries: Sequence[_Annotation]) -> bool:
@@ -176,28 +148,21 @@ class LvisFigures(Entries[_Annotation]):
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        areas = [_number(entry.get("area")) for entry in entries]
-        for index, entry in enumerate(entries):
-            if areas[index] is None:
-                value = str(entry.get("area"))[:40]
-                told = f"has the area {value}" if "area" in entry else "lacks ['area']"
-                self.strange_areas[self.count + index] = told
-        self.columns.add(
-            ids=[id_or_unknown(entry.get("id")) for entry in entries],
-            boxes_xywh=[four_numbers(entry.get("bbox")) or _NO_NUMBERS for entry in entries],
-            areas=[math.nan if area is None else area for area in areas],
-            is_ignored=[bool(entry.get("ignore")) for entry in entries],
+    def _parse(self, entry: Entry, place: str) -> _Annotation:
+        area = _number(entry.get("area"))
+        if area is None:
+            value = str(entry.get("area"))[:40]
+            found = f"has the area {value}" if "area" in entry else "lacks ['area']"
+            self.strange_areas[place] = found
+        return _Annotation(
+            id=id_or_unknown(entry.get("id")),
+            bbox=cast("_Sides", four_numbers(entry.get("bbox")) or _NO_NUMBERS),
+            area=math.nan if area is None else area,
+            ignore=bool(entry.get("ignore")),
         )
 
 
-def _check_keys(entry: Entry, keys: tuple[str, ...], place: str) -> None:
-    missing = [key for key in keys if key not in entry]
-    if missing:
-        raise AnnotationError(f"{place} lacks {missing}: not LVIS format. {INSTEAD}")
-
-
-def _list_of_ids(entry: Entry, field: str, place: str) -> tuple[int, ...]:
+def _list_of_ids(entry: Entry, field: str, place: str) -> list[int]:
     value = entry[field]
     numbers = [id_or_unknown(item) for item in value] if isinstance(value, list) else [-1]
     if -1 in numbers:
@@ -205,7 +170,7 @@ def _list_of_ids(entry: Entry, field: str, place: str) -> tuple[int, ...]:
             f"{place}.{field} is {str(value)[:60]}; wanted a list of category ids, [] if there are"
             f" none. {INSTEAD}"
         )
-    return tuple(numbers)
+    return numbers
 
 
 def _number(value: object) -> float | None:

@@ -8,7 +8,7 @@ caching.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,11 @@ from regionspot.annotations.detect_format import WANTED_LISTS, Outline
 from regionspot.annotations.json_entries import Entries, read_lists
 from regionspot.annotations.json_lists import JsonFile
 from regionspot.annotations.lvis import (
+    FREQUENCIES,
     INSTEAD,
     FederatedLabels,
     Frequency,
     LvisFigures,
-    LvisFrequencies,
     LvisImages,
 )
 from regionspot.annotations.opening import FileRole
@@ -111,18 +111,19 @@ class LvisGroundTruth:
                 " lvis_v1_val.json from https://www.lvisdataset.org/dataset."
             )
         file = JsonFile(path, role=FileRole(noun="annotation file", option=option))
-        images, frequencies, categories = LvisImages(), LvisFrequencies(), CategoryEntries()
+        images, categories = LvisImages(), CategoryEntries()
         annotations, figures = AnnotationEntries(), LvisFigures()
         readers: dict[str | None, Sequence[Entries[Any]]] = {
             "images": [images],
-            "categories": [categories, frequencies],
+            "categories": [categories],
             "annotations": [annotations, figures],
         }
         _check_lists(path, read_lists(file, readers))
-        for entries in (frequencies, categories, images, annotations, figures):
+        frequencies = _checked(categories.frequencies, path)
+        for entries in (categories, images, annotations, figures):
             entries.check()
         vocabulary, category_ids = vocabulary_of(categories.ids, categories.names, path)
-        frequency_of = dict(zip(categories.ids, frequencies.values, strict=True))
+        frequency_of = dict(zip(categories.ids, frequencies, strict=True))
         if not images.labels:
             raise AnnotationError(f"{path} lists no image. Give a file with at least one image.")
         regions, notes = _counted(
@@ -174,7 +175,7 @@ def _counted(
     *,
     image_ids: Collection[int],
     category_ids: Collection[int],
-    strange_areas: Mapping[int, str],
+    strange_areas: Mapping[str, str],
     path: Path,
 ) -> tuple[LvisRegions, tuple[str, ...]]:
     """Return the annotations that count, and notes about the others, each for the first reason."""
@@ -193,11 +194,12 @@ def _counted(
     leave_out(is_unlisted, "of images that the file does not list")
     is_unlisted = ~np.isin(found.category_ids, list(category_ids))
     leave_out(is_unlisted, "of categories that it does not list")
-    for position, area in strange_areas.items():
-        if counts[position]:
+    for position in np.flatnonzero(np.isnan(found.areas) & counts) if strange_areas else ():
+        place = f"{path}: annotations[{position}]"
+        if place in strange_areas:
             raise AnnotationError(
-                f"{path}: annotations[{position}] {area}; wanted the area of its segment in square"
-                " pixels, a number: LVIS AP tells small, medium and large regions apart by it."
+                f"{place} {strange_areas[place]}; wanted the area of its segment in square pixels,"
+                " a number: LVIS AP tells small, medium and large regions apart by it."
             )
     has_area = (found.areas > 0) & (found.areas < np.inf)
     leave_out(~has_area, "whose area is not more than 0, as for lvis")
@@ -220,6 +222,16 @@ def _check_lists(path: Path, outline: Outline) -> None:
             raise AnnotationError(
                 f"{path} has the keys {sorted(value)} and no list {name!r}. {INSTEAD}"
             )
+
+
+def _checked(frequencies: Sequence[object], path: Path) -> list[Frequency]:
+    for index, value in enumerate(frequencies):
+        place = f"{path}: categories[{index}]"
+        if value is None:
+            raise AnnotationError(f"{place} lacks ['frequency']: not LVIS format. {INSTEAD}")
+        if value not in FREQUENCIES:
+            raise AnnotationError(f"{place} has the frequency {value!r}; wanted 'r', 'c' or 'f'.")
+    return cast("list[Frequency]", frequencies)
 
 
 def _check_distinct(ids: NDArray[np.int64], path: Path) -> None:

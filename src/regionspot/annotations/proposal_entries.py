@@ -5,7 +5,7 @@ score that cannot be read is an error, since its meaning is unknown.
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 import numpy as np
@@ -85,12 +85,23 @@ class CocoResults(Entries[_Result]):
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        places = [self._place(piece, index) for index in range(len(entries))]
-        self._columns.add_boxes(
-            [_image_id(entry, at) for entry, at in zip(entries, places, strict=True)],
-            [four_numbers(entry.get("bbox")) for entry in entries],
-            [_score_of(entry, at) for entry, at in zip(entries, places, strict=True)],
+    def _parse(self, entry: Entry, place: str) -> _Result:
+        for field, hint in (
+            ("image_id", ""),
+            ("score", "; proposals are boxes with scores from a detector"),
+        ):
+            if field not in entry:
+                keys = ", ".join(entry) or "none"
+                raise AnnotationError(f"{place} has no {field} (keys: {keys}){hint}.")
+        image_id = image_id_of(entry["image_id"])
+        if image_id is None:
+            raise AnnotationError(
+                f"{place}.image_id is {entry['image_id']!r}; wanted a whole number."
+            )
+        return _Result(
+            image_id=image_id,
+            bbox=cast("_Sides", four_numbers(entry.get("bbox"))),  # None for no box
+            score=_score(entry["score"], f"{place}.score"),
         )
 
 
@@ -159,24 +170,6 @@ def _read_image(value: object, place: str) -> tuple[_Boxes, list[float]]:
             raise AnnotationError(f"{place} has no list {name!r} (keys: {keys}).")
     scores = [_score(s, f"{place}: scores[{n}]") for n, s in enumerate(value["scores"])]
     return [four_numbers(box) for box in value["boxes"]], scores
-
-
-def _image_id(entry: Entry, place: str) -> int:
-    if "image_id" not in entry:
-        raise AnnotationError(f"{place} has no image_id (keys: {', '.join(entry) or 'none'}).")
-    number = image_id_of(entry["image_id"])
-    if number is None:
-        raise AnnotationError(f"{place}.image_id is {entry['image_id']!r}; wanted a whole number.")
-    return number
-
-
-def _score_of(entry: Entry, place: str) -> float:
-    if "score" not in entry:
-        raise AnnotationError(
-            f"{place} has no score (keys: {', '.join(entry) or 'none'}); proposals are boxes with"
-            " scores from a detector."
-        )
-    return _score(entry["score"], f"{place}.score")
 
 
 def _score(value: object, place: str) -> float:
