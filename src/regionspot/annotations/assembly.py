@@ -84,9 +84,7 @@ def assemble(
     if doubts and implausible == "refuse":
         raise _refused(doubts[0], raw, path)
 
-    def num_marked(reason: Reason) -> int:
-        return int((raw.marks[reason] & is_kept).sum()) if reason in raw.marks else 0
-
+    num_marked = {reason: int((applies & is_kept).sum()) for reason, applies in raw.marks.items()}
     return records, AnnotationReport(
         num_images=len(records),
         num_images_without_regions=int((~has_region).sum()),
@@ -95,23 +93,23 @@ def assemble(
         num_rotated_images=raw.num_rotated_images,
         num_annotations=len(drop_reasons),
         num_regions=len(regions.labels),
-        num_crowds=num_marked(Reason.CROWD),
-        num_groups=num_marked(Reason.GROUP),
-        num_depictions=num_marked(Reason.DEPICTION),
+        num_crowds=num_marked.get(Reason.CROWD, 0),
+        num_groups=num_marked.get(Reason.GROUP, 0),
+        num_depictions=num_marked.get(Reason.DEPICTION, 0),
         num_clipped=sorter.num_clipped,
         dropped=dropped,
         entries=raw.entries,
-        notes=(*raw.notes, *doubts, *crowds_note),
+        notes=(*raw.notes, *doubts, *([crowds_note] if crowds_note else [])),
     )
 
 
 _NEEDED = {
     Reason.NO_BOX: "has a bbox of four numbers; regions are boxes. Give a file with boxes ([x, y,"
     " width, height] in pixels).",
-    Reason.NO_MASK: "has a segmentation, which SAM was to be shown. Give a file with masks, or"
-    " leave --annotations.prompt out to show it boxes.",
-    Reason.NO_POINTS: "has points, which SAM was to be shown. Give a file with point_coords or"
-    " keypoints, or leave --annotations.prompt out to show it boxes.",
+    Reason.NO_MASK: "has a segmentation to prompt SAM with. Give a file with masks, or leave"
+    " --annotations.prompt out to use boxes.",
+    Reason.NO_POINTS: "has points to prompt SAM with. Give a file with point_coords or keypoints,"
+    " or leave --annotations.prompt out to use boxes.",
 }
 
 
@@ -145,20 +143,21 @@ def _doubt_about_boxes(
     )
 
 
-def _about_crowds(
-    raw: RawAnnotations, drop: frozenset[Reason]
-) -> tuple[str | None, tuple[str, ...]]:
+def _about_crowds(raw: RawAnnotations, drop: frozenset[Reason]) -> tuple[str | None, str | None]:
     """Return a doubt about the file, or a note, if all annotations are crowds."""
     is_crowd = raw.marks.get(Reason.CROWD)
     if is_crowd is None or not len(is_crowd) or not is_crowd.all():
-        return None, ()
+        return None, None
     found = (
         f"all {len(is_crowd):,} annotations are crowds (iscrowd 1). Most likely they are single"
         " objects: CVAT, for one, marks every mask drawn with a brush as a crowd"
     )
     if Reason.CROWD in drop:
-        return f"{found}. Leave --annotations.crowds at keep, or set iscrowd to 0 in the file.", ()
-    return None, (f"{found}; they are kept as regions like any other",)
+        return (
+            f"{found}. Leave --annotations.crowds at keep, or set iscrowd to 0 in the file.",
+            None,
+        )
+    return None, f"{found}; they are kept as regions like any other"
 
 
 def _refused(doubt: str, raw: RawAnnotations, path: Path) -> AnnotationError:
@@ -335,10 +334,7 @@ def synonyms_of(
 ) -> tuple[tuple[str, ...], ...] | None:
     """Return all names of each class, its own first and none twice; None if the file lists none.
 
-    Args:
-        vocabulary: The class names, in label order.
-        names: The names as the file lists them.
-        synonyms: Its other names for each; blank ones are ignored.
+    ``names`` and their ``synonyms`` are in the order of the file; blank synonyms are ignored.
     """
     if all(others is None for others in synonyms):
         return None

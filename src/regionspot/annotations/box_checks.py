@@ -61,11 +61,7 @@ class ExaminedBoxes:
 
 
 def wrong_units_or_order(boxes: ExaminedBoxes) -> str | None:
-    """Describe boxes that seem to be in other units or in another order than the format's.
-
-    Returns:
-        What was found and what to give, in sentences; None if nothing is odd.
-    """
+    """Describe boxes that seem to be in other units or another order than the format's, if any."""
     if not len(boxes.boxes_xyxy) and not boxes.num_inverted:
         return None
     return _tiny(boxes) or _inverted(boxes) or overshooting(boxes)
@@ -97,7 +93,7 @@ def _inverted(boxes: ExaminedBoxes) -> str | None:
     found = f"{boxes.num_inverted:,} of {total:,} boxes have a negative width or height."
     if boxes.layout == "xyxy":
         found += (
-            " They may be x, y, width, height; or their corners stand in another order. Give the"
+            " They may be x, y, width, height; or their corners are in another order. Give the"
             " left upper and the right lower corner: x2 = x + width, y2 = y + height."
         )
     return f"{found} {_wanted(boxes)}"
@@ -180,14 +176,6 @@ def hardly_any_fits(
     What the options leave out is no fault. Annotations of images that the file does not list are
     no fault either if most listed images have regions (a part of a data set), nor are those of
     classes that the options do not name, as long as any region is left.
-
-    Args:
-        dropped: What was dropped.
-        num_annotations: Annotations in the file.
-        share_of_images_with_regions: Share of the listed images that have a region left.
-        chose_classes: Whether an option gave a list of classes.
-        entries: What the file calls its annotations.
-        show: Returns the text of an annotation, by its position in the file.
 
     Returns:
         Counts by reason, each with its first annotation; None if enough are left.
@@ -272,9 +260,7 @@ def count_dropped(
 ) -> tuple[Dropped, ...]:
     """Count the entries dropped for each reason, in the order of `Reason`.
 
-    Args:
-        drop_reasons: The reason, or none, of each entry, (A,).
-        positions: Position of each entry in its file, (A,); None if entry ``i`` is the ``i``-th.
+    ``positions`` are those in the file, (A,); None if entry ``i`` is the ``i``-th.
     """
     counted = []
     for code, reason in enumerate(REASONS):
@@ -297,10 +283,7 @@ def is_repeated(
 ) -> NDArray[np.bool_]:
     """Return whether an earlier region has the same image, label and box, to the bit, (R,).
 
-    Args:
-        image_rows: Image of each region, (R,).
-        labels: Class of each region, (R,).
-        boxes_xyxy: Its box, (R, 4), contiguous.
+    Images and labels are (R,), boxes are (R, 4) and contiguous.
     """
     repeated = np.zeros(len(labels), np.bool_)
     # Equal regions have equal hashes; those with equal hashes are then compared.

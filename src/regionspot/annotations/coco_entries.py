@@ -218,7 +218,8 @@ class AnnotationEntries(Entries[_Annotation]):
             first_reasons(faults, {Reason.NO_POINTS: lacks_any})
         else:
             texts = [segmentation_text(value) for (value,) in values]
-            reasons = [segmentation_fault(*v, text) for v, text in zip(values, texts, strict=True)]
+            pairs = zip(values, texts, strict=True)
+            reasons = [segmentation_fault(value, text) for (value,), text in pairs]
             for reason in (Reason.NO_MASK, Reason.BAD_MASK):
                 applies = np.array([found == reason for found in reasons], np.bool_)
                 first_reasons(faults, {reason: applies})

@@ -104,6 +104,10 @@ class GrowingColumns:
         del column[1:]  # at 25 million boxes, holding both would take a gigabyte more
         return joined
 
+    def pop_all(self, *names: str) -> dict[str, Any]:
+        """Return whole columns by name, and free their pieces."""
+        return {name: self.pop(name) for name in names}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageColumns:

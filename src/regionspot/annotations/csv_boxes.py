@@ -41,10 +41,7 @@ def read_own_csv(source: Source) -> RawAnnotations:
         images=ImageColumns.from_file_names(rows.files),
         vocabulary=vocabulary,
         category_ids=tuple(range(len(vocabulary))),
-        image_rows=rows.columns.pop("image_rows"),
-        labels=rows.columns.pop("labels"),
-        boxes_xyxy=rows.columns.pop("boxes_xyxy"),
-        faults=rows.columns.pop("faults"),
+        **rows.columns.pop_all("image_rows", "labels", "boxes_xyxy", "faults"),
         marks={},
         sha256s=(table.sha256,),
         box_layout="xyxy",
@@ -60,19 +57,21 @@ class _Rows:
     def __init__(self, classes: ClassNames) -> None:
         self.classes = classes
         self.files: dict[str, int] = {}
+        self._image_rows: dict[bytes, int] = {}
+        self._labels: dict[bytes, int] = {}
         self.columns = GrowingColumns(
             image_rows=np.int32, labels=np.int32, boxes_xyxy=(np.float32, 4), faults=np.int8
         )
 
     def add(self, block: CsvBlock) -> None:
         """Add the rows of a block."""
-        image_rows = _numbered(block, "image", self._image)
+        image_rows = _numbered(block, "image", self._image_rows, self._image)
         has_box = ~block.is_blank((*_SIDES, "label"))
         boxed = block if has_box.all() else block.take(has_box)
         labels = np.zeros(len(block), np.int32)
         boxes_xyxy = np.zeros((len(block), 4), np.float32)
         faults = np.full(len(block), code_of(Reason.BLANK), np.int8)
-        labels[has_box] = _numbered(boxed, "label", self.classes.label_of)
+        labels[has_box] = _numbered(boxed, "label", self._labels, self.classes.label_of)
         sides = np.stack([boxed.numbers(name) for name in _SIDES], axis=1)
         boxes_xyxy[has_box], faults[has_box] = check_boxes(sides, "xyxy")
         self.columns.add(image_rows=image_rows, labels=labels, boxes_xyxy=boxes_xyxy, faults=faults)
@@ -82,14 +81,17 @@ class _Rows:
         return self.files.setdefault(str(PurePosixPath(name)), len(self.files))
 
 
-def _numbered(block: CsvBlock, column: str, number_of: Callable[[str], int]) -> list[int]:
-    """Return the number of each text of a column; each different text is looked up once."""
+def _numbered(
+    block: CsvBlock, column: str, known: dict[bytes, int], number_of: Callable[[str], int]
+) -> list[int]:
+    """Return the number of each text of a column; ``known`` remembers them."""
     values = block.columns[column].values()
-    different = dict.fromkeys(values)
-    if not all(map(_is_text, different)):
-        raise block.wrong_value(column, _is_text, "text, in UTF-8")
-    numbers = {value: number_of(value.decode()) for value in different}
-    return [numbers[value] for value in values]
+    for value in dict.fromkeys(values):
+        if value not in known:
+            if not _is_text(value):
+                raise block.wrong_value(column, _is_text, "text, in UTF-8")
+            known[value] = number_of(value.decode())
+    return [known[value] for value in values]
 
 
 def _is_text(value: bytes) -> bool:

@@ -195,21 +195,17 @@ def _check_amount(lists: Mapping[str, Sequence[object]], path: Path) -> None:
     left = path.stat().st_size  # each number takes at least a byte
     for key, values in lists.items():
         for number, value in enumerate(values):
-            rows = value if isinstance(value, list | tuple) else [value]
-            for row in rows:
-                if isinstance(row, list | tuple) and any(isinstance(x, _NESTED) for x in row):
+            for row in value if isinstance(value, list | tuple) else [value]:
+                parts = row if isinstance(row, list | tuple) else ()
+                if any(isinstance(x, _NESTED) for x in parts):
                     place = f"{path}: {key}[{number}]"
                     raise AnnotationError(f"{place} is {shown(value)}; wanted an array of numbers.")
-                left -= max(row.size if isinstance(row, np.ndarray) else _length(row), 1)
+                left -= max(row.size if isinstance(row, np.ndarray) else len(parts), 1)
             if left < 0:
                 raise AnnotationError(
                     f"{path} refers to more numbers than it has bytes: to the same ones again and"
                     " again. Write it again, with separate boxes and scores for every image."
                 )
-
-
-def _length(value: object) -> int:
-    return len(value) if isinstance(value, list | tuple) else 1
 
 
 def _box_mode(content: Mapping[object, object], path: Path) -> int:

@@ -106,10 +106,7 @@ class OtherEntries(Entries[object]):
 def read_lists(file: JsonFile, readers: Mapping[str | None, Sequence[Entries[Any]]]) -> Outline:
     """Read the lists of a file.
 
-    Args:
-        file: The file.
-        readers: By the key of a list, the readers that each get all of its entries. Other lists are
-            counted.
+    Each of a list's readers, found by the list's key, gets all entries; other lists are counted.
     """
     summaries: dict[str | None, ListSummary] = {}
     for container in file.containers:
@@ -124,13 +121,7 @@ def read_lists(file: JsonFile, readers: Mapping[str | None, Sequence[Entries[Any
 
 
 def entry_text(path: Path, name: str | None, index: int) -> str:
-    """Return the text of one entry of a list, for messages.
-
-    Args:
-        path: The file, which was read before.
-        name: Key of the list; None if the list is the file.
-        index: Position of the entry, counted from 0.
-    """
+    """Return the text of entry ``index`` of a list of a valid file, for messages."""
     start = 0
     for container in JsonFile(path).containers:
         for piece in container.pieces() if container.name == name and container.is_list else ():
@@ -147,10 +138,7 @@ def whole_number(value: object, *, at_least: int = 0) -> int | None:
 
     JSON writers that use float tables turn 480 into 480.0, and those that use text tables turn it
     into "480". All are the same number, so that ids match however each list of a file spells them.
-
-    Args:
-        value: A value from a JSON file.
-        at_least: The smallest number accepted; the largest is that of signed 64-bit integers.
+    Numbers below ``at_least`` or beyond signed 64-bit integers are not accepted.
     """
     if isinstance(value, str):
         spelled = _WHOLE_NUMBER.fullmatch(value.strip())

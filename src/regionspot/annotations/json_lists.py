@@ -89,11 +89,7 @@ class JsonContainer:
         self.is_list = file.data[start : start + 1] == b"["
 
     def pieces(self, decoder: msgspec.json.Decoder[Any] = _RAW) -> Iterator[JsonPiece]:
-        """Yield a list in pieces, at least one; an object whole.
-
-        Args:
-            decoder: The decoder that will be used, to try the cuts with it.
-        """
+        """Yield a list in pieces, an object whole; ``decoder`` decides where to cut."""
         if not self.is_list:
             yield self._piece(self._file.data[self._start : self._stop])
             return
@@ -146,11 +142,6 @@ class JsonFile:
         path: The file.
         piece_bytes: Size of a piece; a longer entry makes a longer piece.
         role: What the file is for, for messages.
-
-    Raises:
-        MissingFileError: There is no such file.
-        AnnotationError: The file is empty, compressed, truncated or not JSON, or its outermost
-            object has a key twice; the message says where.
     """
 
     def __init__(

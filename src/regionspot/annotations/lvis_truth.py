@@ -128,12 +128,8 @@ class LvisGroundTruth:
             raise AnnotationError(f"{path} lists no image. Give a file with at least one image.")
         regions, notes = _counted(
             LvisRegions(
-                image_ids=annotations.columns.pop("image_ids"),
-                category_ids=annotations.columns.pop("category_ids"),
-                boxes_xywh=figures.columns.pop("boxes_xywh"),
-                areas=figures.columns.pop("areas"),
-                is_ignored=figures.columns.pop("is_ignored"),
-                ids=figures.columns.pop("ids"),
+                **annotations.columns.pop_all("image_ids", "category_ids"),
+                **figures.columns.pop_all("boxes_xywh", "areas", "is_ignored", "ids"),
             ),
             image_ids=list(images.labels),
             category_ids=category_ids,

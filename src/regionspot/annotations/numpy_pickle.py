@@ -26,6 +26,7 @@ _DTYPE = re.compile(r"[<>=|]?(b1|i[1248]|u[1248]|f[248]|U[1-9][0-9]{0,6})")
 _BYTE_ORDERS = (("<",), (">",), ("=",), ("|",))
 _NO_FIELDS = (None, None, None)  # of the state of a dtype: subarray, names, fields
 _STATE_LEN = 8
+_CORES = ("numpy.core", "numpy._core")  # before numpy 2 and since
 _MAX_DIMS = 4
 _TEXT_ENCODINGS = ("latin1", "latin-1")
 _DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError)
@@ -80,10 +81,6 @@ def _bytes_of_text(text: object, encoding: object) -> bytes:
     return text.encode("latin-1")
 
 
-def _no_bytes() -> bytes:
-    return b""
-
-
 def _box_mode(value: object) -> int:
     if not isinstance(value, int):
         raise _Unfit(f"the BoxMode {shown(value)}")
@@ -121,25 +118,21 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and 0 <= value < 2**40
 
 
-def _names() -> Mapping[tuple[str, str], Callable[..., object]]:
-    names: dict[tuple[str, str], Callable[..., object]] = {
+ALLOWED: Mapping[tuple[str, str], Callable[..., object]] = MappingProxyType(
+    {
         ("numpy", "ndarray"): _NoCall,
         ("numpy", "dtype"): _Dtype,
+        **{(f"{core}.multiarray", "_reconstruct"): _Array for core in _CORES},
+        **{(f"{core}.multiarray", "scalar"): _scalar for core in _CORES},
+        **{(f"{core}.numeric", "_frombuffer"): _from_buffer for core in _CORES},
         # Protocols before 3 write bytes as encoded text, and empty ones as a call.
         ("_codecs", "encode"): _bytes_of_text,
-        ("__builtin__", "bytes"): _no_bytes,
+        ("__builtin__", "bytes"): lambda: b"",
         ("collections", "OrderedDict"): dict,
         # Its members are numbers; Detectron2 need not be installed.
         ("detectron2.structures.boxes", "BoxMode"): _box_mode,
     }
-    for core in ("numpy.core", "numpy._core"):  # before numpy 2 and since
-        names[f"{core}.multiarray", "_reconstruct"] = _Array
-        names[f"{core}.multiarray", "scalar"] = _scalar
-        names[f"{core}.numeric", "_frombuffer"] = _from_buffer
-    return MappingProxyType(names)
-
-
-ALLOWED = _names()
+)
 """What a pickle may name, by module and name, and our function that stands for it."""
 
 

@@ -36,127 +36,6 @@ from regionspot.annotations.report import Reason
 from regionspot.core.errors import AnnotationError, ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 
-NUM_DIGITS = 16
-"""Hex digits of an image id."""
-
-_NOT_A_DIGIT = 255
-_DIGITS = np.full(256, _NOT_A_DIGIT, np.uint8)
-_DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
-_CODES = np.frombuffer(b"0123456789abcdef", np.uint8)
-_SHIFTS = np.arange(60, -4, -4, dtype=np.uint64)
-_WITHOUT_ROTATION = {b"", b"nan", b"NaN"}
-
-
-def image_ids(block: CsvBlock) -> NDArray[np.int64]:
-    """Return the column ``ImageID`` as numbers, (A,).
-
-    An id is 16 hex digits, which is 64 bits; the cache stores signed 64-bit integers. The bits are
-    kept (two's complement), so that ids stay distinct and ``id & 0xffffffffffffffff`` in hex is the
-    id again; ids from ``8000000000000000`` on are negative.
-    """
-    codes = block.columns["ImageID"].padded(NUM_DIGITS)
-    digits = None if codes is None else _DIGITS[codes]
-    if digits is not None and (digits != _NOT_A_DIGIT).all():
-        halves = digits[:, 0::2] << 4 | digits[:, 1::2]  # the 8 bytes of the number, in order
-        return halves.view(">i8")[:, 0].astype(np.int64)
-    raise block.wrong_value("ImageID", _is_id, f"{NUM_DIGITS} digits of 0-9 and a-f")
-
-
-def id_digits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return ids as the ASCII codes of their 16 digits, (N, 16)."""
-    digits = (ids.view(np.uint64)[:, None] >> _SHIFTS) & np.uint64(15)
-    return _CODES[digits.astype(np.intp)]
-
-
-def read_classes(path: Path) -> tuple[dict[bytes, int], Vocabulary, str]:
-    """Read class descriptions, such as ``class-descriptions-boxable.csv``.
-
-    Each line is ``MID,name``; a first line that does not start with a MID is a header, which
-    version 6 has and version 5 has not.
-
-    Returns:
-        Label of each MID; the class names in the order of the file; SHA-256 of the file.
-    """
-    labels: dict[bytes, int] = {}
-    names: list[str] = []
-    role = replace(ANNOTATIONS, option="--annotations.classes_path")
-    with open_hashed(path, "csv", role=role) as file:
-        data = file.read(-1).removeprefix(UTF8_MARK)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(
-            f"{path}: byte {error.start} is not UTF-8 text. Set --annotations.classes_path to the"
-            " class descriptions."
-        ) from error
-    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
-        is_header = number == 1 and len(row) > 1 and not row[0].startswith("/")
-        if not row or is_header:
-            continue
-        if len(row) != 2 or not row[0].startswith("/"):
-            raise AnnotationError(
-                f"{path}, line {number} is {','.join(row)[:60]!r}; wanted a MID and a name, such as"
-                " /m/0cmf2,Airplane. Set --annotations.classes_path to the class descriptions."
-            )
-        mid = row[0].strip().encode()
-        if mid in labels:
-            raise AnnotationError(
-                f"{path}, line {number}: {row[0]} already stands for {names[labels[mid]]!r}. Give"
-                " each MID one line."
-            )
-        labels[mid] = len(names)
-        names.append(row[1].strip())
-    try:
-        return labels, Vocabulary.from_names(names), file.sha256
-    except VocabularyError as error:
-        raise VocabularyError(
-            f"{path}: class names in the order of the file: {error} OpenImages boxes need the"
-            " boxable classes only."
-        ) from error
-
-
-def count_rotated(path: Path, ids: NDArray[np.int64]) -> tuple[int, int]:
-    """Count how many images a list with a column ``Rotation`` says are stored rotated.
-
-    Args:
-        path: The list, such as ``train-images-boxable-with-rotation.csv``.
-        ids: The images to count among.
-
-    Returns:
-        Number of rotated images, and number of images that are not in the list.
-    """
-    columns = GrowingColumns(listed=np.int64, rotated=np.int64)
-    for block in CsvTable(path, ("ImageID", "Rotation"), option="rotations_path").blocks():
-        numbers = image_ids(block)
-        columns.add(listed=numbers, rotated=numbers[_is_rotated(block)])
-    num_rotated = int(np.isin(ids, columns.pop("rotated")).sum())
-    return num_rotated, int((~np.isin(ids, columns.pop("listed"))).sum())
-
-
-def _is_rotated(block: CsvBlock) -> NDArray[np.bool_]:
-    values = block.columns["Rotation"].short_values()
-    known = {value: _is_turn(value) for value in set(values)}
-    if None in known.values():
-        raise block.wrong_value(
-            "Rotation", lambda value: known[value] is not None, "0, 90, 180, 270 or nan"
-        )
-    return np.array([bool(known[value]) for value in values], np.bool_)
-
-
-def _is_turn(value: bytes) -> bool | None:
-    if value in _WITHOUT_ROTATION:
-        return False
-    try:
-        degrees = float(value)
-    except ValueError:
-        return None
-    return degrees != 0 if degrees in {0, 90, 180, 270} else None
-
-
-def _is_id(value: bytes) -> bool:
-    return len(value) == NUM_DIGITS and all(_DIGITS[code] != _NOT_A_DIGIT for code in value)
-
-
 _SIDES = ("XMin", "YMin", "XMax", "YMax")
 _MARKS = {"IsGroupOf": Reason.GROUP, "IsDepiction": Reason.DEPICTION}
 _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", *_MARKS)
@@ -170,6 +49,15 @@ _OTHER_FILES = {
     "Confidence": "a file of image-level labels, which have no boxes",
     "DisplayName": "the class descriptions (see --annotations.classes_path)",
 }
+
+_NUM_DIGITS = 16  # of an image id, in hex
+
+_NOT_A_DIGIT = 255
+_DIGITS = np.full(256, _NOT_A_DIGIT, np.uint8)
+_DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+_CODES = np.frombuffer(b"0123456789abcdef", np.uint8)
+_SHIFTS = np.arange(60, -4, -4, dtype=np.uint64)
+_WITHOUT_ROTATION = {b"", b"nan", b"NaN"}
 
 
 def read_openimages(source: Source) -> RawAnnotations:
@@ -213,9 +101,7 @@ def read_openimages(source: Source) -> RawAnnotations:
         vocabulary=vocabulary,
         category_ids=tuple(range(len(vocabulary))),
         image_rows=image_rows,
-        labels=columns.pop("labels"),
-        boxes_xyxy=columns.pop("boxes_xyxy"),
-        faults=columns.pop("faults"),
+        **columns.pop_all("labels", "boxes_xyxy", "faults"),
         marks={reason: columns.pop(name) for name, reason in _MARKS.items()},
         sha256s=(table.sha256, classes_sha256),
         box_unit="relative",
@@ -224,6 +110,109 @@ def read_openimages(source: Source) -> RawAnnotations:
         show=partial(row_text, source.path),
         notes=tuple(notes),
     )
+
+
+def image_ids(block: CsvBlock) -> NDArray[np.int64]:
+    """Return the column ``ImageID`` as numbers, (A,).
+
+    An id is 16 hex digits, which is 64 bits; the cache stores signed 64-bit integers. The bits are
+    kept (two's complement), so that ids stay distinct and ``id & 0xffffffffffffffff`` in hex is the
+    id again; ids from ``8000000000000000`` on are negative.
+    """
+    codes = block.columns["ImageID"].padded(_NUM_DIGITS)
+    digits = None if codes is None else _DIGITS[codes]
+    if digits is not None and (digits != _NOT_A_DIGIT).all():
+        halves = digits[:, 0::2] << 4 | digits[:, 1::2]  # the 8 bytes of the number, in order
+        return halves.view(">i8")[:, 0].astype(np.int64)
+    raise block.wrong_value("ImageID", _is_id, f"{_NUM_DIGITS} digits of 0-9 and a-f")
+
+
+def id_digits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return ids as the ASCII codes of their 16 digits, (N, 16)."""
+    digits = (ids.view(np.uint64)[:, None] >> _SHIFTS) & np.uint64(15)
+    return _CODES[digits.astype(np.intp)]
+
+
+def read_classes(path: Path) -> tuple[dict[bytes, int], Vocabulary, str]:
+    """Read class descriptions, such as ``class-descriptions-boxable.csv``.
+
+    Each line is ``MID,name``; a first line that does not start with a MID is a header, which
+    version 6 has and version 5 has not. Returns the label of each MID, the class names in the order
+    of the file, and its SHA-256.
+    """
+    labels: dict[bytes, int] = {}
+    names: list[str] = []
+    role = replace(ANNOTATIONS, option="--annotations.classes_path")
+    with open_hashed(path, "csv", role=role) as file:
+        data = file.read(-1).removeprefix(UTF8_MARK)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f"{path}: byte {error.start} is not UTF-8 text. Set --annotations.classes_path to the"
+            " class descriptions."
+        ) from error
+    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
+        is_header = number == 1 and len(row) > 1 and not row[0].startswith("/")
+        if not row or is_header:
+            continue
+        if len(row) != 2 or not row[0].startswith("/"):
+            raise AnnotationError(
+                f"{path}, line {number} is {','.join(row)[:60]!r}; wanted a MID and a name, such as"
+                " /m/0cmf2,Airplane. Set --annotations.classes_path to the class descriptions."
+            )
+        mid = row[0].strip().encode()
+        if mid in labels:
+            raise AnnotationError(
+                f"{path}, line {number}: {row[0]} already stands for {names[labels[mid]]!r}. Give"
+                " each MID one line."
+            )
+        labels[mid] = len(names)
+        names.append(row[1].strip())
+    try:
+        return labels, Vocabulary.from_names(names), file.sha256
+    except VocabularyError as error:
+        raise VocabularyError(
+            f"{path}: class names in the order of the file: {error} OpenImages boxes need the"
+            " boxable classes only."
+        ) from error
+
+
+def count_rotated(path: Path, ids: NDArray[np.int64]) -> tuple[int, int]:
+    """Return how many of some images a list with a column ``Rotation`` marks as rotated, or lacks.
+
+    The list is one such as ``train-images-boxable-with-rotation.csv``.
+    """
+    columns = GrowingColumns(listed=np.int64, rotated=np.int64)
+    for block in CsvTable(path, ("ImageID", "Rotation"), option="rotations_path").blocks():
+        numbers = image_ids(block)
+        columns.add(listed=numbers, rotated=numbers[_is_rotated(block)])
+    num_rotated = int(np.isin(ids, columns.pop("rotated")).sum())
+    return num_rotated, int((~np.isin(ids, columns.pop("listed"))).sum())
+
+
+def _is_rotated(block: CsvBlock) -> NDArray[np.bool_]:
+    values = block.columns["Rotation"].short_values()
+    known = {value: _is_turn(value) for value in set(values)}
+    if None in known.values():
+        raise block.wrong_value(
+            "Rotation", lambda value: known[value] is not None, "0, 90, 180, 270 or nan"
+        )
+    return np.array([bool(known[value]) for value in values], np.bool_)
+
+
+def _is_turn(value: bytes) -> bool | None:
+    if value in _WITHOUT_ROTATION:
+        return False
+    try:
+        degrees = float(value)
+    except ValueError:
+        return None
+    return degrees != 0 if degrees in {0, 90, 180, 270} else None
+
+
+def _is_id(value: bytes) -> bool:
+    return len(value) == _NUM_DIGITS and all(_DIGITS[code] != _NOT_A_DIGIT for code in value)
 
 
 def _marks(block: CsvBlock, name: str) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ class ReadOptions:
     crowds: KeepOrDrop | None = None
     """Whether an annotation around a crowd (iscrowd) is a region like any other; keep if None."""
     classes_path: Path | None = None
-    """OpenImages: the class descriptions (MID,name). CSV: a list of class names, one a line."""
+    """OpenImages: the class descriptions (MID,name). CSV: a list of class names, one per line."""
     rotations_path: Path | None = None
     """OpenImages: the list of images with a column Rotation; only used to count."""
     groups: KeepOrDrop | None = None
@@ -33,8 +33,7 @@ class ReadOptions:
     prompt: Prompt | None = None
     """SAM's prompt for a region, which has to be read; its box if None."""
     classes: Classes | None = None
-    """Which of the file's classes make the vocabulary: those that have a region, or those of these
-    names; all of them if None."""
+    """The classes in the vocabulary: those that have a region, or those named; all if None."""
     implausible: Implausible | None = None
     """What to do with a file whose annotations look wrong as a whole; refuse if None."""
 
