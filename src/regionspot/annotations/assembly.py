@@ -199,24 +199,21 @@ class _RegionSorter:
             entries = entries[np.argsort(rows, kind="stable")]
             rows = self.raw.image_rows[entries]
         boxes_xyxy = np.empty((len(entries), 4), np.float32)
-        num_regions, num_of_image = 0, np.zeros(len(self.raw.images), np.int64)
+        num_regions = 0
         for start, stop in blocks_of_whole_images(rows):
             kept, kept_xyxy = self._fit(entries[start:stop])
             own = slice(num_regions, num_regions + len(kept))
             # In place: no more are kept than were checked.
             boxes_xyxy[own], entries[own] = kept_xyxy, kept
-            kept_rows = self.raw.image_rows[kept]
-            first = int(rows[start])
-            counts = np.bincount(kept_rows - first)
-            num_of_image[first : first + len(counts)] += counts
+            rows[own] = self.raw.image_rows[kept]
             num_regions = own.stop
-        entries = entries[:num_regions]
+        entries, rows = entries[:num_regions], rows[:num_regions]
         return RegionColumns(
             boxes_xyxy=boxes_xyxy[:num_regions],
             labels=self.raw.labels[entries],
             box_scores=None if self.raw.scores is None else self.raw.scores[entries],
             prompts=None if self.raw.prompts is None else self.raw.prompts.take(entries),
-            starts=np.concatenate([[0], np.cumsum(num_of_image)]),
+            starts=np.searchsorted(rows, np.arange(len(self.raw.images) + 1, dtype=np.int32)),
             box_unit=self.raw.box_unit,
             box_layout=self.raw.box_layout,
         )
