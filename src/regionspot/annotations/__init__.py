@@ -1,4 +1,4 @@
-"""Genuine annotation and proposal files in, records out; what is dropped or changed is counted."""
+"""Reads official annotation and proposal files into records; counts what is dropped or changed."""
 
 from regionspot.annotations.box_checks import (
     ExaminedBoxes,
@@ -6,8 +6,9 @@ from regionspot.annotations.box_checks import (
     implausible_error,
     overshooting,
 )
-from regionspot.annotations.coco import named_file, read_coco_json
-from regionspot.annotations.csv_boxes import csv_image_key
+from regionspot.annotations.classes import with_merged_classes
+from regionspot.annotations.coco import read_coco_json
+from regionspot.annotations.columns import image_key
 from regionspot.annotations.csv_table import CsvBlock, CsvColumn
 from regionspot.annotations.detectron2 import read_detections
 from regionspot.annotations.formats import (
@@ -17,17 +18,15 @@ from regionspot.annotations.formats import (
     identities_of_file,
     read_annotations,
 )
-from regionspot.annotations.lvis_entries import FREQUENCIES, Frequency
+from regionspot.annotations.lvis import FREQUENCIES, Frequency
 from regionspot.annotations.lvis_truth import LvisCategory, LvisGroundTruth
-from regionspot.annotations.merging import with_merged_classes
 from regionspot.annotations.options import KeepOrDrop, ReadOptions
 from regionspot.annotations.proposals import ProposalFormat, ProposalTable, read_proposals
 from regionspot.annotations.proposing import with_proposals, without_regions
-from regionspot.annotations.record import BoxUnit, ImageRecord
-from regionspot.annotations.region_prompts import Prompt, decode_mask
+from regionspot.annotations.record import AnnotatedImages, ImageRecord, RecordTable, ResolvedRecord
+from regionspot.annotations.region_prompts import Prompt, decode_mask, decode_points
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
-from regionspot.annotations.table import AnnotatedImages, RecordTable
-from regionspot.annotations.v3det_tree import read_category_tree
+from regionspot.annotations.v3det import read_category_tree
 
 __all__ = [
     "FORMATS",
@@ -35,7 +34,6 @@ __all__ = [
     "AnnotatedImages",
     "AnnotationFormat",
     "AnnotationReport",
-    "BoxUnit",
     "CsvBlock",
     "CsvColumn",
     "Dropped",
@@ -52,12 +50,13 @@ __all__ = [
     "ReadOptions",
     "Reason",
     "RecordTable",
+    "ResolvedRecord",
     "check_options",
-    "csv_image_key",
     "decode_mask",
+    "decode_points",
     "identities_of_file",
+    "image_key",
     "implausible_error",
-    "named_file",
     "overshooting",
     "read_annotations",
     "read_category_tree",

@@ -1,11 +1,11 @@
 """Builds records from a file's raw content, for all formats.
 
-Ids are turned into rows of columns, each box is checked once, and what is dropped is counted.
+Ids are turned into rows of columns, boxes are checked against their images, and everything dropped
+is counted.
 """
 
-import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,38 +29,36 @@ from regionspot.annotations.box_checks import (
     wrong_units_or_order,
 )
 from regionspot.annotations.columns import ImageColumns, RawAnnotations
-from regionspot.annotations.report import PROPOSALS, AnnotationReport, Dropped, Reason
-from regionspot.annotations.table import RecordTable, RegionColumns, check_names
+from regionspot.annotations.record import RecordTable, RegionColumns, check_names
+from regionspot.annotations.report import PROPOSALS, AnnotationReport, Dropped, Reason, few
 from regionspot.core.errors import AnnotationError, VocabularyError
 from regionspot.core.geometry import box_area, clip_boxes_xyxy
 from regionspot.core.vocabulary import Vocabulary
-
-_NUM_SHOWN = 3
 
 
 def assemble(
     raw: RawAnnotations,
     *,
     path: Path,
-    drop: Collection[Reason],
+    drop: frozenset[Reason],
     max_per_image: int | None = None,
     implausible: Implausible = "refuse",
     chose_classes: bool = False,
-    dropped_before: Collection[Dropped] = (),
+    dropped_before: Sequence[Dropped] = (),
 ) -> tuple[RecordTable, AnnotationReport]:
-    """Turn raw annotations into records, dropping what is no region and clipping the rest.
+    """Turn raw annotations into records, dropping invalid regions and clipping the rest.
 
     Args:
         raw: A file's content.
         path: The file, for messages.
-        drop: Which of ``raw.marks`` are no regions.
+        drop: Which of ``raw.marks`` are dropped.
         max_per_image: How many regions an image may have; the first are kept. All when None.
-        implausible: Whether a file is refused whose annotations look wrong as a whole.
-        chose_classes: Whether the classes are those of a list that was given.
-        dropped_before: Entries of the file that ``raw`` does not have any more.
+        implausible: What to do with a file whose annotations look wrong as a whole.
+        chose_classes: Whether an option gave the list of classes.
+        dropped_before: Entries of the file that are no longer in ``raw``.
 
     Raises:
-        AnnotationError: An image cannot be used, or nothing can, or nearly nothing.
+        AnnotationError: An image is invalid, or all annotations are, or nearly all.
     """
     drop_reasons = _drop_reasons_of(raw, drop)
     _check_any(drop_reasons, path)
@@ -73,7 +71,8 @@ def assemble(
     dropped = count_dropped(drop_reasons, raw.positions)
     has_region = np.diff(regions.starts) > 0
     fit_doubt = hardly_any_fits(
-        [*dropped_before, *dropped],
+        *dropped_before,
+        *dropped,
         num_annotations=len(drop_reasons) + sum(entry.count for entry in dropped_before),
         share_of_images_with_regions=float(has_region.mean()),
         chose_classes=chose_classes,
@@ -85,9 +84,7 @@ def assemble(
     if doubts and implausible == "refuse":
         raise _refused(doubts[0], raw, path)
 
-    def num_marked(reason: Reason) -> int:
-        return int((raw.marks[reason] & is_kept).sum()) if reason in raw.marks else 0
-
+    num_marked = {reason: int((applies & is_kept).sum()) for reason, applies in raw.marks.items()}
     return records, AnnotationReport(
         num_images=len(records),
         num_images_without_regions=int((~has_region).sum()),
@@ -96,23 +93,23 @@ def assemble(
         num_rotated_images=raw.num_rotated_images,
         num_annotations=len(drop_reasons),
         num_regions=len(regions.labels),
-        num_crowds=num_marked(Reason.CROWD),
-        num_groups=num_marked(Reason.GROUP),
-        num_depictions=num_marked(Reason.DEPICTION),
+        num_crowds=num_marked.get(Reason.CROWD, 0),
+        num_groups=num_marked.get(Reason.GROUP, 0),
+        num_depictions=num_marked.get(Reason.DEPICTION, 0),
         num_clipped=sorter.num_clipped,
         dropped=dropped,
         entries=raw.entries,
-        notes=(*raw.notes, *doubts, *crowds_note),
+        notes=(*raw.notes, *doubts, *([crowds_note] if crowds_note else [])),
     )
 
 
 _NEEDED = {
     Reason.NO_BOX: "has a bbox of four numbers; regions are boxes. Give a file with boxes ([x, y,"
     " width, height] in pixels).",
-    Reason.NO_MASK: "has a segmentation, which SAM was to be shown. Give a file with masks, or"
-    " leave --annotations.prompt out to show it boxes.",
-    Reason.NO_POINTS: "has points, which SAM was to be shown. Give a file with point_coords or"
-    " keypoints, or leave --annotations.prompt out to show it boxes.",
+    Reason.NO_MASK: "has a segmentation to prompt SAM with. Give a file with masks, or leave"
+    " --annotations.prompt out to use boxes.",
+    Reason.NO_POINTS: "has points to prompt SAM with. Give a file with point_coords or keypoints,"
+    " or leave --annotations.prompt out to use boxes.",
 }
 
 
@@ -123,7 +120,7 @@ def _check_any(drop_reasons: DropReasons, path: Path) -> None:
 
 
 def _doubt_about_boxes(
-    raw: RawAnnotations, drop_reasons: DropReasons, dropped_before: Collection[Dropped]
+    raw: RawAnnotations, drop_reasons: DropReasons, dropped_before: Sequence[Dropped]
 ) -> str | None:
     rows = np.flatnonzero(drop_reasons == KEPT)
     step = max(1, -(-len(rows) // MAX_EXAMINED))
@@ -146,43 +143,39 @@ def _doubt_about_boxes(
     )
 
 
-def _about_crowds(
-    raw: RawAnnotations, drop: Collection[Reason]
-) -> tuple[str | None, tuple[str, ...]]:
-    """Return what is wrong, or what is to be told, where all annotations are crowds."""
+def _about_crowds(raw: RawAnnotations, drop: frozenset[Reason]) -> tuple[str | None, str | None]:
+    """Return a doubt about the file, or a note, if all annotations are crowds."""
     is_crowd = raw.marks.get(Reason.CROWD)
     if is_crowd is None or not len(is_crowd) or not is_crowd.all():
-        return None, ()
+        return None, None
     found = (
         f"all {len(is_crowd):,} annotations are crowds (iscrowd 1). Most likely they are single"
-        " objects: CVAT, for one, marks every mask that was drawn with a brush so"
+        " objects: CVAT, for one, marks every mask drawn with a brush as a crowd"
     )
     if Reason.CROWD in drop:
-        return f"{found}. Leave --annotations.crowds at keep, or set iscrowd to 0 in the file.", ()
-    return None, (f"{found}; they are kept as regions like any other",)
+        return (
+            f"{found}. Leave --annotations.crowds at keep, or set iscrowd to 0 in the file.",
+            None,
+        )
+    return None, f"{found}; they are kept as regions like any other"
 
 
 def _refused(doubt: str, raw: RawAnnotations, path: Path) -> AnnotationError:
     if str(Reason.UNKNOWN_IMAGE) in doubt:
-        doubt += f"\nThe image ids that are listed are {_few(raw.images.ids.tolist())}"
+        doubt += f"\nThe image ids that are listed are {few(raw.images.ids.tolist(), end='.')}"
     if str(Reason.UNKNOWN_CATEGORY) in doubt:
         pairs = zip(raw.category_ids, raw.vocabulary, strict=True)
         names = [f"{number} ({name})" for number, name in pairs]
-        doubt += f"\nThe categories that are listed are {_few(names)}"
+        doubt += f"\nThe categories that are listed are {few(names, end='.')}"
     return implausible_error(
         path, doubt, "proposals" if raw.entries == PROPOSALS else "annotations"
     )
 
 
-def _few(values: Sequence[object]) -> str:
-    more = ", ..." if len(values) > _NUM_SHOWN else "."
-    return ", ".join(map(str, values[:_NUM_SHOWN])) + more
-
-
-def _drop_reasons_of(raw: RawAnnotations, drop: Collection[Reason]) -> DropReasons:
-    """Give each annotation the first reason against it, as far as the image has no say in it."""
+def _drop_reasons_of(raw: RawAnnotations, drop: frozenset[Reason]) -> DropReasons:
+    """Return the first reason against each annotation that does not depend on its image."""
     against = {Reason.UNKNOWN_IMAGE: raw.image_rows < 0}
-    if raw.scores is None:  # the class of proposals is not known
+    if raw.scores is None:  # the class of proposals is unknown
         against[Reason.UNKNOWN_CATEGORY] = raw.labels < 0
     against |= {reason: raw.marks[reason] for reason in REASONS if reason in drop}
     drop_reasons = first_reasons(np.full(len(raw.image_rows), KEPT, np.int8), against)
@@ -191,7 +184,7 @@ def _drop_reasons_of(raw: RawAnnotations, drop: Collection[Reason]) -> DropReaso
 
 @dataclass(kw_only=True)
 class _RegionSorter:
-    """Sorts regions by image and completes ``drop_reasons`` with what depends on the image."""
+    """Sorts regions by image, and adds the ``drop_reasons`` that depend on the image."""
 
     raw: RawAnnotations
     drop_reasons: DropReasons
@@ -206,32 +199,29 @@ class _RegionSorter:
             entries = entries[np.argsort(rows, kind="stable")]
             rows = self.raw.image_rows[entries]
         boxes_xyxy = np.empty((len(entries), 4), np.float32)
-        num_regions, num_of_image = 0, np.zeros(len(self.raw.images), np.int64)
+        num_regions = 0
         for start, stop in blocks_of_whole_images(rows):
             kept, kept_xyxy = self._fit(entries[start:stop])
             own = slice(num_regions, num_regions + len(kept))
-            # In place: no more are kept than were looked at.
+            # In place: no more are kept than were checked.
             boxes_xyxy[own], entries[own] = kept_xyxy, kept
-            kept_rows = self.raw.image_rows[kept]
-            first = int(rows[start])
-            counts = np.bincount(kept_rows - first)
-            num_of_image[first : first + len(counts)] += counts
+            rows[own] = self.raw.image_rows[kept]
             num_regions = own.stop
-        entries = entries[:num_regions]
+        entries, rows = entries[:num_regions], rows[:num_regions]
         return RegionColumns(
             boxes_xyxy=boxes_xyxy[:num_regions],
             labels=self.raw.labels[entries],
             box_scores=None if self.raw.scores is None else self.raw.scores[entries],
             prompts=None if self.raw.prompts is None else self.raw.prompts.take(entries),
-            starts=np.concatenate([[0], np.cumsum(num_of_image)]),
+            starts=np.searchsorted(rows, np.arange(len(self.raw.images) + 1, dtype=np.int32)),
             box_unit=self.raw.box_unit,
             box_layout=self.raw.box_layout,
         )
 
     def _fit(self, entries: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Fit the boxes of whole images into them; return which are left, and their boxes."""
+        """Clip the boxes of whole images; return which are left, and their boxes."""
         boxes_xyxy = self.raw.boxes_xyxy[entries]
-        # A sliver so thin that float32 cannot tell its sides apart has no area either.
+        # A box so thin that its sides are equal in float32 has no area either.
         has_area = _has_area(boxes_xyxy)
         self._drop(entries[~has_area], Reason.ZERO_AREA)
         entries, boxes_xyxy = entries[has_area], boxes_xyxy[has_area]
@@ -250,12 +240,12 @@ class _RegionSorter:
         return entries[is_kept], boxes_xyxy[is_kept]
 
     def _ranks(self, entries: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Count the entries of each image from 0."""
+        """Number the entries of each image from 0."""
         rows = self.raw.image_rows[entries]
         return np.arange(len(rows)) - np.searchsorted(rows, rows)
 
     def _limits_hw(self, entries: NDArray[np.intp]) -> NDArray[np.integer | np.floating]:
-        """Return how far boxes of each annotation's image may reach, down and to the right."""
+        """Return the lower and right limit of boxes in each annotation's image."""
         if self.raw.images.sizes_hw is not None:
             return self.raw.images.sizes_hw[self.raw.image_rows[entries]]
         return np.array([1, 1] if self.raw.box_unit == "relative" else [np.inf, np.inf])
@@ -270,32 +260,10 @@ def _has_area(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 _BLOCK = 1 << 16
-_WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,20})(\.0*)?")
-
-
-def whole_number(value: object, *, at_least: int = 0) -> int | None:
-    """Return the whole number that a JSON value stands for; None if it stands for none.
-
-    JSON writers that go through float tables turn 480 into 480.0, and those that go through tables
-    of text turn it into "480": all are the same number, so that ids meet however each list of a
-    file spells them.
-
-    Args:
-        value: A value from a JSON file.
-        at_least: The smallest number taken; the largest is that of 64 bits with a sign.
-    """
-    if isinstance(value, str):
-        spelled = _WHOLE_NUMBER.fullmatch(value.strip())
-        value = None if spelled is None else int(spelled[1])
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    return value if at_least <= value < 2**63 else None
 
 
 def rows_of(ids: NDArray[np.int64], known_ids: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the position of each id in ``known_ids``, of which there are some; -1 if not there."""
+    """Return the position of each id in ``known_ids`` (not empty); -1 if it is not there."""
     order = np.argsort(known_ids, kind="stable").astype(np.int32)
     ascending = known_ids[order]
     rows = np.empty(len(ids), np.int32)
@@ -307,11 +275,7 @@ def rows_of(ids: NDArray[np.int64], known_ids: NDArray[np.int64]) -> NDArray[np.
 
 
 def distinct_images(images: ImageColumns, path: Path) -> tuple[ImageColumns, int]:
-    """Leave out images that are listed again, identically; return how many.
-
-    Raises:
-        AnnotationError: There is no image, or two different ones have the same id.
-    """
+    """Remove images that are listed again, identically, and count them; refuse shared ids."""
     if not len(images):
         raise AnnotationError(f"{path} lists no image. Give a file with at least one image.")
     _, first_rows, groups = np.unique(images.ids, return_index=True, return_inverse=True)
@@ -343,12 +307,7 @@ def _described(images: ImageColumns, row: int) -> str:
 def vocabulary_of(
     ids: Sequence[int], names: Sequence[str], path: Path
 ) -> tuple[Vocabulary, tuple[int, ...]]:
-    """Return the class names in the order of their category ids, and these ids.
-
-    Raises:
-        AnnotationError: An id stands for two names.
-        VocabularyError: A class name is empty, occurs twice, or is no text that can be stored.
-    """
+    """Return the class names in the order of their category ids, and these ids."""
     by_id: dict[int, str] = {}
     for number, name in zip(ids, names, strict=True):
         known = by_id.setdefault(number, name)
@@ -360,15 +319,9 @@ def vocabulary_of(
     category_ids = tuple(sorted(by_id))
     try:
         vocabulary = Vocabulary.from_names(by_id[number] for number in category_ids)
-        vocabulary.sha256  # noqa: B018 - names that have no UTF-8 form fail here, not in an hour
     except VocabularyError as error:
         raise VocabularyError(
             f"{path}: categories in the order of their ids: {error}{_namesakes(by_id)}"
-        ) from error
-    except UnicodeEncodeError as error:
-        raise VocabularyError(
-            f"{path}: the class name {error.object[:40]!r} is no text: it has half of a character"
-            " pair (surrogate). Spell it out in the file."
         ) from error
     return vocabulary, category_ids
 
@@ -376,12 +329,9 @@ def vocabulary_of(
 def synonyms_of(
     vocabulary: Vocabulary, names: Sequence[str], synonyms: Sequence[Sequence[str] | None]
 ) -> tuple[tuple[str, ...], ...] | None:
-    """Return all names of each class, its own first and none twice; None if no file lists any.
+    """Return all names of each class, its own first and none twice; None if the file lists none.
 
-    Args:
-        vocabulary: The class names, in label order.
-        names: The names as the file lists them.
-        synonyms: What else the file calls each; blank ones do not count.
+    ``names`` and their ``synonyms`` are in the order of the file; blank synonyms are ignored.
     """
     if all(others is None for others in synonyms):
         return None

@@ -1,21 +1,18 @@
 """Checks boxes, one by one and as a whole.
 
-A box by itself is checked in the precision of the file, then converted to float32 corners; bad ones
-are dropped or clipped, and counted. A region that repeats an earlier one of its image is dropped.
-
-If nearly all boxes are bad, the file is probably in other units or in another order, or belongs to
-other images. It is refused, unless ``implausible`` is ``accept``: then the report has a note. K
-boxes that are examined.
+Each box is checked in the precision of the file, then converted to float32 corners. If nearly all
+boxes are bad, the file probably uses other units or another order, or belongs to other images. It
+is refused, unless ``implausible`` is ``accept``: then the report has a note.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.annotations.report import Dropped, Reason
+from regionspot.annotations.report import NUM_EXAMPLES, Dropped, Reason, add_up
 from regionspot.core.errors import AnnotationError
 from regionspot.core.geometry import xywh_to_xyxy
 
@@ -23,65 +20,48 @@ Implausible = Literal["refuse", "accept"]
 """What to do with a file whose annotations look wrong as a whole."""
 BoxLayout = Literal["xywh", "xyxy"]
 """How a file writes a box: a corner and its size, or two corners."""
+BoxUnit = Literal["pixel", "relative"]
+"""Unit of box coordinates: pixels of the original image, or fractions of its width and height."""
 
 NEARLY_ALL: Final = 0.9
 """More than this share of boxes with the same fault is not chance."""
 MANY: Final = 0.25
-"""More than this share is not chance where the boxes make sense in another order."""
+"""More than this share is not chance if the boxes make sense in another order."""
 TINY: Final = 1.5
 """A box whose sides are shorter, in pixels, shows nothing."""
 
 MAX_EXAMINED: Final = 1 << 18
-"""Boxes of a file that are worth examining; a sample of so many tells as much as all."""
+"""Boxes of a file that are examined as a whole; so large a sample is as good as all."""
 
 _MIN_BOXES = 4  # fewer may be odd by chance
 _OVERSHOOT = 0.05  # of the image's side; annotators draw over the edge by less
 
-_UNFIT = (
-    Reason.UNKNOWN_IMAGE,
-    Reason.UNKNOWN_CATEGORY,
-    Reason.NO_BOX,
-    Reason.NOT_FINITE,
-    Reason.NEGATIVE_SIZE,
-    Reason.ZERO_AREA,
-    Reason.ODD_CROWD,
-    Reason.NO_MASK,
-    Reason.BAD_MASK,
-    Reason.NO_POINTS,
-    Reason.OUTSIDE,
-)
-_CHOSEN = (
-    Reason.CROWD,
-    Reason.GROUP,
-    Reason.DEPICTION,
-    Reason.BLANK,
-    Reason.OTHER_CLASS,
-    Reason.LOW_SCORE,
-)
+# What the options leave out, and what is left out of sound boxes; all else is a fault.
+_CHOSEN = {
+    *(Reason.CROWD, Reason.GROUP, Reason.DEPICTION),
+    *(Reason.BLANK, Reason.OTHER_CLASS, Reason.LOW_SCORE),
+}
+_SURPLUS = {Reason.DUPLICATE, Reason.TOO_MANY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExaminedBoxes:
-    """Boxes that are sound each by itself, as the file means them."""
+    """K boxes that are valid by themselves, before clipping."""
 
     boxes_xyxy: NDArray[np.float32]
-    """Corners, (K, 4), not clipped."""
+    """Corners, (K, 4)."""
     limits_hw: NDArray[np.integer | np.floating] | None
     """Height and width of each box's image, (K, 2), in the unit of the boxes; None if unknown."""
     layout: BoxLayout
-    """How the file writes them."""
+    """Their layout in the file."""
     is_relative: bool = False
-    """Whether they count the image's width and height as 1, not pixels."""
+    """Whether they are fractions of the image's width and height, not pixels."""
     num_inverted: int = 0
     """Further boxes of the file, of negative width or height."""
 
 
 def wrong_units_or_order(boxes: ExaminedBoxes) -> str | None:
-    """Describe boxes that look to be in other units or in another order than the format's.
-
-    Returns:
-        What was found and what to give, in sentences; None if nothing is odd.
-    """
+    """Describe boxes that seem to be in other units or another order than the format's, if any."""
     if not len(boxes.boxes_xyxy) and not boxes.num_inverted:
         return None
     return _tiny(boxes) or _inverted(boxes) or overshooting(boxes)
@@ -113,14 +93,14 @@ def _inverted(boxes: ExaminedBoxes) -> str | None:
     found = f"{boxes.num_inverted:,} of {total:,} boxes have a negative width or height."
     if boxes.layout == "xyxy":
         found += (
-            " They may be x, y, width, height; or their corners stand in another order. Give the"
+            " They may be x, y, width, height; or their corners are in another order. Give the"
             " left upper and the right lower corner: x2 = x + width, y2 = y + height."
         )
     return f"{found} {_wanted(boxes)}"
 
 
 def overshooting(boxes: ExaminedBoxes) -> str | None:
-    """Describe boxes nearly all of which leave their image; see `wrong_units_or_order`."""
+    """Describe boxes nearly all of which exceed their image; see `wrong_units_or_order`."""
     if boxes.limits_hw is None or len(boxes.boxes_xyxy) < _MIN_BOXES:
         return None
     limits_wh = boxes.limits_hw[:, ::-1].astype(np.float64)
@@ -150,7 +130,7 @@ def overshooting(boxes: ExaminedBoxes) -> str | None:
 def implausible_error(
     path: object, doubt: str, group: Literal["annotations", "proposals"]
 ) -> AnnotationError:
-    """Return the error that refuses a file for what looks wrong with it as a whole."""
+    """Return the error for a file whose boxes look wrong as a whole."""
     return AnnotationError(
         f"{path}: {doubt}\nFix the file; if it is right as it is, give"
         f" --{group}.implausible accept."
@@ -184,68 +164,51 @@ def _first(boxes: ExaminedBoxes, applies: NDArray[np.bool_]) -> str:
 
 
 def hardly_any_fits(
-    dropped: Iterable[Dropped],
-    *,
+    *dropped: Dropped,
     num_annotations: int,
     share_of_images_with_regions: float,
     chose_classes: bool,
     entries: str,
-    show: Callable[[int], str] = lambda _: "",
+    show: Callable[[int], str],
 ) -> str | None:
     """Explain why nearly all annotations were dropped, if they were.
 
     What the options leave out is no fault. Annotations of images that the file does not list are
-    none either where most listed images have regions (a part of a data set), and nor are those of
+    no fault either if most listed images have regions (a part of a data set), nor are those of
     classes that the options do not name, as long as any region is left.
-
-    Args:
-        dropped: What was dropped.
-        num_annotations: Annotations in the file.
-        share_of_images_with_regions: Share of the listed images that have a region left.
-        chose_classes: Whether a list of classes was given by an option.
-        entries: What the file calls its annotations.
-        show: Gives the text of an annotation, by its position in the file.
 
     Returns:
         Counts by reason, each with its first annotation; None if enough are left.
     """
-    excused = set[Reason]()
+    excused = set(_CHOSEN)
     if share_of_images_with_regions > 0.5:
         excused.add(Reason.UNKNOWN_IMAGE)
     if share_of_images_with_regions > 0 and chose_classes:
         excused.add(Reason.UNKNOWN_CATEGORY)
-    counts: dict[Reason, int] = dict.fromkeys(Reason, 0)
-    first: dict[Reason, int] = {}
-    for entry in dropped:
-        counts[entry.reason] += entry.count
-        first[entry.reason] = min(first.get(entry.reason, entry.first[0]), entry.first[0])
-    left_out = {*_CHOSEN, *excused}
-    unfit: Sequence[Reason] = [reason for reason in _UNFIT if reason not in excused]
-    num_looked_at = num_annotations - sum(counts[reason] for reason in left_out)
-    num_unfit = sum(counts[reason] for reason in unfit)
-    if not num_unfit or num_unfit <= NEARLY_ALL * num_looked_at:
+    total = add_up(*dropped)
+    unfit = [entry for entry in total if entry.reason not in excused | _SURPLUS]
+    num_examined = num_annotations - sum(e.count for e in total if e.reason in excused)
+    num_unfit = sum(entry.count for entry in unfit)
+    if not num_unfit or num_unfit <= NEARLY_ALL * num_examined:
         return None
-    lines = [f"of {num_looked_at:,} {entries} only {num_looked_at - num_unfit:,} fit:"]
-    for reason in unfit:
-        if counts[reason]:
-            place = first[reason]
-            text = show(place)
-            lines.append(
-                f"  {counts[reason]:,} {reason}; the first is {entries}[{place}]"
-                f"{f': {text}' if text else ''}"
-            )
+    lines = [f"of {num_examined:,} {entries} only {num_examined - num_unfit:,} fit:"]
+    for entry in unfit:
+        place = entry.first[0]
+        text = show(place)
+        lines.append(
+            f"  {entry.count:,} {entry.reason}; the first is {entries}[{place}]"
+            f"{f': {text}' if text else ''}"
+        )
     return "\n".join(lines)
 
 
 REASONS = tuple(Reason)
-"""Reasons by their code: those of millions of annotations are held as small numbers."""
+"""Reasons by their code: those of millions of annotations are stored as small numbers."""
 KEPT = -1
 """The code of no reason: the annotation is a region."""
 
 DropReasons = NDArray[np.int8]
-_Boxes = tuple[NDArray[np.float32], DropReasons]
 
-_NUM_EXAMPLES = 3
 # What float32 cannot add up counts as infinite: boxes are float32 everywhere else.
 _HALF_OF_FLOAT32 = float(np.finfo(np.float32).max) / 2
 
@@ -255,45 +218,32 @@ def code_of(reason: Reason) -> int:
     return REASONS.index(reason)
 
 
-def check_xywh(boxes_xywh: NDArray[np.float64], has_box: NDArray[np.bool_]) -> _Boxes:
-    """Check boxes that are given by a corner and their size.
+def check_boxes(
+    boxes: NDArray[np.float64], layout: BoxLayout, has_box: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float32], DropReasons]:
+    """Check boxes by themselves.
 
     Args:
-        boxes_xywh: (x, y, width, height), (A, 4); anything, NaN and infinity included.
-        has_box: Whether there is a box at all, (A,).
+        boxes: Four numbers each, (A, 4); anything, NaN and infinity included.
+        layout: What they are.
+        has_box: Whether there is a box at all, (A,); in every row if None.
 
     Returns:
         Corners (x1, y1, x2, y2), (A, 4), zero where anything is wrong; and drop reasons, (A,).
     """
-    drop_reasons = _drop_reasons(boxes_xywh, boxes_xywh[:, 2:], has_box)
-    sound_xywh = np.where((drop_reasons == KEPT)[:, None], boxes_xywh, 0).astype(np.float32)
-    return xywh_to_xyxy(sound_xywh), drop_reasons
-
-
-def check_xyxy(boxes_xyxy: NDArray[np.float64], has_box: NDArray[np.bool_] | None = None) -> _Boxes:
-    """Check boxes that are given by two corners, (A, 4); see `check_xywh`.
-
-    Without ``has_box`` there is a box in every row.
-    """
-    if has_box is None:
-        has_box = np.ones(len(boxes_xyxy), np.bool_)
-    with np.errstate(invalid="ignore", over="ignore"):
-        sizes_wh = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    drop_reasons = _drop_reasons(boxes_xyxy, sizes_wh, has_box)
-    sound_xyxy = np.where((drop_reasons == KEPT)[:, None], boxes_xyxy, 0)
-    return sound_xyxy.astype(np.float32), drop_reasons
-
-
-def _drop_reasons(
-    boxes: NDArray[np.float64], sizes_wh: NDArray[np.float64], has_box: NDArray[np.bool_]
-) -> DropReasons:
+    sizes_wh = boxes[:, 2:]
+    if layout == "xyxy":
+        with np.errstate(invalid="ignore", over="ignore"):
+            sizes_wh = boxes[:, 2:] - boxes[:, :2]
     against = {
-        Reason.NO_BOX: ~has_box,
+        Reason.NO_BOX: np.zeros(len(boxes), np.bool_) if has_box is None else ~has_box,
         Reason.NOT_FINITE: ~(np.abs(boxes) < _HALF_OF_FLOAT32).all(axis=1),
         Reason.NEGATIVE_SIZE: (sizes_wh < 0).any(axis=1),
         Reason.ZERO_AREA: (sizes_wh == 0).any(axis=1),
     }
-    return first_reasons(np.full(len(boxes), KEPT, np.int8), against)
+    drop_reasons = first_reasons(np.full(len(boxes), KEPT, np.int8), against)
+    sound = np.where((drop_reasons == KEPT)[:, None], boxes, 0).astype(np.float32)
+    return xywh_to_xyxy(sound) if layout == "xywh" else sound, drop_reasons
 
 
 def first_reasons(
@@ -308,24 +258,22 @@ def first_reasons(
 def count_dropped(
     drop_reasons: DropReasons, positions: NDArray[np.int64] | None = None
 ) -> tuple[Dropped, ...]:
-    """Count what each reason was entered for, in the order of `Reason`.
+    """Count the entries dropped for each reason, in the order of `Reason`.
 
-    Args:
-        drop_reasons: A reason, or none, for each entry, (A,).
-        positions: Where in its file each entry stands, (A,); None if entry ``i`` is the ``i``-th.
+    ``positions`` are those in the file, (A,); None if entry ``i`` is the ``i``-th.
     """
     counted = []
-    for index, reason in enumerate(REASONS):
-        places = np.flatnonzero(drop_reasons == index)
+    for code, reason in enumerate(REASONS):
+        places = np.flatnonzero(drop_reasons == code)
         if len(places):
             if positions is not None:
                 places = np.sort(positions[places])
-            first = tuple(places[:_NUM_EXAMPLES].tolist())
+            first = tuple(places[:NUM_EXAMPLES].tolist())
             counted.append(Dropped(reason=reason, count=len(places), first=first))
     return tuple(counted)
 
 
-_BLOCK = 1 << 16  # what is made of so many boxes stays in the processor's cache
+_BLOCK = 1 << 16  # the arrays of so many boxes fit in the processor's cache
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
 
@@ -333,15 +281,12 @@ _SHIFT = np.uint64(29)
 def is_repeated(
     image_rows: NDArray[np.int32], labels: NDArray[np.int32], boxes_xyxy: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Say of each region whether an earlier one has the same image, label and box, to the bit.
+    """Return whether an earlier region has the same image, label and box, to the bit, (R,).
 
-    Args:
-        image_rows: Image of each region, (R,).
-        labels: Class of each region, (R,).
-        boxes_xyxy: Its box, (R, 4), contiguous.
+    Images and labels are (R,), boxes are (R, 4) and contiguous.
     """
     repeated = np.zeros(len(labels), np.bool_)
-    # Equal regions have equal hashes; whether those with equal hashes are equal is then looked at.
+    # Equal regions have equal hashes; those with equal hashes are then compared.
     hashes = _hashes(image_rows, labels, boxes_xyxy)
     order = np.argsort(hashes, kind="stable")
     same = hashes[order[1:]] == hashes[order[:-1]]
@@ -355,7 +300,7 @@ def is_repeated(
 
 
 def blocks_of_whole_images(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
-    """Cut ascending rows into blocks between two images; bounds the memory, not the result."""
+    """Split ascending rows into blocks between images; bounds the memory, not the result."""
     blocks, start = [], 0
     while start < len(rows):
         last = rows[min(start + _BLOCK, len(rows)) - 1]

@@ -1,21 +1,23 @@
 """The lists of COCO and its relatives, in columns."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import Annotated, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, cast
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import override
 
-from regionspot.annotations.assembly import whole_number
-from regionspot.annotations.box_checks import DropReasons, check_xywh, first_reasons
-from regionspot.annotations.columns import TextColumn
-from regionspot.annotations.json_entries import Entries, Entry
-from regionspot.annotations.json_lists import JsonPiece
+from regionspot.annotations.box_checks import DropReasons, check_boxes, first_reasons
+from regionspot.annotations.columns import GrowingColumns, TextColumn
+from regionspot.annotations.json_entries import (
+    Entries,
+    Entry,
+    box_columns,
+    four_numbers,
+    id_or_unknown,
+    whole_number,
+    whole_number_in,
+)
 from regionspot.annotations.region_prompts import (
     Prompt,
     points_text,
@@ -27,27 +29,24 @@ from regionspot.annotations.report import Reason
 from regionspot.core.errors import AnnotationError
 
 FileNameOf = Callable[[str | None, str | None], str | None]
-"""Gives the path of an image's file below the images folder from its ``file_name`` and its
+"""Returns the path of an image relative to the images folder, given its ``file_name`` and its
 ``coco_url``, either of which may be missing; None if it cannot."""
 
-_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-NO_BOX = (0.0, 0.0, 0.0, 0.0)
-"""Stands in columns where there is no box."""
+JsonId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _NOTHING = msgspec.Raw(b"null")
-_Number = TypeVar("_Number", bound=np.generic)
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: _Id
-    height: _Id
-    width: _Id
+    id: JsonId
+    height: JsonId
+    width: JsonId
     file_name: str | None = None
     coco_url: str | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    image_id: _Id
-    category_id: _Id
+    image_id: JsonId
+    category_id: JsonId
     bbox: tuple[float, float, float, float]
     iscrowd: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
 
@@ -62,18 +61,19 @@ class _PointedAnnotation(_Annotation, gc=False):
     keypoints: msgspec.Raw = _NOTHING
 
 
-_PROMPT_FIELDS: dict[Prompt, tuple[str, ...]] = {
-    "box": (),
-    "points": ("point_coords", "point_labels", "keypoints"),
-    "mask": ("segmentation",),
-    "box_and_mask": ("segmentation",),
+_KIND_OF: dict[Prompt, type[_Annotation]] = {
+    "box": _Annotation,
+    "points": _PointedAnnotation,
+    "mask": _MaskedAnnotation,
+    "box_and_mask": _MaskedAnnotation,
 }
 
 
 class _Category(msgspec.Struct):
-    id: _Id
+    id: JsonId
     name: str
     synonyms: list[str] | None = None
+    frequency: Any = None
 
 
 class ImageEntries(Entries[_Image]):
@@ -82,13 +82,8 @@ class ImageEntries(Entries[_Image]):
     def __init__(self, file_name_of: FileNameOf) -> None:
         super().__init__(msgspec.json.Decoder(list[_Image]))
         self._file_name_of = file_name_of
-        self._numbers: list[NDArray[np.int64]] = []
         self._names: list[TextColumn] = []
-
-    @property
-    def numbers(self) -> NDArray[np.int64]:
-        """Id, height and width of each image, (N, 3)."""
-        return np.concatenate([np.zeros((0, 3), np.int64), *self._numbers])
+        self.columns = GrowingColumns(ids_and_sizes_hw=(np.int64, 3))
 
     @property
     def file_names(self) -> TextColumn:
@@ -100,30 +95,25 @@ class ImageEntries(Entries[_Image]):
         names = [name for e in entries if (name := self._file_name_of(e.file_name, e.coco_url))]
         if len(names) < len(entries):
             return False
-        self._add(names, [(entry.id, entry.height, entry.width) for entry in entries])
+        self._names.append(TextColumn.from_texts(names))
+        self.columns.add(ids_and_sizes_hw=[(e.id, e.height, e.width) for e in entries])
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        names, numbers = [], []
-        for index, entry in enumerate(entries):
-            place = self._place(piece, index)
-            name = self._file_name_of(_text(entry, "file_name"), _text(entry, "coco_url"))
-            if not name:
-                raise AnnotationError(
-                    f"{place} does not name its file (keys: {', '.join(entry)}); wanted file_name,"
-                    " the path below --annotations.images_dir."
-                )
-            names.append(name)
-            image_id, height, width = (
-                whole_number_in(entry, name, place) for name in ("id", "height", "width")
+    def _parse(self, entry: Entry, place: str) -> _Image:
+        file_name, coco_url = _text(entry, "file_name"), _text(entry, "coco_url")
+        if not self._file_name_of(file_name, coco_url):
+            raise AnnotationError(
+                f"{place} does not name its file (keys: {', '.join(entry)}); wanted file_name, the"
+                " path below --annotations.images_dir."
             )
-            numbers.append((image_id, height, width))
-        self._add(names, numbers)
-
-    def _add(self, names: list[str], numbers: list[tuple[int, int, int]]) -> None:
-        self._names.append(TextColumn.from_texts(names))
-        self._numbers.append(np.array(numbers, np.int64).reshape(-1, 3))
+        return _Image(
+            id=whole_number_in(entry, "id", place),
+            height=whole_number_in(entry, "height", place),
+            width=whole_number_in(entry, "width", place),
+            file_name=file_name,
+            coco_url=coco_url,
+        )
 
 
 class CategoryEntries(Entries[_Category]):
@@ -134,161 +124,107 @@ class CategoryEntries(Entries[_Category]):
         self.ids: list[int] = []
         self.names: list[str] = []
         self.synonyms: list[Sequence[str] | None] = []
+        self.frequencies: list[object] = []
+        """LVIS's frequencies, not checked."""
 
     @override
     def _take(self, entries: Sequence[_Category]) -> bool:
         self.ids += [entry.id for entry in entries]
         self.names += [entry.name for entry in entries]
         self.synonyms += [entry.synonyms for entry in entries]
+        self.frequencies += [entry.frequency for entry in entries]
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        for index, entry in enumerate(entries):
-            place, name = self._place(piece, index), entry.get("name")
-            if not isinstance(name, str):
-                raise AnnotationError(f"{place}.name is {name!r}; wanted the class name as text.")
-            self.ids.append(whole_number_in(entry, "id", place))
-            self.names.append(name)
-            synonyms = entry.get("synonyms")
-            texts = synonyms if isinstance(synonyms, list) else None
-            self.synonyms.append(texts and [x for x in texts if isinstance(x, str)])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AnnotationColumns:
-    """The list ``annotations``, (A,) each. What cannot be an id is -1, which is no id."""
-
-    image_ids: NDArray[np.int64]
-    category_ids: NDArray[np.int64]
-    boxes_xyxy: NDArray[np.float32]
-    faults: DropReasons
-    is_crowd: NDArray[np.bool_]
-    prompts: TextColumn | None
-    """What SAM is shown in place of the box; None if it is the box. See `region_prompts`."""
-    mask_sizes_hw: NDArray[np.int64]
-    """Image size that a mask states, (A, 2); -1 for one that states none. (0, 2) if no prompt is a
-    mask."""
+    def _parse(self, entry: Entry, place: str) -> _Category:
+        name, synonyms = entry.get("name"), entry.get("synonyms")
+        if not isinstance(name, str):
+            raise AnnotationError(f"{place}.name is {name!r}; wanted the class name as text.")
+        return _Category(
+            id=whole_number_in(entry, "id", place),
+            name=name,
+            synonyms=[text for text in synonyms if isinstance(text, str)]
+            if isinstance(synonyms, list)
+            else None,
+            frequency=entry.get("frequency"),
+        )
 
 
 class AnnotationEntries(Entries[_Annotation]):
     """The list ``annotations``."""
 
     def __init__(self, prompt: Prompt = "box") -> None:
-        super().__init__(msgspec.json.Decoder(_list_of_annotations(prompt)))
+        self._kind = _KIND_OF[prompt]
+        super().__init__(msgspec.json.Decoder(list[self._kind]))  # type: ignore[name-defined]
         self._prompt: Prompt = prompt
+        num_shared = len(_Annotation.__struct_fields__)
+        self._prompt_fields = self._kind.__struct_fields__[num_shared:]
         self._prompts: list[TextColumn] = []
-        self._mask_sizes = [np.zeros((0, 2), np.int64)]
-        # An empty piece in front, so that a list without any has columns, too.
-        self._image_ids = [np.zeros(0, np.int64)]
-        self._category_ids = [np.zeros(0, np.int64)]
-        self._boxes = [np.zeros((0, 4), np.float32)]
-        self._faults = [np.zeros(0, np.int8)]
-        self._crowds = [np.zeros(0, np.bool_)]
-
-    def pop_columns(self) -> AnnotationColumns:
-        """Return the whole list, and forget it."""
-        return AnnotationColumns(
-            boxes_xyxy=_pop_joined(self._boxes),
-            image_ids=_pop_joined(self._image_ids),
-            category_ids=_pop_joined(self._category_ids),
-            faults=_pop_joined(self._faults),
-            is_crowd=_pop_joined(self._crowds),
-            prompts=None if self._prompt == "box" else TextColumn.joined(self._prompts),
-            mask_sizes_hw=_pop_joined(self._mask_sizes),
+        self.columns = GrowingColumns(
+            image_ids=np.int64,  # -1 for what cannot be an id
+            category_ids=np.int64,
+            boxes_xyxy=(np.float32, 4),
+            faults=np.int8,
+            is_crowd=np.bool_,
+            mask_sizes_hw=(np.int64, 2),  # -1 for a mask that states none; no row without masks
         )
+
+    def prompts(self) -> TextColumn | None:
+        """Return SAM's prompts (see `region_prompts`); None if they are the boxes."""
+        return None if self._prompt == "box" else TextColumn.joined(self._prompts)
 
     @override
     def _take(self, entries: Sequence[_Annotation]) -> bool:
-        sides = np.array(list(chain.from_iterable([e.bbox for e in entries])), np.float64)
-        self._add(
+        boxes, has_box = box_columns([entry.bbox for entry in entries])
+        boxes_xyxy, faults = check_boxes(boxes, "xywh", has_box)
+        crowds = [entry.iscrowd for entry in entries]
+        if None in crowds:
+            is_odd = np.array([crowd is None for crowd in crowds], np.bool_)
+            first_reasons(faults, {Reason.ODD_CROWD: is_odd})
+        if self._prompt != "box":
+            values = [[bytes(getattr(e, field)) for field in self._prompt_fields] for e in entries]
+            self._add_prompts(faults, values)
+        self.columns.add(
             image_ids=[entry.image_id for entry in entries],
             category_ids=[entry.category_id for entry in entries],
-            boxes_xywh=sides.reshape(-1, 4),
-            has_box=np.ones(len(entries), np.bool_),
-            is_crowd=np.array([entry.iscrowd for entry in entries], np.bool_),
-            has_odd_crowd=None,
-            prompt_values=(
-                [bytes(getattr(entry, field)) for field in _PROMPT_FIELDS[self._prompt]]
-                for entry in entries
-            ),
+            boxes_xyxy=boxes_xyxy,
+            faults=faults,
+            is_crowd=crowds,
         )
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
+    def _parse(self, entry: Entry, place: str) -> _Annotation:
         for field in ("image_id", "category_id"):
-            for index, entry in enumerate(entries):
-                if field not in entry:
-                    place, keys = self._place(piece, index), ", ".join(entry)
-                    raise AnnotationError(f"{place} has no {field} (keys: {keys}).")
-        boxes = [four_numbers(entry.get("bbox")) for entry in entries]
-        crowds = [crowd_of(entry.get("iscrowd")) for entry in entries]
-        self._add(
-            image_ids=[id_or_unknown(entry["image_id"]) for entry in entries],
-            category_ids=[id_or_unknown(entry["category_id"]) for entry in entries],
-            boxes_xywh=np.array([box or NO_BOX for box in boxes], np.float64).reshape(-1, 4),
-            has_box=np.array([box is not None for box in boxes], np.bool_),
-            is_crowd=np.array([crowd is True for crowd in crowds], np.bool_),
-            has_odd_crowd=np.array([crowd is None for crowd in crowds], np.bool_),
-            prompt_values=(
-                [msgspec.json.encode(entry.get(field)) for field in _PROMPT_FIELDS[self._prompt]]
-                for entry in entries
-            ),
+            if field not in entry:
+                raise AnnotationError(f"{place} has no {field} (keys: {', '.join(entry)}).")
+        prompts = {
+            field: msgspec.Raw(msgspec.json.encode(entry.get(field)))
+            for field in self._prompt_fields
+        }
+        return self._kind(
+            image_id=id_or_unknown(entry["image_id"]),
+            category_id=id_or_unknown(entry["category_id"]),
+            bbox=cast("Any", four_numbers(entry.get("bbox"))),
+            iscrowd=cast("Any", _crowd_of(entry.get("iscrowd"))),
+            **prompts,
         )
 
-    def _add(
-        self,
-        *,
-        image_ids: list[int],
-        category_ids: list[int],
-        boxes_xywh: NDArray[np.float64],
-        has_box: NDArray[np.bool_],
-        is_crowd: NDArray[np.bool_],
-        has_odd_crowd: NDArray[np.bool_] | None,
-        prompt_values: Iterable[list[bytes]],
-    ) -> None:
-        boxes_xyxy, faults = check_xywh(boxes_xywh, has_box)
-        if has_odd_crowd is not None:
-            faults = first_reasons(faults, {Reason.ODD_CROWD: has_odd_crowd})
+    def _add_prompts(self, faults: DropReasons, values: Sequence[Sequence[bytes]]) -> None:
+        """Add SAM's prompts, given as the JSON values that they are made of, and their faults."""
         if self._prompt == "points":
-            texts = [points_text(*values) for values in prompt_values]
+            texts = [points_text(*of_entry) for of_entry in values]
             lacks_any = np.array([not text for text in texts], np.bool_)
-            faults = first_reasons(faults, {Reason.NO_POINTS: lacks_any})
-            self._prompts.append(TextColumn.from_texts(texts))
-        elif self._prompt != "box":
-            faults = self._add_masks(faults, [value for (value,) in prompt_values])
-        self._image_ids.append(np.array(image_ids, np.int64))
-        self._category_ids.append(np.array(category_ids, np.int64))
-        self._boxes.append(boxes_xyxy)
-        self._faults.append(faults)
-        self._crowds.append(is_crowd)
-
-    def _add_masks(self, faults: DropReasons, segmentations: Sequence[bytes]) -> DropReasons:
-        texts = [segmentation_text(value) for value in segmentations]
-        reasons = [segmentation_fault(*pair) for pair in zip(segmentations, texts, strict=True)]
+            first_reasons(faults, {Reason.NO_POINTS: lacks_any})
+        else:
+            texts = [segmentation_text(value) for (value,) in values]
+            pairs = zip(values, texts, strict=True)
+            reasons = [segmentation_fault(value, text) for (value,), text in pairs]
+            for reason in (Reason.NO_MASK, Reason.BAD_MASK):
+                applies = np.array([found == reason for found in reasons], np.bool_)
+                first_reasons(faults, {reason: applies})
+            self.columns.add(mask_sizes_hw=[rle_size_hw(text) or (-1, -1) for text in texts])
         self._prompts.append(TextColumn.from_texts(texts))
-        sizes = [rle_size_hw(text) or (-1, -1) for text in texts]
-        self._mask_sizes.append(np.array(sizes, np.int64).reshape(-1, 2))
-        against = {
-            reason: np.array([found == reason for found in reasons], np.bool_)
-            for reason in (Reason.NO_MASK, Reason.BAD_MASK)
-        }
-        return first_reasons(faults, against)
-
-
-def _list_of_annotations(prompt: Prompt) -> type[list[_Annotation]]:
-    if prompt == "box":
-        return list[_Annotation]
-    # A list that is only read may hold a kind of the wanted thing.
-    kind = list[_PointedAnnotation] if prompt == "points" else list[_MaskedAnnotation]
-    return cast("type[list[_Annotation]]", kind)
-
-
-def _pop_joined(pieces: list[NDArray[_Number]]) -> NDArray[_Number]:
-    joined = np.concatenate(pieces)
-    pieces.clear()  # at 25 million boxes, holding both would take a gigabyte more
-    return joined
 
 
 def _text(entry: Entry, field: str) -> str | None:
@@ -296,43 +232,11 @@ def _text(entry: Entry, field: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def whole_number_in(entry: Entry, field: str, place: str) -> int:
-    """Return a field that has to be a whole number.
-
-    Raises:
-        AnnotationError: It is none; names the place.
-    """
-    number = whole_number(entry.get(field))
-    if number is None:
-        raise AnnotationError(
-            f"{place}.{field} is {entry.get(field)!r}; wanted a whole number, 0 or more."
-        )
-    return number
-
-
-def id_or_unknown(value: object) -> int:
-    """Map what cannot be an id to -1, which no image or category has: it is counted as unknown."""
-    number = whole_number(value)
-    return -1 if number is None else number
-
-
-def crowd_of(value: object) -> bool | None:
-    """Return what a value of ``iscrowd`` says, which is no if it is null; None if it is unclear."""
+def _crowd_of(value: object) -> bool | None:
+    """Return the meaning of an ``iscrowd`` (null is no); None if it is unclear."""
     if value is None or isinstance(value, bool):
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in {"true", "false"}:
         return value.strip().lower() == "true"
     number = whole_number(value)
     return bool(number) if number in {0, 1} else None
-
-
-def four_numbers(value: object) -> tuple[float, ...] | None:
-    """Return the sides of a box, infinite where no float is as large; None if it is no box."""
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    if not all(isinstance(side, (int, float)) for side in value):
-        return None
-    try:
-        return tuple(float(side) for side in value)
-    except OverflowError:  # a whole number beyond all floats
-        return (math.inf,) * 4

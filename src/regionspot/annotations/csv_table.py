@@ -1,8 +1,8 @@
 """Reads CSV files of any size in blocks of rows.
 
-A block of plain rows is split at all commas at once. A column of it is kept as places in the text;
-values are cut out only where they are asked for. Blocks with quotes, white space, blank lines or
-rows of another length than the header go through the `csv` module, which reports their errors.
+A block of plain rows is split at all commas at once; its columns are positions in the text. Blocks
+with quotes, white space, blank lines or rows of another length than the header go through the `csv`
+module, which reports their errors.
 """
 
 import csv
@@ -20,7 +20,7 @@ from regionspot.annotations.opening import ANNOTATIONS, HashedFile, empty_file_e
 from regionspot.core.errors import AnnotationError
 
 MAX_PADDED = 32
-"""Longest values that `CsvColumn.padded` can give."""
+"""Length of the longest values that `CsvColumn.padded` supports."""
 
 _DOT, _ZERO = b".0"
 _MAX_DIGITS = 15  # numbers of so many digits are exact in float64, and so are powers of ten
@@ -29,10 +29,10 @@ _POWERS = 10.0 ** np.arange(_MAX_DIGITS + 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CsvColumn:
-    """Values of one column. A rows."""
+    """The A values of one column."""
 
     text: bytes
-    """Where the values stand, and at least `MAX_PADDED` more bytes."""
+    """A text that contains them, and at least `MAX_PADDED` more bytes."""
     starts: NDArray[np.int64]
     """Where each value starts, (A,)."""
     ends: NDArray[np.int64]
@@ -52,12 +52,6 @@ class CsvColumn:
         longest = int((self.ends - self.starts).max(initial=1))
         return min(max(longest, 1), MAX_PADDED)
 
-    @property
-    def is_blank(self) -> NDArray[np.bool_]:
-        """Whether nothing stands where a value could, (A,)."""
-        blank: NDArray[np.bool_] = self.starts == self.ends
-        return blank
-
     def take(self, rows: NDArray[np.bool_]) -> "CsvColumn":
         """Return the column of some rows."""
         return CsvColumn(text=self.text, starts=self.starts[rows], ends=self.ends[rows])
@@ -68,11 +62,7 @@ class CsvColumn:
         return [text[start:end] for start, end in places]
 
     def padded(self, width: int) -> NDArray[np.uint8] | None:
-        """Return the codes of all values, padded with zeros to (A, width); None if one is longer.
-
-        Args:
-            width: At most `MAX_PADDED`.
-        """
+        """Return the codes of all values, zero-padded to (A, width); None if one is longer."""
         lengths = self.ends - self.starts
         if (lengths > width).any():
             return None
@@ -83,19 +73,19 @@ class CsvColumn:
         return padded
 
     def short_values(self) -> list[bytes]:
-        """Return all values, faster if they are short; they must not hold NUL."""
+        """Return all values, faster if they are short; they must not contain NUL."""
         padded = self.padded(self.width)
         return self.values() if padded is None else padded.view(f"S{self.width}")[:, 0].tolist()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CsvBlock:
-    """Some consecutive rows."""
+    """A consecutive rows."""
 
     path: Path
     """The file."""
     columns: Mapping[str, CsvColumn]
-    """The wanted columns, as UTF-8, without quotes and white space around the values."""
+    """The wanted columns, in UTF-8, without quotes and white space around the values."""
     lines: Sequence[int]
     """Line on which each row ends, counted from 1."""
 
@@ -104,7 +94,8 @@ class CsvBlock:
 
     def is_blank(self, names: Iterable[str]) -> NDArray[np.bool_]:
         """Whether a row leaves all of some columns blank, (A,)."""
-        blank: NDArray[np.bool_] = np.all([self.columns[name].is_blank for name in names], axis=0)
+        columns = [self.columns[name] for name in names]
+        blank: NDArray[np.bool_] = np.all([c.starts == c.ends for c in columns], axis=0)
         return blank
 
     def take(self, rows: NDArray[np.bool_]) -> "CsvBlock":
@@ -116,11 +107,7 @@ class CsvBlock:
         )
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """Return a column of numbers, as ``float`` reads them.
-
-        Raises:
-            AnnotationError: A value is no number; names the line.
-        """
+        """Return a column of numbers, as ``float`` reads them."""
         column = self.columns[name]
         padded = column.padded(column.width)
         plain = None if padded is None else _plain_numbers(padded)
@@ -132,7 +119,7 @@ class CsvBlock:
     def wrong_value(
         self, name: str, is_right: Callable[[bytes], bool], wanted: str
     ) -> AnnotationError:
-        """Describe the first value of a column that is not right."""
+        """Return an error about the first value of a column that is not right."""
         values = self.columns[name].values()
         row = next(row for row, value in enumerate(values) if not is_right(value))
         found = values[row].decode("utf-8", "replace")
@@ -144,8 +131,8 @@ class CsvBlock:
 def _plain_numbers(padded: NDArray[np.uint8]) -> NDArray[np.float64] | None:
     """Read values such as 0.012500 or 17, (A, width); None if any is spelled otherwise.
 
-    A whole number of 15 digits divided by a power of ten is rounded once, so the result is the one
-    that ``float`` gives, to the bit.
+    A whole number of 15 digits divided by a power of ten is rounded once, so the result is that of
+    ``float``, to the bit.
     """
     codes = np.ascontiguousarray(padded.T)  # character by character, for all values at once
     digits = codes - np.uint8(_ZERO)
@@ -171,7 +158,7 @@ def _is_number(value: bytes) -> bool:
 
 
 BLOCK_BYTES = 1 << 20
-"""Bytes that are read at once; what is made of them stays in the processor's cache."""
+"""Bytes that are read at once; their arrays fit in the processor's cache."""
 # No character above U+3000 is white space.
 _WHITE_SPACE = [chr(code).encode() for code in range(0x3001) if chr(code).isspace()]
 _NOT_PLAIN = (b'"', b"\0", *(code for code in _WHITE_SPACE if code.isascii() and code != b"\n"))
@@ -187,9 +174,9 @@ class CsvTable:
 
     Args:
         path: The file.
-        wanted: Names of the columns that are wanted; others are skipped.
-        option: The option of ``--annotations`` that named the file, for messages.
-        describe: Says what a file with another header is; None where it is unknown.
+        wanted: Names of the wanted columns; others are skipped.
+        option: The option of ``--annotations`` that gave the file, for messages.
+        describe: Describes a file with another header; None if it is unknown.
         block_bytes: Bytes that are read at once.
     """
 
@@ -211,13 +198,7 @@ class CsvTable:
         self.sha256 = ""
 
     def blocks(self) -> Iterator[CsvBlock]:
-        """Yield all rows; `header` is known with the first block, `sha256` after the last.
-
-        Raises:
-            MissingFileError: There is no such file.
-            AnnotationError: The file is empty, packed or not UTF-8, it lacks a column, or a row is
-                longer or shorter than the header; names the line.
-        """
+        """Yield all rows; `header` is known with the first block, `sha256` after the last."""
         role = replace(ANNOTATIONS, option=f"--annotations.{self._option}")
         with open_hashed(self._path, "csv", role=role) as file:
             self._read_header(file)
@@ -252,7 +233,7 @@ class CsvTable:
         self._places = {name: self.header.index(name) for name in self._wanted}
 
     def _completed(self, data: bytes, file: HashedFile) -> bytes:
-        """Read on to the end of the row."""
+        """Complete the last row."""
         data += file.read_line() if not data.endswith(b"\n") else b""
         num_quotes, start = data.count(b'"') if b'"' in data else 0, len(data)
         while num_quotes % 2 and len(data) - start < _QUOTED_BYTES:
@@ -273,7 +254,7 @@ class CsvTable:
         return block
 
     def _split(self, data: bytes) -> CsvBlock | None:
-        """Split rows at their commas; None where that would not do, or rows are not alike."""
+        """Split rows at their commas; None unless all are plain and of equal length."""
         if any(code in data for code in _NOT_PLAIN):
             return None
         if not data.isascii() and any(code in data for code in _WIDE_WHITE_SPACE):
@@ -317,7 +298,7 @@ class CsvTable:
         except csv.Error as error:
             raise AnnotationError(
                 f"{self._path}, line {self._num_lines + reader.line_num}: {error}. Check the quotes"
-                " on that line: a value that holds a quote is put in quotes, and doubles it."
+                " on that line: a value that contains quotes is quoted, and doubles them."
             ) from error
         return CsvBlock(
             path=self._path,
@@ -337,7 +318,7 @@ class CsvTable:
 
 
 def row_text(path: Path, index: int) -> str:
-    """Return a row of a file as it stands there, counted from 0 below the header."""
+    """Return the text of a row, counted from 0 below the header."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = (row for row in csv.reader(file) if row)
         return ",".join(next(islice(rows, index + 1, None), ()))[:_MAX_SHOWN]

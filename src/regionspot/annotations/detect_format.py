@@ -1,4 +1,4 @@
-"""Recognizes the format of a JSON file, to name it where another format was given."""
+"""Recognizes the format of a JSON file, to name it if another format was given."""
 
 import re
 from collections.abc import Mapping
@@ -19,12 +19,10 @@ _IMAGE_ID = re.compile(r"-?[0-9]+")
 
 @dataclass(slots=True, kw_only=True)
 class ListSummary:
-    """What is remembered of a list of the file."""
+    """A list of the file: how many entries it has, and the first."""
 
     count: int = 0
-    """Its entries."""
     first: object = None
-    """The first of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +30,12 @@ class Outline:
     """A JSON file without the contents of its lists."""
 
     skeleton: object
-    """Its value, all lists and objects in it emptied."""
+    """Its value, with every list and object in it emptied."""
     lists: Mapping[str | None, ListSummary] = field(default_factory=dict)
     """Its lists, by key; None for the outermost one."""
 
     def has_list(self, name: str) -> bool:
-        """Say whether the file is an object with such a list."""
+        """Return whether the file is an object with such a list."""
         return isinstance(self.skeleton, dict) and isinstance(self.skeleton.get(name), list)
 
     def first(self, name: str | None) -> Mapping[str, object]:
@@ -47,10 +45,10 @@ class Outline:
 
 
 def recognize_format(outline: Outline) -> str | None:
-    """Return the format that a file's keys indicate: ``coco`` if no other, None if none of them.
+    """Return the format that a file's keys indicate: ``coco`` if no other, None if not even that.
 
-    LVIS alone says which categories were looked for in an image and how frequent each one is;
-    Objects365 whether an object is fake or a reflection; V3Det describes its categories at length.
+    Only LVIS says which categories were looked for in an image and how frequent each is; only
+    Objects365 whether an object is fake or a reflection; only V3Det describes its categories.
     """
     if not all(outline.has_list(name) for name in WANTED_LISTS) or _foreign(outline) is not None:
         return None

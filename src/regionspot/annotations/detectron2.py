@@ -1,10 +1,10 @@
-"""Reads Detectron2's binary files of boxes, which it recognizes by their first bytes.
+"""Reads Detectron2's binary files of boxes, which are recognized by their first bytes.
 
 There are two kinds. Precomputed proposals (``box_proposals.pkl``) are a pickle of ``{"boxes":
 [(n, 4) array], "objectness_logits": [(n,) array], "ids": [image id], "bbox_mode": 0}`` with one
-entry for each image; older files say ``scores`` and ``indexes``. ``instances_predictions.pth`` of
+entry per image; older files say ``scores`` and ``indexes``. ``instances_predictions.pth`` of
 ``COCOEvaluator`` is a list of ``{"image_id": 42, "instances": [COCO results]}`` that ``torch.save``
-has pickled. Unpickling either could run code, so they are read without it.
+has pickled. Unpickling either could run code, so they are parsed without it.
 """
 
 import io
@@ -19,67 +19,96 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.annotations.json_entries import whole_number
 from regionspot.annotations.numpy_pickle import PlainPickles, load_numpy_pickle
 from regionspot.core.errors import AnnotationError, MissingFileError
 from regionspot.core.shown import shown
 
+CONVERT = "regionspot convert-proposals"
+"""The command that converts these files."""
+
+# How files of torch.save before version 1.6 begin: a pickled number that marks them.
+_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_ZIP = b"PK\x03\x04"
+_PICKLES = (*(bytes([0x80, protocol]) for protocol in range(2, 6)), b"(dp", b"}q")
+_PICKLE_IN_ZIP = "data.pkl"
+# All that reading a damaged archive raises.
+_BAD_ZIP = (
+    *(zipfile.BadZipFile, ValueError, LookupError, RuntimeError, EOFError, OSError),
+    *(ArithmeticError, struct.error, zlib.error),
+)
 _BOX_MODES = ("XYXY_ABS", "XYWH_ABS", "XYXY_REL", "XYWH_REL", "XYWHA_ABS")
 _XYXY, _XYWH = 0, 1
 _NESTED = (list, tuple, np.ndarray)
+_MAX_SIDES = 5  # of a rotated box, which is refused later
+_PLAIN = (int, float, str, type(None))
+_RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
+
+_Results = list[dict[str, object]]
+"""The COCO results of one image."""
+
+
+class BinaryKind(StrEnum):
+    """The kind of a binary file, in words."""
+
+    PICKLE = "a pickle, as Detectron2 writes proposals"
+    TORCH = "a file of torch.save, as Detectron2 writes predictions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PickledProposals:
-    """The content of a file; row ``i`` of each list is of the ``i``-th image."""
+class Detections:
+    """The boxes of a file."""
 
-    path: Path
-    ids: Sequence[object]
-    boxes: Sequence[object]
-    raw_scores: Sequence[NDArray[np.float64]]
-    """Logits or probabilities, (n,) each."""
-    mode: int
-    """Detectron2's ``BoxMode``: 0 for corners, 1 for corner and size, both in pixels."""
-    are_logits: bool
-
-    def images(self) -> Iterator[list[dict[str, object]]]:
-        """Yield the COCO results of each image, the best first, before scores are rounded.
-
-        Raises:
-            AnnotationError: Boxes, scores and id of an image do not fit; says which.
-        """
-        for number, (image_id, boxes) in enumerate(zip(self.ids, self.boxes, strict=True)):
-            place = f"{self.path}: image {number} (id {shown(image_id, 40)})"
-            raw_scores = self.raw_scores[number]
-            sides = _numbers(boxes, f"{place}: boxes")
-            if sides.size == 0:
-                sides = sides.reshape(0, 4)
-            if sides.shape != (len(raw_scores), 4):
-                raise AnnotationError(
-                    f"{place} has boxes of shape {sides.shape} and {len(raw_scores)} scores; wanted"
-                    " (n, 4) and n."
-                )
-            if self.mode == _XYXY:
-                sides = np.concatenate([sides[:, :2], sides[:, 2:] - sides[:, :2]], axis=1)
-            scores = np.exp(-np.logaddexp(0, -raw_scores)) if self.are_logits else raw_scores
-            number_of_image = _image_id(image_id, place)
-            yield [
-                {"image_id": number_of_image, "bbox": box, "score": score}
-                for box, score in (
-                    (sides[row].tolist(), float(scores[row]))
-                    for row in np.argsort(-raw_scores, kind="stable")
-                )
-            ]
+    images: Iterator[_Results]
+    """The COCO results of one image after the other."""
+    scores_were: str
+    """What the scores in the file are, in words."""
 
 
-def read_pickled_proposals(path: Path) -> PickledProposals:
-    """Read a file.
+def binary_kind(path: Path) -> BinaryKind | None:
+    """Recognize a file by its first bytes; None if it is of neither kind, or missing."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        head = file.read(len(_OLD_TORCH))
+    if head == _OLD_TORCH or (head.startswith(_ZIP) and _holds_pickle(path)):
+        return BinaryKind.TORCH
+    return BinaryKind.PICKLE if head.startswith(_PICKLES) else None
 
-    ``objectness_logits`` are logits. What older files call ``scores`` has been probabilities as
-    well: they are taken for these if all of them are from 0 to 1.
+
+def _holds_pickle(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(_PICKLE_IN_ZIP) for name in archive.namelist())
+    except _BAD_ZIP:  # truncated; its name may still say what it was
+        return path.suffix in {".pth", ".pt"}
+
+
+def read_detections(path: Path) -> Detections:
+    """Read a file of Detectron2, without running any code in it.
+
+    ``objectness_logits`` are logits. What older files call ``scores`` may also be probabilities:
+    they are taken for these if all of them are from 0 to 1.
 
     Raises:
-        AnnotationError: The file is damaged, asks for code to be run, or holds something else.
+        MissingFileError: There is no such file.
+        AnnotationError: It is of neither kind, damaged, asks for code to be run, or does not hold
+            what its kind should. Some of this only shows while iterating over the images.
     """
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist. Give a proposals file of Detectron2.")
+    kind = binary_kind(path)
+    if kind is BinaryKind.PICKLE:
+        return _read_proposals(path)
+    if kind is BinaryKind.TORCH:
+        return Detections(images=_read_predictions(path), scores_were="probabilities")
+    raise AnnotationError(
+        f"{path} is neither a pickle nor a file of torch.save; wanted Detectron2's proposals (.pkl)"
+        " or its instances_predictions.pth. Proposals in JSON need no conversion."
+    )
+
+
+def _read_proposals(path: Path) -> Detections:
     content = load_numpy_pickle(path)
     if not isinstance(content, dict):
         raise AnnotationError(
@@ -103,15 +132,49 @@ def read_pickled_proposals(path: Path) -> PickledProposals:
                 f"{path}: {scores_key}[{number}] has the shape {of_image.shape}; wanted (n,)."
             )
         raw_scores.append(of_image)
-    return PickledProposals(
-        path=path,
-        ids=ids,
-        boxes=boxes,
-        raw_scores=raw_scores,
-        mode=_box_mode(content, path),
-        are_logits=scores_key == "objectness_logits"
-        or any(((s < 0) | (s > 1)).any() for s in raw_scores),
+    mode = _box_mode(content, path)
+    are_logits = scores_key == "objectness_logits" or any(
+        ((s < 0) | (s > 1)).any() for s in raw_scores
     )
+
+    def images() -> Iterator[_Results]:
+        for number, (image_id, sides, raw) in enumerate(zip(ids, boxes, raw_scores, strict=True)):
+            place = f"{path}: image {number} (id {shown(image_id, 40)})"
+            yield _results(image_id, sides, raw, mode=mode, are_logits=are_logits, place=place)
+
+    return Detections(images=images(), scores_were="logits" if are_logits else "probabilities")
+
+
+def _results(
+    image_id: object,
+    boxes: object,
+    raw_scores: NDArray[np.float64],
+    *,
+    mode: int,
+    are_logits: bool,
+    place: str,
+) -> _Results:
+    """Return the COCO results of an image, in descending order of score before rounding."""
+    sides = _numbers(boxes, f"{place}: boxes")
+    if sides.size == 0:
+        sides = sides.reshape(0, 4)
+    if sides.shape != (len(raw_scores), 4):
+        raise AnnotationError(
+            f"{place} has boxes of shape {sides.shape} and {len(raw_scores)} scores; wanted (n, 4)"
+            " and n."
+        )
+    number = whole_number(
+        image_id.item() if isinstance(image_id, np.generic) else image_id, at_least=-(2**63)
+    )
+    if number is None:
+        raise AnnotationError(f"{place}: the id is no whole number, as image ids are in COCO.")
+    if mode == _XYXY:
+        sides = np.concatenate([sides[:, :2], sides[:, 2:] - sides[:, :2]], axis=1)
+    scores = np.exp(-np.logaddexp(0, -raw_scores)) if are_logits else raw_scores
+    return [
+        {"image_id": number, "bbox": sides[row].tolist(), "score": float(scores[row])}
+        for row in np.argsort(-raw_scores, kind="stable")
+    ]
 
 
 def _list(
@@ -128,25 +191,21 @@ def _list(
 
 
 def _check_amount(lists: Mapping[str, Sequence[object]], path: Path) -> None:
-    """Refuse lists deeper than boxes are, and the same numbers again and again."""
-    left = path.stat().st_size  # each number takes a byte at least
+    """Refuse lists nested deeper than boxes, and references to the same numbers over and over."""
+    left = path.stat().st_size  # each number takes at least a byte
     for key, values in lists.items():
         for number, value in enumerate(values):
-            rows = value if isinstance(value, list | tuple) else [value]
-            for row in rows:
-                if isinstance(row, list | tuple) and any(isinstance(x, _NESTED) for x in row):
+            for row in value if isinstance(value, list | tuple) else [value]:
+                parts = row if isinstance(row, list | tuple) else ()
+                if any(isinstance(x, _NESTED) for x in parts):
                     place = f"{path}: {key}[{number}]"
                     raise AnnotationError(f"{place} is {shown(value)}; wanted an array of numbers.")
-                left -= max(row.size if isinstance(row, np.ndarray) else _length(row), 1)
+                left -= max(row.size if isinstance(row, np.ndarray) else len(parts), 1)
             if left < 0:
                 raise AnnotationError(
                     f"{path} refers to more numbers than it has bytes: to the same ones again and"
-                    " again. Write it again, with boxes and scores of its own for every image."
+                    " again. Write it again, with separate boxes and scores for every image."
                 )
-
-
-def _length(value: object) -> int:
-    return len(value) if isinstance(value, list | tuple) else 1
 
 
 def _box_mode(content: Mapping[object, object], path: Path) -> int:
@@ -175,97 +234,8 @@ def _numbers(value: object, place: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _image_id(value: object, place: str) -> int:
-    if isinstance(value, np.generic):
-        value = value.item()
-    try:
-        number = int(value) if isinstance(value, int | str) else None
-    except ValueError:
-        number = None
-    if number is None:
-        raise AnnotationError(f"{place}: the id is no whole number, as image ids are in COCO.")
-    return number
-
-
-CONVERT = "regionspot convert-proposals"
-"""The command that converts these files."""
-
-# How files of torch.save from before version 1.6 begin: a pickled number that marks them.
-_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-_ZIP = b"PK\x03\x04"
-_PICKLES = (*(bytes([0x80, protocol]) for protocol in range(2, 6)), b"(dp", b"}q")
-_PICKLE_IN_ZIP = "data.pkl"
-# All that a damaged archive ends in.
-_BAD_ZIP = (
-    *(zipfile.BadZipFile, ValueError, LookupError, RuntimeError, EOFError, OSError),
-    *(ArithmeticError, struct.error, zlib.error),
-)
-_MAX_SIDES = 5  # of a rotated box, which is told from an upright one later
-_PLAIN = (int, float, str, type(None))
-_RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
-
-
-class BinaryKind(StrEnum):
-    """What a file is that is not JSON, in words."""
-
-    PICKLE = "a pickle, as Detectron2 writes proposals"
-    TORCH = "a file of torch.save, as Detectron2 writes predictions"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Detections:
-    """The boxes of a file."""
-
-    images: Iterator[list[dict[str, object]]]
-    """The COCO results of one image after the other."""
-    scores_were: str
-    """What the file has as scores, in words."""
-
-
-def binary_kind(path: Path) -> BinaryKind | None:
-    """Recognise a file by its first bytes; None if it is of neither kind, or not there."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        head = file.read(len(_OLD_TORCH))
-    if head == _OLD_TORCH or (head.startswith(_ZIP) and _holds_pickle(path)):
-        return BinaryKind.TORCH
-    return BinaryKind.PICKLE if head.startswith(_PICKLES) else None
-
-
-def read_detections(path: Path) -> Detections:
-    """Read a file of Detectron2. Nothing that may be hidden in it is run.
-
-    Raises:
-        MissingFileError: There is no such file.
-        AnnotationError: It is of neither kind, damaged, asks for code to be run, or does not hold
-            what its kind should. Some of it only shows on the way through the images.
-    """
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. Give a proposals file of Detectron2.")
-    kind = binary_kind(path)
-    if kind is BinaryKind.PICKLE:
-        proposals = read_pickled_proposals(path)
-        scores_were = "logits" if proposals.are_logits else "probabilities"
-        return Detections(images=proposals.images(), scores_were=scores_were)
-    if kind is BinaryKind.TORCH:
-        return Detections(images=_read_predictions(path), scores_were="probabilities")
-    raise AnnotationError(
-        f"{path} is neither a pickle nor a file of torch.save; wanted Detectron2's proposals (.pkl)"
-        " or its instances_predictions.pth. Proposals in JSON need no conversion."
-    )
-
-
-def _holds_pickle(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(_PICKLE_IN_ZIP) for name in archive.namelist())
-    except _BAD_ZIP:  # cut off; by its name it may still be told what it was
-        return path.suffix in {".pth", ".pt"}
-
-
 def _read_saved(path: Path) -> object:
-    """Return what ``torch.save`` wrote, if it is of plain values."""
+    """Return what ``torch.save`` wrote, if it consists of plain values."""
     with path.open("rb") as file:
         num_bytes = path.stat().st_size
         if file.read(len(_OLD_TORCH)) == _OLD_TORCH:
@@ -277,7 +247,7 @@ def _read_saved(path: Path) -> object:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(_PICKLE_IN_ZIP)]
             info = archive.getinfo(names[0])
-            # torch packs nothing; a packed file could be made to fill the memory.
+            # torch does not compress; a compressed file could be made to fill the memory.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > num_bytes:
                 raise AnnotationError(
                     f"{path} is packed; wanted instances_predictions.pth as torch.save writes it."
@@ -311,7 +281,7 @@ def _read_predictions(path: Path) -> Iterator[list[dict[str, object]]]:
 
 
 def _result(instance: object, place: str) -> dict[str, object]:
-    """Return what is of interest of one of COCO's results."""
+    """Return the wanted keys of a COCO result."""
     if not isinstance(instance, dict):
         raise AnnotationError(f"{place} is {shown(instance)}; wanted a dict.")
     missing = [key for key in ("image_id", "bbox", "score") if key not in instance]

@@ -4,23 +4,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from regionspot.annotations.assembly import assemble
 from regionspot.annotations.classes import mark_other_classes, with_classes
-from regionspot.annotations.coco import read_coco, read_lvis, read_v3det
+from regionspot.annotations.coco import read_coco
 from regionspot.annotations.columns import RawAnnotations
 from regionspot.annotations.csv_boxes import read_own_csv
+from regionspot.annotations.lvis import read_lvis
 from regionspot.annotations.objects365 import read_objects365
 from regionspot.annotations.openimages import read_openimages
 from regionspot.annotations.options import ReadOptions, Source
+from regionspot.annotations.record import AnnotatedImages
 from regionspot.annotations.report import Reason
-from regionspot.annotations.table import AnnotatedImages
+from regionspot.annotations.v3det import read_v3det
 from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
 from regionspot.core.files import canonical_json, sha256_bytes
-
-AnnotationFormat = Literal["coco", "lvis", "objects365", "openimages", "v3det", "csv"]
-"""What ``--annotations.format`` accepts: the keys of `FORMATS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,7 @@ class Format:
     """Those of ``options`` that must be given, and what to set each one to."""
 
 
-FORMATS: Mapping[AnnotationFormat, Format] = MappingProxyType(
+FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "coco": Format(read=read_coco, options=("crowds", "prompt")),
         "lvis": Format(read=read_lvis, options=("crowds", "prompt")),
@@ -49,7 +48,17 @@ FORMATS: Mapping[AnnotationFormat, Format] = MappingProxyType(
         "csv": Format(read=read_own_csv, options=("classes_path",)),
     }
 )
-"""The formats. To add one, write its reader in a module of its own and enter it here."""
+"""The formats. To add one, write its reader in a module of its own and enter it here.
+
+A reader returns `RawAnnotations`: `check_boxes` checks the boxes, `GrowingColumns` collects them,
+and `ImageColumns.from_file_names` and `ClassNames` number images and classes that have no ids.
+"""
+
+# What ``--annotations.format`` accepts: the keys of the table. mypy wants literals in a Literal.
+if TYPE_CHECKING:
+    AnnotationFormat = str
+else:
+    AnnotationFormat = Literal[tuple(FORMATS)]
 
 _OF_ALL_FORMATS = ("classes", "implausible")
 
@@ -57,12 +66,8 @@ _OF_ALL_FORMATS = ("classes", "implausible")
 def check_options(name: AnnotationFormat, options: ReadOptions) -> None:
     """Check that options belong to a format, and that those it requires are given.
 
-    Args:
-        name: The format.
-        options: The options.
-
     Raises:
-        ConfigError: An option has no meaning for the format, or one that it requires is missing.
+        ConfigError: They do not, or one is missing.
     """
     wanted = FORMATS[name]
     allowed = (*wanted.options, *_OF_ALL_FORMATS)
@@ -88,18 +93,18 @@ def read_annotations(
     name: str | None = None,
     options: ReadOptions | None = None,
 ) -> AnnotatedImages:
-    """Read a data set's genuine annotation file.
+    """Read a data set's official annotation file.
 
-    Boxes that are no regions are dropped and boxes that reach over their image's edge are clipped;
-    the result's ``report`` counts both. Images without regions stay.
+    Invalid boxes are dropped and boxes that extend beyond their image are clipped; the result's
+    ``report`` counts both. Images without regions stay.
 
     Args:
         format: The file's format.
         annotations_path: The file.
         images_dir: Folder that the file names in it are relative to; the images are not opened.
-            None for one that cannot be looked into: then names are taken as they are.
+            None if it is not on this machine: then names are not checked.
         name: Name of the data set; the file's name when None.
-        options: What else the format wants to know; nothing when None.
+        options: Further options; the format's defaults when None.
 
     Raises:
         MissingFileError: A file or the folder does not exist.
@@ -107,7 +112,7 @@ def read_annotations(
             annotations look wrong as a whole.
         VocabularyError: A class name is empty or occurs twice.
         ConfigError: An option does not belong to the format, or one that it needs is missing; or
-            a class is asked for that there is not.
+            a requested class does not exist.
     """
     if format not in FORMATS:
         raise AnnotationError(
@@ -149,9 +154,9 @@ def read_annotations(
 
 
 def _identity(sha256s: tuple[str, ...], drop: frozenset[Reason]) -> str:
-    """Hash all that decides which regions there are; a file alone has the hash of its bytes.
+    """Hash everything that affects the regions; a file alone has the hash of its bytes.
 
-    Which classes were asked for is told by the vocabulary, and is no part of it.
+    Requested classes are not part of it, since the vocabulary shows them.
     """
     if len(sha256s) == 1 and not drop:
         return sha256s[0]

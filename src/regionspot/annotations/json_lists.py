@@ -2,10 +2,10 @@
 
 The file is memory mapped. `msgspec` checks all of it, and finds where each value of the outermost
 object starts and ends without decoding it. A list is then cut between two objects, at ``},{``. The
-same characters occur in strings and nested lists, so a cut is only taken if the piece before it can
+same characters occur in strings and nested lists, so a cut is only made if the piece before it can
 be decoded.
 
-A file that `msgspec` rejects is given to Python's `json`. It accepts NaN, infinity and unpaired
+Files that `msgspec` rejects go to Python's `json`. It accepts NaN, infinity and unpaired
 surrogates, and its error messages name the line and column of anything else.
 """
 
@@ -13,11 +13,11 @@ import codecs
 import json
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -31,12 +31,11 @@ from regionspot.annotations.opening import (
 from regionspot.core.errors import AnnotationError
 
 UTF8_MARK = b"\xef\xbb\xbf"
-"""The byte order mark that some editors write in front of UTF-8 text; it is not part of the JSON.
-"""
+"""The byte order mark that some editors write before UTF-8 text; it is not part of the JSON."""
 PIECE_BYTES = 1 << 20
 """Size of a piece. The objects decoded from one fit in the processor's cache."""
 MSGSPEC_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-"""What `msgspec` raises for text that it does not decode."""
+"""What `msgspec` raises for text that it cannot decode."""
 
 _T = TypeVar("_T")
 _RAW: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.Raw)
@@ -66,20 +65,13 @@ class JsonPiece:
     _decoded: tuple[msgspec.json.Decoder[Any], Any] | None = None
 
     def decode(self, decoder: msgspec.json.Decoder[_T]) -> _T:
-        """Decode the piece with `msgspec`, or raise one of `MSGSPEC_ERRORS`.
-
-        What the last decoder gave is kept.
-        """
+        """Decode the piece with `msgspec`, or raise one of `MSGSPEC_ERRORS`; caches one result."""
         if self._decoded is None or self._decoded[0] is not decoder:
             self._decoded = decoder, decoder.decode(self.document)
         return cast("_T", self._decoded[1])
 
     def load(self) -> object:
-        """Decode the piece with `json`, which also accepts NaN and infinity.
-
-        Raises:
-            AnnotationError: A number is too long, or lists are nested too deeply, for Python.
-        """
+        """Decode the piece with `json`, which also accepts NaN and infinity."""
         try:
             return json.loads(self.document)
         except (ValueError, RecursionError) as error:
@@ -88,7 +80,7 @@ class JsonPiece:
 
 
 class JsonContainer:
-    """A list or an object that is a value of the outermost object, or is the outermost list."""
+    """A list or an object that is a value of the outermost object, or the outermost list."""
 
     def __init__(self, file: "JsonFile", name: str | None, start: int, stop: int) -> None:
         self.name = name
@@ -97,11 +89,7 @@ class JsonContainer:
         self.is_list = file.data[start : start + 1] == b"["
 
     def pieces(self, decoder: msgspec.json.Decoder[Any] = _RAW) -> Iterator[JsonPiece]:
-        """Yield a list in pieces, at least one; an object whole.
-
-        Args:
-            decoder: What the pieces will be decoded with, to try the cuts with it.
-        """
+        """Yield a list in pieces, an object whole; ``decoder`` decides where to cut."""
         if not self.is_list:
             yield self._piece(self._file.data[self._start : self._stop])
             return
@@ -117,11 +105,7 @@ class JsonContainer:
         yield self._piece(b"[" + self._file.data[start:stop] + b"]")
 
     def first(self) -> object:
-        """Decode the first entry of a list alone; None if there is none.
-
-        Raises:
-            AnnotationError: A number is too long, or lists are nested too deeply, for Python.
-        """
+        """Decode only the first entry of a list; None if there is none."""
         if not self.is_list:
             return None
         piece = next(self.pieces())
@@ -152,17 +136,12 @@ class JsonContainer:
 
 
 class JsonFile:
-    """A JSON file that has been checked as a whole, and that is decoded piece by piece.
+    """A JSON file that is checked as a whole, and decoded piece by piece.
 
     Args:
         path: The file.
         piece_bytes: Size of a piece; a longer entry makes a longer piece.
         role: What the file is for, for messages.
-
-    Raises:
-        MissingFileError: There is no such file.
-        AnnotationError: The file is empty, compressed, truncated or not JSON, or its outermost
-            object has a key twice; the message says where.
     """
 
     def __init__(
@@ -191,7 +170,7 @@ class JsonFile:
         """The file's value, with every list and object in it emptied."""
 
     def is_json(self, piece: JsonPiece, decoder: msgspec.json.Decoder[Any]) -> bool:
-        """Say whether a part of the file is JSON by itself; tries ``decoder`` first."""
+        """Return whether a part of the file is JSON by itself; tries ``decoder`` first."""
         for attempt in (decoder, _RAW):
             try:
                 piece.decode(attempt)
@@ -227,8 +206,8 @@ class JsonFile:
 
 
 _Value = tuple[str | None, int, int]
-"""Key of a value of the outermost object, and the bytes of the file where it starts and ends; or
-the outermost list, with None for a key."""
+"""Key of a value of the outermost object, and the bytes of the file where it starts and ends; the
+key is None for the outermost list."""
 
 
 def _values_by_msgspec(data: mmap.mmap, start: int) -> list[_Value] | None:
@@ -255,19 +234,16 @@ def _values_by_msgspec(data: mmap.mmap, start: int) -> list[_Value] | None:
 
 
 def _values_by_json(path: Path, data: mmap.mmap, mark: int, role: FileRole) -> list[_Value]:
-    """Find the values of a file, or raise the error that says what is wrong with it.
-
-    Holds the text of the file, but not what is decoded from it.
-    """
+    """Find the values of a file, or raise an error; holds its text, but not the decoded values."""
     text = str(memoryview(data)[mark:], "utf-8", "surrogatepass")
     decoder = json.JSONDecoder(object_pairs_hook=_forget)
-    members: list[_Member] = []
+    members: list[tuple[str, int, int, int]] = []  # name, and where key and value are in the text
     stop = 0
     try:
         while (found := _KEY.match(text, stop)) and (found[1] == ",") == bool(members):
             name = decoder.raw_decode(text, found.start(2))[0]
             stop = decoder.raw_decode(text, found.end())[1]
-            members.append(_Member(name, found.start(2), found.end(), stop))
+            members.append((name, found.start(2), found.end(), stop))
         if not members or _END.fullmatch(text, stop) is None:
             decoder.decode(text)
     except json.JSONDecodeError as error:
@@ -276,44 +252,36 @@ def _values_by_json(path: Path, data: mmap.mmap, mark: int, role: FileRole) -> l
         raise _undecodable_error(str(path), error, role) from error
     if text.lstrip().startswith("["):
         return [(None, _end_of_space(data, mark), data.rfind(b"]") + 1)]
-    places: dict[str, int] = {}
-    for member in members:
-        if member.name in places:
-            both = places[member.name], member.key
-            raise _repeated_key_error(path, member.name, text, both, role)
-        places[member.name] = member.key
-    offset_of = _Offsets(text, mark)
-    return [(member.name, offset_of(member.start), offset_of(member.stop)) for member in members]
+    key_of: dict[str, int] = {}
+    for name, key, _, _ in members:
+        if name in key_of:
+            first, again = (
+                _place(json.JSONDecodeError("", text, at)) for at in (key_of[name], key)
+            )
+            raise AnnotationError(
+                f"{path} has the key {name!r:.80} twice, at {first} and at {again}; wanted it once."
+                f" Put what both hold under one key, or give another {role.noun} with"
+                f" {role.option}."
+            )
+        key_of[name] = key
+    offsets = _offsets(text, (at for member in members for at in member[2:]), mark)
+    return [(name, next(offsets), next(offsets)) for name, *_ in members]
 
 
-class _Member(NamedTuple):
-    """A member of the outermost object: its name, and where key and value are in the text."""
-
-    name: str
-    key: int
-    start: int
-    stop: int
-
-
-class _Offsets:
-    """Turns ascending places in a text into the bytes of the file where they are."""
-
-    def __init__(self, text: str, offset: int) -> None:
-        self._text = text
-        self._is_ascii = text.isascii()
-        self._place, self._offset = 0, offset
-
-    def __call__(self, place: int) -> int:
-        passed = place - self._place
-        if not self._is_ascii:
-            passed = len(self._text[self._place : place].encode("utf-8", "surrogatepass"))
-        self._offset += passed
-        self._place = place
-        return self._offset
+def _offsets(text: str, places: Iterable[int], offset: int) -> Iterator[int]:
+    """Turn ascending places in a text, which starts at a byte, into bytes of the file."""
+    is_ascii, last = text.isascii(), 0
+    for place in places:
+        if is_ascii:
+            offset += place - last
+        else:
+            offset += len(text[last:place].encode("utf-8", "surrogatepass"))
+        last = place
+        yield offset
 
 
 def _cuts(data: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yield from the back where an object may end and the next one may start."""
+    """Yield, from the back, where an object may end and the next one may start."""
     while (stop := data.rfind(b"}", start, stop)) >= 0:
         if comma := _COMMA.match(data, stop + 1):
             yield stop + 1, comma.end()
@@ -329,28 +297,33 @@ def _end_of_space(data: mmap.mmap, start: int) -> int:
 
 
 def _forget(_pairs: object) -> None:
-    """Drop an object as soon as it is decoded."""
+    """Discard a decoded object."""
 
 
 def _sha256_of_text(path: Path, role: FileRole) -> str:
     """Hash a file, and check that it is UTF-8; unpaired surrogates are accepted, as by `json`."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+    head = b""
     with open_hashed(path, "json", role=role) as file:
         block = b"first"
         while block:
             start = file.num_bytes - len(decoder.getstate()[0])
             block = file.read(PIECE_BYTES)
+            head = head or block[:_HEAD_BYTES]
             try:
                 decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                raise _encoding_error(path, start + error.start, role) from error
+                raise AnnotationError(
+                    f"{path} is not JSON: byte {start + error.start} is not UTF-8 text. It starts"
+                    f" with {head!r}. Give the {role.noun} with {role.option}."
+                ) from error
         return file.sha256
 
 
 def _raise_syntax_error(path: Path, error: json.JSONDecodeError, role: FileRole) -> NoReturn:
     text = error.doc
     place = _place(error)
-    # A cut inside a string is reported where the string starts, not where the file ends.
+    # A file cut inside a string has its error where the string starts, not at its end.
     is_at_end = not text[error.pos :].strip(" \t\n\r") or error.msg.startswith("Unterminated")
     if is_at_end and text.lstrip()[:1] in {"[", "{"}:
         raise AnnotationError(
@@ -366,29 +339,10 @@ def _raise_syntax_error(path: Path, error: json.JSONDecodeError, role: FileRole)
     ) from error
 
 
-def _encoding_error(path: Path, offset: int, role: FileRole) -> AnnotationError:
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    return AnnotationError(
-        f"{path} is not JSON: byte {offset} is not UTF-8 text. It starts with {head!r}. Give the"
-        f" {role.noun} with {role.option}."
-    )
-
-
 def _undecodable_error(where: str, error: Exception, role: FileRole) -> AnnotationError:
     """Describe JSON with a longer number or deeper nesting than Python accepts."""
     return AnnotationError(
         f"{where} cannot be decoded ({error}). Give a JSON {role.noun} with {role.option}."
-    )
-
-
-def _repeated_key_error(
-    path: Path, key: str, text: str, places: tuple[int, int], role: FileRole
-) -> AnnotationError:
-    first, second = (_place(json.JSONDecodeError("", text, place)) for place in places)
-    return AnnotationError(
-        f"{path} has the key {key!r:.80} twice, at {first} and at {second}; wanted it once. Put"
-        f" what both hold under one key, or give another {role.noun} with {role.option}."
     )
 
 

@@ -1,31 +1,34 @@
 """LVIS ground truth: which annotations of a file count, by the rules of `lvis` 0.5.3.
 
-They are not those by which caching chooses regions: a box of zero width is no region, but `lvis`
-counts it, and it is missed. Where `lvis` stops with an exception, the rule is that of caching.
+These are not the rules by which caching chooses regions: a box of zero width is no region, but
+`lvis` counts it, and it is missed. Where `lvis` stops with an exception, the rule is that of
+caching.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.assembly import vocabulary_of
+from regionspot.annotations.coco_entries import AnnotationEntries, CategoryEntries
 from regionspot.annotations.detect_format import WANTED_LISTS, Outline
-from regionspot.annotations.json_entries import read_lists
+from regionspot.annotations.json_entries import Entries, read_lists
 from regionspot.annotations.json_lists import JsonFile
-from regionspot.annotations.lvis_entries import (
+from regionspot.annotations.lvis import (
+    FREQUENCIES,
     INSTEAD,
     FederatedLabels,
     Frequency,
-    LvisLists,
+    LvisFigures,
+    LvisImages,
 )
 from regionspot.annotations.opening import FileRole
+from regionspot.annotations.report import few
 from regionspot.core.errors import AnnotationError, MissingFileError
-
-_NUM_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,48 +66,43 @@ class LvisRegions:
     def select(self, rows: NDArray[np.bool_]) -> "LvisRegions":
         """Return the annotations that a mask (A,) chooses."""
         return LvisRegions(
-            image_ids=self.image_ids[rows],
-            category_ids=self.category_ids[rows],
-            boxes_xywh=self.boxes_xywh[rows],
-            areas=self.areas[rows],
-            is_ignored=self.is_ignored[rows],
-            ids=self.ids[rows],
+            **{column.name: getattr(self, column.name)[rows] for column in fields(self)}
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LvisGroundTruth:
-    """What an LVIS file says, as far as scoring asks for it."""
+    """The content of an LVIS file, as far as scoring needs it."""
 
     name: str
-    """What messages call it: the path of the file."""
+    """Its name in messages: the path of the file."""
     sha256: str
     """SHA-256 of the file's bytes in hex, whatever subset of its images is kept."""
     categories: tuple[LvisCategory, ...]
     """The categories, in order of their ids."""
     labels: Mapping[int, FederatedLabels] = field(repr=False)
-    """What was looked for in each image that is evaluated, by image id, in the file's order."""
+    """The federated labels of each evaluated image, by image id, in the file's order."""
     regions: LvisRegions = field(repr=False)
     """The annotations that count, in those images."""
     notes: tuple[str, ...]
-    """Which annotations of the file do not count, and why, one sentence a reason."""
+    """Which annotations of the file do not count, and why, one sentence per reason."""
 
     @classmethod
     def read(cls, path: Path, *, option: str = "--annotations") -> Self:
         """Read an annotation file in LVIS format.
 
-        An annotation counts if the file lists its image and its category, if its ``area`` is more
-        than 0 and finite, and if there are four finite numbers in ``bbox``. As for `lvis`,
-        ``iscrowd`` means nothing and ``ignore`` is heeded.
+        An annotation counts if the file lists its image and its category, if its ``area`` is
+        positive and finite, and if its ``bbox`` has four finite numbers. As in `lvis`, ``iscrowd``
+        has no effect and ``ignore`` does.
 
         Args:
             path: The file.
-            option: What names it on the command line, for messages.
+            option: The command-line option that gave it, for messages.
 
         Raises:
             MissingFileError: There is no such file.
             AnnotationError: The file is damaged or not in LVIS format, an entry lacks what scoring
-                needs, or two annotations have one id; names list and place.
+                needs, or two annotations have the same id; names list and place.
             VocabularyError: A class name is empty or occurs twice.
         """
         if not path.exists():
@@ -112,22 +110,40 @@ class LvisGroundTruth:
                 f"no annotation file at {path}. Set {option} to LVIS ground truth; LVIS v1's is"
                 " lvis_v1_val.json from https://www.lvisdataset.org/dataset."
             )
-        role = FileRole(noun="annotation file", article="an", option=option)
-        file, lists = JsonFile(path, role=role), LvisLists()
-        _check_lists(path, read_lists(file, lists.begin))
-        if lists.error is not None:
-            raise lists.error
-        categories = _categories(lists, path)
-        labels = lists.images.labels
-        if not labels:
+        file = JsonFile(path, role=FileRole(noun="annotation file", option=option))
+        images, categories = LvisImages(), CategoryEntries()
+        annotations, figures = AnnotationEntries(), LvisFigures()
+        readers: dict[str | None, Sequence[Entries[Any]]] = {
+            "images": [images],
+            "categories": [categories],
+            "annotations": [annotations, figures],
+        }
+        _check_lists(path, read_lists(file, readers))
+        frequencies = _checked(categories.frequencies, path)
+        for entries in (categories, images, annotations, figures):
+            entries.check()
+        vocabulary, category_ids = vocabulary_of(categories.ids, categories.names, path)
+        frequency_of = dict(zip(categories.ids, frequencies, strict=True))
+        if not images.labels:
             raise AnnotationError(f"{path} lists no image. Give a file with at least one image.")
-        category_ids = [category.id for category in categories]
-        regions, notes = _regions(lists, list(labels), category_ids, path)
+        regions, notes = _counted(
+            LvisRegions(
+                **annotations.columns.pop_all("image_ids", "category_ids"),
+                **figures.columns.pop_all("boxes_xywh", "areas", "is_ignored", "ids"),
+            ),
+            image_ids=list(images.labels),
+            category_ids=category_ids,
+            strange_areas=figures.strange_areas,
+            path=path,
+        )
         return cls(
             name=str(path),
             sha256=file.sha256,
-            categories=categories,
-            labels=labels,
+            categories=tuple(
+                LvisCategory(id=number, name=name, frequency=frequency_of[number])
+                for number, name in zip(category_ids, vocabulary, strict=True)
+            ),
+            labels=images.labels,
             regions=regions,
             notes=notes,
         )
@@ -150,70 +166,47 @@ class LvisGroundTruth:
         return replace(self, labels=labels, regions=self.regions.select(kept))
 
 
-def _categories(lists: LvisLists, path: Path) -> tuple[LvisCategory, ...]:
-    ids = lists.categories.ids
-    vocabulary, category_ids = vocabulary_of(ids, lists.categories.names, path)
-    frequency_of = dict(zip(ids, lists.frequencies.values, strict=True))
-    return tuple(
-        LvisCategory(id=number, name=name, frequency=frequency_of[number])
-        for number, name in zip(category_ids, vocabulary, strict=True)
-    )
-
-
-def _regions(
-    lists: LvisLists, image_ids: list[int], category_ids: list[int], path: Path
+def _counted(
+    found: LvisRegions,
+    *,
+    image_ids: Collection[int],
+    category_ids: Collection[int],
+    strange_areas: Mapping[str, str],
+    path: Path,
 ) -> tuple[LvisRegions, tuple[str, ...]]:
-    """Return the annotations that count, and notes about the others."""
-    listed, figures = lists.annotations.pop_columns(), lists.figures
-    found = LvisRegions(
-        image_ids=listed.image_ids,
-        category_ids=listed.category_ids,
-        boxes_xywh=np.concatenate(figures.boxes_xywh),
-        areas=np.concatenate(figures.areas),
-        is_ignored=np.concatenate(figures.is_ignored),
-        ids=np.concatenate(figures.ids),
-    )
+    """Return the annotations that count, and notes about the others, each for the first reason."""
     _check_distinct(found.ids, path)
-    choice = _Choice(len(found))
-    is_listed = np.isin(found.image_ids, image_ids)
-    choice.leave_out(~is_listed, "of images that the file does not list")
-    is_listed = np.isin(found.category_ids, category_ids)
-    choice.leave_out(~is_listed, "of categories that it does not list")
-    for position, area in figures.strange_areas.items():
-        if choice.counts[position]:
+    counts = np.ones(len(found), np.bool_)
+    notes = []
+
+    def leave_out(against: NDArray[np.bool_], reason: str) -> None:
+        places = np.flatnonzero(against & counts)
+        if len(places):
+            shown = few(places.tolist())
+            notes.append(f"not scored: {len(places):,} annotations {reason} (annotations[{shown}])")
+            counts[places] = False
+
+    is_unlisted = ~np.isin(found.image_ids, list(image_ids))
+    leave_out(is_unlisted, "of images that the file does not list")
+    is_unlisted = ~np.isin(found.category_ids, list(category_ids))
+    leave_out(is_unlisted, "of categories that it does not list")
+    for position in np.flatnonzero(np.isnan(found.areas) & counts) if strange_areas else ():
+        place = f"{path}: annotations[{position}]"
+        if place in strange_areas:
             raise AnnotationError(
-                f"{path}: annotations[{position}] {area}; wanted the area of its segment in square"
-                " pixels, a number: LVIS AP tells small, medium and large regions apart by it."
+                f"{place} {strange_areas[place]}; wanted the area of its segment in square pixels,"
+                " a number: LVIS AP tells small, medium and large regions apart by it."
             )
     has_area = (found.areas > 0) & (found.areas < np.inf)
-    choice.leave_out(~has_area, "whose area is not more than 0, as for lvis")
+    leave_out(~has_area, "whose area is not more than 0, as for lvis")
     is_strange = np.asarray((~np.isfinite(found.boxes_xywh)).any(axis=1))
-    choice.leave_out(is_strange, "without four finite numbers in bbox")
-    if (choice.counts & (found.ids == 0)).any():
-        choice.notes.append(
+    leave_out(is_strange, "without four finite numbers in bbox")
+    if (counts & (found.ids == 0)).any():
+        notes.append(
             "an annotation has the id 0, which lvis takes for none: predictions that find it count"
             " as wrong, as in lvis (number annotations from 1)"
         )
-    return found.select(choice.counts), tuple(choice.notes)
-
-
-class _Choice:
-    """Which annotations count, and why the others do not: each for the first reason."""
-
-    def __init__(self, num_annotations: int) -> None:
-        self.counts = np.ones(num_annotations, np.bool_)
-        self.notes: list[str] = []
-
-    def leave_out(self, against: NDArray[np.bool_], reason: str) -> None:
-        """Leave out what a mask (A,) chooses."""
-        places = np.flatnonzero(against & self.counts)
-        if len(places):
-            shown = ", ".join(map(str, places[:_NUM_EXAMPLES].tolist()))
-            more = ", ..." if len(places) > _NUM_EXAMPLES else ""
-            self.notes.append(
-                f"not scored: {len(places):,} annotations {reason} (annotations[{shown}{more}])"
-            )
-            self.counts[places] = False
+    return found.select(counts), tuple(notes)
 
 
 def _check_lists(path: Path, outline: Outline) -> None:
@@ -225,6 +218,16 @@ def _check_lists(path: Path, outline: Outline) -> None:
             raise AnnotationError(
                 f"{path} has the keys {sorted(value)} and no list {name!r}. {INSTEAD}"
             )
+
+
+def _checked(frequencies: Sequence[object], path: Path) -> list[Frequency]:
+    for index, value in enumerate(frequencies):
+        place = f"{path}: categories[{index}]"
+        if value is None:
+            raise AnnotationError(f"{place} lacks ['frequency']: not LVIS format. {INSTEAD}")
+        if value not in FREQUENCIES:
+            raise AnnotationError(f"{place} has the frequency {value!r}; wanted 'r', 'c' or 'f'.")
+    return cast("list[Frequency]", frequencies)
 
 
 def _check_distinct(ids: NDArray[np.int64], path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Reads pickles of plain values and numpy arrays, without running what else is in them.
+"""Reads pickles of plain values and numpy arrays, without running any other code in them.
 
-A pickle is a program. Python's own interpreter of it calls whatever the pickle names, lets it set
-the state of any object, numpy's included, and trusts every size that it states. This one knows the
-instructions that plain values and arrays of numbers are written with. It calls nothing by name: a
-name stands for a function below, and an array is made from its bytes, type and shape, all checked.
-What it makes is never larger than a small multiple of the file.
+A pickle is a program. Python's own interpreter calls whatever the pickle names, lets it set the
+state of any object, numpy's included, and trusts every size in it. This one implements only the
+instructions for plain values and arrays of numbers. It calls nothing by name: a name stands for a
+function below, and an array is made from its bytes, type and shape, all checked. Its result is
+never larger than a small multiple of the file.
 """
 
 import math
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -26,11 +26,11 @@ _DTYPE = re.compile(r"[<>=|]?(b1|i[1248]|u[1248]|f[248]|U[1-9][0-9]{0,6})")
 _BYTE_ORDERS = (("<",), (">",), ("=",), ("|",))
 _NO_FIELDS = (None, None, None)  # of the state of a dtype: subarray, names, fields
 _STATE_LEN = 8
+_CORES = ("numpy.core", "numpy._core")  # before numpy 2 and since
 _MAX_DIMS = 4
 _TEXT_ENCODINGS = ("latin1", "latin-1")
 _DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError)
 
-_CONSTANTS: Mapping[str, object] = {"NEWTRUE": True, "NEWFALSE": False, "NONE": None}
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING"),
@@ -40,18 +40,18 @@ _VALUES = {
 
 
 class _Unfit(Exception):  # noqa: N818 - becomes an AnnotationError that names the file
-    """The pickle is sound, but holds something else than what is read here."""
+    """The pickle is valid, but holds something that is not supported here."""
 
 
 class _Dtype:
-    """The type of an array while it is read: a letter and a size, then the byte order."""
+    """The type of an array during reading: a letter and a size, then the byte order."""
 
     def __init__(self, code: object, *_flags: object) -> None:
         self.code = code
         self.state: object = None
 
     def dtype(self) -> np.dtype[np.generic]:
-        """Return numpy's own, if it is one of plain numbers or text."""
+        """Return numpy's own, if it is a type of plain numbers or text."""
         if not (isinstance(self.code, str) and _DTYPE.fullmatch(self.code)):
             raise _Unfit(f"an array of type {shown(self.code)}")
         dtype = np.dtype(self.code)
@@ -65,24 +65,20 @@ class _Dtype:
 
 
 class _Array:
-    """An array whose state follows."""
+    """An array whose state is set later."""
 
     def __init__(self, *_arguments: object) -> None:
         self.value: np.ndarray | None = None
 
 
 class _NoCall:
-    """A name that is handed over, but never called."""
+    """A name that is an argument, but never called."""
 
 
 def _bytes_of_text(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding not in _TEXT_ENCODINGS:
         raise _Unfit(f"text in the encoding {shown(encoding)}")
     return text.encode("latin-1")
-
-
-def _no_bytes() -> bytes:
-    return b""
 
 
 def _box_mode(value: object) -> int:
@@ -100,7 +96,7 @@ def _scalar(dtype: object, data: object) -> object:
 
 
 def _array_of(data: object, dtype: object, shape: object, *, is_fortran: bool) -> np.ndarray:
-    """Make an array of bytes, which it shares."""
+    """Make an array that shares the bytes."""
     if isinstance(data, str):  # Python 2 wrote the bytes of arrays as text
         data = data.encode("latin-1")
     if isinstance(data, list):
@@ -122,26 +118,22 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and 0 <= value < 2**40
 
 
-def _names() -> Mapping[tuple[str, str], Callable[..., object]]:
-    names: dict[tuple[str, str], Callable[..., object]] = {
+ALLOWED: Mapping[tuple[str, str], Callable[..., object]] = MappingProxyType(
+    {
         ("numpy", "ndarray"): _NoCall,
         ("numpy", "dtype"): _Dtype,
-        # Protocols before 3 spell bytes as encoded text, and empty ones as a call.
+        **{(f"{core}.multiarray", "_reconstruct"): _Array for core in _CORES},
+        **{(f"{core}.multiarray", "scalar"): _scalar for core in _CORES},
+        **{(f"{core}.numeric", "_frombuffer"): _from_buffer for core in _CORES},
+        # Protocols before 3 write bytes as encoded text, and empty ones as a call.
         ("_codecs", "encode"): _bytes_of_text,
-        ("__builtin__", "bytes"): _no_bytes,
+        ("__builtin__", "bytes"): lambda: b"",
         ("collections", "OrderedDict"): dict,
         # Its members are numbers; Detectron2 need not be installed.
         ("detectron2.structures.boxes", "BoxMode"): _box_mode,
     }
-    for core in ("numpy.core", "numpy._core"):  # before numpy 2 and since
-        names[f"{core}.multiarray", "_reconstruct"] = _Array
-        names[f"{core}.multiarray", "scalar"] = _scalar
-        names[f"{core}.numeric", "_frombuffer"] = _from_buffer
-    return MappingProxyType(names)
-
-
-ALLOWED = _names()
-"""What a pickle may name, by module and name, and the function of ours that stands for it."""
+)
+"""What a pickle may name, by module and name, and our function that stands for it."""
 
 
 class PlainPickles:
@@ -149,8 +141,8 @@ class PlainPickles:
 
     Args:
         file: The opened file.
-        num_bytes: Its size: nothing larger is made of it.
-        path: What to call it in messages.
+        num_bytes: Its size, which limits that of the values.
+        path: Its name in messages.
     """
 
     def __init__(self, file: BinaryIO, *, num_bytes: int, path: Path) -> None:
@@ -160,39 +152,45 @@ class PlainPickles:
         self._stack: list[object] = []
         self._below: list[list[object]] = []
         self._memo: dict[int, object] = {}
-        self._steps: Mapping[str, Callable[[], object]] = {
-            "MARK": self._mark,
-            "POP": lambda: self._pop(1),
-            "POP_MARK": self._pop_to_mark,
-            "EMPTY_LIST": lambda: self._push([]),
-            "EMPTY_DICT": lambda: self._push({}),
-            "EMPTY_TUPLE": lambda: self._push(()),
-            "LIST": lambda: self._push(self._pop_to_mark()),
-            "TUPLE": lambda: self._push(tuple(self._pop_to_mark())),
-            "DICT": self._dict,
-            "TUPLE1": lambda: self._push(tuple(self._pop(1))),
-            "TUPLE2": lambda: self._push(tuple(self._pop(2))),
-            "TUPLE3": lambda: self._push(tuple(self._pop(3))),
-            "APPEND": lambda: self._append(self._pop(1)),
-            "APPENDS": lambda: self._append(self._pop_to_mark()),
-            "SETITEM": lambda: self._set(self._pop(2)),
-            "SETITEMS": lambda: self._set(self._pop_to_mark()),
-            "STACK_GLOBAL": lambda: self._name(*self._pop(2)),
-            "REDUCE": self._reduce,
-            "BUILD": self._build,
-            "MEMOIZE": lambda: self._memo.update({len(self._memo): self._stack[-1]}),
+        self._steps: Mapping[str, Callable[[Any], object]] = {
+            **dict.fromkeys(_VALUES, self._push),
+            **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _: None),
+            **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),
+            **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._get),
+            "NEWTRUE": lambda _: self._push(value=True),
+            "NEWFALSE": lambda _: self._push(value=False),
+            "NONE": lambda _: self._push(None),
+            "MEMOIZE": lambda _: self._put(len(self._memo)),
+            "MARK": lambda _: self._mark(),
+            "POP": lambda _: self._pop(1),
+            "POP_MARK": lambda _: self._pop_to_mark(),
+            "EMPTY_LIST": lambda _: self._push([]),
+            "EMPTY_DICT": lambda _: self._push({}),
+            "EMPTY_TUPLE": lambda _: self._push(()),
+            "LIST": lambda _: self._push(self._pop_to_mark()),
+            "TUPLE": lambda _: self._push(tuple(self._pop_to_mark())),
+            "DICT": lambda _: self._dict(),
+            "TUPLE1": lambda _: self._push(tuple(self._pop(1))),
+            "TUPLE2": lambda _: self._push(tuple(self._pop(2))),
+            "TUPLE3": lambda _: self._push(tuple(self._pop(3))),
+            "APPEND": lambda _: self._append(self._pop(1)),
+            "APPENDS": lambda _: self._append(self._pop_to_mark()),
+            "SETITEM": lambda _: self._set(self._pop(2)),
+            "SETITEMS": lambda _: self._set(self._pop_to_mark()),
+            "GLOBAL": lambda argument: self._name(*argument.split(" ", 1)),
+            "STACK_GLOBAL": lambda _: self._name(*self._pop(2)),
+            "REDUCE": lambda _: self._reduce(),
+            "BUILD": lambda _: self._build(),
         }
 
     def load(self) -> object:
-        """Return the value of the next pickle.
+        """Return the value of the next pickle, or raise an ``AnnotationError``.
 
-        Raises:
-            AnnotationError: It is damaged, names anything else than arrays are made by, or holds
-                an array of something else than numbers or text.
+        It must be undamaged, hold no arrays but those of numbers or text, and name only `ALLOWED`.
         """
         self._stack, self._below, self._memo = [], [], {}
         try:
-            with warnings.catch_warnings():  # of odd backslashes in old pickles' text
+            with warnings.catch_warnings():  # about backslashes in old pickles' text
                 warnings.simplefilter("ignore", DeprecationWarning)
                 for opcode, argument, _ in pickletools.genops(cast("BinaryIO", self._file)):
                     self._step(opcode.name, argument)
@@ -211,25 +209,20 @@ class PlainPickles:
         return value
 
     def _step(self, name: str, argument: object) -> None:
-        if name in _VALUES:
-            self._push(argument)
-        elif name in _CONSTANTS:
-            self._push(_CONSTANTS[name])
-        elif name in {"PUT", "BINPUT", "LONG_BINPUT"}:
-            self._memo[cast("int", argument)] = self._stack[-1]
-        elif name in {"GET", "BINGET", "LONG_BINGET"}:
-            value = self._memo[cast("int", argument)]
-            is_made = isinstance(value, _Array) and value.value is not None
-            self._push(cast("_Array", value).value if is_made else value)
-        elif name == "GLOBAL":
-            self._name(*cast("str", argument).split(" ", 1))
-        elif name in self._steps:
-            self._steps[name]()
-        elif name not in {"PROTO", "FRAME", "STOP"}:
+        if name not in self._steps:
             raise _Unfit(f"the instruction {name}")
+        self._steps[name](argument)
 
     def _push(self, value: object) -> None:
         self._stack.append(value)
+
+    def _put(self, place: int) -> None:
+        self._memo[place] = self._stack[-1]
+
+    def _get(self, place: int) -> None:
+        value = self._memo[place]
+        is_made = isinstance(value, _Array) and value.value is not None
+        self._push(cast("_Array", value).value if is_made else value)
 
     def _pop(self, count: int) -> list[object]:
         if len(self._stack) < count:
@@ -307,7 +300,7 @@ class PlainPickles:
 
 
 class _Clamped:
-    """A file that is asked for no more than it has, whatever size a pickle states."""
+    """A file whose reads are limited to its size, whatever size a pickle states."""
 
     def __init__(self, file: BinaryIO, num_bytes: int) -> None:
         self._file, self._num_bytes = file, num_bytes
@@ -320,10 +313,6 @@ class _Clamped:
 
 
 def load_numpy_pickle(path: Path) -> object:
-    """Return the value in a pickle of plain values and numpy arrays.
-
-    Raises:
-        AnnotationError: See `PlainPickles.load`.
-    """
+    """Return the value in a pickle of plain values and numpy arrays; see `PlainPickles.load`."""
     with path.open("rb") as file:
         return PlainPickles(file, num_bytes=path.stat().st_size, path=path).load()

@@ -1,10 +1,10 @@
 """Reads OpenImages boxes, versions 5 to 7, with their class descriptions and rotation list.
 
-The boxes are a CSV file of 13 or 21 columns. They are in fractions of the image's width and height,
-and no file gives the size of an image, so records are resolved when the images are decoded.
+The boxes are a CSV file of 13 or 21 columns, in fractions of the image's width and height. No file
+gives the size of an image, so records are resolved when the images are decoded.
 
-OpenImages says of its rotation list that image *and boxes* should be rotated by so many degrees
-counterclockwise to be upright
+According to OpenImages, image *and boxes* should be rotated counterclockwise by the listed degrees
+to be upright
 (https://storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html). The boxes
 therefore refer to the pixels as stored, which are used here too, with ``exif_policy: ignore``.
 Rotated images are counted, not corrected.
@@ -21,8 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.assembly import rows_of
-from regionspot.annotations.box_checks import check_xyxy
-from regionspot.annotations.columns import ImageColumns, RawAnnotations, TextColumn
+from regionspot.annotations.box_checks import check_boxes
+from regionspot.annotations.columns import (
+    GrowingColumns,
+    ImageColumns,
+    RawAnnotations,
+    TextColumn,
+)
 from regionspot.annotations.csv_table import CsvBlock, CsvTable, row_text
 from regionspot.annotations.json_lists import UTF8_MARK
 from regionspot.annotations.opening import ANNOTATIONS, open_hashed
@@ -31,10 +36,22 @@ from regionspot.annotations.report import Reason
 from regionspot.core.errors import AnnotationError, ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 
-NUM_DIGITS = 16
-"""Hex digits of an image id."""
+_SIDES = ("XMin", "YMin", "XMax", "YMax")
+_MARKS = {"IsGroupOf": Reason.GROUP, "IsDepiction": Reason.DEPICTION}
+_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", *_MARKS)
+_YES, _MARK_VALUES = b"1", {b"0", b"1", b"-1"}  # -1: unknown
+_SUFFIX = b".jpg"
+# A column of another of OpenImages's files, and what that file is.
+_OTHER_FILES = {
+    "MaskPath": "the list of segmentation masks",
+    "LabelName1": "a file of visual relationships",
+    "OriginalURL": "a list of images (see --annotations.rotations_path)",
+    "Confidence": "a file of image-level labels, which have no boxes",
+    "DisplayName": "the class descriptions (see --annotations.classes_path)",
+}
 
-_BYTES_AT_ONCE = 1 << 20
+_NUM_DIGITS = 16  # of an image id, in hex
+
 _NOT_A_DIGIT = 255
 _DIGITS = np.full(256, _NOT_A_DIGIT, np.uint8)
 _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -43,22 +60,71 @@ _SHIFTS = np.arange(60, -4, -4, dtype=np.uint64)
 _WITHOUT_ROTATION = {b"", b"nan", b"NaN"}
 
 
+def read_openimages(source: Source) -> RawAnnotations:
+    """Read OpenImages boxes; an image's file is its id and ``.jpg``, directly in the images folder.
+
+    The images are those that have a row, in the order of the file. The vocabulary is that of the
+    class descriptions, in their order; other labels are counted as unknown categories.
+    """
+    if source.options.classes_path is None:
+        raise ConfigError("OpenImages needs --annotations.classes_path.")
+    labels_of, vocabulary, classes_sha256 = read_classes(source.options.classes_path)
+    table = CsvTable(source.path, _COLUMNS, describe=_describe)
+    columns = GrowingColumns(
+        ids=np.int64,
+        labels=np.int32,
+        boxes_xyxy=(np.float32, 4),
+        faults=np.int8,
+        **dict.fromkeys(_MARKS, np.bool_),
+    )
+    for block in table.blocks():
+        sides = np.stack([block.numbers(name) for name in _SIDES], axis=1)
+        boxes_xyxy, faults = check_boxes(sides, "xyxy")
+        columns.add(
+            ids=image_ids(block),
+            labels=[labels_of.get(mid, -1) for mid in block.columns["LabelName"].short_values()],
+            boxes_xyxy=boxes_xyxy,
+            faults=faults,
+            **{name: _marks(block, name) for name in _MARKS},
+        )
+    ids, image_rows = _in_order_of_appearance(columns.pop("ids"))
+    if not len(ids):
+        raise AnnotationError(f"{source.path} has no row below its header, so no image.")
+    num_rotated, notes = 0, []
+    if source.options.rotations_path is not None:
+        num_rotated, num_unlisted = count_rotated(source.options.rotations_path, ids)
+        if num_unlisted:
+            notes.append(f"{num_unlisted:,} images are not in {source.options.rotations_path.name}")
+    return RawAnnotations(
+        images=_images(ids),
+        num_rotated_images=num_rotated,
+        vocabulary=vocabulary,
+        category_ids=tuple(range(len(vocabulary))),
+        image_rows=image_rows,
+        **columns.pop_all("labels", "boxes_xyxy", "faults"),
+        marks={reason: columns.pop(name) for name, reason in _MARKS.items()},
+        sha256s=(table.sha256, classes_sha256),
+        box_unit="relative",
+        box_layout="xyxy",
+        entries="rows",
+        show=partial(row_text, source.path),
+        notes=tuple(notes),
+    )
+
+
 def image_ids(block: CsvBlock) -> NDArray[np.int64]:
     """Return the column ``ImageID`` as numbers, (A,).
 
-    An id is 16 hex digits, which is 64 bits; the cache stores 64-bit integers with a sign. The bits
-    are kept (two's complement), so that no two ids meet and ``id & 0xffffffffffffffff`` in hex is
-    the id again; ids from ``8000000000000000`` on are negative.
-
-    Raises:
-        AnnotationError: A value is not 16 hex digits in lower case.
+    An id is 16 hex digits, which is 64 bits; the cache stores signed 64-bit integers. The bits are
+    kept (two's complement), so that ids stay distinct and ``id & 0xffffffffffffffff`` in hex is the
+    id again; ids from ``8000000000000000`` on are negative.
     """
-    codes = block.columns["ImageID"].padded(NUM_DIGITS)
+    codes = block.columns["ImageID"].padded(_NUM_DIGITS)
     digits = None if codes is None else _DIGITS[codes]
     if digits is not None and (digits != _NOT_A_DIGIT).all():
         halves = digits[:, 0::2] << 4 | digits[:, 1::2]  # the 8 bytes of the number, in order
         return halves.view(">i8")[:, 0].astype(np.int64)
-    raise block.wrong_value("ImageID", _is_id, f"{NUM_DIGITS} digits of 0-9 and a-f")
+    raise block.wrong_value("ImageID", _is_id, f"{_NUM_DIGITS} digits of 0-9 and a-f")
 
 
 def id_digits(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -71,19 +137,21 @@ def read_classes(path: Path) -> tuple[dict[bytes, int], Vocabulary, str]:
     """Read class descriptions, such as ``class-descriptions-boxable.csv``.
 
     Each line is ``MID,name``; a first line that does not start with a MID is a header, which
-    version 6 has and version 5 has not.
-
-    Returns:
-        Label of each MID; the class names in the order of the file; SHA-256 of the file.
-
-    Raises:
-        MissingFileError: There is no such file.
-        AnnotationError: A line is not a MID and a name, or a MID has two names.
-        VocabularyError: A name is empty or occurs twice.
+    version 6 has and version 5 has not. Returns the label of each MID, the class names in the order
+    of the file, and its SHA-256.
     """
     labels: dict[bytes, int] = {}
     names: list[str] = []
-    text, sha256 = _text_of(path)
+    role = replace(ANNOTATIONS, option="--annotations.classes_path")
+    with open_hashed(path, "csv", role=role) as file:
+        data = file.read(-1).removeprefix(UTF8_MARK)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f"{path}: byte {error.start} is not UTF-8 text. Set --annotations.classes_path to the"
+            " class descriptions."
+        ) from error
     for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
         is_header = number == 1 and len(row) > 1 and not row[0].startswith("/")
         if not row or is_header:
@@ -96,13 +164,13 @@ def read_classes(path: Path) -> tuple[dict[bytes, int], Vocabulary, str]:
         mid = row[0].strip().encode()
         if mid in labels:
             raise AnnotationError(
-                f"{path}, line {number}: {row[0]} stands already for {names[labels[mid]]!r}. Give"
+                f"{path}, line {number}: {row[0]} already stands for {names[labels[mid]]!r}. Give"
                 " each MID one line."
             )
         labels[mid] = len(names)
         names.append(row[1].strip())
     try:
-        return labels, Vocabulary.from_names(names), sha256
+        return labels, Vocabulary.from_names(names), file.sha256
     except VocabularyError as error:
         raise VocabularyError(
             f"{path}: class names in the order of the file: {error} OpenImages boxes need the"
@@ -111,29 +179,16 @@ def read_classes(path: Path) -> tuple[dict[bytes, int], Vocabulary, str]:
 
 
 def count_rotated(path: Path, ids: NDArray[np.int64]) -> tuple[int, int]:
-    """Count how many images a list with a column ``Rotation`` says are stored rotated.
+    """Return how many of some images a list with a column ``Rotation`` marks as rotated, or lacks.
 
-    Args:
-        path: The list, such as ``train-images-boxable-with-rotation.csv``.
-        ids: The images to count among.
-
-    Returns:
-        Number of rotated images, and number of images that the list does not have.
-
-    Raises:
-        MissingFileError: There is no such file.
-        AnnotationError: A line cannot be read; names it.
+    The list is one such as ``train-images-boxable-with-rotation.csv``.
     """
-    table = CsvTable(path, ("ImageID", "Rotation"), option="rotations_path")
-    listed = [np.zeros(0, np.int64)]
-    rotated = [np.zeros(0, np.int64)]
-    for block in table.blocks():
+    columns = GrowingColumns(listed=np.int64, rotated=np.int64)
+    for block in CsvTable(path, ("ImageID", "Rotation"), option="rotations_path").blocks():
         numbers = image_ids(block)
-        listed.append(numbers)
-        rotated.append(numbers[_is_rotated(block)])
-    num_rotated = int(np.isin(ids, np.concatenate(rotated)).sum())
-    num_unlisted = int((~np.isin(ids, np.concatenate(listed))).sum())
-    return num_rotated, num_unlisted
+        columns.add(listed=numbers, rotated=numbers[_is_rotated(block)])
+    num_rotated = int(np.isin(ids, columns.pop("rotated")).sum())
+    return num_rotated, int((~np.isin(ids, columns.pop("listed"))).sum())
 
 
 def _is_rotated(block: CsvBlock) -> NDArray[np.bool_]:
@@ -157,107 +212,7 @@ def _is_turn(value: bytes) -> bool | None:
 
 
 def _is_id(value: bytes) -> bool:
-    return len(value) == NUM_DIGITS and all(_DIGITS[code] != _NOT_A_DIGIT for code in value)
-
-
-def _text_of(path: Path) -> tuple[str, str]:
-    parts = []
-    role = replace(ANNOTATIONS, option="--annotations.classes_path")
-    with open_hashed(path, "csv", role=role) as file:
-        while part := file.read(_BYTES_AT_ONCE):
-            parts.append(part)
-        try:
-            return b"".join(parts).removeprefix(UTF8_MARK).decode(), file.sha256
-        except UnicodeDecodeError as error:
-            raise AnnotationError(
-                f"{path}: byte {error.start} is not UTF-8 text. Set --annotations.classes_path to"
-                " the class descriptions."
-            ) from error
-
-
-_SIDES = ("XMin", "YMin", "XMax", "YMax")
-_MARKS = {"IsGroupOf": Reason.GROUP, "IsDepiction": Reason.DEPICTION}
-_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", *_MARKS)
-_YES, _MARK_VALUES = b"1", {b"0", b"1", b"-1"}  # -1: nobody said
-_SUFFIX = b".jpg"
-# A column that gives another of OpenImages's files away, and what that file is.
-_OTHER_FILES = {
-    "MaskPath": "the list of segmentation masks",
-    "LabelName1": "a file of visual relationships",
-    "OriginalURL": "a list of images (see --annotations.rotations_path)",
-    "Confidence": "a file of image-level labels, which have no boxes",
-    "DisplayName": "the class descriptions (see --annotations.classes_path)",
-}
-
-
-def read_openimages(source: Source) -> RawAnnotations:
-    """Read OpenImages boxes; an image's file is its id and ``.jpg``, right in the images folder.
-
-    The images are those that have a row, in the order of the file. The vocabulary is the class
-    descriptions', in their order. Labels that these do not have are counted as unknown categories.
-
-    Raises:
-        MissingFileError: A file does not exist.
-        AnnotationError: A file is another one, or a line of it cannot be read; names the line.
-        VocabularyError: A class name is empty or occurs twice.
-        ConfigError: There are no class descriptions.
-    """
-    if source.options.classes_path is None:
-        raise ConfigError("OpenImages needs --annotations.classes_path.")
-    labels_of, vocabulary, classes_sha256 = read_classes(source.options.classes_path)
-    table = CsvTable(source.path, _COLUMNS, describe=_describe)
-    rows = _Rows(labels_of)
-    for block in table.blocks():
-        rows.add(block)
-    ids, image_rows = _in_order_of_appearance(np.concatenate(rows.ids))
-    if not len(ids):
-        raise AnnotationError(f"{source.path} has no row below its header, so no image.")
-    num_rotated, notes = 0, []
-    if source.options.rotations_path is not None:
-        num_rotated, num_unlisted = count_rotated(source.options.rotations_path, ids)
-        if num_unlisted:
-            notes.append(f"{num_unlisted:,} images are not in {source.options.rotations_path.name}")
-    return RawAnnotations(
-        images=_images(ids),
-        num_rotated_images=num_rotated,
-        vocabulary=vocabulary,
-        category_ids=tuple(range(len(vocabulary))),
-        image_rows=image_rows,
-        labels=np.concatenate(rows.labels),
-        boxes_xyxy=np.concatenate(rows.boxes_xyxy),
-        faults=np.concatenate(rows.faults),
-        marks={reason: np.concatenate(rows.marks[reason]) for reason in rows.marks},
-        sha256s=(table.sha256, classes_sha256),
-        box_unit="relative",
-        box_layout="xyxy",
-        entries="rows",
-        show=partial(row_text, source.path),
-        notes=tuple(notes),
-    )
-
-
-class _Rows:
-    """Columns that grow block by block, with an empty piece in front."""
-
-    def __init__(self, labels_of: dict[bytes, int]) -> None:
-        self._labels_of = labels_of
-        self.ids = [np.zeros(0, np.int64)]
-        self.labels = [np.zeros(0, np.int32)]
-        self.boxes_xyxy = [np.zeros((0, 4), np.float32)]
-        self.faults = [np.zeros(0, np.int8)]
-        self.marks = {reason: [np.zeros(0, np.bool_)] for reason in _MARKS.values()}
-
-    def add(self, block: CsvBlock) -> None:
-        """Take the rows of a block."""
-        self.ids.append(image_ids(block))
-        labels = [self._labels_of.get(mid, -1) for mid in block.columns["LabelName"].short_values()]
-        self.labels.append(np.array(labels, np.int32))
-        sides = np.stack([block.numbers(name) for name in _SIDES], axis=1)
-        boxes_xyxy, faults = check_xyxy(sides)
-        self.boxes_xyxy.append(boxes_xyxy)
-        self.faults.append(faults)
-        for name, reason in _MARKS.items():
-            self.marks[reason].append(_marks(block, name))
+    return len(value) == _NUM_DIGITS and all(_DIGITS[code] != _NOT_A_DIGIT for code in value)
 
 
 def _marks(block: CsvBlock, name: str) -> NDArray[np.bool_]:
@@ -271,7 +226,7 @@ def _in_order_of_appearance(
     ids: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the distinct ids, and the position of each id among them."""
-    starts = np.flatnonzero(np.diff(ids, prepend=~ids[:1]))  # rows of an image stand together
+    starts = np.flatnonzero(np.diff(ids, prepend=~ids[:1]))  # rows of an image are contiguous
     distinct, first = np.unique(ids[starts], return_index=True)
     distinct = distinct[np.argsort(first)]
     return distinct, rows_of(ids, distinct)
@@ -284,7 +239,6 @@ def _images(ids: NDArray[np.int64]) -> ImageColumns:
         ids=ids,
         keys=TextColumn.of_equal_length(digits),
         file_names=TextColumn.of_equal_length(np.concatenate([digits, suffix], axis=1)),
-        sizes_hw=None,
     )
 
 

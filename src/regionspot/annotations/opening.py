@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 from regionspot.core.errors import AnnotationError, MissingFileError
 
 FileKind = Literal["json", "csv"]
-"""What a file should be, which is also how its name ends."""
+"""What a file should be, which is also its suffix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +18,12 @@ class FileRole:
     """What a file is for, for messages."""
 
     noun: str
-    """What to call it."""
-    article: str
-    """Article of the noun."""
+    """Its name."""
     option: str
-    """The option that names it."""
+    """The option that gives it."""
 
 
-ANNOTATIONS = FileRole(noun="annotation file", article="an", option="--annotations.path")
+ANNOTATIONS = FileRole(noun="annotation file", option="--annotations.path")
 """The role of a file unless another is given."""
 
 _PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -33,7 +31,7 @@ _NUM_BESIDE = 5
 
 
 class HashedFile:
-    """A file that is read once from front to back, and hashed on the way."""
+    """A file that is read once, sequentially, and hashed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -41,7 +39,7 @@ class HashedFile:
         self.num_bytes = 0
 
     def read(self, num_bytes: int) -> bytes:
-        """Read the next bytes; fewer at the end of the file, and none after it."""
+        """Read the next bytes, fewer at the end of the file; all if -1."""
         return self._count(self._file.read(num_bytes))
 
     def read_line(self) -> bytes:
@@ -63,17 +61,7 @@ class HashedFile:
 def open_hashed(
     path: Path, kind: FileKind, *, role: FileRole = ANNOTATIONS
 ) -> Iterator[HashedFile]:
-    """Open a file for reading.
-
-    Args:
-        path: The file.
-        kind: What it should be.
-        role: What it is for.
-
-    Raises:
-        MissingFileError: There is no such file; the message lists what lies there.
-        AnnotationError: The file is packed or has no bytes.
-    """
+    """Open a file for reading; refuse a missing, compressed or empty one."""
     if not path.is_file():
         raise MissingFileError(_missing_message(path, kind, role))
     with path.open("rb") as file:
@@ -91,17 +79,14 @@ def open_hashed(
 
 
 def empty_file_error(path: Path, num_bytes: int, role: FileRole) -> AnnotationError:
-    """Describe a file that holds nothing but white space."""
+    """Return the error for a file of nothing but white space."""
     return AnnotationError(
         f"{path} is empty ({num_bytes} bytes). Download or copy the {role.noun} again."
     )
 
 
 def _missing_message(path: Path, kind: FileKind, role: FileRole) -> str:
-    if path.is_dir():
-        place, found = path, f"is a folder, not {role.article} {role.noun}"
-    else:
-        place, found = path.parent, "does not exist"
-    names = sorted(entry.name for entry in place.glob(f"*.{kind}")) if place.is_dir() else []
+    place, found = (path, "is a folder") if path.is_dir() else (path.parent, "does not exist")
+    names = sorted(entry.name for entry in place.glob(f"*.{kind}"))
     hint = f" That folder holds {', '.join(names[:_NUM_BESIDE])}." if names else ""
     return f"{path} {found}.{hint} Set {role.option} to the {role.noun}."

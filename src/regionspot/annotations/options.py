@@ -1,4 +1,4 @@
-"""What a reader is asked to read, and how."""
+"""The options and inputs of a reader."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ KeepOrDrop = Literal["keep", "drop"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    """How to read a data set; None is the format's default, and all that others may be given."""
+    """How to read a data set; None is the format's default, and required where it has none."""
 
     crowds: KeepOrDrop | None = None
     """Whether an annotation around a crowd (iscrowd) is a region like any other; keep if None."""
     classes_path: Path | None = None
-    """OpenImages: the class descriptions (MID,name). CSV: a list of class names, one a line."""
+    """OpenImages: the class descriptions (MID,name). CSV: a list of class names, one per line."""
     rotations_path: Path | None = None
     """OpenImages: the list of images with a column Rotation; only used to count."""
     groups: KeepOrDrop | None = None
@@ -31,10 +31,9 @@ class ReadOptions:
     tree_path: Path | None = None
     """V3Det: the category tree, to be kept beside the cache; no region depends on it."""
     prompt: Prompt | None = None
-    """What of a region SAM is to be shown, and so has to be read; its box if None."""
+    """SAM's prompt for a region, which has to be read; its box if None."""
     classes: Classes | None = None
-    """Which of the file's classes make the vocabulary: those that have a region, or those of these
-    names; all of them if None."""
+    """The classes in the vocabulary: those that have a region, or those named; all if None."""
     implausible: Implausible | None = None
     """What to do with a file whose annotations look wrong as a whole; refuse if None."""
 
@@ -54,11 +53,11 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """All that a reader is told."""
+    """The input of a reader."""
 
     path: Path
     """The annotation file."""
     images_dir: Path | None
-    """Folder of the images; it exists. None for one that cannot be looked into."""
+    """Folder of the images; it exists. None if it is not on this machine."""
     options: ReadOptions
     """Options that belong to the format."""

@@ -1,32 +1,35 @@
 """The entries of proposal files in columns: COCO results, and GLIP's boxes by image.
 
-A box that is none (three numbers, NaN) is dropped and counted, as in annotations. An image id or a
+Invalid boxes (three numbers, NaN) are dropped and counted, as in annotations. An image id or a
 score that cannot be read is an error, since its meaning is unknown.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import override
 
-from regionspot.annotations.assembly import whole_number
-from regionspot.annotations.box_checks import DropReasons, check_xywh, check_xyxy
-from regionspot.annotations.coco_entries import NO_BOX, four_numbers
-from regionspot.annotations.json_entries import Entries, Entry
+from regionspot.annotations.box_checks import BoxLayout, check_boxes
+from regionspot.annotations.columns import GrowingColumns
+from regionspot.annotations.json_entries import (
+    Entries,
+    Entry,
+    box_columns,
+    four_numbers,
+    whole_number,
+)
 from regionspot.annotations.json_lists import MSGSPEC_ERRORS, JsonPiece
 from regionspot.core.errors import AnnotationError
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Score = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Sides = tuple[float, float, float, float]
+_Boxes = Sequence[tuple[float, ...] | None]
 
-_LOWEST_ID = -(2**63)  # ids of OpenImages are 64 bits with a sign
-_IMAGES_AT_ONCE = 256
+_LOWEST_ID = -(2**63)  # ids of OpenImages are signed 64-bit integers
+_BOXES_AT_ONCE = 1 << 14
 
 
 class _Result(msgspec.Struct, gc=False):
@@ -40,27 +43,20 @@ class _ImageBoxes(msgspec.Struct, gc=False):
     scores: list[_Score]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ProposalColumns:
-    """All proposals of a file, in its order; (A,) each."""
+class ProposalColumns(GrowingColumns):
+    """All proposals of a file, in its order; boxes are zero where ``faults`` has a reason."""
 
-    image_ids: NDArray[np.int64]
-    boxes_xyxy: NDArray[np.float32]
-    """Boxes, (A, 4), zero where anything is wrong."""
-    faults: DropReasons
-    scores: NDArray[np.float32]
-
-    @classmethod
-    def joined(cls, blocks: Sequence["ProposalColumns"]) -> "ProposalColumns":
-        """Put columns one below the other."""
-        return cls(
-            image_ids=np.concatenate([np.zeros(0, np.int64), *(b.image_ids for b in blocks)]),
-            boxes_xyxy=np.concatenate(
-                [np.zeros((0, 4), np.float32), *(b.boxes_xyxy for b in blocks)]
-            ),
-            faults=np.concatenate([np.zeros(0, np.int8), *(b.faults for b in blocks)]),
-            scores=np.concatenate([np.zeros(0, np.float32), *(b.scores for b in blocks)]),
+    def __init__(self, layout: BoxLayout) -> None:
+        self.layout = layout
+        super().__init__(
+            image_ids=np.int64, boxes_xyxy=(np.float32, 4), faults=np.int8, scores=np.float32
         )
+
+    def add_boxes(self, image_ids: Sequence[int], boxes: _Boxes, scores: Sequence[float]) -> None:
+        """Check boxes, and append them."""
+        numbers, has_box = box_columns(boxes)
+        boxes_xyxy, faults = check_boxes(numbers, self.layout, has_box)
+        self.add(image_ids=image_ids, boxes_xyxy=boxes_xyxy, faults=faults, scores=scores)
 
 
 class CocoResults(Entries[_Result]):
@@ -68,13 +64,12 @@ class CocoResults(Entries[_Result]):
 
     def __init__(self) -> None:
         super().__init__(msgspec.json.Decoder(list[_Result]))
-        self._blocks: list[ProposalColumns] = []
+        self._columns = ProposalColumns("xywh")
 
     def finish(self) -> ProposalColumns:
-        """Return everything, when all pieces have been taken, or raise the first complaint."""
-        if self.error is not None:
-            raise self.error
-        return ProposalColumns.joined(self._blocks)
+        """Return everything, when all pieces have been added, or raise the first error."""
+        self.check()
+        return self._columns
 
     @override
     def _place(self, piece: JsonPiece, index: int) -> str:
@@ -82,37 +77,31 @@ class CocoResults(Entries[_Result]):
 
     @override
     def _take(self, entries: Sequence[_Result]) -> bool:
-        self._add(
-            image_ids=[entry.image_id for entry in entries],
-            boxes=[entry.bbox for entry in entries],
-            scores=[entry.score for entry in entries],
+        self._columns.add_boxes(
+            [entry.image_id for entry in entries],
+            [entry.bbox for entry in entries],
+            [entry.score for entry in entries],
         )
         return True
 
     @override
-    def _take_carefully(self, entries: Sequence[Entry], piece: JsonPiece) -> None:
-        places = [self._place(piece, index) for index in range(len(entries))]
-        self._add(
-            image_ids=[_image_id(entry, at) for entry, at in zip(entries, places, strict=True)],
-            boxes=[four_numbers(entry.get("bbox")) for entry in entries],
-            scores=[_score_of(entry, at) for entry, at in zip(entries, places, strict=True)],
-        )
-
-    def _add(
-        self,
-        *,
-        image_ids: list[int],
-        boxes: Sequence[tuple[float, ...] | None],
-        scores: list[float],
-    ) -> None:
-        boxes_xyxy, faults = check_xywh(*_columns(boxes))
-        self._blocks.append(
-            ProposalColumns(
-                image_ids=np.array(image_ids, np.int64),
-                boxes_xyxy=boxes_xyxy,
-                faults=faults,
-                scores=np.array(scores, np.float32),
+    def _parse(self, entry: Entry, place: str) -> _Result:
+        for field, hint in (
+            ("image_id", ""),
+            ("score", "; proposals are boxes with scores from a detector"),
+        ):
+            if field not in entry:
+                keys = ", ".join(entry) or "none"
+                raise AnnotationError(f"{place} has no {field} (keys: {keys}){hint}.")
+        image_id = image_id_of(entry["image_id"])
+        if image_id is None:
+            raise AnnotationError(
+                f"{place}.image_id is {entry['image_id']!r}; wanted a whole number."
             )
+        return _Result(
+            image_id=image_id,
+            bbox=cast("_Sides", four_numbers(entry.get("bbox"))),  # None for no box
+            score=_score(entry["score"], f"{place}.score"),
         )
 
 
@@ -124,27 +113,23 @@ class GlipBoxes:
 
     def __init__(self) -> None:
         self.decoder = msgspec.json.Decoder(_ImageBoxes)
+        self._columns = ProposalColumns("xyxy")
         self._known: set[int] = set()
-        self._blocks: list[ProposalColumns] = []
+        # Boxes not yet in the columns: arrays for each image alone would be slow.
         self._ids: list[int] = []
-        self._counts: list[int] = []
-        self._boxes: list[Sequence[tuple[float, ...] | None]] = []
-        self._scores: list[list[float]] = []
+        self._boxes: list[tuple[float, ...] | None] = []
+        self._scores: list[float] = []
 
     def add(self, piece: JsonPiece) -> None:
-        """Add the boxes of one image.
-
-        Raises:
-            AnnotationError: The image cannot be read; says which.
-        """
+        """Add the boxes of one image, or raise an error that names it."""
         place = f"{piece.path}: image {piece.name!r}"
-        image_id = image_id_of_key(piece.name or "")
+        image_id = image_id_of(piece.name or "")
         if image_id is None:
             raise AnnotationError(f"{place} is no image id; wanted a whole number, as text.")
         if image_id in self._known:
             raise AnnotationError(f"{place} is there twice. Put all its boxes under one key.")
         self._known.add(image_id)
-        boxes: Sequence[tuple[float, ...] | None]
+        boxes: _Boxes
         try:
             found = piece.decode(self.decoder)
             boxes, scores = found.boxes, found.scores
@@ -155,39 +140,26 @@ class GlipBoxes:
                 f"{place} has {len(boxes):,} boxes and {len(scores):,} scores; wanted one score"
                 " for each box."
             )
-        self._ids.append(image_id)
-        self._counts.append(len(boxes))
-        self._boxes.append(boxes)
-        self._scores.append(scores)
-        if len(self._ids) == _IMAGES_AT_ONCE:
-            self._flush()
+        self._ids += [image_id] * len(boxes)
+        self._boxes += boxes
+        self._scores += scores
+        if len(self._ids) >= _BOXES_AT_ONCE:
+            self.finish()
 
     def finish(self) -> ProposalColumns:
-        """Return the boxes of all images."""
-        self._flush()
-        return ProposalColumns.joined(self._blocks)
-
-    def _flush(self) -> None:
-        """Turn the images read so far into columns; arrays for each alone would be slow."""
-        boxes_xyxy, faults = check_xyxy(*_columns(list(chain.from_iterable(self._boxes))))
-        self._blocks.append(
-            ProposalColumns(
-                image_ids=np.repeat(np.array(self._ids, np.int64), self._counts),
-                boxes_xyxy=boxes_xyxy,
-                faults=faults,
-                scores=np.array(list(chain.from_iterable(self._scores)), np.float32),
-            )
-        )
-        for pending in (self._ids, self._counts, self._boxes, self._scores):
+        """Return the boxes of all images so far."""
+        self._columns.add_boxes(self._ids, self._boxes, self._scores)
+        for pending in (self._ids, self._boxes, self._scores):
             pending.clear()
+        return self._columns
 
 
-def image_id_of_key(key: str) -> int | None:
-    """Return the image id that a key spells, or None."""
-    return whole_number(key, at_least=_LOWEST_ID)
+def image_id_of(value: object) -> int | None:
+    """Return the image id that a value stands for, or None."""
+    return whole_number(value, at_least=_LOWEST_ID)
 
 
-def _read_image(value: object, place: str) -> tuple[list[tuple[float, ...] | None], list[float]]:
+def _read_image(value: object, place: str) -> tuple[_Boxes, list[float]]:
     if not isinstance(value, dict):
         raise AnnotationError(
             f"{place} is {str(value)[:60]!r}; wanted an object with the lists boxes and scores."
@@ -198,33 +170,6 @@ def _read_image(value: object, place: str) -> tuple[list[tuple[float, ...] | Non
             raise AnnotationError(f"{place} has no list {name!r} (keys: {keys}).")
     scores = [_score(s, f"{place}: scores[{n}]") for n, s in enumerate(value["scores"])]
     return [four_numbers(box) for box in value["boxes"]], scores
-
-
-def _columns(
-    boxes: Sequence[tuple[float, ...] | None],
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return boxes, (A, 4), zero where there is none, and where there is one, (A,)."""
-    sides = chain.from_iterable(NO_BOX if box is None else box for box in boxes)
-    has_box = np.array([box is not None for box in boxes], np.bool_)
-    return np.fromiter(sides, np.float64, 4 * len(boxes)).reshape(-1, 4), has_box
-
-
-def _image_id(entry: Entry, place: str) -> int:
-    if "image_id" not in entry:
-        raise AnnotationError(f"{place} has no image_id (keys: {', '.join(entry) or 'none'}).")
-    number = whole_number(entry["image_id"], at_least=_LOWEST_ID)
-    if number is None:
-        raise AnnotationError(f"{place}.image_id is {entry['image_id']!r}; wanted a whole number.")
-    return number
-
-
-def _score_of(entry: Entry, place: str) -> float:
-    if "score" not in entry:
-        raise AnnotationError(
-            f"{place} has no score (keys: {', '.join(entry) or 'none'}); proposals are boxes with"
-            " scores from a detector."
-        )
-    return _score(entry["score"], f"{place}.score")
 
 
 def _score(value: object, place: str) -> float:

@@ -1,4 +1,4 @@
-"""Reads files of proposals: boxes with scores from a detector, rather than from an annotator.
+"""Reads proposals: boxes with scores, from a detector rather than from an annotator.
 
 Two layouts are accepted; both are read in pieces of bounded size:
 
@@ -29,14 +29,14 @@ from regionspot.annotations.box_checks import (
 )
 from regionspot.annotations.detect_format import describe
 from regionspot.annotations.detectron2 import CONVERT, binary_kind
-from regionspot.annotations.json_entries import OtherEntries, read_lists
+from regionspot.annotations.json_entries import read_lists
 from regionspot.annotations.json_lists import PIECE_BYTES, JsonContainer, JsonFile
 from regionspot.annotations.opening import FileRole
 from regionspot.annotations.proposal_entries import (
     CocoResults,
     GlipBoxes,
     ProposalColumns,
-    image_id_of_key,
+    image_id_of,
 )
 from regionspot.annotations.report import Dropped, Reason
 from regionspot.core.errors import AnnotationError
@@ -44,10 +44,10 @@ from regionspot.core.errors import AnnotationError
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ProposalTable:
-    """The boxes of a file of proposals, those of one image next to each other, the best first.
+    """The boxes of a file of proposals, grouped by image, in descending order of score.
 
-    They are as in the file, not clipped, since it does not say how large its images are; which of
-    them become regions is decided by `with_proposals`. N images, R proposals.
+    They are not clipped, since the file does not say how large its images are; `with_proposals`
+    decides which of them become regions. N images, R proposals.
     """
 
     path: Path
@@ -59,14 +59,14 @@ class ProposalTable:
     boxes_xyxy: NDArray[np.float32]
     """Boxes, (R, 4), pixels of the original image; no two of an image are equal."""
     scores: NDArray[np.float32]
-    """How sure the detector was, 0 to 1, (R,); within an image descending, equal ones in the order
-    of the file."""
+    """The detector's scores, 0 to 1, (R,); descending within an image, equal ones in the order of
+    the file."""
     positions: NDArray[np.int64]
-    """Where each stands among the boxes of the file, counted from 0, (R,)."""
+    """Position of each among the boxes of the file, counted from 0, (R,)."""
     sha256: str
     """SHA-256 of the file, in hex."""
     box_layout: BoxLayout
-    """How the file writes boxes."""
+    """Layout of boxes in the file."""
     num_read: int
     """Boxes in the file: R and those dropped."""
     dropped: tuple[Dropped, ...]
@@ -76,10 +76,7 @@ class ProposalTable:
         return len(self.scores)
 
     def of_image(self, image_id: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return an image's boxes, (R, 4), and their scores, (R,), the best first.
-
-        An image that the file does not list has none.
-        """
+        """Return an image's boxes, (R, 4), and scores, (R,); none if the file does not list it."""
         row = int(np.searchsorted(self.image_ids, image_id))
         if row == len(self.image_ids) or self.image_ids[row] != image_id:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
@@ -87,46 +84,43 @@ class ProposalTable:
         return self.boxes_xyxy[own].copy(), self.scores[own].copy()
 
 
-def sorted_table(
-    columns: ProposalColumns, *, path: Path, sha256: str, box_layout: BoxLayout
-) -> ProposalTable:
-    """Sort proposals by image and score; drop what is no box, and all but the best of equal boxes.
+def _sorted_table(columns: ProposalColumns, *, path: Path, sha256: str) -> ProposalTable:
+    """Sort proposals by image and score; drop invalid ones, and all but the best of equal boxes.
 
-    A detector that names one box with several classes lists it once for each; without the classes
-    these are one proposal.
+    A detector that gives one box several classes lists it once for each; without the classes these
+    are one proposal.
     """
-    drop_reasons = columns.faults.copy()
+    drop_reasons, all_ids = columns.pop("faults"), columns.pop("image_ids")
+    all_scores, all_xyxy = columns.pop("scores"), columns.pop("boxes_xyxy")
     kept = np.flatnonzero(drop_reasons == KEPT)
-    kept = kept[np.lexsort((-columns.scores[kept], columns.image_ids[kept]))]
-    rows = np.unique(columns.image_ids[kept], return_inverse=True)[1].astype(np.int32)
+    kept = kept[np.lexsort((-all_scores[kept], all_ids[kept]))]
+    rows = np.unique(all_ids[kept], return_inverse=True)[1].astype(np.int32)
     repeats = np.zeros(len(kept), np.bool_)
     for start, stop in blocks_of_whole_images(rows):
         own = slice(start, stop)
-        repeats[own] = is_repeated(
-            rows[own], np.zeros(stop - start, np.int32), columns.boxes_xyxy[kept[own]]
-        )
+        repeats[own] = is_repeated(rows[own], np.zeros(stop - start, np.int32), all_xyxy[kept[own]])
     drop_reasons[kept[repeats]] = code_of(Reason.DUPLICATE)
     kept = kept[~repeats]
-    image_ids, starts = np.unique(columns.image_ids[kept], return_index=True)
+    image_ids, starts = np.unique(all_ids[kept], return_index=True)
     return ProposalTable(
         path=path,
         image_ids=image_ids,
         starts=np.append(starts, len(kept)).astype(np.int64),
-        boxes_xyxy=columns.boxes_xyxy[kept],
-        scores=columns.scores[kept],
+        boxes_xyxy=all_xyxy[kept],
+        scores=all_scores[kept],
         positions=kept.astype(np.int64),
         sha256=sha256,
-        box_layout=box_layout,
+        box_layout=columns.layout,
         num_read=len(drop_reasons),
         dropped=count_dropped(drop_reasons),
     )
 
 
 ProposalFormat = Literal["auto", "coco", "glip"]
-"""What ``format`` accepts; ``auto`` recognises it from the content."""
+"""What ``format`` accepts; ``auto`` recognizes it from the content."""
 
-PROPOSALS = FileRole(noun="proposals file", article="a", option="--proposals.path")
-"""What a file of proposals is called in messages."""
+PROPOSALS = FileRole(noun="proposals file", option="--proposals.path")
+"""The role of a file of proposals."""
 
 _WANTED = {
     "coco": 'a list of {"image_id": 1, "bbox": [x, y, width, height], "score": 0.5}',
@@ -142,7 +136,7 @@ def read_proposals(
 ) -> ProposalTable:
     """Read a file of proposals, without holding its text in memory.
 
-    What is no box, and all but the best of an image's equal boxes, is dropped and counted.
+    Invalid boxes, and all but the best of an image's equal boxes, are dropped and counted.
 
     Args:
         path: The file.
@@ -152,7 +146,7 @@ def read_proposals(
     Raises:
         MissingFileError: There is no such file.
         AnnotationError: The file is damaged, in another format, or holds no proposal, or an entry
-            has no image id or no score from 0 to 1; says which one, and what was expected.
+            has no image id or no score from 0 to 1; names it, and what was expected.
     """
     kind = binary_kind(path)
     if kind is not None:
@@ -169,29 +163,24 @@ def read_proposals(
         for piece in container.pieces(reader.decoder):
             reader.add(piece)
     _check_values(file.skeleton, path)
-    table = sorted_table(
-        reader.finish(),
-        path=path,
-        sha256=file.sha256,
-        box_layout="xywh" if isinstance(reader, CocoResults) else "xyxy",
-    )
+    table = _sorted_table(reader.finish(), path=path, sha256=file.sha256)
     if not len(table):
         raise _no_box_error(table)
     return table
 
 
 def _reader_for(first: JsonContainer, wanted: ProposalFormat) -> CocoResults | GlipBoxes | None:
-    """Recognise a file by its first list or object; return None if it is in another format."""
+    """Recognize a file by its first list or object; return None if it is in another format."""
     if first.name is None and wanted in {"auto", "coco"}:
         return CocoResults()
-    is_glip = first.name is not None and image_id_of_key(first.name) is not None
+    is_glip = image_id_of(first.name) is not None
     if is_glip and wanted in {"auto", "glip"}:
         return GlipBoxes()
     return None
 
 
 def _check_values(skeleton: object, path: Path) -> None:
-    """Refuse an object in which not every image has an object or list of its own."""
+    """Refuse an object in which the value of an image is neither an object nor a list."""
     if isinstance(skeleton, dict):
         for key, value in skeleton.items():
             if not isinstance(value, dict | list):
@@ -202,8 +191,7 @@ def _check_values(skeleton: object, path: Path) -> None:
 
 
 def _other_file_error(file: JsonFile, wanted: ProposalFormat) -> AnnotationError:
-    """Describe a file in another format."""
-    found = describe(read_lists(file, lambda _: OtherEntries()))
+    found = describe(read_lists(file, {}))
     layouts = " or ".join(_WANTED.values()) if wanted == "auto" else _WANTED[wanted]
     remedy = (
         f"Set {PROPOSALS.option} to a file of proposals"

@@ -1,22 +1,19 @@
-"""Puts proposals in the place of annotated boxes."""
+"""Replaces annotated boxes by proposals."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from regionspot.annotations.assembly import assemble, rows_of
-from regionspot.annotations.box_checks import KEPT, REASONS, Implausible
+from regionspot.annotations.box_checks import KEPT, Implausible
 from regionspot.annotations.columns import RawAnnotations
 from regionspot.annotations.json_entries import entry_text
 from regionspot.annotations.proposals import ProposalTable
-from regionspot.annotations.report import PROPOSALS, AnnotationReport, Dropped, Reason
-from regionspot.annotations.table import AnnotatedImages, RegionColumns
+from regionspot.annotations.record import AnnotatedImages, RegionColumns
+from regionspot.annotations.report import PROPOSALS, AnnotationReport, Reason, add_up, few
 from regionspot.core.errors import AnnotationError, ConfigError
 from regionspot.core.files import canonical_json, sha256_bytes
-
-_NUM_EXAMPLES = 3
 
 
 def with_proposals(
@@ -30,17 +27,17 @@ def with_proposals(
     """Return a data set whose regions are proposals instead of the annotated boxes.
 
     Images, vocabulary and file names stay. The regions of an image are its proposals, clipped to it
-    (where its size is not known, by `ImageRecord.resolved`), the best first and equal ones in the
-    order of their file; no class of theirs is known: labels are -1. The report counts what was
-    clipped and dropped. An image without proposals stays, without regions.
+    (by `ImageRecord.resolved` if its size is not known), in descending order of score; equal scores
+    keep the order of the file. Their class is unknown: labels are -1. The report counts what was
+    clipped and dropped. Images without proposals stay, without regions.
 
     Args:
         annotated: The data set.
         proposals: Boxes for its images; see `read_proposals`.
-        min_score: Score that a proposal must have, 0 to 1.
+        min_score: Minimum score of a proposal, 0 to 1.
         max_per_image: How many of an image's proposals are kept, the best; all when None. Those
             outside the image and repeats do not count.
-        implausible: Whether a file is refused whose proposals look wrong as a whole.
+        implausible: What to do with a file whose proposals look wrong as a whole.
 
     Raises:
         AnnotationError: No proposal belongs to an image of the data set, or the proposals look
@@ -54,8 +51,8 @@ def with_proposals(
         raise AnnotationError(
             f"{proposals.path}: none of the {len(rows):,} images that it has proposals for is among"
             f" the {len(images):,} annotated images of {annotated.name}: its image ids are"
-            f" {_examples(proposals.image_ids.tolist())}, the annotated ones"
-            f" {_examples(images.ids.tolist())}. Give the proposals of the same split, with the"
+            f" {few(proposals.image_ids.tolist())}, the annotated ones"
+            f" {few(images.ids.tolist())}. Give the proposals of the same split, with the"
             " image ids of the annotations (not places in a list, counted from 0)."
         )
     num_regions = len(annotated.records.regions.labels)
@@ -80,12 +77,14 @@ def with_proposals(
         scores=proposals.scores,
         positions=proposals.positions,
         box_layout=proposals.box_layout,
-        show=_shower(proposals),
+        show=partial(entry_text, proposals.path, None)  # of a list of entries
+        if proposals.box_layout == "xywh"
+        else lambda _: "",
     )
     records, report = assemble(
         raw,
         path=proposals.path,
-        drop={Reason.LOW_SCORE},
+        drop=frozenset({Reason.LOW_SCORE}),
         max_per_image=max_per_image,
         implausible=implausible,
         dropped_before=proposals.dropped,
@@ -99,19 +98,15 @@ def with_proposals(
         report=replace(
             report,
             num_annotations=proposals.num_read,
-            dropped=_merged(proposals.dropped, report.dropped),
+            dropped=add_up(*proposals.dropped, *report.dropped),
         ),
     )
 
 
 def without_regions(annotated: AnnotatedImages) -> AnnotatedImages:
-    """Return a data set whose regions nobody has looked for yet: SAM will, in each image.
-
-    Images, vocabulary and file names stay.
-    """
+    """Return a data set without regions, for SAM to find them in each image."""
     records, report = annotated.records, annotated.report
     boxes = f"{report.num_regions:,} annotated boxes"
-    note = f"regions are what SAM finds on a grid, in place of {boxes}"
     regions = RegionColumns(
         boxes_xyxy=np.zeros((0, 4), np.float32),
         labels=np.zeros(0, np.int32),
@@ -125,27 +120,13 @@ def without_regions(annotated: AnnotatedImages) -> AnnotatedImages:
         records=replace(records, regions=regions),
         report=AnnotationReport(
             num_images=report.num_images,
-            num_images_without_regions=0,
             num_images_without_size=report.num_images_without_size,
             num_repeated_images=report.num_repeated_images,
             num_rotated_images=report.num_rotated_images,
-            num_annotations=0,
-            num_regions=0,
-            num_crowds=0,
-            num_groups=0,
-            num_depictions=0,
-            num_clipped=0,
-            dropped=(),
             entries=PROPOSALS,
-            notes=(*report.notes, note),
+            notes=(*report.notes, f"regions are what SAM finds on a grid, in place of {boxes}"),
         ),
     )
-
-
-def _shower(proposals: ProposalTable) -> Callable[[int], str]:
-    if proposals.box_layout == "xywh":  # a list of entries
-        return partial(entry_text, proposals.path, None)
-    return lambda _: ""
 
 
 def _check_options(min_score: float, max_per_image: int | None) -> None:
@@ -155,21 +136,3 @@ def _check_options(min_score: float, max_per_image: int | None) -> None:
         raise ConfigError(
             f"max_per_image is {max_per_image}; wanted 1 or more, or nothing to keep all proposals."
         )
-
-
-def _merged(*counts: Iterable[Dropped]) -> tuple[Dropped, ...]:
-    """Add up what was dropped for the same reason."""
-    merged = []
-    entries = [entry for of_step in counts for entry in of_step]
-    for reason in REASONS:
-        same = [entry for entry in entries if entry.reason == reason]
-        if same:
-            first = sorted(place for entry in same for place in entry.first)[:_NUM_EXAMPLES]
-            count = sum(entry.count for entry in same)
-            merged.append(Dropped(reason=reason, count=count, first=tuple(first)))
-    return tuple(merged)
-
-
-def _examples(ids: list[int]) -> str:
-    more = ", ..." if len(ids) > _NUM_EXAMPLES else ""
-    return ", ".join(map(str, ids[:_NUM_EXAMPLES])) + more

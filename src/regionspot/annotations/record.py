@@ -1,18 +1,25 @@
-"""The record that every annotation format is read into: an image and its regions."""
+"""A data set's image records: an image and its regions, whatever format they were read from.
+
+`RecordTable` holds columns, which take a tenth of the memory of records, and makes a record when it
+is indexed.
+"""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
+from regionspot.annotations.box_checks import BoxLayout, BoxUnit
+from regionspot.annotations.columns import ImageColumns, TextColumn
+from regionspot.annotations.report import AnnotationReport
 from regionspot.core.errors import AnnotationError, ShapeError
 from regionspot.core.geometry import box_area, clip_boxes_xyxy, relative_to_pixels
-
-BoxUnit = Literal["pixel", "relative"]
-"""What box coordinates count: pixels of the original image, or its width and height as 1."""
+from regionspot.core.vocabulary import Vocabulary
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -21,15 +28,12 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+")
 class ImageRecord:
     """One image of a data set and its regions; row ``i`` of the arrays is region ``i``.
 
-    Regions are annotated boxes, which have a class, or proposals, which have a score.
-
-    Some annotation files do not say how large an image is. Its record becomes an ordinary one by
-    `resolved`, once the image is decoded.
+    Regions are annotated boxes, which have a class, or proposals, which have a score. If the
+    annotations do not give the size of the image, `resolved` adds it after decoding.
 
     Raises:
-        AnnotationError: The key, file name or size cannot be used, or an annotated box has no
-            class.
-        ShapeError: The arrays do not have one row a region, or boxes are relative although the
+        AnnotationError: The key, file name or size is invalid, or an annotated box has no class.
+        ShapeError: The arrays do not have one row per region, or boxes are relative although the
             size is known.
     """
 
@@ -38,74 +42,68 @@ class ImageRecord:
     image_id: int
     """The data set's own image id."""
     file_name: str
-    """Path of the image below the data set's ``images_dir``, with ``/`` between folders."""
+    """Path of the image relative to the data set's ``images_dir``, with ``/`` between folders."""
     annotated_size_hw: tuple[int, int] | None
-    """Height and width in pixels, as the annotations say; None if they do not."""
+    """Height and width in pixels according to the annotations; None if they do not say."""
     boxes_xyxy: NDArray[np.float32]
     """Boxes, (R, 4), in ``box_unit``, of positive area and inside the image; if the size is not
-    known, boxes in pixels may reach over its right and lower edge."""
+    known, boxes in pixels may extend beyond its right and lower edge."""
     labels: NDArray[np.int64]
-    """Index of each region's class in the vocabulary, (R,); -1, no class known, for proposals."""
+    """Index of each region's class in the vocabulary, (R,); -1 (class unknown) for proposals."""
     box_unit: BoxUnit = "pixel"
-    """What the boxes count; always pixels where the size is known."""
+    """Unit of the boxes; always pixels where the size is known."""
     prompts: tuple[str, ...] | None = None
-    """What SAM is shown of each region in place of its box (see `region_prompts`); None if it is
-    the box."""
+    """SAM's prompt for each region (see `region_prompts`); None if it is the box."""
     box_scores: NDArray[np.float32] | None = None
-    """How sure the detector was of each box, 0 to 1, (R,), the best first; None for annotated
+    """The detector's score of each box, 0 to 1, (R,), in descending order; None for annotated
     boxes."""
 
     def __post_init__(self) -> None:
+        image = f"image {self.image_id}"
         if not _KEY.fullmatch(self.key):
             raise AnnotationError(
-                f"image {self.image_id}: {self.key!r} cannot name a sample of a tar shard; keys are"
-                " made of letters, digits, '_' and '-'."
+                f"{image}: {self.key!r} cannot name a sample of a tar shard; keys are made of"
+                " letters, digits, '_' and '-'."
             )
         path = PurePosixPath(self.file_name)
         if not path.name or path.is_absolute() or ".." in path.parts:
             raise AnnotationError(
-                f"image {self.image_id}: the file name {self.file_name!r} is not a path below the"
-                " images folder. Make it relative to --annotations.images_dir, without '..'."
+                f"{image}: the file name {self.file_name!r} is not a path below the images folder."
+                " Make it relative to --annotations.images_dir, without '..'."
             )
-        if "\0" in self.file_name or not _is_text(self.file_name):
+        if "\0" in self.file_name or any("\ud800" <= c <= "\udfff" for c in self.file_name):
             raise AnnotationError(
-                f"image {self.image_id}: no file can be named {self.file_name!r}: it has a NUL or"
-                " half of a character pair (surrogate)."
+                f"{image}: no file can be named {self.file_name!r}: the name contains a NUL or an"
+                " unpaired surrogate."
             )
         if self.annotated_size_hw is not None and min(self.annotated_size_hw) < 1:
             raise AnnotationError(
-                f"image {self.image_id}: size {self.annotated_size_hw} (height, width) is not"
-                " positive."
+                f"{image}: size {self.annotated_size_hw} (height, width) is not positive."
             )
         if self.boxes_xyxy.shape != (len(self.labels), 4) or self.labels.ndim != 1:
             raise ShapeError(
-                f"image {self.image_id}: boxes {self.boxes_xyxy.shape} and labels"
-                f" {self.labels.shape} must be (R, 4) and (R,)."
+                f"{image}: boxes {self.boxes_xyxy.shape} and labels {self.labels.shape} must be"
+                " (R, 4) and (R,)."
             )
         if self.prompts is not None and len(self.prompts) != len(self.labels):
             raise ShapeError(
-                f"image {self.image_id}: {len(self.prompts)} prompts for {len(self.labels)}"
-                " regions; wanted one a region."
+                f"{image}: {len(self.prompts)} prompts for {len(self.labels)} regions; wanted one"
+                " per region."
             )
-        self._check_scores()
+        if self.box_scores is not None and self.box_scores.shape != self.labels.shape:
+            raise ShapeError(
+                f"{image}: box_scores {self.box_scores.shape} and labels {self.labels.shape} must"
+                " both be (R,)."
+            )
+        if self.box_scores is None and (self.labels < 0).any():
+            raise AnnotationError(
+                f"{image}: an annotated box has the label {self.labels.min()}; wanted the index of"
+                " its class. Only proposals, which have box_scores, may have no class (-1)."
+            )
         if self.box_unit == "relative" and self.annotated_size_hw is not None:
             raise ShapeError(
-                f"image {self.image_id}: boxes are relative, but the size"
-                f" {self.annotated_size_hw} is known. Use `relative_to_pixels` first."
-            )
-
-    def _check_scores(self) -> None:
-        if self.box_scores is None:
-            if (self.labels < 0).any():
-                raise AnnotationError(
-                    f"image {self.image_id}: an annotated box has the label {self.labels.min()};"
-                    " wanted the index of its class. Only proposals, which have box_scores, may"
-                    " have no known class (-1)."
-                )
-        elif self.box_scores.shape != self.labels.shape:
-            raise ShapeError(
-                f"image {self.image_id}: box_scores {self.box_scores.shape} and labels"
-                f" {self.labels.shape} must both be (R,)."
+                f"{image}: boxes are relative, but the size {self.annotated_size_hw} is known. Use"
+                " `relative_to_pixels` first."
             )
 
     @property
@@ -123,13 +121,13 @@ class ImageRecord:
         return self.annotated_size_hw
 
     def resolved(self, size_hw: tuple[int, int]) -> "ResolvedRecord":
-        """Give the record boxes in pixels of the decoded image, clipped to it.
+        """Return the record with boxes in pixels of the decoded image, clipped to it.
 
         Args:
-            size_hw: Height and width in pixels of the image as decoded.
+            size_hw: Height and width in pixels of the decoded image.
 
         Raises:
-            ShapeError: The annotations say another size.
+            ShapeError: The annotations give another size.
         """
         if self.annotated_size_hw is not None:
             if self.annotated_size_hw != size_hw:
@@ -152,9 +150,7 @@ class ImageRecord:
             labels=self.labels[kept],
             box_scores=None if self.box_scores is None else self.box_scores[kept],
             box_unit="pixel",
-            prompts=None
-            if self.prompts is None
-            else tuple(self.prompts[region] for region in kept),
+            prompts=self.prompts and tuple(self.prompts[region] for region in kept),
         )
         return ResolvedRecord(
             record=record,
@@ -165,19 +161,140 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedRecord:
-    """A record that knows the size of its image, and what became of its regions on the way."""
+    """A record whose image size is known, and how its regions changed."""
 
     record: ImageRecord
     """The record, its boxes in pixels and inside the image."""
     num_clipped: int
-    """Regions whose box reached over the image's edge."""
+    """Regions whose box extended beyond the image."""
     num_dropped: int
-    """Regions that lie wholly outside, or that clipping made equal to an earlier one."""
+    """Regions wholly outside the image, or that clipping made equal to an earlier one."""
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RegionColumns:
+    """The regions of all images, grouped by image. N images, R regions."""
+
+    boxes_xyxy: NDArray[np.float32]
+    """Boxes, (R, 4), in ``box_unit``."""
+    labels: NDArray[np.int32]
+    """Index of each region's class, (R,); -1 for proposals."""
+    starts: NDArray[np.int64]
+    """Where each image's regions start, and R at the end, (N + 1,)."""
+    box_unit: BoxUnit
+    """Unit of the boxes."""
+    box_layout: BoxLayout
+    """Layout of boxes in the file, for messages."""
+    prompts: TextColumn | None = None
+    """SAM's prompt for each region (see `region_prompts`), (R,); None if it is the box."""
+    box_scores: NDArray[np.float32] | None = None
+    """Score of each box, (R,), descending within an image; None for annotated boxes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordTable(Sequence[ImageRecord]):
+    """A sequence of image records, held as columns; its slices are tables, too.
+
+    Every access makes a new record, with arrays of its own.
+    """
+
+    images: ImageColumns
+    """All images of the data set."""
+    regions: RegionColumns
+    """All their regions."""
+    rows: range
+    """Rows of the columns that are in the sequence."""
+
+    @override
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "RecordTable": ...
+
+    @override
+    def __getitem__(self, index: int | slice) -> "ImageRecord | RecordTable":
+        if isinstance(index, slice):
+            return replace(self, rows=self.rows[index])
+        row = self.rows[index]
+        images, regions = self.images, self.regions
+        own = slice(regions.starts[row], regions.starts[row + 1])
+        height_width = None if images.sizes_hw is None else images.sizes_hw[row].tolist()
+        return ImageRecord(
+            key=images.keys[row],
+            image_id=int(images.ids[row]),
+            file_name=images.file_names[row],
+            annotated_size_hw=None if height_width is None else (height_width[0], height_width[1]),
+            boxes_xyxy=regions.boxes_xyxy[own].copy(),
+            labels=regions.labels[own].astype(np.int64),
+            box_unit=regions.box_unit,
+            prompts=None
+            if regions.prompts is None
+            else tuple(regions.prompts[region] for region in range(own.start, own.stop)),
+            box_scores=None if regions.box_scores is None else regions.box_scores[own].copy(),
+        )
+
+    def num_regions(self) -> NDArray[np.int64]:
+        """Return how many regions each record has, (N,), without making any."""
+        counts: NDArray[np.int64] = np.diff(self.regions.starts)
+        return counts[self.rows.start : self.rows.stop : self.rows.step]
+
+    def keys(self) -> list[str]:
+        """Return the keys of all records, without making any."""
+        return [self.images.keys[row] for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotatedImages:
+    """A data set: images with annotated or proposed regions, their classes and their folder."""
+
+    name: str
+    """Name of the data set, for people."""
+    format: str
+    """Format of the annotation file, as given to ``--annotations.format``."""
+    images_dir: Path | None
+    """Folder that the records' file names are relative to; None if it is not on this machine."""
+    vocabulary: Vocabulary
+    """Class names, in the order of the data set's own category ids."""
+    category_ids: tuple[int, ...]
+    """The data set's own id of each class: ``category_ids[i]`` belongs to ``vocabulary[i]``.
+    Formats without class ids (OpenImages, CSV) count from 0."""
+    records: RecordTable
+    """The images, in the order of the file; a sequence of `ImageRecord`."""
+    annotation_sha256: str
+    """Identity of the annotations, in hex: SHA-256 of the file's bytes; if other files or options
+    (see `ReadOptions`) affect the regions, SHA-256 over all of them."""
+    report: AnnotationReport
+    """What was kept, clipped and dropped."""
+    synonyms: tuple[tuple[str, ...], ...] | None = None
+    """All names of each class, its own first (LVIS); None where the annotations list none."""
+    proposals_sha256: str | None = None
+    """Identity of the proposals, in hex: a hash of their file and of how they were filtered; None
+    where regions are annotated boxes."""
+
+
+# Every file name and size that `ImageRecord` refuses is among these, and hardly any other.
+_SUSPECT_TEXT = re.compile(rb"\.\.|\0|\xed[\xa0-\xbf]")
+_SUSPECT_STARTS, _SUSPECT_ENDS = b"/", b"/."
+
+
+def check_names(records: RecordTable) -> None:
+    """Make the records whose file name or size looks invalid, so that `ImageRecord` checks them.
+
+    This finds invalid images without making millions of records.
+    """
+    images, column = records.images, records.images.file_names
+    codes = np.frombuffer(column.data, np.uint8)
+    filled = np.flatnonzero(column.ends - column.starts)
+    is_suspect = column.ends == column.starts
+    is_suspect[filled] |= np.isin(codes[column.starts[filled]], list(_SUSPECT_STARTS))
+    is_suspect[filled] |= np.isin(codes[column.ends[filled] - 1], list(_SUSPECT_ENDS))
+    places = [found.start() for found in _SUSPECT_TEXT.finditer(column.data)]
+    is_suspect[np.searchsorted(column.ends, places, side="right")] = True
+    if images.sizes_hw is not None:
+        is_suspect |= (images.sizes_hw < 1).any(axis=1)
+    for row in np.flatnonzero(is_suspect).tolist():
+        records[row]

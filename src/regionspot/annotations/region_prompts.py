@@ -1,8 +1,11 @@
-"""What SAM may be shown of a region in place of its box: its segmentation, or points.
+"""SAM's prompts for regions other than their boxes: segmentations and points.
 
-Both are kept as short JSON texts of one form, so that millions of them stay small, and are decoded
-when their image's turn comes. A text is empty where an annotation has nothing that could be shown.
-Shape letter: K points.
+Both are kept as short JSON texts, so that millions of them stay small, and decoded with their
+image. A text is empty if an annotation has no such prompt.
+
+COCO's run-length encoding (RLE) of masks lists how many pixels are outside, inside, outside, ...
+the region, down the columns. Its counts must add up to the pixels of the image: pycocotools does
+not check that, and accesses memory out of bounds. So RLEs are checked and drawn here, with numpy.
 """
 
 import math
@@ -16,21 +19,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.report import Reason
-from regionspot.annotations.run_lengths import Rle, draw_runs, run_lengths
 from regionspot.core.text import needs_extra
 
 Prompt = Literal["box", "points", "mask", "box_and_mask"]
-"""What of a region SAM is shown."""
+"""SAM's prompt for a region."""
 
 Mask = NDArray[np.bool_]
 
-_MIN_POLYGON = 6  # three corners; pycocotools takes a list of four numbers for a box
+_MIN_POLYGON = 6  # three corners; pycocotools takes four numbers for a box
 _MAX_COORDINATE = 1 << 16  # above the largest JPEG; pycocotools computes in 32-bit integers
 _MAX_OUTLINE = 1 << 22  # pixels along a polygon: pycocotools keeps five points for each
 _NOTHING = {b"null", b"[]", b"[[]]"}
 
-_SEGMENTATION: "msgspec.json.Decoder[list[list[float]] | Rle]" = msgspec.json.Decoder(
-    list[list[float]] | Rle
+_FIRST_CODE, _NUM_CODES = ord("0"), 64
+_MORE, _SIGN, _BITS = 0x20, 0x10, 5
+_MAX_DIGITS = 13  # 65 bits: no count of pixels is as large
+_MAX_PIXELS = 1 << 32  # pycocotools counts in 32 bits
+
+
+class _Rle(msgspec.Struct):
+    """A segmentation as a run-length encoding."""
+
+    size: tuple[int, int]
+    """Height and width of the image."""
+    counts: str | list[int]
+    """Lengths of the runs, or COCO's compressed text of them."""
+
+
+_SEGMENTATION: "msgspec.json.Decoder[list[list[float]] | _Rle]" = msgspec.json.Decoder(
+    list[list[float]] | _Rle
 )
 _RLE_SIZE = re.compile(r'\{"size":\[(\d+),(\d+)\]')
 _PAIRS = msgspec.json.Decoder(list[tuple[float, float]])
@@ -39,21 +56,18 @@ _TRIPLES = msgspec.json.Decoder(list[tuple[float, float, int]])
 
 
 def segmentation_text(segmentation: bytes) -> str:
-    """Return the text of a COCO segmentation; empty if it cannot be drawn.
+    """Return the text of a COCO segmentation, given as JSON; empty if it cannot be drawn.
 
-    That is: a run-length encoding that does not describe just the pixels of its size; polygons with
-    half a corner, a corner far outside every image, or fewer than three corners. A polygon of one
-    or two corners beside larger ones has no pixel and is left out.
-
-    Args:
-        segmentation: The annotation's JSON value.
+    That is: an RLE whose counts do not add up to its size; polygons with half a corner, a corner
+    far outside every image, or fewer than three corners. A polygon of one or two corners beside
+    larger ones has no pixel and is ignored.
     """
     try:
         found = _SEGMENTATION.decode(segmentation)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return ""
-    if isinstance(found, Rle):
-        return "" if run_lengths(found) is None else msgspec.json.encode(found).decode()
+    if isinstance(found, _Rle):
+        return "" if _run_lengths(found) is None else msgspec.json.encode(found).decode()
     polygons = [polygon for polygon in found if len(polygon) >= _MIN_POLYGON]
     if not polygons or not all(map(_is_drawable, found)):
         return ""
@@ -61,12 +75,7 @@ def segmentation_text(segmentation: bytes) -> str:
 
 
 def segmentation_fault(segmentation: bytes, text: str) -> Reason | None:
-    """Return why there is no mask of an annotation, None if there is one.
-
-    Args:
-        segmentation: The annotation's JSON value.
-        text: What `segmentation_text` makes of it.
-    """
+    """Return why `segmentation_text` gave the text it did; None if there is a mask."""
     if text:
         return None
     is_nothing = b"".join(segmentation.split()) in _NOTHING
@@ -74,7 +83,7 @@ def segmentation_fault(segmentation: bytes, text: str) -> Reason | None:
 
 
 def rle_size_hw(text: str) -> tuple[int, int] | None:
-    """Return the image size that a segmentation states, (height, width); polygons state none."""
+    """Return the image size (height, width) in a segmentation's text; polygons have none."""
     found = _RLE_SIZE.match(text)
     return None if found is None else (int(found[1]), int(found[2]))
 
@@ -85,7 +94,7 @@ def _is_drawable(polygon: Sequence[float]) -> bool:
     lowest, highest = min(polygon), max(polygon)
     if len(polygon) % 2 or lowest < -_MAX_COORDINATE or highest > _MAX_COORDINATE:
         return False
-    if len(polygon) * (highest - lowest) <= _MAX_OUTLINE:  # nearly always, and quickly told
+    if len(polygon) * (highest - lowest) <= _MAX_OUTLINE:  # nearly always
         return True
     corners = [*zip(polygon[::2], polygon[1::2], strict=True)]
     outline = sum(max(abs(x2 - x1), abs(y2 - y1)) for (x1, y1), (x2, y2) in pairwise(corners))
@@ -93,13 +102,13 @@ def _is_drawable(polygon: Sequence[float]) -> bool:
 
 
 def points_text(point_coords: bytes, point_labels: bytes, keypoints: bytes) -> str:
-    """Return the text of an annotation's points, as triples (x, y, label).
+    """Return the text of an annotation's points, as triples (x, y, label); empty if invalid.
 
     Args:
-        point_coords: JSON of ``[[x, y], ...]``, the name of SA-1B and of ``SamPredictor``.
+        point_coords: JSON of ``[[x, y], ...]``, as in SA-1B and ``SamPredictor``.
         point_labels: JSON of 1 (in the region) or 0 (not in it) for each; all 1 if null.
-        keypoints: COCO's JSON of ``[x, y, v, ...]``, used where there are no ``point_coords``;
-            those that are annotated (v above 0) are points in the region.
+        keypoints: COCO's JSON of ``[x, y, v, ...]``, used if there are no ``point_coords``; those
+            that are annotated (v above 0) are points in the region.
     """
     try:
         if point_coords != b"null":
@@ -130,18 +139,56 @@ def decode_mask(text: str, size_hw: tuple[int, int]) -> Mask | None:
         size_hw: Height and width of the image in pixels.
 
     Returns:
-        The mask; None if no pixel is left of it, or it was made for an image of another size.
+        The mask; None if it is empty, or was made for an image of another size.
 
     Raises:
         MissingExtraError: pycocotools is not installed.
     """
     found = _SEGMENTATION.decode(text.encode())
-    if isinstance(found, Rle):
-        counts = run_lengths(found) if found.size == size_hw else None
-        mask = None if counts is None else draw_runs(counts, size_hw)
+    if isinstance(found, _Rle):
+        counts = _run_lengths(found) if found.size == size_hw else None
+        mask = None if counts is None else _draw_runs(counts, size_hw)
     else:
         mask = _draw_polygons(found, size_hw)
     return mask if mask is not None and mask.any() else None
+
+
+def _run_lengths(rle: _Rle) -> list[int] | None:
+    """Return the lengths of the runs; None if they do not describe exactly the image's pixels."""
+    counts = _uncompressed(rle.counts) if isinstance(rle.counts, str) else rle.counts
+    height, width = rle.size
+    if counts is None or min(height, width) < 1 or height * width > _MAX_PIXELS:
+        return None
+    is_exact = min(counts, default=-1) >= 0 and sum(counts) == height * width
+    return counts if is_exact else None
+
+
+def _uncompressed(text: str) -> list[int] | None:
+    """Decode counts as ``rleFrString`` in pycocotools does.
+
+    They are groups of six bits above ``0``, of which five are the number's, lowest first; from the
+    fourth count on, the difference to the count before the last.
+    """
+    counts: list[int] = []
+    number = num_digits = 0
+    for character in text:
+        code = ord(character) - _FIRST_CODE
+        if not 0 <= code < _NUM_CODES or num_digits == _MAX_DIGITS:
+            return None
+        number |= (code & (_MORE - 1)) << (_BITS * num_digits)
+        num_digits += 1
+        if code & _MORE:
+            continue
+        if code & _SIGN:
+            number -= 1 << (_BITS * num_digits)
+        counts.append(number + counts[-2] if len(counts) > 2 else number)
+        number = num_digits = 0
+    return None if num_digits else counts
+
+
+def _draw_runs(counts: list[int], size_hw: tuple[int, int]) -> Mask:
+    is_inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(is_inside, counts).reshape(size_hw[::-1]).T
 
 
 def _draw_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Mask:
@@ -154,14 +201,14 @@ def _draw_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]
 def decode_points(
     text: str, size_hw: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
-    """Return a region's points, (K, 2) in pixels, and their labels, (K,).
+    """Return a region's K points, (K, 2) in pixels, and their labels, (K,).
 
     Args:
         text: From `points_text`.
         size_hw: Height and width of the image in pixels.
 
     Returns:
-        Points and labels; None if a point lies outside the image.
+        Points and labels; None if a point is outside the image.
     """
     triples = _TRIPLES.decode(text.encode())
     height, width = size_hw

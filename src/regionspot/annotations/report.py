@@ -1,7 +1,9 @@
 """The report of what was kept, changed and dropped; everything dropped is counted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -31,18 +33,36 @@ class Reason(StrEnum):
 PROPOSALS = "proposals"
 """What a report calls its entries where regions are proposals."""
 
+NUM_EXAMPLES: Final = 3
+"""Examples that a message or a report gives."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
     """Annotations that were dropped for one reason."""
 
     reason: Reason
-    """Why."""
     count: int
-    """How many."""
     first: tuple[int, ...]
     """Positions of the first few among the file's annotations or proposals, counted from 0; none
-    for those that only merging classes made repeats of each other."""
+    for those that only became repeats of each other when classes were merged."""
+
+
+def add_up(*dropped: Dropped) -> tuple[Dropped, ...]:
+    """Add up what was dropped for the same reason, in the order of `Reason`."""
+    total = []
+    for reason in Reason:
+        same = [entry for entry in dropped if entry.reason is reason and entry.count]
+        if same:
+            first = sorted(place for entry in same for place in entry.first)[:NUM_EXAMPLES]
+            count = sum(entry.count for entry in same)
+            total.append(Dropped(reason=reason, count=count, first=tuple(first)))
+    return tuple(total)
+
+
+def few(values: Sequence[object], limit: int = NUM_EXAMPLES, *, end: str = "") -> str:
+    """List the first values, for messages; ``end`` follows if these are all."""
+    return ", ".join(map(str, values[:limit])) + (", ..." if len(values) > limit else end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,39 +71,39 @@ class AnnotationReport:
 
     ``num_annotations == num_regions + num_dropped`` always holds: each dropped annotation counts
     under one reason, the first that applies in the order of `Reason`; a proposal first under what
-    its file alone tells (a faulty box, a repeat). Where regions are proposals, read "proposals" for
+    its file alone shows (a faulty box, a repeat). Where regions are proposals, read "proposals" for
     "annotations".
     """
 
     num_images: int
     """Images, each once."""
-    num_images_without_regions: int
-    """Images among them that have no region left; they stay in the data set."""
-    num_images_without_size: int
+    num_images_without_regions: int = 0
+    """Images among them without a region; they stay in the data set."""
+    num_images_without_size: int = 0
     """Images among them whose size is only known when they are decoded."""
-    num_repeated_images: int
+    num_repeated_images: int = 0
     """Further entries of images that the file lists more than once, identically."""
-    num_rotated_images: int
-    """Images that are known to be stored on their side or upside down (OpenImages)."""
-    num_annotations: int
+    num_rotated_images: int = 0
+    """Images known to be stored on their side or upside down (OpenImages)."""
+    num_annotations: int = 0
     """Annotations in the file."""
-    num_regions: int
+    num_regions: int = 0
     """Annotations that became regions."""
-    num_crowds: int
+    num_crowds: int = 0
     """Regions among them that cover a crowd (``iscrowd``); 0 when crowds are dropped."""
-    num_groups: int
+    num_groups: int = 0
     """Regions among them that cover a group (``IsGroupOf``); 0 when groups are dropped."""
-    num_depictions: int
+    num_depictions: int = 0
     """Regions among them that show a depiction (``IsDepiction``); 0 when these are dropped."""
-    num_clipped: int
-    """Regions whose box reached over the image's edge and was clipped to it."""
-    dropped: tuple[Dropped, ...]
+    num_clipped: int = 0
+    """Regions whose box extended beyond the image and was clipped to it."""
+    dropped: tuple[Dropped, ...] = ()
     """What was dropped and why; only reasons that occurred."""
     entries: str
     """What the file calls its annotations: ``annotations``, ``rows`` below a header, or
     ``proposals``."""
-    notes: tuple[str, ...]
-    """What else a person should know, one sentence each."""
+    notes: tuple[str, ...] = ()
+    """What else users should know, one sentence each."""
 
     @property
     def num_dropped(self) -> int:
@@ -99,7 +119,7 @@ class AnnotationReport:
         noun = PROPOSALS if self.entries == PROPOSALS else "annotations"
         kept = f"{self.num_regions:,} regions of {self.num_annotations:,} {noun}"
         lines = [f"{self.num_images:,} images, {kept}"]
-        if noun == PROPOSALS and not self.num_annotations:  # SAM has yet to find them
+        if noun == PROPOSALS and not self.num_annotations:  # SAM will find them
             lines = [f"{self.num_images:,} images"]
         told = (
             (self.num_images_without_regions, "images have no region (kept)"),

@@ -15,7 +15,7 @@ from regionspot.annotations import (
     FORMATS,
     AnnotatedImages,
     AnnotationFormat,
-    csv_image_key,
+    image_key,
     read_annotations,
 )
 from regionspot.cache import MERGED, FeatureCache, read_quarantine
@@ -226,7 +226,7 @@ def _paths_by_key(cache: FeatureCache, images_dir: Path) -> Mapping[int, Path]:
             " those of the regions in the cache."
         )
     by_key = {
-        csv_image_key(path.relative_to(images_dir).as_posix()): path
+        image_key(path.relative_to(images_dir).as_posix()): path
         for path in images_dir.rglob("*")
         if path.is_file()
     }

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot.annotations import ImageRecord, Prompt
-from regionspot.annotations.region_prompts import decode_mask, decode_points
+from regionspot.annotations import ImageRecord, Prompt, decode_mask, decode_points
 from regionspot.backbones import (
     BoxPrompts,
     GridProposer,

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from regionspot.annotations import ImageRecord
-from regionspot.annotations.record import ResolvedRecord
+from regionspot.annotations import ImageRecord, ResolvedRecord
 from regionspot.backbones import Encoder
 from regionspot.backbones.decode_images import (
     MAX_PIXELS,

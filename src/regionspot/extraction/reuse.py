@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regionspot.annotations import ImageRecord
-from regionspot.annotations.record import ResolvedRecord
-from regionspot.annotations.table import RecordTable
+from regionspot.annotations import ImageRecord, RecordTable, ResolvedRecord
 from regionspot.cache import (
     CachedSample,
     FeatureCache,

@@ -89,9 +89,7 @@ def test_version_1_names_files_without_folders(tmp_path: Path) -> None:
 def test_a_folder_without_any_of_the_images_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "images_dir" / "train" / "patch8" / "a.jpg")
     path = write(tmp_path / "train.json", objects365(V1))
-    wanted = (
-        r"images_dir: it was looked for as images/v1/patch8/\S+, v1/patch8/\S+, patch8/\S+, obj"
-    )
+    wanted = r"images_dir: searched for images/v1/patch8/\S+, v1/patch8/\S+, patch8/\S+, obj"
     with pytest.raises(
         MissingFileError, match=rf"{wanted}.*It holds train\. Set --annotations\.im"
     ):
@@ -240,12 +238,12 @@ def test_a_file_of_another_format_names_the_one_to_type(
     path = write(tmp_path / "a.json", value)
     touch(tmp_path / V1)
     if found == wanted:
-        assert len(read_annotations(found, path, tmp_path).records) == 1  # type: ignore[arg-type]
+        assert len(read_annotations(found, path, tmp_path).records) == 1
         return
     name = {"objects365": "an Objects365", "v3det": "a V3Det"}[found]
     message = rf"is {name} ground-truth file, but .*format is {wanted}\. Type .*format {found}\."
     with pytest.raises(AnnotationError, match=message):
-        read_annotations(wanted, path, tmp_path)  # type: ignore[arg-type]
+        read_annotations(wanted, path, tmp_path)
 
 
 @pytest.mark.parametrize(

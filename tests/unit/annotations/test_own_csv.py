@@ -20,7 +20,7 @@ from regionspot.annotations import (
     Reason,
     read_annotations,
 )
-from regionspot.annotations.csv_boxes import csv_image_key
+from regionspot.annotations.columns import image_key
 from regionspot.annotations.csv_table import CsvTable
 from regionspot.core.errors import AnnotationError, MissingFileError, VocabularyError
 
@@ -157,7 +157,7 @@ def test_a_row_that_is_blank_in_part_is_refused(read: Read) -> None:
         ("image,x1,y1,x2,y2", r"no column label\..*'image,x1,y1,x2,y2'\. Wanted a header with"),
         ("Image,x1,y1,x2,y2,label", r"no column image\."),
         ("image,x1,y1,x2,y2,label,label", r"repeats a column"),
-        ("image;x1;y1;x2;y2;label", r"it is separated by something else than commas"),
+        ("image;x1;y1;x2;y2;label", r"it is not separated by commas"),
         ("a.jpg,1,2,3,4,cat", r"it is a row, not a header"),
         ("ImageID,Source,LabelName", r"it is OpenImages \(type --annotations\.format openimages"),
         ('{"images": []}', r"it is JSON"),
@@ -211,7 +211,7 @@ PATHS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6
 
 @given(PATHS, PATHS)
 def test_keys_are_spelled_with_few_characters_and_differ_as_paths_do(left: str, right: str) -> None:
-    keys = [csv_image_key(left), csv_image_key(right)]
+    keys = [image_key(left), image_key(right)]
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,80}", key) for key in keys)
     assert (keys[0] == keys[1]) == (left == right)
     for path, key in zip((left, right), keys, strict=True):
@@ -222,9 +222,9 @@ def test_keys_are_spelled_with_few_characters_and_differ_as_paths_do(left: str, 
 
 def test_long_paths_have_keys_too() -> None:
     long = [f"{'a' * 90}{number}.jpg" for number in range(50)]
-    assert len({csv_image_key(path) for path in long}) == 50
-    assert {len(csv_image_key(path)) for path in long} == {66}
-    assert csv_image_key("--2d.jpg") == "-2d-2d2d-2ejpg"
+    assert len({image_key(path) for path in long}) == 50
+    assert {len(image_key(path)) for path in long} == {66}
+    assert image_key("--2d.jpg") == "-2d-2d2d-2ejpg"
 
 
 WHITE_SPACE = [character for code in range(0x110000) if (character := chr(code)).isspace()]

@@ -15,7 +15,6 @@ from regionspot.annotations import (
     ImageRecord,
     ReadOptions,
     Reason,
-    named_file,
     read_annotations,
     read_coco_json,
 )
@@ -151,7 +150,7 @@ def test_a_list_of_lvis_categories_is_called_one(tmp_path: Path, path: Path, num
 @pytest.mark.parametrize("piece_bytes", [999, 10_007])
 def test_the_size_of_the_pieces_changes_nothing(coco: Path, piece_bytes: int) -> None:
     whole, cut = (
-        read_coco_json(coco, format_name="coco", file_name_of=named_file, piece_bytes=number)
+        read_coco_json(coco, format_name="coco", piece_bytes=number)
         for number in (1 << 24, piece_bytes)
     )
     for ours, theirs in (

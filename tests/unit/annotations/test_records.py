@@ -17,7 +17,6 @@ from regionspot.annotations import (
     KeepOrDrop,
     ReadOptions,
     Reason,
-    named_file,
     read_annotations,
     read_coco_json,
 )
@@ -148,11 +147,7 @@ def test_careful_and_fast_decoding_give_the_same(
             "categories": [{"id": 3, "name": "a"}],
         }
         path.write_text(json.dumps(value))
-        found.append(
-            read_coco_json(
-                path, format_name="coco", file_name_of=named_file, piece_bytes=piece_bytes
-            )
-        )
+        found.append(read_coco_json(path, format_name="coco", piece_bytes=piece_bytes))
     fast, careful = found
     assert fast.images.sizes_hw is not None
     assert careful.images.sizes_hw is not None

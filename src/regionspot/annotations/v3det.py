@@ -1,27 +1,36 @@
-"""V3Det's category tree: which categories are kinds of which."""
+"""Reads V3Det ground truth, and its category tree: which categories are kinds of which."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from regionspot.annotations.coco import read_coco_json
+from regionspot.annotations.columns import RawAnnotations
 from regionspot.annotations.json_lists import JsonFile
+from regionspot.annotations.options import Source
 from regionspot.core.errors import AnnotationError
 
 _TREE_IDS, _DESCENDANTS = "categoryid2treeid", "ancestor2descendant"
 
 
+def read_v3det(source: Source) -> RawAnnotations:
+    """Read a V3Det file; an image's file is its ``file_name``, below the folder of ``images``.
+
+    Files without the descriptions, which other tools write, are accepted. In some copies two
+    categories have one name; these are refused, since text could not tell their labels apart: the
+    message names both, and one has to be renamed in the file.
+    """
+    return read_coco_json(source.path, format_name="v3det", also=("coco",))
+
+
 def read_category_tree(path: Path) -> dict[int, frozenset[int]]:
     """Read ``v3det_2023_v1_category_tree.json``.
 
-    The file has one object a relation. ``categoryid2treeid`` gives the tree's own name of each
+    The file has one object per relation. ``categoryid2treeid`` gives the tree's own name of each
     category (``"1": "n02084071"``), ``ancestor2descendant`` all nodes below a node. Nodes that are
-    no category of the data set are left out.
+    not categories of the data set are ignored.
 
     Returns:
         For each category id the ids of all categories that are kinds of it.
-
-    Raises:
-        MissingFileError: There is no such file.
-        AnnotationError: The file is not JSON, or not a category tree.
     """
     file = JsonFile(path)
     relations: dict[str, dict[str, object]] = {_TREE_IDS: {}, _DESCENDANTS: {}}
