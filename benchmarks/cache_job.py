@@ -59,7 +59,6 @@ from regionspot.extraction import (
     CacheConfig,
     CacheJob,
     CacheSummary,
-    WholeExecutor,
     run_job,
 )
 
@@ -149,7 +148,7 @@ def regionspot(setting: Setting) -> CacheSummary:
     """The whole job, into a fresh folder."""
     with tempfile.TemporaryDirectory() as folder:
         config = replace(setting.config, output_dir=str(Path(folder) / "cache"))
-        return run_job(WholeExecutor(CacheJob(config, models=setting.models)))
+        return run_job(CacheJob(config, models=setting.models))
 
 
 @torch.inference_mode()

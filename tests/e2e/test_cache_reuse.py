@@ -29,7 +29,6 @@ from regionspot.extraction import (
     CacheJob,
     CacheSummary,
     ProposalsConfig,
-    WholeExecutor,
     run_job,
 )
 
@@ -124,9 +123,7 @@ def config_of(
 def old(world: Path, models: FrozenModels) -> Path:
     """The cache to reuse."""
     output_dir = world / "caches" / "old"
-    run_job(
-        WholeExecutor(CacheJob(config_of(world, output_dir, world / "old.json"), models=models))
-    )
+    run_job(CacheJob(config_of(world, output_dir, world / "old.json"), models=models))
     return output_dir
 
 
@@ -161,7 +158,7 @@ def make(world: Path, models: FrozenModels, tmp_path: Path) -> Make:
         ]
         try:
             job = CacheJob(config_of(world, tmp_path / name, annotations, **more), models=models)
-            summary = run_job(WholeExecutor(job))
+            summary = run_job(job)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -112,7 +112,7 @@ def test_photos_whose_orientation_was_ignored_are_counted_in_the_last_lines(
         " viewers show it, give --exif_policy apply"
     )
     (told,) = [one for one in caplog.messages if "EXIF" in one]
-    assert told.startswith(f"{A}.jpg carries an EXIF orientation (6), which is ignored: boxes have")
+    assert told.startswith(f"{A}.jpg has an EXIF orientation (6), which is ignored: boxes must")
     applied = replace(config, output_dir=str(images_dir / "upright"), exif_policy="apply")
     assert "EXIF" not in "\n".join(cache_features(applied).lines())
 
