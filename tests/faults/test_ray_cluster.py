@@ -165,7 +165,7 @@ def test_workers_take_over_what_another_cache_has(
     cache = tmp_path / "cache"
     code, output, errors = ended(start(world, cache, cluster, "--reuse", "whole"))
     assert code == 0, errors
-    assert "taken over: 96 feature maps, 96 position tokens" in output
+    assert "reused: 96 feature maps, 96 position tokens" in output
     tars = [name for name in finished if name.endswith(".tar")]
     assert {name: tree(cache)[name] for name in tars} == {name: finished[name] for name in tars}
 
