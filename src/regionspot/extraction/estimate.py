@@ -109,10 +109,10 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
     job = CacheJob(config)
     plan = job.manifest.plan
     done = job.destination.existing_shards(job.manifest)
-    probe = _probe(job, num_probed)
+    num_timed, seconds_per_image, regions_per_image = _probe(job, num_probed)
     is_proposed, num_regions = job.locator.grid is not None, job.records.num_regions()
     if is_proposed:
-        num_regions = np.full(len(num_regions), round(probe.regions_per_image), np.int64)
+        num_regions = np.full(len(num_regions), round(regions_per_image), np.int64)
     sizes = image_bytes(job.manifest, num_regions) + _EXTRA_BYTES
     is_missing = np.ones(len(sizes), np.bool_)
     for images in map(plan.images_of, done):
@@ -128,22 +128,19 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
         total_bytes=int(sizes.sum()),
         missing_bytes=int(sizes[is_missing].sum()),
         free_bytes=job.destination.free_bytes(),
-        probed_images=probe.num_images,
-        seconds_per_image=probe.seconds_per_image,
-        seconds=probe.seconds_per_image * int(is_missing.sum()),
+        probed_images=num_timed,
+        seconds_per_image=seconds_per_image,
+        seconds=seconds_per_image * int(is_missing.sum()),
         device=str(job.models.encoder.device),
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Probe:
-    num_images: int
-    seconds_per_image: float
-    regions_per_image: float
+def _probe(job: CacheJob, num_probed: int) -> tuple[int, float, float]:
+    """Process some images without writing them; the first batch warms up.
 
-
-def _probe(job: CacheJob, num_probed: int) -> _Probe:
-    """Process some images without writing them; the first batch warms up."""
+    Returns:
+        How many images were timed, the seconds per image, and the regions per image.
+    """
     num_workers, _ = job.models.workers(job.num_batches)
     size = min(job.config.batch_size, -(-num_probed // num_workers))
     wanted = min(len(job.records), size * (1 + max(num_workers, -(-num_probed // size))))
@@ -163,8 +160,5 @@ def _probe(job: CacheJob, num_probed: int) -> _Probe:
     for of_batch in job.models.map_batches(num_regions, timed, num_batches=job.num_batches):
         counts += of_batch
     num_images = sum(map(len, timed))
-    return _Probe(
-        num_images=num_images,
-        seconds_per_image=(time.perf_counter() - start) / num_images,
-        regions_per_image=float(np.mean(counts)) if counts else 0.0,
-    )
+    seconds_per_image = (time.perf_counter() - start) / num_images
+    return num_images, seconds_per_image, float(np.mean(counts)) if counts else 0.0

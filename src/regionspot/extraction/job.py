@@ -194,7 +194,9 @@ class CacheJob:
                 wanted=self.manifest,
                 finds_regions=self.locator.grid is not None,
             )
-            self.manifest = replace(self.manifest, reused=self.old_cache.contents_sha256)
+            self.manifest = replace(
+                self.manifest, reused=self.old_cache.cache.index.contents_sha256
+            )
 
     @property
     def preparation(self) -> Preparation:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -140,10 +141,14 @@ class Preparation:
                 reused=reused,
                 ignored_orientation=self._ignored_orientation(data, record),
             )
-        except ShapeError as error:
-            return _quarantined(record, f"cannot be resized: {error}")
-        except ImageError as error:
-            return _quarantined(record, str(error))
+        except (ShapeError, ImageError) as error:
+            reason = f"cannot be resized: {error}" if isinstance(error, ShapeError) else str(error)
+            return QuarantinedImage(
+                key=record.key,
+                image_id=record.image_id,
+                file_name=record.file_name,
+                reason=reason,
+            )
 
     def _ignored_orientation(self, data: bytes, record: ImageRecord) -> int:
         if self.exif_policy == "apply" or self.knows_orientation:
@@ -174,12 +179,6 @@ def _prepared(
     )
 
 
-def _quarantined(record: ImageRecord, reason: str) -> QuarantinedImage:
-    return QuarantinedImage(
-        key=record.key, image_id=record.image_id, file_name=record.file_name, reason=reason
-    )
-
-
 @contextmanager
 def prepared_batches(
     jobs: Iterable[ShardJob], preparation: Preparation, *, batch_size: int, num_threads: int
@@ -199,53 +198,38 @@ def prepared_batches(
         The batches, in order. The threads end with the block.
     """
     with ThreadPoolExecutor(num_threads, thread_name_prefix="prepare") as pool:
+
+        def submitted() -> Iterator[_Pending]:
+            for job in jobs:
+                for start in range(0, len(job.records), batch_size):
+                    records = job.records[start : start + batch_size]
+                    images = [pool.submit(preparation.prepare, record) for record in records]
+                    yield job.shard_index, images, start + batch_size >= len(job.records)
+
         try:
-            num_ahead = -(-num_threads // batch_size) + 1
-            yield _in_order(_submitted(jobs, pool, preparation, batch_size), num_ahead)
+            yield _in_order(submitted(), num_ahead=-(-num_threads // batch_size) + 1)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PendingBatch:
-    shard_index: int
-    images: Sequence["Future[PreparedImage | QuarantinedImage]"]
-    ends_shard: bool
-
-    def wait(self) -> PreparedBatch:
-        results = list(map(wait_for, self.images))
-        return PreparedBatch(
-            shard_index=self.shard_index,
-            images=[result for result in results if isinstance(result, PreparedImage)],
-            quarantined=[result for result in results if isinstance(result, QuarantinedImage)],
-            is_usable=[isinstance(result, PreparedImage) for result in results],
-            ends_shard=self.ends_shard,
-        )
+_Pending: TypeAlias = tuple[int, list["Future[PreparedImage | QuarantinedImage]"], bool]
+"""Number of the shard, its submitted images, and whether they end the shard."""
 
 
-def _submitted(
-    jobs: Iterable[ShardJob],
-    pool: ThreadPoolExecutor,
-    preparation: Preparation,
-    batch_size: int,
-) -> Iterator[_PendingBatch]:
-    for job in jobs:
-        for start in range(0, len(job.records), batch_size):
-            records = job.records[start : start + batch_size]
-            yield _PendingBatch(
-                shard_index=job.shard_index,
-                images=[pool.submit(preparation.prepare, record) for record in records],
-                ends_shard=start + batch_size >= len(job.records),
-            )
-
-
-def _in_order(pending: Iterator[_PendingBatch], num_ahead: int) -> Iterator[PreparedBatch]:
+def _in_order(pending: Iterator[_Pending], num_ahead: int) -> Iterator[PreparedBatch]:
     # Taking from `pending` submits, so the queue's length bounds the work ahead.
     queue = deque(islice(pending, num_ahead))
     while queue:
-        batch = queue.popleft().wait()
+        shard_index, futures, ends_shard = queue.popleft()
+        images = list(map(wait_for, futures))
         queue.extend(islice(pending, 1))
-        yield batch
+        yield PreparedBatch(
+            shard_index=shard_index,
+            images=[image for image in images if isinstance(image, PreparedImage)],
+            quarantined=[image for image in images if isinstance(image, QuarantinedImage)],
+            is_usable=[isinstance(image, PreparedImage) for image in images],
+            ends_shard=ends_shard,
+        )
 
 
 def _read(folder: Path | RemoteFolder, name: str) -> bytes:

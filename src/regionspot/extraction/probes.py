@@ -44,7 +44,7 @@ def measured_manifest(job: CacheJob) -> Manifest:
         return manifest
     if job.old_cache is not None:
         # It has the same codec and precision, and almost all numbers come from it.
-        return replace(manifest, measured_error=job.old_cache.measured_error)
+        return replace(manifest, measured_error=job.old_cache.cache.manifest.measured_error)
     error = measure_error(job.models, _some_images(job), job.locator, codec=manifest.codec)
     _logger.info(
         "feature maps stored as %s, computed in %s: relative error %s (position tokens: %s)",
@@ -185,8 +185,8 @@ def check_same_images(job: CacheJob, old_cache: OldCache, shard_index: int) -> N
             return
     if unreadable is not None:
         raise CacheMismatchError(
-            f"shard {shard_index}: none of the images that {old_cache.location} holds can be read,"
-            " so it is unknown whether it is of the same images. The first one:"
+            f"shard {shard_index}: none of the images that {old_cache.cache.location} holds can be"
+            " read, so it is unknown whether it is of the same images. The first one:"
             f" {unreadable.file_name} {unreadable.reason}. Check --annotations.images_dir, or leave"
             " --reuse out."
         )
@@ -201,7 +201,9 @@ def _check_same(
     old_hw, new_hw = reused.sample.size_hw, prepared.record.size_hw
     found = f"was {old_hw[1]} x {old_hw[0]} pixels there and is {new_hw[1]} x {new_hw[0]} now"
     if old_hw == new_hw:
-        distance = feature_distance(feature_map_TD, old_cache.features(reused).float().numpy())
+        distance = feature_distance(
+            feature_map_TD, old_cache.cache.features(reused.sample).float().numpy()
+        )
         if distance <= MAX_DISTANCE:
             return
         found = (
@@ -209,7 +211,7 @@ def _check_same(
             f" variation; wanted at most {MAX_DISTANCE}"
         )
     raise CacheMismatchError(
-        f"{old_cache.location} is of other images: {prepared.record.file_name}, its image"
+        f"{old_cache.cache.location} is of other images: {prepared.record.file_name}, its image"
         f" {prepared.record.key}, {found}. Check --annotations.images_dir, or leave --reuse out."
     )
 

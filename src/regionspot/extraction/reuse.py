@@ -21,7 +21,6 @@ from regionspot.cache import (
     CachedSample,
     FeatureCache,
     Manifest,
-    MeasuredError,
     TextBankStore,
     manifest_differences,
     refuse_differences,
@@ -65,7 +64,7 @@ class OldCache:
     """A finished cache to reuse; create one with `open`. `find` may be called from any thread."""
 
     def __init__(self, cache: FeatureCache, wanted: Manifest, *, finds_regions: bool) -> None:
-        self._cache = cache
+        self.cache = cache
         old = cache.manifest
         self._finds_regions = finds_regions
         # A grid with the same settings proposes the same regions again.
@@ -98,21 +97,6 @@ class OldCache:
         )
         return cls(cache, wanted, finds_regions=finds_regions)
 
-    @property
-    def location(self) -> str:
-        """Folder or URL of the old cache, for messages."""
-        return self._cache.location
-
-    @property
-    def measured_error(self) -> MeasuredError | None:
-        """Error due to its codec and precision."""
-        return self._cache.manifest.measured_error
-
-    @property
-    def contents_sha256(self) -> str:
-        """Hash of its contents."""
-        return self._cache.index.contents_sha256
-
     def find(self, record: ImageRecord) -> Reused | None:
         """Return what can be reused of an image; None if the old cache does not hold it.
 
@@ -129,15 +113,11 @@ class OldCache:
         ).tolist()
         if place < 0:
             return None
-        sample = self._cache.sample(place)
+        sample = self.cache.sample(place)
         resolved = record.resolved(sample.size_hw)
         return Reused(
             resolved=resolved, sample=sample, regions=self._regions(resolved.record, sample)
         )
-
-    def features(self, reused: Reused) -> torch.Tensor:
-        """Return a copy of the decoded feature map of an image, (T, D) in a float dtype."""
-        return self._cache.features(reused.sample)
 
     def num_held(self, records: RecordTable) -> int:
         """Count the images that the old cache holds."""
@@ -154,8 +134,8 @@ class OldCache:
         """Return its text bank, (C, E), of the same names and templates; None if it has none."""
         if templates.endswith("-synonyms"):
             return None  # a bank does not record the synonyms that it is the mean of
-        store = TextBankStore(text_banks_path(self._cache.path))
-        clip_sha256 = self._cache.manifest.fingerprint.clip_weights_sha256
+        store = TextBankStore(text_banks_path(self.cache.path))
+        clip_sha256 = self.cache.manifest.fingerprint.clip_weights_sha256
         return store.get(vocabulary, templates=templates, clip_sha256=clip_sha256)
 
     def _places(
@@ -165,7 +145,7 @@ class OldCache:
         sizes_hw: NDArray[np.int64] | None,
     ) -> NDArray[np.int64]:
         """Return the positions of images in the old cache, (N,); -1 if it does not hold them."""
-        index = self._cache.index
+        index = self.cache.index
         if not len(index):
             return np.full(len(keys), -1)
         # Cast to the dtype of the index: NumPy would copy the index to compare it with longer keys.
