@@ -19,6 +19,6 @@ def load_json(
             deeper than Python's recursion limit.
     """
     try:
-        return json.loads(text, object_hook=object_hook, object_pairs_hook=object_pairs_hook)  # type: ignore[no-any-return]
+        return json.loads(text, object_hook=object_hook, object_pairs_hook=object_pairs_hook)
     except RecursionError:
         raise ValueError("lists or objects are nested too deeply") from None
