@@ -8,7 +8,7 @@ slows the models down.
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,12 +29,7 @@ from regionspot.cache import (
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.extraction.featurize import LaunchedBatch, launch
 from regionspot.extraction.job import CacheJob
-from regionspot.extraction.prepare import (
-    PreparedBatch,
-    PreparedImage,
-    ShardJob,
-    prepared_batches,
-)
+from regionspot.extraction.prepare import PreparedBatch, PreparedImage, ShardJob, prepared_batches
 from regionspot.extraction.probes import check_same_images
 from regionspot.extraction.quarantine import QuarantineGuard, quarantined_in
 from regionspot.extraction.summary import WriteCounts
@@ -50,16 +45,10 @@ _POLL_S = 0.1
 class ShardBatch:
     """Consecutive images of one shard, on their way to the writer."""
 
-    shard_index: int
-    """The shard."""
-    num_images: int
-    """Images of the plan in it, usable or not."""
+    prepared: PreparedBatch
+    """The images."""
     launched: LaunchedBatch | None
-    """The usable images; None if there are none."""
-    quarantined: Sequence[QuarantinedImage]
-    """The other images."""
-    ends_shard: bool
-    """Whether it is the last of its shard."""
+    """The usable ones in the models; None if there are none."""
 
 
 class WriterThread:
@@ -132,7 +121,7 @@ class WriterThread:
     def _run(self) -> None:
         try:
             while (first := self._next()) is not None:
-                self._write(first.shard_index, self._of_shard(first))
+                self._write(first.prepared.shard_index, self._of_shard(first))
         except _IncompleteShardError:
             pass  # the main thread knows why
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
@@ -142,7 +131,7 @@ class WriterThread:
 
     def _of_shard(self, batch: ShardBatch) -> Iterator[ShardBatch]:
         yield batch
-        while not batch.ends_shard:
+        while not batch.prepared.ends_shard:
             following = self._next()
             if following is None:
                 raise _IncompleteShardError
@@ -216,7 +205,7 @@ class ShardsWriter:
             for batch in launched:
                 check_stop()
                 writer.put(batch)
-                bar.update(batch.num_images)
+                bar.update(len(batch.prepared.is_usable))
         return self._counts + WriteCounts(num_new_images=sum(written))
 
     def _launched(self, batches: Iterable[PreparedBatch]) -> Generator[ShardBatch]:
@@ -239,15 +228,10 @@ class ShardsWriter:
         return batch
 
     def _launch(self, batch: PreparedBatch) -> ShardBatch:
-        job, images = self._job, batch.images
-        codec = job.config.codec
-        return ShardBatch(
-            num_images=len(batch.is_usable),
-            shard_index=batch.shard_index,
-            launched=launch(job.models, images, job.locator, codec=codec) if images else None,
-            quarantined=batch.quarantined,
-            ends_shard=batch.ends_shard,
-        )
+        job, launched = self._job, None
+        if batch.images:
+            launched = launch(job.models, batch.images, job.locator, codec=job.config.codec)
+        return ShardBatch(prepared=batch, launched=launched)
 
     def _num_ignored_orientations(self, images: Iterable[PreparedImage]) -> int:
         ignored = [image for image in images if image.ignored_orientation != UPRIGHT]
@@ -276,7 +260,7 @@ def _samples(
     batches: Iterable[ShardBatch], quarantined: list[QuarantinedImage]
 ) -> Iterator[CachedSample]:
     for batch in batches:
-        quarantined += batch.quarantined
+        quarantined += batch.prepared.quarantined
         if batch.launched is not None:
             yield from batch.launched.wait()
 
