@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from regionspot.backbones import ModelsConfig, Precision
 from regionspot.cache import FeatureCache
 from regionspot.data import CacheLoader, Collator, SequentialOrder
-from regionspot.extraction import CacheJob, PreparedImage, WholeExecutor, featurize, run_job
+from regionspot.extraction import CacheJob, PreparedImage, featurize, run_job
 from regionspot.model import FusionHead, HeadSpec, RegionClassifier, region_focal_loss
 
 NUM_CLASSES = 365
@@ -113,7 +113,7 @@ def compare(setting: Setting, *, rounds: int, epochs_of_cached: int) -> dict[str
     """
     config, batch_size = setting.config, setting.config.batch_size
     job = CacheJob(config, models=setting.models)
-    run_job(WholeExecutor(job))
+    run_job(job)
     with FeatureCache.open(config.output_dir) as cache:
         train = Training(cache, setting.models.encoder.device, config.models.precision)
 

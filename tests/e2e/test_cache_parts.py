@@ -44,8 +44,8 @@ def test_parts_one_after_the_other_end_in_the_bytes_of_one_run(
         code, output, errors = start(world, cache, part).ended()
         assert code == 0, errors
         printed.append(output)
-    assert "2 of the cache's 8 shards are there" in printed[0]
-    assert "5 of the cache's 8 shards are there" in printed[1]
+    assert "2 of the cache's 8 shards are done" in printed[0]
+    assert "5 of the cache's 8 shards are done" in printed[1]
     assert "23 images, 23 regions, 8 shards" in printed[2]
     assert verify_cache(cache) == []
     assert tree(cache) == finished

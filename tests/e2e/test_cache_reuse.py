@@ -1,4 +1,4 @@
-"""``cache_features.py --reuse``: what a finished cache holds is taken over, nothing wrong is."""
+"""``cache_features.py --reuse``: what a finished cache holds is reused, nothing wrong is."""
 
 import hashlib
 import json
@@ -29,7 +29,6 @@ from regionspot.extraction import (
     CacheJob,
     CacheSummary,
     ProposalsConfig,
-    WholeExecutor,
     run_job,
 )
 
@@ -124,9 +123,7 @@ def config_of(
 def old(world: Path, models: FrozenModels) -> Path:
     """The cache to reuse."""
     output_dir = world / "caches" / "old"
-    run_job(
-        WholeExecutor(CacheJob(config_of(world, output_dir, world / "old.json"), models=models))
-    )
+    run_job(CacheJob(config_of(world, output_dir, world / "old.json"), models=models))
     return output_dir
 
 
@@ -161,7 +158,7 @@ def make(world: Path, models: FrozenModels, tmp_path: Path) -> Make:
         ]
         try:
             job = CacheJob(config_of(world, tmp_path / name, annotations, **more), models=models)
-            summary = run_job(WholeExecutor(job))
+            summary = run_job(job)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -190,7 +187,7 @@ stock_reader = [
 pytestmark = stock_reader
 
 
-# --- What is taken over ----------------------------------------------------------------------
+# --- What is reused ----------------------------------------------------------------------------
 
 
 def test_with_the_same_regions_nothing_is_computed_or_read_but_one_image_a_shard(
@@ -206,7 +203,7 @@ def test_with_the_same_regions_nothing_is_computed_or_read_but_one_image_a_shard
     assert tars(new) == tars(old)
     assert (new / "text_banks.h5").read_bytes() == (old / "text_banks.h5").read_bytes()
     assert (summary.num_reused_maps, summary.num_reused_tokens) == (NUM_IMAGES, 12)
-    assert summary.lines()[-1] == "taken over: 7 feature maps, 12 position tokens"
+    assert summary.lines()[-1] == "reused: 7 feature maps, 12 position tokens"
     assert verify_cache(new) == []
 
 
@@ -339,7 +336,7 @@ def test_another_data_set_with_the_same_keys_and_sizes_is_refused(
         draw(others / f"{number}.png", number, seed=4)
     with pytest.raises(CacheMismatchError) as error:
         make(world / "old.json", reuse=str(old), images_dir=others)
-    assert f"{old} is of other images: 0.png, its image 000000000000, looks otherwise" in str(
+    assert f"{old} is of other images: 0.png, its image 000000000000, looks different" in str(
         error.value
     )
     assert "leave --reuse out" in str(error.value)
@@ -434,7 +431,7 @@ def test_plan_counts_the_images_that_are_known(
     main(["cache", "plan", *options, "--json", "true"])
     assert json.loads(capsys.readouterr().out)["num_reused_images"] == 4
     main(["cache", "plan", *options])
-    assert "\n4 feature maps of them are taken over\n" in capsys.readouterr().out
+    assert "\n4 of the feature maps are reused\n" in capsys.readouterr().out
 
 
 def test_killed_runs_end_in_the_same_bytes(

@@ -203,7 +203,7 @@ def test_parts_on_two_machines_end_in_the_bytes_of_one_run(
 ) -> None:
     url = f"{bucket}/cache"
     run(world, url, "--part", "2/2", "--staging_dir", str(tmp_path / "b"))
-    assert "2 of the cache's 5 shards are there" in capsys.readouterr().out
+    assert "2 of the cache's 5 shards are done" in capsys.readouterr().out
     assert "index.h5" not in tree(url)
     run(world, url, "--part", "1/2", "--staging_dir", str(tmp_path / "a"))
     assert "13 images, 13 regions, 5 shards" in capsys.readouterr().out
@@ -269,13 +269,13 @@ def test_plan_counts_what_is_in_the_bucket_and_writes_nothing(
     url = f"{bucket}/cache"
     main(["cache", "plan", *words(world, url)])
     output = capsys.readouterr().out
-    assert "5 shards (0 of them there already)" in output
+    assert "5 shards (0 of them done)" in output
     assert "free on the disk" not in output
     assert tree(url) == {}
     run(world, url, "--part", "1/5")
     capsys.readouterr()
     main(["cache", "plan", *words(world, url)])
-    assert "5 shards (1 of them there already)" in capsys.readouterr().out
+    assert "5 shards (1 of them done)" in capsys.readouterr().out
 
 
 def test_a_cache_of_something_else_and_a_folder_of_something_else_are_refused(
@@ -340,7 +340,7 @@ def test_what_a_remote_cache_holds_is_taken_over(
 ) -> None:
     run(world, f"{bucket}/old")
     run(world, f"{bucket}/new", "--reuse", f"{bucket}/old")
-    assert "taken over: 13 feature maps, 13 position tokens" in capsys.readouterr().out
+    assert "reused: 13 feature maps, 13 position tokens" in capsys.readouterr().out
     new = tree(f"{bucket}/new")
     for name in finished:
         if name.endswith((".tar", ".h5")) and name != "index.h5":

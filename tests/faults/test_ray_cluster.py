@@ -165,7 +165,7 @@ def test_workers_take_over_what_another_cache_has(
     cache = tmp_path / "cache"
     code, output, errors = ended(start(world, cache, cluster, "--reuse", "whole"))
     assert code == 0, errors
-    assert "taken over: 96 feature maps, 96 position tokens" in output
+    assert "reused: 96 feature maps, 96 position tokens" in output
     tars = [name for name in finished if name.endswith(".tar")]
     assert {name: tree(cache)[name] for name in tars} == {name: finished[name] for name in tars}
 
@@ -234,7 +234,7 @@ def test_a_shard_that_kills_its_workers_ends_the_run_after_all_others_are_done(
         kill_writer_of(cache, 3)
     code, _, errors = ended(process)
     assert code == 2, errors
-    assert "error: shard 4 of 8 cost 3 workers their life" in errors
+    assert "error: 3 workers died at shard 4 of 8" in errors
     assert "Traceback" not in errors
     assert num_done(cache) == NUM_SHARDS - 1
     # The same command without Ray, as the message says.
@@ -257,7 +257,7 @@ def test_a_worker_that_still_writes_is_waited_for(
     assert lock is not None
     process = start(world, cache, cluster)
     assert process.stderr is not None
-    assert any("shard 3: another process is at it" in line for line in process.stderr)
+    assert any("shard 3: another process is writing it" in line for line in process.stderr)
     assert not set(missing) & set(tree(cache))
     lock.release(is_complete=False)
     code, output, errors = ended(process)

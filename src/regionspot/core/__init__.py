@@ -1,1 +1,1 @@
-"""What all other packages use: errors, geometry, vocabularies, hashes, files and locks."""
+"""Basics for all other packages: errors, geometry, vocabularies, hashes, files and locks."""

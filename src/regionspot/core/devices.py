@@ -6,7 +6,7 @@ from torch import Tensor
 def would_sync(tensor: Tensor) -> bool:
     """Return whether reading a value of the tensor would wait for its device.
 
-    A GPU works through its queue asynchronously. Reading a value, or counting the true ones, waits
-    until the queue is empty, and leaves the GPU idle afterwards.
+    A GPU works through its queue asynchronously. Reading or counting values waits until the queue
+    is empty, and leaves the GPU idle afterwards.
     """
     return tensor.device.type != "cpu"

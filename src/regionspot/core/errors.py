@@ -1,21 +1,21 @@
-"""Errors that are meant for the user.
+"""Errors for the user.
 
-Every deliberate error derives from `RegionSpotError` and from the builtin that it specialises. Its
-message says what was found, what was wanted, where, and what to type. The command line prints only
-the message and exits with code 2. Any other exception is a bug and keeps its traceback.
+Each derives from `RegionSpotError` and from the builtin exception that it specializes. Its message
+says what was found, what was wanted, where, and what to type. The command line prints only the
+message and exits with code 2. Any other exception is a bug and keeps its traceback.
 """
 
 
 class RegionSpotError(Exception):
-    """Base of every error that RegionSpot raises on purpose."""
+    """Base class of all errors that RegionSpot raises on purpose."""
 
 
 class ConfigError(RegionSpotError, ValueError):
-    """An option has a value that cannot work, or two options contradict each other."""
+    """An option has an invalid value, or two options contradict each other."""
 
 
 class ShapeError(RegionSpotError, ValueError):
-    """An array has another shape, order or coordinate frame than the function needs."""
+    """An array has the wrong shape, order or coordinate frame."""
 
 
 class AnnotationError(RegionSpotError, ValueError):
@@ -23,15 +23,15 @@ class AnnotationError(RegionSpotError, ValueError):
 
 
 class VocabularyError(RegionSpotError, ValueError):
-    """A list of class names is empty, or holds an empty or a repeated name."""
+    """A list of class names is empty, or has an empty or repeated name."""
 
 
 class CacheMismatchError(RegionSpotError, ValueError):
-    """A cache was made with models, settings or annotations other than those requested."""
+    """A cache was made with other models, settings or annotations than requested."""
 
 
 class CacheCorruptError(RegionSpotError, ValueError):
-    """A cache is incomplete, or its bytes are not the ones that were written."""
+    """A cache is incomplete, or its bytes are not those that were written."""
 
 
 class NotFiniteError(RegionSpotError, FloatingPointError):
@@ -39,16 +39,16 @@ class NotFiniteError(RegionSpotError, FloatingPointError):
 
 
 class RankError(RegionSpotError, RuntimeError):
-    """Another process that trains together with this one stopped with an error."""
+    """Another rank of the training stopped with an error."""
 
 
 class WeightsError(RegionSpotError, ValueError):
-    """A weights file does not fit the model, or is not what its name promises."""
+    """A weights file does not fit the model, or is not what its name says."""
 
 
 class MissingFileError(RegionSpotError, FileNotFoundError):
-    """A file or folder that was named does not exist."""
+    """A given file or folder does not exist."""
 
 
 class MissingExtraError(RegionSpotError, ImportError):
-    """A package of an optional extra is needed but not installed."""
+    """A package of an optional extra is not installed."""

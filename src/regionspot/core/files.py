@@ -25,10 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_file(path: str | Path) -> bool:
-    """Return whether there is a file at a path.
-
-    ``Path.is_file`` raises for names that are too long for any file; this returns False.
-    """
+    """Return whether a path is a file; False, instead of an error, for too long names."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
@@ -50,14 +47,11 @@ def canonical_json(value: Any) -> str:
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears at ``path`` only when the block ends without error.
+    """Open a binary file (w+b) that appears at ``path`` only when the block ends without error.
 
     A crash at any moment leaves the old file at ``path``, or none if there was none, and at most a
     stray ``<name>.tmp`` beside it, which the next writer overwrites. An error in the block leaves
     no stray file, as it would take space on a full disk. The folder is created if necessary.
-
-    Yields:
-        A binary file open for writing and reading.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -74,13 +68,13 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a crash leaves the old file, or the whole new one."""
+    """Write a file so that a crash leaves either the old file or the whole new one."""
     with open_atomic(path) as file:
         file.write(data)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 so that a crash leaves the old file, or the whole new one."""
+    """Write UTF-8 text so that a crash leaves either the old file or the whole new one."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
@@ -97,11 +91,12 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock while the block runs.
 
     Args:
-        path: File of the lock; it is created and never removed.
-        wait: Whether to wait while another process or thread holds it.
+        path: Lock file; created if necessary, and never removed.
+        wait: Whether to wait while another process or thread holds the lock.
 
     Yields:
-        Whether the lock is held: always, unless ``wait`` is False and another holds it.
+        Whether the lock is held: always, unless ``wait`` is False and another process or thread
+        holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -122,8 +117,8 @@ def folder_lock(folder: Path, *, advice: str, shared: bool = False) -> Iterator[
 
     Args:
         folder: The folder; it is created if necessary.
-        advice: What to do when another process holds the lock, as a sentence for the user.
-        shared: Whether other shared locks of the folder may be held at the same time.
+        advice: What to do if another process holds the lock, as a sentence for the user.
+        shared: Whether others may hold shared locks of the folder at the same time.
 
     Raises:
         ConfigError: Another process holds the lock.
@@ -144,15 +139,10 @@ def folder_lock(folder: Path, *, advice: str, shared: bool = False) -> Iterator[
 
 
 def try_flock(descriptor: int, kind: int, path: Path) -> None:
-    """Lock an open file or folder; only warn on a file system without locks.
-
-    Args:
-        descriptor: The open file or folder.
-        kind: As for `fcntl.flock`.
-        path: Its path, for the warning.
+    """Lock an open file or folder with `fcntl.flock`; only warn on a file system without locks.
 
     Raises:
-        BlockingIOError: Another process holds the lock, and ``kind`` says not to wait.
+        BlockingIOError: Another process holds the lock, and ``kind`` has ``LOCK_NB``.
     """
     try:
         fcntl.flock(descriptor, kind)

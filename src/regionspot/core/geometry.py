@@ -1,10 +1,9 @@
-"""Frames and formats of boxes and points: the only code that converts them.
+"""Converts boxes and points between frames and formats, as float32 numpy arrays.
 
-Frames: *original* pixels of the image file, and the localizer's: *SAM's frame* is the image resized
-so that its long side is SAM's input size, origin at the top left; the zero padding to the right and
-below moves nothing. SAM 2's is the image squashed to its square input. Boxes are half-open: a box
-over the whole image is ``(0, 0, width, height)``. All functions take and return float32 numpy
-arrays.
+Frames: *original* pixels of the image file, and that of the localizer. *SAM's frame* is the image
+resized so that its long side is SAM's input size, with the origin at the top left; zero padding to
+the right and below does not move it. SAM 2's is the image squashed to its square input. Boxes are
+half-open: a box over the whole image is ``(0, 0, width, height)``.
 """
 
 from collections.abc import Iterable
@@ -17,11 +16,11 @@ from regionspot.core.errors import ShapeError
 FloatArray = NDArray[np.float32]
 
 _LARGEST_RELATIVE = 1.5
-"""Relative coordinates end at 1, and boxes overshoot their image by a little."""
+"""Relative coordinates end at 1, but boxes overshoot their image a little."""
 
 
 def as_boxes(boxes: object, *, name: str = "boxes_xyxy") -> FloatArray:
-    """Check and convert anything array-like to float32 boxes (R, 4); empty input gives (0, 4).
+    """Convert anything array-like to float32 boxes (R, 4); empty input gives (0, 4).
 
     Raises:
         ShapeError: The array is not (R, 4), or a value is not finite.
@@ -31,7 +30,7 @@ def as_boxes(boxes: object, *, name: str = "boxes_xyxy") -> FloatArray:
         return array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise ShapeError(
-            f"{name} has shape {array.shape}; wanted (R, 4), one row (x1, y1, x2, y2) a region."
+            f"{name} has shape {array.shape}; wanted (R, 4), one row (x1, y1, x2, y2) per region."
         )
     if not np.isfinite(array).all():
         raise ShapeError(f"{name} holds values that are not finite: {array[~np.isfinite(array)]}.")
@@ -59,11 +58,7 @@ def clip_boxes_xyxy(
 
 
 def check_corners(boxes_xyxy: FloatArray) -> FloatArray:
-    """Return boxes, (R, 4), after checking that none ends before it starts.
-
-    Raises:
-        ShapeError: A box does; the message has its numbers as they were given.
-    """
+    """Return boxes, (R, 4); raise `ShapeError` if one ends before it starts."""
     boxes = as_boxes(boxes_xyxy)
     inverted = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
     if not inverted.any():
@@ -81,45 +76,34 @@ def check_corners(boxes_xyxy: FloatArray) -> FloatArray:
 
 
 def look_relative(boxes_xyxy: FloatArray) -> bool:
-    """Say whether boxes, (R, 4), can only count the image's width and height as 1.
+    """Return whether boxes, (R, 4), must be relative to the image's size.
 
-    All of their coordinates are below 1.5: in pixels no box would hold more than the first one.
+    All of their coordinates are below 1.5: in pixels, no box would contain more than the first one.
     """
     boxes = as_boxes(boxes_xyxy)
     return len(boxes) > 0 and bool((boxes < _LARGEST_RELATIVE).all())
 
 
 def format_numbers(values: Iterable[float | np.floating]) -> str:
-    """Return numbers as a person would type them: ``(10, 20.5, 30, 40)``."""
+    """Format numbers as one would type them: ``(10, 20.5, 30, 40)``."""
     return f"({', '.join(np.format_float_positional(np.float32(v), trim='-') for v in values)})"
 
 
 def relative_to_pixels(boxes_xyxy: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
-    """Turn boxes, (R, 4), that count the image's width and height as 1 into pixels of it."""
+    """Turn boxes, (R, 4), relative to the image's width and height into pixels."""
     height, width = size_hw
     return as_boxes(boxes_xyxy) * np.array([width, height, width, height], np.float32)
 
 
 def box_area(boxes_xyxy: FloatArray) -> FloatArray:
-    """Return the areas of boxes (R, 4) in square pixels, (R,); 0 for a box turned inside out."""
+    """Return the areas of boxes (R, 4) in square pixels, (R,); 0 for an inverted box."""
     boxes = as_boxes(boxes_xyxy)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     return sides[:, 0] * sides[:, 1]
 
 
-def box_iou(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
-    """Return the intersection over union of every pair of boxes, (N, 4) and (M, 4) to (N, M)."""
-    a, b = as_boxes(a_xyxy), as_boxes(b_xyxy)
-    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
-    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    sides = np.maximum(bottom_right - top_left, 0)
-    intersection = sides[..., 0] * sides[..., 1]
-    union = box_area(a)[:, None] + box_area(b)[None] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
-
-
 def resized_size_hw(size_hw: tuple[int, int], long_side: int) -> tuple[int, int]:
-    """Return the size of an image whose long side is brought to ``long_side`` pixels.
+    """Return the size of an image resized so that its long side is ``long_side`` pixels.
 
     Rounds as ``segment_anything.utils.transforms.ResizeLongestSide.get_preprocess_shape`` does.
     """
@@ -131,12 +115,9 @@ def resized_size_hw(size_hw: tuple[int, int], long_side: int) -> tuple[int, int]
 def resize_points_xy(
     points_xy: FloatArray, size_hw: tuple[int, int], resized_hw: tuple[int, int]
 ) -> FloatArray:
-    """Map points (..., 2) in pixels of an image to pixels of the same image resized.
+    """Map points (x, y), (..., 2), in pixels of an image to pixels of the resized image.
 
-    Args:
-        points_xy: Points as (x, y), shape (..., 2).
-        size_hw: Height and width of the image in pixels.
-        resized_hw: Height and width after resizing; each axis has its own ratio.
+    Each axis has its own ratio of ``resized_hw`` to ``size_hw``, both (height, width) in pixels.
     """
     (height, width), (new_height, new_width) = size_hw, resized_hw
     ratio_xy = np.array([new_width / width, new_height / height], np.float64)
@@ -146,7 +127,7 @@ def resize_points_xy(
 def resize_boxes_xyxy(
     boxes_xyxy: FloatArray, size_hw: tuple[int, int], resized_hw: tuple[int, int]
 ) -> FloatArray:
-    """Map boxes (R, 4) in pixels of an image to the image resized; see `resize_points_xy`."""
+    """Map boxes (R, 4) in pixels of an image to the resized image; see `resize_points_xy`."""
     corners = as_boxes(boxes_xyxy).reshape(-1, 2, 2)
     return resize_points_xy(corners, size_hw, resized_hw).reshape(-1, 4)
 

@@ -1,4 +1,4 @@
-"""What every namer of regions returns: one score a class for each region of an image."""
+"""Scores of all classes for each region of an image."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from regionspot.core.errors import ShapeError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionScores:
-    """Class scores of one image's regions, whatever made them (head, CLIP on crops, a detector).
+    """Class scores of one image's regions, from the head, CLIP on crops, or a detector.
 
     Rows of ``boxes_xyxy``, ``scores`` and ``box_scores`` correspond.
 
@@ -34,5 +34,5 @@ class RegionScores:
         if len(rows) != 1 or self.scores.ndim != 2:
             raise ShapeError(
                 f"image {self.image_id}: boxes {self.boxes_xyxy.shape}, scores {self.scores.shape}"
-                " and box scores must have one row a region."
+                " and box scores must have one row per region."
             )

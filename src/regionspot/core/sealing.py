@@ -1,9 +1,8 @@
-"""Files that carry their own SHA-256, so that one flipped bit is noticed when they are read.
+"""Files that contain their own SHA-256, so that a single flipped bit is detected.
 
-Sealed JSON is plain JSON whose last key, ``sha256``, holds the hash of every byte before that key's
-comma. A sealed ZIP archive (which is what `torch.save` writes) is a plain ZIP archive whose comment
-holds the hash of every byte before the comment: ``unzip``, `zipfile` and `torch.load` read it as
-before.
+Sealed JSON is plain JSON whose last key, ``sha256``, is the hash of all bytes before that key's
+comma. A sealed ZIP archive (such as a file of `torch.save`) is a plain ZIP archive whose comment is
+the hash of all bytes before the comment: ``unzip``, `zipfile` and `torch.load` still read it.
 """
 
 import hashlib
@@ -15,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 from regionspot.core.files import sha256_bytes
 
 SealState: TypeAlias = Literal["whole", "unsealed", "damaged"]
-"""Whether the bytes of a file are those that were sealed; "unsealed" if it was never sealed."""
+"""Whether the bytes of a file are those that were sealed."""
 
 SEAL_KEY: Final = "sha256"
 """The last key of sealed JSON."""
@@ -32,24 +31,20 @@ _PIECE_BYTES = 1 << 20
 
 
 def seal_json_text(text: str) -> tuple[str, str]:
-    """Add its own SHA-256 to the text of a JSON object, as the last key.
-
-    Returns:
-        The sealed text, and its seal: the hash in that last key.
-    """
+    """Add the SHA-256 to the text of a JSON object, as the last key; return text and hash."""
     body = text.removesuffix("}").rstrip("\n")
     seal = sha256_bytes(body.encode("utf-8"))
     return body + _JSON_TAIL.format(seal), seal
 
 
 def json_seal(data: bytes) -> str | None:
-    """Return the seal of sealed JSON, or None unless the bytes are those that were sealed."""
+    """Return the hash in sealed JSON, or None unless the bytes are those that were sealed."""
     seal = sha256_bytes(memoryview(data)[:-_JSON_TAIL_BYTES])
     return seal if data.endswith(_JSON_TAIL.format(seal).encode("ascii")) else None
 
 
 def seal_zip(archive: io.BytesIO) -> None:
-    """Add its own SHA-256 to a ZIP archive in memory that has no comment yet, as its comment."""
+    """Add the SHA-256 to a ZIP archive in memory without a comment, as its comment."""
     archive.seek(-_LENGTH_BYTES, io.SEEK_END)
     archive.write(_COMMENT_BYTES.to_bytes(_LENGTH_BYTES, "little"))
     seal = sha256_bytes(archive.getbuffer())
@@ -57,10 +52,10 @@ def seal_zip(archive: io.BytesIO) -> None:
 
 
 def zip_state(path: Path) -> SealState:
-    """Say whether a ZIP archive is as `seal_zip` made it, reading all of it.
+    """Read a ZIP archive, and return whether it is as `seal_zip` made it.
 
-    An archive without a comment is "unsealed", and whether it is whole cannot be told. What is no
-    ZIP archive, or was cut, is "damaged".
+    An archive without a comment is "unsealed": it may be whole or not. A file that is no ZIP
+    archive, or was truncated, is "damaged".
     """
     size = path.stat().st_size
     with path.open("rb") as file:

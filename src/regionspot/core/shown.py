@@ -1,4 +1,4 @@
-"""How a value of unknown origin is shown in a message."""
+"""Shows values of unknown origin in messages."""
 
 from reprlib import Repr
 
@@ -8,14 +8,10 @@ _REPR.maxstring = _REPR.maxother = 200
 
 
 def shown(value: object, length: int = 60) -> str:
-    """Return the start of a value's ``repr``, of a value of any depth, length or width.
+    """Return up to ``length`` characters of the ``repr`` of any value, however large.
 
-    ``repr`` itself raises on numbers of more than 4,300 digits and on lists within lists to a depth
-    of a thousand, and takes forever on a few lists that hold each other many times.
-
-    Args:
-        value: Anything.
-        length: Characters at most.
+    ``repr`` itself raises on numbers of more than 4,300 digits and on lists nested a thousand deep,
+    and takes forever on a few lists that contain each other many times.
     """
     try:
         return _REPR.repr(value)[:length]

@@ -1,4 +1,4 @@
-"""Loading a state dict into a module, all of it or not at all."""
+"""Loads a state dict into a module, completely or not at all."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +10,10 @@ _NUM_LISTED = 5
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy a state dict into a module; every name and every shape has to match.
+    """Copy a state dict into a module, which keeps its dtype and device.
 
     Args:
-        module: The module; it keeps its own dtype and device.
+        module: The module.
         state: Tensors by the names of ``module.state_dict()``.
         source: Where the state comes from, for the message.
 
@@ -25,16 +25,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
 
 
 def check_shapes(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Refuse a state dict that `load_strictly` would refuse, without loading it.
-
-    Args:
-        module: The module; it may be on the device ``meta``.
-        state: Tensors by the names of ``module.state_dict()``.
-        source: Where the state comes from, for the message.
-
-    Raises:
-        WeightsError: Names are missing or unexpected, or shapes differ; the message lists them.
-    """
+    """Refuse a state dict as `load_strictly` would, without loading it; also on device ``meta``."""
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
@@ -46,7 +37,7 @@ def check_shapes(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
     count = len(missing) + len(unexpected) + len(reshaped)
     if count:
         raise WeightsError(
-            f"{source} does not fit {type(module).__name__} as it was asked for, {count} tensors"
+            f"{source} does not fit {type(module).__name__} as configured, {count} tensors"
             f" differ: missing {listed_keys(missing)}; unexpected {listed_keys(unexpected)};"
             f" of another shape {listed_keys(reshaped)}. Give weights of this architecture, or the"
             " architecture and options of these weights."
@@ -54,7 +45,7 @@ def check_shapes(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
 
 
 def listed_keys(keys: Sequence[str]) -> str:
-    """Write the first few keys of a state dict, and how many more there are."""
+    """Format the first few keys of a state dict, and how many more there are."""
     if not keys:
         return "nothing"
     more = f" and {len(keys) - _NUM_LISTED} more" if len(keys) > _NUM_LISTED else ""

@@ -1,17 +1,17 @@
 """How Ctrl-C and SIGTERM end a command.
 
-An exception that a signal handler raises surfaces wherever Python happens to be: in a finalizer,
-where it is printed and dropped, or in a library, which takes it for an error of its own. So the
+An exception raised in a signal handler surfaces wherever Python happens to be: in a finalizer,
+where it is printed and dropped, or in a library, which may take it for an error of its own. So the
 handler of this module, which the command line installs, never raises:
 
-* Inside of `safe_points` it only notes the signal. The work there calls `check_stop` between
-  batches, shards or steps, which raises `StoppedError`, so that the work ends in good order. A
-  second signal ends the process at once.
-* Everywhere else it ends the process at once. No file is lost by that: what is written is absent
-  or whole at any moment (see `core.files`).
+* Inside of `safe_points` it only notes the signal. Code there calls `check_stop` between batches,
+  shards or steps, which raises `StoppedError`, so that the run ends in good order. A second signal
+  ends the process at once.
+* Everywhere else it ends the process at once. No file is lost: each is absent or whole at any
+  moment (see `core.files`).
 
-Library code that is used without the command line sees none of this: no handler is installed,
-`check_stop` does nothing, and Ctrl-C is Python's ``KeyboardInterrupt``.
+Without the command line no handler is installed, `check_stop` does nothing, and Ctrl-C raises
+``KeyboardInterrupt`` as usual.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ from typing import NoReturn, TypeVar
 from typing_extensions import override
 
 _SAME_SIGNAL_S = 1.0
-"""Launchers and shells send a signal to a process and to its group: that is one signal."""
+"""A launcher may signal both a process and its group; within this time it counts once."""
 _POLL_S = 0.1
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _NOTED = "stopping at the next safe point; a second signal ends the process at once"
@@ -37,12 +37,7 @@ T = TypeVar("T")
 
 
 class StoppedError(SystemExit):
-    """A signal asked for the end of the command; its exit code is the one that shells report.
-
-    Args:
-        number: The signal.
-        message: What to tell the user.
-    """
+    """A signal ended the command; the exit code is 128 + ``number``, as shells report it."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(128 + number)
@@ -58,22 +53,22 @@ class _Process:
     """The signal state of this process."""
 
     number: int = 0
-    """The signal that was noted; 0 for none."""
+    """The noted signal; 0 for none."""
     noted_s: float = 0.0
-    """When."""
+    """When it was noted."""
     num_safe: int = 0
-    """How many `safe_points` the main thread is in."""
+    """Number of nested `safe_points`."""
     advice: str = ""
     """What to do next, for the message."""
     helpers: list[Callable[[], object]] = field(default_factory=list)
-    """What ends processes that must not outlive this one."""
+    """Functions that end processes which must not outlive this one."""
 
 
 _process = _Process()
 
 
 def answer_signal(number: int, _frame: FrameType | None = None) -> None:
-    """Note a signal inside of `safe_points`; end the process otherwise. A signal handler."""
+    """Signal handler: note the signal inside of `safe_points`, else end the process."""
     now = time.monotonic()
     if _process.number and now - _process.noted_s < _SAME_SIGNAL_S:
         return
@@ -86,49 +81,42 @@ def answer_signal(number: int, _frame: FrameType | None = None) -> None:
 
 @contextmanager
 def safe_points() -> Iterator[None]:
-    """Let signals wait in this block, which calls `check_stop` wherever it can end in good order.
+    """Note signals in this block, which calls `check_stop` wherever it can end in good order.
 
-    The end of the block is such a place.
-
-    Raises:
-        StoppedError: A signal arrived after the last `check_stop`.
+    `check_stop` is also called at the end of the block.
     """
     _process.num_safe += 1
     try:
         yield
     finally:
-        # First this: a signal that arrives after it ends the process, and one before it is seen.
+        # First: `check_stop` sees a signal from before this line; a later one ends the process.
         _process.num_safe -= 1
     check_stop()
 
 
 def check_stop() -> None:
-    """Raise `StoppedError` if a signal was noted. May be called in any thread."""
+    """Raise `StoppedError` if a signal was noted; may be called in any thread."""
     if _process.number:
         raise stopped_by(_process.number)
 
 
 def noted_signal() -> int:
-    """Return the signal that was noted, 0 for none."""
+    """Return the noted signal, 0 for none."""
     return _process.number
 
 
 def stopped_by(number: int) -> StoppedError:
-    """Return what `check_stop` raises for a signal, which another process may have noted."""
+    """Return the error of `check_stop` for a signal, which another process may have noted."""
     return StoppedError(number, _message(number))
 
 
 def forget_signal() -> None:
-    """Forget a signal that was noted: what it was meant for is over."""
+    """Forget the noted signal, once what it was meant for has ended."""
     _process.number = 0
 
 
 def sleep(seconds: float) -> None:
-    """Sleep, but not longer than until a signal is noted.
-
-    Raises:
-        StoppedError: One was.
-    """
+    """Sleep; raise `StoppedError` as soon as a signal is noted."""
     end = time.monotonic() + seconds
     check_stop()
     while (rest := end - time.monotonic()) > 0:
@@ -137,12 +125,7 @@ def sleep(seconds: float) -> None:
 
 
 def wait_for(future: "Future[T]") -> T:
-    """Return the result of a future, but wait for it no longer than until a signal is noted.
-
-    Raises:
-        StoppedError: One was.
-        BaseException: What the future raised.
-    """
+    """Return a future's result, or raise its error; raise `StoppedError` once a signal is noted."""
     while not future.done():
         check_stop()
         wait([future], _POLL_S)
@@ -153,7 +136,7 @@ def wait_for(future: "Future[T]") -> T:
 def interrupts_blocked() -> Iterator[None]:
     """Block Ctrl-C, which a terminal sends to all processes, in processes started in the block.
 
-    In this process it is delivered after the block.
+    This process gets it after the block.
     """
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -164,11 +147,7 @@ def interrupts_blocked() -> Iterator[None]:
 
 @contextmanager
 def stop_advice(advice: str) -> Iterator[None]:
-    """Set the advice that is printed if a signal ends the block; that of the outermost block wins.
-
-    Args:
-        advice: What to do next, as a clause for the message.
-    """
+    """Set the clause of advice to print if a signal ends the block; the outermost one wins."""
     former = _process.advice
     _process.advice = former or advice
     try:
@@ -178,12 +157,9 @@ def stop_advice(advice: str) -> Iterator[None]:
 
 
 def end_with_process(end: Callable[[], object]) -> None:
-    """Register a function to call when a signal ends this process at once.
+    """Register a function that ends other processes when a signal ends this one at once.
 
-    Processes of `multiprocessing` are ended without it.
-
-    Args:
-        end: Ends other processes; its errors are ignored.
+    Its errors are ignored. Processes of `multiprocessing` are ended without it.
     """
     _process.helpers.append(end)
 
@@ -202,7 +178,7 @@ def _message(number: int) -> str:
 
 
 def _write_line(text: str) -> None:
-    """Write to standard error past Python's own stream, which may be in use at this moment."""
+    """Write to standard error, bypassing Python's stream, which may be in use at this moment."""
     with suppress(OSError):
-        # Away from a progress bar.
+        # On a line below a progress bar.
         os.write(2, f"\n{text}\n".encode() if os.isatty(2) else f"{text}\n".encode())

@@ -1,4 +1,4 @@
-"""Numbers with units for messages, and the message about a missing optional package."""
+"""Formats numbers with units, and the message about a missing optional package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +28,10 @@ def human_bytes(num_bytes: float) -> str:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turn a failed import within the block into a message that says what to install.
+    """Turn a failed import in the block into a `MissingExtraError` that says what to install.
 
     Args:
         extra: Name of the optional-dependencies group in ``pyproject.toml``.
-
-    Raises:
-        MissingExtraError: A module imported inside the block is not installed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Vocabularies: ordered lists of class names, validated once."""
+"""Vocabularies: ordered, validated lists of class names."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ class Vocabulary:
     """An ordered list of class names; a region's label is an index into it.
 
     Raises:
-        VocabularyError: There is no name at all, or a name is empty, spans lines, or occurs twice.
+        VocabularyError: There is no name, or a name is empty, spans lines, or occurs twice.
     """
 
     names: tuple[str, ...]
@@ -28,15 +28,15 @@ class Vocabulary:
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> Self:
-        """Build a vocabulary from any iterable of names, kept exactly as they are."""
+        """Create a vocabulary from any iterable of names, which are kept unchanged."""
         return cls(tuple(names))
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Read a vocabulary from a UTF-8 text file with one name a line.
+        """Read a vocabulary from a UTF-8 text file with one name per line.
 
-        White space around a name is dropped. An empty line is an error, since it would shift every
-        later label; the one line break that ends the file is not a line.
+        White space around a name is removed. An empty line is an error, since it would shift all
+        later labels; the line break at the end of the file is not a line.
 
         Raises:
             MissingFileError: There is no such file.
@@ -45,20 +45,20 @@ class Vocabulary:
         """
         if not is_file(path):
             raise MissingFileError(
-                f"no vocabulary file at {path}: give a text file with one class name a line."
+                f"no vocabulary file at {path}: give a text file with one class name per line."
             )
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise VocabularyError(
                 f"{path}: byte {error.start} is not UTF-8 text. Give a text file with one class"
-                " name a line, saved as UTF-8."
+                " name per line, saved as UTF-8."
             ) from error
         names = tuple(line.strip() for line in text.splitlines())
         if len(names) == 1 and (found := _SEPARATOR.search(names[0])):
             raise VocabularyError(
                 f"{path} is one line with {found.group()!r} in it, {names[0][:60]!r}; wanted one"
-                " class name a line. If these are several names, put each on a line of its own."
+                " class name per line. If these are several names, put each on a line of its own."
             )
         _check_names(names, place=f"{path}, line", first=1)
         return cls(names)
@@ -73,11 +73,7 @@ class Vocabulary:
         return self.names[index]
 
     def index_of(self, name: str) -> int:
-        """Return the label of a class name.
-
-        Raises:
-            VocabularyError: The name is not in the vocabulary.
-        """
+        """Return the label of a class name; raise `VocabularyError` if there is no such name."""
         try:
             return self.names.index(name)
         except ValueError:
@@ -87,7 +83,7 @@ class Vocabulary:
 
     @property
     def sha256(self) -> str:
-        """Identity of the list: SHA-256 over the names joined by line breaks, in hex."""
+        """SHA-256 of the names joined by line breaks, in hex."""
         return sha256_bytes("\n".join(self.names).encode("utf-8"))
 
 
@@ -104,7 +100,7 @@ def _check_names(names: tuple[str, ...], *, place: str, first: int) -> None:
             )
         if name in seen:
             raise VocabularyError(
-                f"{place} {number}: the class name {name!r} stands already at {seen[name]}. Two"
+                f"{place} {number}: the class name {name!r} already occurs at {seen[name]}. Two"
                 " labels with one name cannot be told apart: rename or remove one."
             )
         seen[name] = number
@@ -115,7 +111,7 @@ def _check_text(name: object, *, place: str) -> None:
         raise VocabularyError(
             f"{place}: the class name {name!r} is of type {type(name).__name__}; wanted text."
         )
-    # Surrogates are what Python makes of bytes in another encoding, a null what UTF-16 looks like.
+    # Python decodes bytes in another encoding to surrogates; UTF-16 read as UTF-8 has nulls.
     if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise VocabularyError(
             f"{place}: the class name {name!r} is not UTF-8 text: it was read in another encoding."

@@ -1,9 +1,9 @@
-"""Runs batches side by side on the threads of a CPU, each batch on its share of them.
+"""Runs several batches at once on a CPU, each on its share of the threads.
 
 By default torch splits every operation among all threads, which spin while they wait for the
 slowest. One busy core then delays all of them, and small models gain little. Here each worker
-thread computes whole batches with one thread of its own, so that none waits for another. Weights
-are shared. The result of a batch does not depend on the others: results are those of one worker.
+thread computes whole batches with its own share, and none waits for another. Weights are shared.
+The results are the same as with one worker.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ _Batch = TypeVar("_Batch")
 _Result = TypeVar("_Result")
 
 _AHEAD = 2
-"""Batches per worker that are running, waiting, or done and not taken yet."""
+"""Maximum number of batches per worker that are running, waiting, or done but not yet consumed."""
 
 
 def workers_on(device: torch.device, num_batches: int | None = None) -> tuple[int, int]:
@@ -28,12 +28,12 @@ def workers_on(device: torch.device, num_batches: int | None = None) -> tuple[in
 
     Args:
         device: Where batches are computed.
-        num_batches: Batches of the whole job, also of other runs and processes of it, so that all
-            of them compute with the same number of threads: another one may change the last bit of
-            a result. None for at least as many as there are threads.
+        num_batches: Number of batches of the whole job, including its other runs and processes, so
+            that all use the same number of threads: another number may change the last bit of a
+            result. None for at least as many as there are threads.
 
     Returns:
-        How many workers, at most one a batch, and how many threads each of them has.
+        The number of workers, at most one per batch, and the number of threads of each.
     """
     num_threads = torch.get_num_threads()  # OMP_NUM_THREADS, or the number of cores
     if device.type != "cpu":
@@ -55,17 +55,15 @@ def map_batches(
     Close it (`contextlib.closing`) where it may not be exhausted.
 
     Args:
-        function: Called with each batch. It has to enter autocast and inference mode itself, as
-            they are set per thread.
+        function: Called with each batch. It must enter autocast and inference mode itself, as they
+            are set per thread.
         batches: The batches; consumed in this thread, a few ahead.
         num_workers: Number of batches computed at once.
         num_threads: Number of torch threads for each of them.
 
     Yields:
-        The results, in the order of the batches.
-
-    Raises:
-        BaseException: Whatever the function raises, at the turn of its batch.
+        The results, in the order of the batches; an error of the function is raised in place of
+        the result.
     """
     with threads_of_torch(num_threads):
         if num_workers == 1:

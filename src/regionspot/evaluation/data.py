@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from regionspot.annotations import (
     FORMATS,
     AnnotatedImages,
-    AnnotationFormat,
     image_key,
     read_annotations,
 )
@@ -195,7 +194,7 @@ def _read_same_data(
             f"{cache.location} is a merged cache, and its images were named by several files. Leave"
             " --annotations and --images_dir out, or evaluate its sources one by one."
         )
-    annotated = read_annotations(cast("AnnotationFormat", found), annotations_path, images_dir)
+    annotated = read_annotations(found, annotations_path, images_dir)
     theirs = dict(zip(annotated.category_ids, annotated.vocabulary, strict=True))
     ours = dict(zip(cache.manifest.category_ids, cache.manifest.vocabulary, strict=True))
     strange = [

@@ -2,7 +2,6 @@
 
 from regionspot.extraction.config import AnnotationsConfig, CacheConfig, ProposalsConfig
 from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
-from regionspot.extraction.executors import WholeExecutor
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.locate import RegionLocator
@@ -26,7 +25,6 @@ __all__ = [
     "RegionLocator",
     "ShardJob",
     "TooManyQuarantinedError",
-    "WholeExecutor",
     "cache_features",
     "featurize",
     "measure_error",

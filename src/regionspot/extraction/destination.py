@@ -1,8 +1,8 @@
-"""Where a cache is written: a folder of this machine, or a URL.
+"""Where a cache is written: a local folder, or a URL.
 
 A cache behind a URL is first written to a staging folder. That is an ordinary cache folder, except
-that each tar is removed once the tar and then its sidecar are published. What counts is what is
-published; after a killed run the staging folder may hold more.
+that each tar is removed once the tar and then its sidecar are published. Only what is published
+counts; after a killed run the staging folder may hold more.
 """
 
 import shutil
@@ -37,35 +37,30 @@ from regionspot.storage import is_url, place_of
 
 
 class Destination:
-    """A folder of this machine.
+    """A local folder.
 
     Args:
-        files: The files of the cache; its folder is where everything is written first.
+        files: The files of the cache; everything is first written to its folder.
 
     Raises:
-        DiskError: A file lies where the folder should be.
+        DiskError: There is a file in place of the folder.
     """
 
     def __init__(self, files: CacheFiles) -> None:
-        _check_can_be_folder(files.folder)
-        self.files = files
-
-    @property
-    def folder(self) -> Path:
-        """Where everything is written first."""
-        return self.files.folder
-
-    @property
-    def location(self) -> str:
-        """The cache's folder or URL, for people."""
-        return self.files.location
+        self.files, self.folder, self.location = files, files.folder, files.location
+        for place in (self.folder, *self.folder.parents):
+            if (place.exists() or place.is_symlink()) and not place.is_dir():
+                raise DiskError(
+                    f"{place} is not a folder, so no cache can be written to {self.folder}. Set"
+                    " --output_dir to a new folder."
+                )
 
     def has_manifest(self) -> bool:
-        """Say whether a cache was begun there."""
+        """Return whether a cache was begun there."""
         return manifest_path(self.folder).exists()
 
-    def shards_there(self, wanted: Manifest) -> list[int]:
-        """Return the shards that there are already, without changing anything.
+    def existing_shards(self, wanted: Manifest) -> list[int]:
+        """Return the finished shards, without changing anything.
 
         Raises:
             CacheMismatchError: The cache there has another manifest.
@@ -76,29 +71,29 @@ class Destination:
         return [n for n in range(wanted.plan.num_shards) if self.is_done(n)]
 
     def free_bytes(self) -> int | None:
-        """Return what is free for the cache; None where nobody can tell."""
+        """Return the free space for the cache; None if unknown."""
         places = (self.folder, *self.folder.absolute().parents)
         return shutil.disk_usage(next(place for place in places if place.is_dir())).free
 
     def refresh(self) -> None:
-        """Learn what others wrote meanwhile."""
+        """Look up what other processes have written."""
 
     def publish_manifest(self) -> None:
-        """Publish the manifest and what else comes before the shards."""
+        """Publish the manifest and the other files that precede the shards."""
 
     def is_done(self, shard: int) -> bool:
-        """Say whether a shard is where it should be."""
+        """Return whether a shard is complete and published."""
         return shard_is_complete(self.folder, shard)
 
     def completed_meanwhile(self, shard: int) -> bool:
-        """Look again, having the right to write the shard, before it is written."""
+        """Check again, holding the shard's lock, right before it is written."""
         return self.is_done(shard)
 
     def publish_shard(self, shard: int) -> None:
-        """Publish a shard that was written."""
+        """Publish a written shard."""
 
     def withdraw_removed(self) -> None:
-        """Let go of what was removed from the folder because it was damaged."""
+        """Unpublish files that were removed from the folder because they were damaged."""
 
     def finish(self) -> CacheIndex:
         """Write the index, and publish it last."""
@@ -109,15 +104,6 @@ class Destination:
         return sum(self.files.sizes().values())
 
 
-def _check_can_be_folder(output_dir: Path) -> None:
-    for place in (output_dir, *output_dir.parents):
-        if (place.exists() or place.is_symlink()) and not place.is_dir():
-            raise DiskError(
-                f"{place} is not a folder, so no cache can lie in {output_dir}. Set --output_dir to"
-                " a new folder."
-            )
-
-
 _STAGING_NOTE = "staging_of.note"
 _BEFORE_SHARDS, _AFTER_SHARDS = (MANIFEST, *EXTRAS[:2]), EXTRAS[2:]
 
@@ -126,7 +112,7 @@ class RemoteDestination(Destination):
     """A cache behind a URL.
 
     Args:
-        files: The files behind the URL, with a staging folder as their place.
+        files: The files behind the URL, with their staging folder.
     """
 
     def __init__(self, files: RemoteFiles) -> None:
@@ -138,7 +124,7 @@ class RemoteDestination(Destination):
         return self._remote_files.remote.find(MANIFEST) is not None
 
     @override
-    def shards_there(self, wanted: Manifest) -> list[int]:
+    def existing_shards(self, wanted: Manifest) -> list[int]:
         with tempfile.TemporaryDirectory(prefix="regionspot-") as place:
             files = RemoteFiles(self.location, Path(place))
             if MANIFEST not in files.listing:
@@ -159,7 +145,7 @@ class RemoteDestination(Destination):
         self._check_cache_or_empty()
         self._claim_staging()
         if MANIFEST not in files.listing:
-            # Nothing was begun there, so what lies here is of a cache that was removed since.
+            # Nothing was begun there, so the files here are of a cache removed since.
             files.mirror.clear()
             return
         files.pull(sidecars=True)
@@ -178,7 +164,7 @@ class RemoteDestination(Destination):
 
     @override
     def completed_meanwhile(self, shard: int) -> bool:
-        if shard_is_complete(self.folder, shard):  # of a run that was killed before publishing
+        if shard_is_complete(self.folder, shard):  # by a run killed before publishing
             self.publish_shard(shard)
             return True
         if not self._remote_files.mirror.is_known(sidecar_name(shard)):
@@ -190,10 +176,10 @@ class RemoteDestination(Destination):
     def publish_shard(self, shard: int) -> None:
         files, tar = self._remote_files, shard_path(self.folder, shard)
         if files.mirror.is_known(sidecar_name(shard)):
-            # Without its sidecar a former shard is absent while its tar is replaced.
+            # Without its sidecar, the former shard is absent while its tar is replaced.
             files.mirror.withdraw(sidecar_name(shard))
         files.remote.put(tar, tar_name(shard))
-        with one_at_a_time(self.folder):  # who looks at this moment must not take it for removed
+        with one_at_a_time(self.folder):  # no other process may take it for removed just now
             files.mirror.push(sidecar_name(shard))
         tar.unlink(missing_ok=True)
 
@@ -222,7 +208,7 @@ class RemoteDestination(Destination):
         return sidecar.tar_bytes == tar_bytes and sidecar.manifest_sha256 == manifest_sha256
 
     def _claim_staging(self) -> None:
-        """Refuse a folder of something else: what lies in staging is replaced and removed."""
+        """Refuse a folder of something else: files in staging are replaced and removed."""
         place = self.folder.parent
         note = place / _STAGING_NOTE
         url = note.read_text(encoding="utf-8") if note.is_file() else ""
@@ -239,11 +225,8 @@ class RemoteDestination(Destination):
 
     def _check_cache_or_empty(self) -> None:
         names = set(self._remote_files.listing) - {"", f"{MANIFEST}.tmp"}
-        if names and MANIFEST not in names:
-            raise DiskError(
-                f"{self.location} is no cache, and not empty either: it holds"
-                f" {', '.join(sorted(names)[:5])}. Set --output_dir to a new folder."
-            )
+        if MANIFEST not in names:
+            _check_empty(self.location, names)
 
 
 def check_cache_or_empty(output_dir: Path) -> None:
@@ -254,16 +237,19 @@ def check_cache_or_empty(output_dir: Path) -> None:
     """
     if manifest_path(output_dir).exists():
         return
-    # A crash may have left a manifest that was not renamed yet, or a folder for no shard yet.
-    leftovers = {f"{manifest_path(output_dir).name}.tmp"}
+    # A crash may have left a manifest that was not renamed yet, or an empty folder of shards.
+    leftovers = {f"{MANIFEST}.tmp"}
     shards = shards_path(output_dir)
     if shards.is_dir() and not any(shards.iterdir()):
         leftovers.add(shards.name)
-    strange = sorted(entry.name for entry in output_dir.iterdir() if entry.name not in leftovers)
-    if strange:
+    _check_empty(output_dir, {entry.name for entry in output_dir.iterdir()} - leftovers)
+
+
+def _check_empty(location: str | Path, names: set[str]) -> None:
+    if names:
         raise DiskError(
-            f"{output_dir} is no cache, and not empty either: it holds {', '.join(strange[:5])}."
-            " Set --output_dir to a new folder."
+            f"{location} is no cache, and not empty either: it holds"
+            f" {', '.join(sorted(names)[:5])}. Set --output_dir to a new folder."
         )
 
 
@@ -272,10 +258,7 @@ def open_destination(output_dir: str, staging_dir: str | None) -> Destination:
 
     Args:
         output_dir: A folder or a URL.
-        staging_dir: Folder to write to before it is published; None for one of the URL's own.
-
-    Raises:
-        DiskError: A file lies where a folder should be.
+        staging_dir: Folder to write to before publishing; None for the default one of the URL.
     """
     if not is_url(output_dir):
         return Destination(CacheFiles(Path(output_dir)))

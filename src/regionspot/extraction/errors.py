@@ -1,4 +1,4 @@
-"""What stops an extraction on purpose."""
+"""The errors of an extraction."""
 
 import errno
 from collections.abc import Iterator
@@ -19,20 +19,16 @@ class DiskError(RegionSpotError, OSError):
 
 
 class ClusterError(RegionSpotError, RuntimeError):
-    """Workers of a cluster die again and again, or the cluster cannot be used."""
+    """The workers of a cluster keep dying, or the cluster cannot be used."""
 
 
 class WorkerLostError(RuntimeError):
-    """A worker of a cluster died, or failed in an unforeseen way; another one may do better."""
+    """A worker of a cluster died, or failed unexpectedly; another worker may succeed."""
 
 
 @contextmanager
-def told_disk_errors(output_dir: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into a message.
-
-    Raises:
-        DiskError: The block was refused to write to the disk.
-    """
+def disk_errors_explained(output_dir: Path) -> Iterator[None]:
+    """Raise `DiskError` if the disk is full, or the block is not permitted to write to it."""
     try:
         yield
     except OSError as error:

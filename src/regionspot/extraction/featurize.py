@@ -24,13 +24,13 @@ def featurize(
     *,
     codec: CodecName = "float16",
 ) -> list[CachedSample]:
-    """Compute one sample an image, in order; no image gives no sample.
+    """Compute one sample per image, in order.
 
     Args:
-        models: The frozen pair, on its device.
-        images: What goes through both models at once.
-        locator: What turns regions into tokens, with the localizer of ``models``; by default from
-            the records' boxes.
+        models: The frozen models, on their device.
+        images: One batch for both models; may be empty.
+        locator: Computes tokens with the localizer of ``models``; by default from the records'
+            boxes.
         codec: How feature maps are stored.
 
     Raises:
@@ -49,7 +49,7 @@ def launch(
 ) -> "LaunchedBatch":
     """Begin to featurize at least one image; arguments as in `featurize`.
 
-    On a CUDA device the work is only queued, the copies back among it, so that the next batch can
+    On a CUDA device the work, including the copies back, is only queued, so that the next batch can
     be queued behind it at once. On a CPU it is done when this returns.
     """
     encoder, locator = models.encoder, locator or RegionLocator(localizer=models.localizer)
@@ -59,11 +59,8 @@ def launch(
         features_BTD = encoder.features(encoder.normalise(torch.stack(frames)))
         maps = find_codec(codec).encode(features_BTD)
     regions = _locate(images, locator)
-    computed = [
-        of_image.tokens
-        for image, of_image in zip(images, regions, strict=True)
-        if not image.has_reused_tokens
-    ]
+    pairs = zip(images, regions, strict=True)
+    computed = [of_image.tokens for image, of_image in pairs if not image.has_reused_tokens]
     if computed:
         tokens = torch.cat(computed).to(torch.float16)
     return LaunchedBatch(
@@ -77,22 +74,21 @@ def launch(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchedBatch:
-    """Images whose numbers are being computed."""
+    """A batch of images that is being computed."""
 
     images: Sequence[PreparedImage]
     """The images."""
     regions: Sequence[LocatedRecord]
     """Their regions with their tokens."""
     maps_and_tokens: HostCopies
-    """Feature maps as they are stored, and position tokens, (sum of R, S) float16; without those
-    that are taken over from another cache."""
+    """Encoded feature maps, and position tokens, (sum of R, S) float16; without reused ones."""
     precision: Precision
-    """What was computed in."""
+    """Precision of the computation."""
     codec: CodecName
     """How feature maps are stored."""
 
     def wait(self) -> list[CachedSample]:
-        """Return the samples, in order, once they are there; may be called from any thread.
+        """Wait for the samples and return them in order; may be called from any thread.
 
         Raises:
             WeightsError: See `featurize`.

@@ -1,4 +1,4 @@
-"""A configuration opened: the annotations and models that it names, and the plan they make."""
+"""Opens a configuration: reads its annotations, loads its models, and makes the plan."""
 
 import os
 from collections.abc import Iterable
@@ -33,17 +33,12 @@ from regionspot.extraction.prepare import Preparation, ShardJob
 from regionspot.extraction.reuse import OldCache
 from regionspot.storage import RemoteFolder, is_url, local_input
 
-_NUM_LOOKED_AT = 64
+_NUM_CHECKED = 64
+"""Number of images to decode if the annotations do not give image sizes."""
 
 
 def read_regions(config: CacheConfig) -> AnnotatedImages:
-    """Read a configuration's annotations and, if it has any, the proposals in their place.
-
-    Raises:
-        MissingFileError: A file or the folder of images is missing.
-        StorageError: The server of a URL refuses, or does not answer.
-        AnnotationError: A file is in another format, or nothing in it can be used.
-    """
+    """Read a configuration's annotations, or its proposals in their place."""
     annotated = _read_regions(config)
     doubt = _doubt_by_decoded_sizes(config, annotated)
     if doubt is None:
@@ -86,13 +81,13 @@ def _read_regions(config: CacheConfig) -> AnnotatedImages:
 
 
 def _doubt_by_decoded_sizes(config: CacheConfig, annotated: AnnotatedImages) -> str | None:
-    """Look at a few images where the annotations do not say how large images are."""
+    """Decode a few images to check boxes if the annotations do not give image sizes."""
     images, regions = annotated.records.images, annotated.records.regions
     if images.sizes_hw is not None or regions.box_unit != "pixel" or annotated.images_dir is None:
         return None
     rows = np.flatnonzero(np.diff(regions.starts))
     sizes_hw, chosen = [], []
-    for row in rows[:: max(1, -(-len(rows) // _NUM_LOOKED_AT))].tolist():
+    for row in rows[:: max(1, -(-len(rows) // _NUM_CHECKED))].tolist():
         path = annotated.images_dir / images.file_names[row]
         size_hw = read_size_hw(path, exif_policy=config.exif_policy)
         if size_hw is not None:
@@ -111,7 +106,7 @@ def _doubt_by_decoded_sizes(config: CacheConfig, annotated: AnnotatedImages) -> 
 
 
 def describe_proposals(config: CacheConfig, annotated: AnnotatedImages) -> str | None:
-    """Tell where the proposals come from, in another text for other ones; None without any."""
+    """Describe the proposals uniquely, for the manifest; None without any."""
     if config.proposals is None:
         return None
     if config.proposals.grid is not None:
@@ -122,12 +117,7 @@ def describe_proposals(config: CacheConfig, annotated: AnnotatedImages) -> str |
 
 
 def store_category_tree(output_dir: Path, tree_path: str, annotated: AnnotatedImages) -> None:
-    """Keep a category tree of V3Det in the cache, by label.
-
-    Raises:
-        MissingFileError: There is no such file.
-        AnnotationError: It is no category tree.
-    """
+    """Store a category tree of V3Det in the cache, by label."""
     kinds_of = read_category_tree(local_input(tree_path))
     label_of = {number: label for label, number in enumerate(annotated.category_ids)}
     write_category_tree(
@@ -139,28 +129,22 @@ def store_category_tree(output_dir: Path, tree_path: str, annotated: AnnotatedIm
     )
 
 
-# Formats of people's own data: who drew the boxes may have seen photos upright or as stored.
 _WITHOUT_A_KNOWN_ORIENTATION = ("coco", "csv")
+"""Formats of users' own data, whose annotators may have seen photos upright or as stored."""
 
 
 class CacheJob:
-    """What a cache is made from; nothing is written here.
+    """What a cache is made from; it writes nothing.
 
     Args:
         config: What to cache, and where.
-        models: The frozen models that the configuration names, if they are loaded already.
-        annotated: The annotations that it names, if they are read already.
+        models: The frozen models of the configuration, if already loaded.
+        annotated: The annotations of the configuration, if already read.
 
     Raises:
-        MissingFileError: The annotation file, the folder of images or a weights file is missing.
-        AnnotationError: The annotations are in another format, or hold nothing to cache.
-        ConfigError: Synonyms are asked for that the annotations do not list.
+        RegionSpotError: See `cache_features`.
         VocabularyError: CLIP does not know a word of a class name, or cannot tell names apart, and
             the configuration refuses that.
-        DiskError: A file lies where the cache's folder should be.
-        WeightsError: Weights do not fit their model.
-        CacheMismatchError: The cache to reuse was made by other models or settings.
-        CacheCorruptError: The cache to reuse is not finished, or damaged.
     """
 
     def __init__(
@@ -210,13 +194,16 @@ class CacheJob:
                 wanted=self.manifest,
                 finds_regions=self.locator.grid is not None,
             )
-            self.manifest = replace(self.manifest, reused=self.old_cache.contents_sha256)
+            self.manifest = replace(
+                self.manifest, reused=self.old_cache.cache.index.contents_sha256
+            )
 
     @property
     def preparation(self) -> Preparation:
         """How images are prepared."""
+        images_dir = self.config.annotations.images_dir
         return Preparation(
-            images_dir=_folder_of_images(self.config.annotations.images_dir),
+            images_dir=RemoteFolder(images_dir) if is_url(images_dir) else Path(images_dir),
             exif_policy=self.config.exif_policy,
             max_image_pixels=self.config.max_image_pixels,
             locator=self.locator,
@@ -227,14 +214,14 @@ class CacheJob:
 
     @property
     def num_batches(self) -> int:
-        """Batches of the whole plan, whatever is done of it already."""
+        """Number of batches of the whole plan, done or not."""
         plan, batch_size = self.manifest.plan, self.config.batch_size
         sizes = [len(plan.images_of(shard)) for shard in (0, plan.num_shards - 1)]
         full, last = (-(-size // batch_size) for size in sizes)
         return full * (plan.num_shards - 1) + last
 
     def text_bank(self, templates: str) -> NDArray[np.float32]:
-        """Return the embeddings of the class names, (C, E), taken over or computed."""
+        """Return the embeddings of the class names, (C, E), reused or computed."""
         vocabulary = self.manifest.vocabulary
         if self.old_cache is not None:
             bank = self.old_cache.text_bank(vocabulary, templates)
@@ -246,34 +233,31 @@ class CacheJob:
         return bank_CE.float().cpu().numpy()
 
     def done_and_missing(self) -> tuple[list[int], list[int]]:
-        """Return the shards that the destination has, and those that it lacks."""
-        is_done = [self.destination.is_done(n) for n in range(self.manifest.plan.num_shards)]
-        return (
-            [shard for shard, complete in enumerate(is_done) if complete],
-            [shard for shard, complete in enumerate(is_done) if not complete],
-        )
+        """Return the finished shards, and the missing ones."""
+        shards = range(self.manifest.plan.num_shards)
+        done = [shard for shard in shards if self.destination.is_done(shard)]
+        return done, sorted(set(shards).difference(done))
 
     def shard_jobs(self, shards: Iterable[int]) -> list[ShardJob]:
         """Return the images of shards."""
-        jobs = []
-        for shard in shards:
-            images = self.manifest.plan.images_of(shard)
-            records = self.records[images.start : images.stop]
-            jobs.append(ShardJob(shard_index=shard, records=records))
-        return jobs
+        spans = [(shard, self.manifest.plan.images_of(shard)) for shard in shards]
+        return [
+            ShardJob(shard_index=shard, records=self.records[images.start : images.stop])
+            for shard, images in spans
+        ]
 
 
 def _with_sound_names(
     config: CacheConfig, annotated: AnnotatedImages, models: FrozenModels
 ) -> tuple[AnnotatedImages, tuple[str, ...]]:
-    """Do about class names what the configuration says, and return what to say about them."""
+    """Merge or refuse class names as configured, and return notes on them."""
     notes: dict[str, None] = {}
     for templates in config.templates:
         findings = models.examine_names(
             annotated.vocabulary, templates=templates, synonyms=annotated.synonyms
         )
         if config.unknown_words == "refuse":
-            findings.check_words(" To try the pipeline all the same: --unknown_words keep.")
+            findings.check_words(" To try the pipeline anyway: --unknown_words keep.")
         if config.same_tokens == "refuse":
             findings.check_alike()
         elif config.same_tokens == "merge" and findings.alike:
@@ -289,7 +273,3 @@ def _check_synonyms(config: CacheConfig, annotated: AnnotatedImages) -> None:
             f"--templates has {wanting[0]}, but {config.annotations.path} lists no synonyms of its"
             " categories (LVIS files do). Give the template set without -synonyms."
         )
-
-
-def _folder_of_images(images_dir: str) -> Path | RemoteFolder:
-    return RemoteFolder(images_dir) if is_url(images_dir) else Path(images_dir)

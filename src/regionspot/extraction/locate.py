@@ -1,4 +1,4 @@
-"""From an image's record to its regions with their position tokens, by what SAM is shown of each.
+"""Computes the position tokens of an image's regions, from its record and SAM's embedding.
 
 Shape letters: R regions, S width of the tokens.
 """
@@ -24,19 +24,19 @@ from regionspot.backbones import (
 )
 
 _MASK_CHUNK = 16
-"""Masks at the image's size held at once: of a 12-megapixel image 200 MB."""
+"""Number of masks at the image's size in memory at once: 200 MB for a 12-megapixel image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocatedRecord:
-    """An image's record, each of whose regions has its position token."""
+    """An image's record, with a position token for each region."""
 
     record: ImageRecord
-    """The image with the regions that SAM could be shown, or those that it proposed."""
+    """The image with the regions that have a prompt, or those that SAM proposed."""
     tokens: Tensor
     """Position tokens, (R, S); row ``i`` belongs to region ``i`` of the record."""
     num_dropped: int = 0
-    """Regions that SAM could not be shown: their mask has no pixel, or a point lies outside."""
+    """Regions without a prompt: their mask has no pixel, or a point lies outside of the image."""
 
     @property
     def box_scores(self) -> NDArray[np.float32]:
@@ -53,12 +53,12 @@ class RegionLocator:
     localizer: Localizer
     """The frozen SAM."""
     prompt: Prompt = "box"
-    """What of a region SAM is shown."""
+    """Kind of prompt for each region."""
     grid: GridProposer | None = None
     """If given, SAM proposes the regions, in place of those of the records."""
 
     def wants_pixels(self, record: ImageRecord) -> bool:
-        """Return whether SAM must embed an image: not one without regions, unless on a grid."""
+        """Return whether SAM must embed an image: if it has regions, or SAM proposes them."""
         return self.grid is not None or len(record.labels) > 0
 
     def locate(self, record: ImageRecord, image_embedding: Tensor | None) -> LocatedRecord:
@@ -66,8 +66,8 @@ class RegionLocator:
 
         Args:
             record: The image and its regions, resolved.
-            image_embedding: SAM's embedding of it, as ``localizer.embed`` gives it for one image;
-                None if `wants_pixels` is false.
+            image_embedding: SAM's embedding of it, from ``localizer.embed`` for one image; None if
+                `wants_pixels` is false.
         """
         if image_embedding is None:
             return LocatedRecord(record=record, tokens=self._no_tokens())
@@ -90,17 +90,15 @@ class RegionLocator:
             tokens = region_tokens(self.localizer, image_embedding, prompts, record.size_hw)
             tokens_of.update(zip(regions, tokens, strict=True))
         kept = sorted(tokens_of)
-        shown = replace(
+        prompted = replace(
             record,
             boxes_xyxy=record.boxes_xyxy[kept],
             labels=record.labels[kept],
             prompts=tuple(record.prompts[region] for region in kept),
         )
         return LocatedRecord(
-            record=shown,
-            tokens=torch.stack([tokens_of[region] for region in kept])
-            if kept
-            else self._no_tokens(),
+            record=prompted,
+            tokens=torch.stack([tokens_of[k] for k in kept]) if kept else self._no_tokens(),
             num_dropped=len(record.labels) - len(kept),
         )
 
@@ -110,7 +108,7 @@ class RegionLocator:
     def _decoded(
         self, texts: Sequence[str], size_hw: tuple[int, int]
     ) -> Iterator[tuple[Sequence[int], RegionPrompts]]:
-        """Yield regions that SAM can be shown, with their prompts, a group at a time."""
+        """Yield regions that have a prompt, with their prompts, a group at a time."""
         if self.prompt == "points":
             yield from _points(texts, size_hw)
             return
@@ -128,13 +126,13 @@ class RegionLocator:
 def _points(
     texts: Sequence[str], size_hw: tuple[int, int]
 ) -> Iterator[tuple[Sequence[int], PointPrompts]]:
-    """Yield regions given by points, those with equally many points together."""
+    """Yield regions given by points, grouped by their number of points."""
     points = {
         region: found
         for region, text in enumerate(texts)
         if (found := decode_points(text, size_hw)) is not None
     }
-    # Not padded to one length: SAM embeds padding, too, and a region's token must not depend on the
+    # Not padded to one length: SAM also embeds padding, and a region's token must not depend on the
     # number of points of other regions.
     for num_points in sorted({len(labels) for _, labels in points.values()}):
         alike = {k: found for k, found in points.items() if len(found[1]) == num_points}

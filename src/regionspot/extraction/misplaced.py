@@ -1,4 +1,4 @@
-"""Says where a missing image lies instead: one folder deeper, in another case, elsewhere."""
+"""Finds where a missing image is instead: one folder deeper, in another case, elsewhere."""
 
 import os
 import time
@@ -18,15 +18,15 @@ def where_instead(images_dir: Path, file_name: str) -> str | None:
     """Look for an image that is not where its annotations say.
 
     Folders above are tried first, for an ``images_dir`` that is a folder too deep. Then files below
-    ``images_dir`` are compared by name, those of the upper folders first; the search ends after
-    100,000 entries or 10 seconds.
+    ``images_dir`` are compared by name, upper folders first; the search ends after 100,000 entries
+    or 10 seconds.
 
     Args:
         images_dir: Folder of the images.
         file_name: Path below it, as the annotations spell it, at which there is no file.
 
     Returns:
-        Where a file of that name is, and what to type; None if none was found.
+        Where a file of that name is, and what to type; None if there is none.
     """
     wanted = PurePosixPath(file_name)
     for above in list(images_dir.resolve().parents)[: len(wanted.parts)]:
@@ -57,7 +57,7 @@ def where_instead(images_dir: Path, file_name: str) -> str | None:
 
 
 def _alike(images_dir: Path, wanted: PurePosixPath) -> Iterator[tuple[int, PurePosixPath]]:
-    """Yield files of a like name, and how alike: the smaller the number, the more."""
+    """Yield files of similar names, with a number that is smaller for more similar ones."""
     for found in _files_below(images_dir):
         if found.parts[-len(wanted.parts) :] == wanted.parts:
             yield _SAME_PATH, found

@@ -1,7 +1,7 @@
-"""Parts of a cache: many machines share the shards of one plan, with nothing between them but disk.
+"""Parts of a cache: several processes or machines share the shards of one plan.
 
-Each process is given its part (``--part 2/8``) or finds it in the environment that SLURM or
-torchrun set (``--part auto``). Parts need no talk: shard n belongs to part n mod count.
+Each process gets its part from ``--part 2/8``, or from the environment set by SLURM or torchrun
+(``--part auto``). Parts do not communicate: shard n belongs to part n mod count.
 """
 
 import re
@@ -30,22 +30,18 @@ class Part:
     """One of several equal parts of a plan's shards."""
 
     index: int
-    """Which one, counted from 0."""
+    """Index of the part, from 0."""
     count: int
-    """How many there are."""
+    """Number of parts."""
     local_index: int = 0
-    """Which process of its machine this is, counted from 0: it takes that GPU."""
+    """Index of this process on its machine, from 0: it uses that GPU."""
 
     @classmethod
     def parse(cls, text: str, environ: Mapping[str, str]) -> Self:
-        """Read an option.
-
-        Args:
-            text: ``2/8`` for the second of eight, or ``auto``.
-            environ: The environment, for ``auto``.
+        """Parse ``2/8``, the second of eight, or ``auto``, which reads the environment.
 
         Raises:
-            ConfigError: It is neither, there is no such part, or nothing in the environment tells.
+            ConfigError: It is neither, there is no such part, or the environment has none.
         """
         if text == AUTO:
             return cls._from_environment(environ)
@@ -72,12 +68,12 @@ class Part:
                 return cls(index=index, count=count, local_index=local)
         wanted = ", ".join(f"{index} and {count}" for index, count, _ in _SOURCES)
         raise ConfigError(
-            f"--part is auto, but the environment tells nothing of parts ({wanted}). Start it under"
-            " SLURM or torchrun, or give --part 1/8 and so on yourself."
+            f"--part is auto, but the environment sets none of {wanted}. Start it under SLURM or"
+            " torchrun, or give --part 1/8 and so on yourself."
         )
 
     def has(self, shard: int) -> bool:
-        """Say whether a shard belongs to the part."""
+        """Return whether a shard belongs to the part."""
         return shard % self.count == self.index
 
     @override

@@ -1,8 +1,8 @@
 """Reads, decodes and resizes images in a few threads, ahead of the models.
 
-Decoders and torch let other threads run, so threads are enough; the number of images that are
-prepared but not yet used is bounded, so memory is too. What comes out does not depend on the
-threads: order and batches are those of the plan.
+Decoders and torch release the GIL, so threads are enough. The number of images prepared ahead is
+bounded, and so is memory. The results do not depend on the threads: order and batches are those of
+the plan.
 """
 
 from collections import deque
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -34,7 +35,7 @@ from regionspot.extraction.reuse import OldCache, Reused
 from regionspot.storage import RemoteFolder, StorageError
 
 DOES_NOT_EXIST = "does not exist"
-"""Why an image cannot be used whose file is not there."""
+"""Reason for quarantining an image without a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,34 +43,34 @@ class ShardJob:
     """The images of one shard, in order."""
 
     shard_index: int
-    """Number of the shard, counted from 0."""
+    """Number of the shard, from 0."""
     records: Sequence[ImageRecord]
     """Its images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedImage:
-    """An image at the sizes of both models, in bytes: normalising is left to the device."""
+    """An image at the sizes of both models, as uint8: the device normalizes it."""
 
     record: ImageRecord
-    """The image and its regions, fitted to the decoded image."""
+    """The image and its regions, resolved for the decoded image."""
     sam_pixels: Tensor | None
-    """For SAM, (3, h, w) uint8; None for an image that SAM need not see."""
+    """For SAM, (3, h, w) uint8; None if SAM is not needed."""
     clip_pixels: Tensor | None
-    """For CLIP, (3, H, W) uint8; None if its feature map is taken over."""
+    """For CLIP, (3, H, W) uint8; None if its feature map is reused."""
     reused: Reused | None = None
-    """What is taken over from another cache."""
+    """What is reused from another cache."""
     num_clipped: int = 0
-    """Regions whose box was clipped to the decoded image."""
+    """Number of boxes clipped to the decoded image."""
     num_dropped: int = 0
-    """Regions that turned out to lie outside it, or to be equal once clipped."""
+    """Number of regions dropped: outside of the decoded image, or equal once clipped."""
     ignored_orientation: int = UPRIGHT
-    """EXIF orientation that was ignored although nothing tells whether the annotators saw it; 1,
+    """EXIF orientation that was ignored although it is unknown whether the annotators saw it; 1,
     upright, if none was."""
 
     @property
     def has_reused_tokens(self) -> bool:
-        """Whether its position tokens are taken over, too."""
+        """Whether its position tokens are reused, too."""
         return self.reused is not None and self.reused.regions is not None
 
 
@@ -80,11 +81,11 @@ class PreparedBatch:
     shard_index: int
     """The shard."""
     images: Sequence[PreparedImage]
-    """Those that could be used, in order."""
+    """The usable images, in order."""
     quarantined: Sequence[QuarantinedImage]
-    """Those that could not, in order."""
+    """The other images, in order."""
     is_usable: Sequence[bool]
-    """Of each image, in the order of the plan, whether it is among the former or the latter."""
+    """Whether each image is usable, in the order of the plan."""
     ends_shard: bool
     """Whether it is the shard's last batch."""
 
@@ -96,30 +97,30 @@ class Preparation:
     images_dir: Path | RemoteFolder
     """Folder that the file names are relative to."""
     exif_policy: ExifPolicy
-    """Whether to turn images as their EXIF orientation says."""
+    """Whether to apply the EXIF orientation of images."""
     locator: RegionLocator
     """Resizes for SAM."""
     encoder: Encoder
     """Resizes for CLIP."""
     max_image_pixels: int = MAX_PIXELS
-    """Height times width of an image at most."""
+    """Maximum height times width of an image."""
     old_cache: OldCache | None = None
-    """What need not be computed again."""
+    """The cache to reuse."""
     knows_orientation: bool = False
-    """Whether it is known that annotators saw the pixels as stored, as those of LVIS did."""
+    """Whether annotators are known to have seen the pixels as stored, as for LVIS."""
 
     def prepare(self, record: ImageRecord) -> PreparedImage | QuarantinedImage:
-        """Read, decode and resize one image, or say why it cannot be used.
+        """Read, decode and resize one image, or return why it cannot be used.
 
-        An image of which everything is taken over is not read.
+        An image that is reused completely is not read.
 
         Raises:
-            StorageError: The server of the images refuses or does not answer, which says nothing
-                about the image.
+            StorageError: The server of the images refuses or does not respond, which is no fault of
+                the image.
         """
         reused = None if self.old_cache is None else self.old_cache.find(record)
         if reused is not None and reused.regions is not None:
-            return _prepared(reused.resolved, sam_pixels=None, clip_pixels=None, reused=reused)
+            return _prepared(reused.resolved, reused=reused)
         try:
             data = _read(self.images_dir, record.file_name)
             pixels = decode_image(
@@ -130,7 +131,7 @@ class Preparation:
             )
             resolved = record.resolved((pixels.shape[0], pixels.shape[1]))
             if reused is not None and reused.resolved.record.size_hw != resolved.record.size_hw:
-                reused = None  # the file was changed since, and no annotated size tells
+                reused = None  # the file has changed, and there is no annotated size to tell
             wants_sam = self.locator.wants_pixels(resolved.record)
             return _prepared(
                 resolved,
@@ -139,10 +140,14 @@ class Preparation:
                 reused=reused,
                 ignored_orientation=self._ignored_orientation(data, record),
             )
-        except ShapeError as error:
-            return _quarantined(record, f"cannot be resized: {error}")
-        except ImageError as error:
-            return _quarantined(record, str(error))
+        except (ShapeError, ImageError) as error:
+            reason = f"cannot be resized: {error}" if isinstance(error, ShapeError) else str(error)
+            return QuarantinedImage(
+                key=record.key,
+                image_id=record.image_id,
+                file_name=record.file_name,
+                reason=reason,
+            )
 
     def _ignored_orientation(self, data: bytes, record: ImageRecord) -> int:
         if self.exif_policy == "apply" or self.knows_orientation:
@@ -157,9 +162,9 @@ class Preparation:
 def _prepared(
     resolved: ResolvedRecord,
     *,
-    sam_pixels: Tensor | None,
-    clip_pixels: Tensor | None,
     reused: Reused | None,
+    sam_pixels: Tensor | None = None,
+    clip_pixels: Tensor | None = None,
     ignored_orientation: int = UPRIGHT,
 ) -> PreparedImage:
     return PreparedImage(
@@ -173,78 +178,57 @@ def _prepared(
     )
 
 
-def _quarantined(record: ImageRecord, reason: str) -> QuarantinedImage:
-    return QuarantinedImage(
-        key=record.key, image_id=record.image_id, file_name=record.file_name, reason=reason
-    )
-
-
 @contextmanager
 def prepared_batches(
     jobs: Iterable[ShardJob], preparation: Preparation, *, batch_size: int, num_threads: int
 ) -> Iterator[Iterator[PreparedBatch]]:
     """Prepare the images of many shards in the background.
 
-    A batch is made of ``batch_size`` consecutive images of its shard's plan less the unusable ones:
-    its composition depends neither on where a run started nor on timing.
+    A batch holds the usable ones of ``batch_size`` consecutive images of its shard: it depends
+    neither on where a run started nor on timing.
 
     Args:
         jobs: The shards, in order.
         preparation: How to prepare an image.
-        batch_size: Images in a batch; the last batch of a shard may be smaller.
-        num_threads: Images that are prepared at once; a batch more is kept ready.
+        batch_size: Images per batch; the last batch of a shard may be smaller.
+        num_threads: Images prepared at once; one more batch is kept ready.
 
     Yields:
-        The batches, in order. The threads end with the block, however it ends.
+        The batches, in order. The threads end with the block.
     """
     with ThreadPoolExecutor(num_threads, thread_name_prefix="prepare") as pool:
+
+        def submitted() -> Iterator[_Pending]:
+            for job in jobs:
+                for start in range(0, len(job.records), batch_size):
+                    records = job.records[start : start + batch_size]
+                    images = [pool.submit(preparation.prepare, record) for record in records]
+                    yield job.shard_index, images, start + batch_size >= len(job.records)
+
         try:
-            num_ahead = -(-num_threads // batch_size) + 1
-            yield _in_order(_submitted(jobs, pool, preparation, batch_size), num_ahead)
+            yield _in_order(submitted(), num_ahead=-(-num_threads // batch_size) + 1)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PendingBatch:
-    shard_index: int
-    images: Sequence["Future[PreparedImage | QuarantinedImage]"]
-    ends_shard: bool
-
-    def wait(self) -> PreparedBatch:
-        results = list(map(wait_for, self.images))
-        return PreparedBatch(
-            shard_index=self.shard_index,
-            images=[result for result in results if isinstance(result, PreparedImage)],
-            quarantined=[result for result in results if isinstance(result, QuarantinedImage)],
-            is_usable=[isinstance(result, PreparedImage) for result in results],
-            ends_shard=self.ends_shard,
-        )
+_Pending: TypeAlias = tuple[int, list["Future[PreparedImage | QuarantinedImage]"], bool]
+"""Number of the shard, its submitted images, and whether they end the shard."""
 
 
-def _submitted(
-    jobs: Iterable[ShardJob],
-    pool: ThreadPoolExecutor,
-    preparation: Preparation,
-    batch_size: int,
-) -> Iterator[_PendingBatch]:
-    for job in jobs:
-        for start in range(0, len(job.records), batch_size):
-            records = job.records[start : start + batch_size]
-            yield _PendingBatch(
-                shard_index=job.shard_index,
-                images=[pool.submit(preparation.prepare, record) for record in records],
-                ends_shard=start + batch_size >= len(job.records),
-            )
-
-
-def _in_order(pending: Iterator[_PendingBatch], num_ahead: int) -> Iterator[PreparedBatch]:
-    # Taking from `pending` is what submits, so the queue's length bounds the work ahead.
+def _in_order(pending: Iterator[_Pending], num_ahead: int) -> Iterator[PreparedBatch]:
+    # Taking from `pending` submits, so the queue's length bounds the work ahead.
     queue = deque(islice(pending, num_ahead))
     while queue:
-        batch = queue.popleft().wait()
+        shard_index, futures, ends_shard = queue.popleft()
+        images = list(map(wait_for, futures))
         queue.extend(islice(pending, 1))
-        yield batch
+        yield PreparedBatch(
+            shard_index=shard_index,
+            images=[image for image in images if isinstance(image, PreparedImage)],
+            quarantined=[image for image in images if isinstance(image, QuarantinedImage)],
+            is_usable=[isinstance(image, PreparedImage) for image in images],
+            ends_shard=ends_shard,
+        )
 
 
 def _read(folder: Path | RemoteFolder, name: str) -> bytes:

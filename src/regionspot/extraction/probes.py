@@ -1,10 +1,9 @@
-"""Two checks that run the models on a few images.
+"""Two checks that run the models on a few images; no stored number depends on them.
 
-`measured_manifest` measures the precision loss: how far the stored numbers are from those of
-float32 models, stored exactly. `check_same_images` makes sure that a cache to reuse is of the same
-images. Keys are often numbers, and two data sets may both have an image 000000000042 of 640 x 480
-pixels. So the first reused image of each shard is passed through CLIP all the same, and the two
-feature maps are compared. No stored number depends on either check.
+`measured_manifest` measures the precision loss: the difference of the stored numbers from those of
+float32 models, stored exactly. `check_same_images` checks that a cache to reuse holds the same
+images: two data sets may both have an image 000000000042 of 640 x 480 pixels, so the first reused
+image of each shard goes through CLIP, and the feature maps are compared.
 
 Shape letters: T feature tokens, D feature width, R regions, S SAM width.
 """
@@ -12,6 +11,7 @@ Shape letters: T feature tokens, D feature width, R regions, S SAM width.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -20,13 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels
-from regionspot.cache import (
-    CodecName,
-    Manifest,
-    MeasuredError,
-    QuarantinedImage,
-    find_codec,
-)
+from regionspot.cache import CodecName, Manifest, MeasuredError, QuarantinedImage, find_codec
 from regionspot.core.errors import CacheMismatchError
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.locate import RegionLocator
@@ -43,17 +37,14 @@ NUM_MEASURED: Final = 4
 def measured_manifest(job: CacheJob) -> Manifest:
     """Return a job's manifest with the relative error due to its codec and precision, if any.
 
-    The error is rounded to two digits. On one machine the same job has the same error.
-
-    Raises:
-        WeightsError: A model's output is not finite.
+    The error is rounded to two digits, and is the same for the same job on the same machine.
     """
     manifest = job.manifest
     if (manifest.codec, manifest.precision) == ("float16", "float32"):
         return manifest
     if job.old_cache is not None:
-        # It has the same codec and precision, and nearly all numbers come from it.
-        return replace(manifest, measured_error=job.old_cache.measured_error)
+        # It has the same codec and precision, and almost all numbers come from it.
+        return replace(manifest, measured_error=job.old_cache.cache.manifest.measured_error)
     error = measure_error(job.models, _some_images(job), job.locator, codec=manifest.codec)
     _logger.info(
         "feature maps stored as %s, computed in %s: relative error %s (position tokens: %s)",
@@ -67,22 +58,12 @@ def measured_manifest(job: CacheJob) -> Manifest:
 
 def _some_images(job: CacheJob) -> list[PreparedImage]:
     preparation = job.preparation
-    # More than needed, as some may be unusable.
-    places = np.linspace(0, len(job.records) - 1, 8 * NUM_MEASURED).round().astype(int)
-    images: list[PreparedImage] = []
-    for place in dict.fromkeys(places[_spread(len(places))].tolist()):
-        image = preparation.prepare(job.records[place])
-        if isinstance(image, PreparedImage):
-            images.append(image)
-        if len(images) == NUM_MEASURED:
-            break
-    return images
-
-
-def _spread(count: int) -> list[int]:
-    """Return 0 to count - 1 so that the first few are far from each other."""
-    step = count // NUM_MEASURED
-    return [number for start in range(step) for number in range(start, count, step)]
+    # More than needed, as some may be unusable; those to use first are far from each other.
+    places = np.linspace(0, len(job.records) - 1, NUM_MEASURED * 8).round().astype(int)
+    places = places.reshape(NUM_MEASURED, 8).T.ravel()
+    prepared = (preparation.prepare(job.records[n]) for n in dict.fromkeys(places.tolist()))
+    usable = (image for image in prepared if isinstance(image, PreparedImage))
+    return list(islice(usable, NUM_MEASURED))
 
 
 @torch.inference_mode()
@@ -95,14 +76,14 @@ def measure_error(
 ) -> MeasuredError:
     """Compare the stored numbers with those of the same models in float32, not compiled.
 
-    Images are processed one at a time, so that memory does not depend on their number. Regions that
-    the locator proposes are proposed once, in the configured precision: their tokens are compared,
-    not the choice of regions.
+    Images are processed one at a time, so that memory does not depend on their number. If the
+    locator proposes regions, it does so once, in the configured precision: tokens are compared, not
+    the choice of regions.
 
     Args:
-        models: The frozen pair, on its device.
-        images: What to compare on.
-        locator: What turns regions into tokens; by default from the records' boxes.
+        models: The frozen models, on their device.
+        images: The images to compare on.
+        locator: Computes tokens; by default from the records' boxes.
         codec: How feature maps are stored.
     """
     encoder, locator = models.encoder, locator or RegionLocator(localizer=models.localizer)
@@ -137,7 +118,7 @@ def _tokens(
 
 
 class _SquareSums:
-    """Sums over all images, in float64."""
+    """Sums of squares over all images, in float64."""
 
     def __init__(self) -> None:
         self._errors = self._numbers = 0.0
@@ -154,26 +135,26 @@ class _SquareSums:
 
 MAX_DISTANCE: Final = 0.35
 """Largest `feature_distance` that counts as the same image: about the geometric mean of the
-largest measured for the same image and the smallest for two. Photos, plain colours and noise with
-the toy CLIP and a random ViT-B/32: the same image is at most 0.09 away in bfloat16 and 0.11 as int8
-with one scale a token, another image at least 1.2. All pairs of 150 toy images: at least 1.2, too.
-Two machines or versions of torch in float32 differ far less than bfloat16 does."""
+largest measured for the same image and the smallest for two images. On photos, plain colours and
+noise with the toy CLIP and a random ViT-B/32, the same image is at most 0.09 away in bfloat16 and
+0.11 as int8 with one scale per token, another image at least 1.2; so are all pairs of 150 toy
+images. Two machines or versions of torch in float32 differ far less than bfloat16 does."""
 
 
 def feature_distance(found_TD: NDArray[np.floating], wanted_TD: NDArray[np.floating]) -> float:
-    """Return how far a feature map is from another, as a share of how much that one varies.
+    """Return the distance of a feature map from another, relative to the variation of the latter.
 
-    Of each channel the root mean square difference is taken, and the standard deviation over the
-    tokens; the distance is the median of the former over the median of the latter. A plain relative
-    error would be blind: CLIP has a few huge channels that are nearly the same for all images.
+    It is the median over channels of the root mean square difference, divided by the median over
+    channels of the standard deviation over tokens. A plain relative error would not work: CLIP has
+    a few huge channels that are nearly the same for all images.
 
     Args:
         found_TD: A feature map, (T, D).
         wanted_TD: The one to compare with, (T, D).
 
     Returns:
-        0 for equal ones, about 1 or more for two images; infinite or not a number if ``wanted_TD``
-        does not vary.
+        0 for equal ones, about 1 or more for two images; infinite or NaN if ``wanted_TD`` does not
+        vary.
     """
     found, wanted = found_TD.astype(np.float64), wanted_TD.astype(np.float64)
     errors_D = np.sqrt(((found - wanted) ** 2).mean(axis=0))
@@ -184,12 +165,11 @@ def feature_distance(found_TD: NDArray[np.floating], wanted_TD: NDArray[np.float
 
 
 def check_same_images(job: CacheJob, old_cache: OldCache, shard_index: int) -> None:
-    """Compare the first reused image of a shard that can be read with the cached one.
+    """Compare the first readable reused image of a shard with the cached one.
 
     Raises:
         CacheMismatchError: It is another image, or none of them can be read.
-        CacheCorruptError: The old cache is damaged there.
-        ShapeError: The models cannot take the image.
+        CacheCorruptError: The old cache is damaged.
     """
     preparation = replace(job.preparation, old_cache=None)
     unreadable = None
@@ -205,8 +185,8 @@ def check_same_images(job: CacheJob, old_cache: OldCache, shard_index: int) -> N
             return
     if unreadable is not None:
         raise CacheMismatchError(
-            f"shard {shard_index}: none of the images that {old_cache.location} holds can be read,"
-            " so nobody can tell whether it is of the same images. The first one:"
+            f"shard {shard_index}: none of the images that {old_cache.cache.location} holds can be"
+            " read, so it is unknown whether it is of the same images. The first one:"
             f" {unreadable.file_name} {unreadable.reason}. Check --annotations.images_dir, or leave"
             " --reuse out."
         )
@@ -221,15 +201,17 @@ def _check_same(
     old_hw, new_hw = reused.sample.size_hw, prepared.record.size_hw
     found = f"was {old_hw[1]} x {old_hw[0]} pixels there and is {new_hw[1]} x {new_hw[0]} now"
     if old_hw == new_hw:
-        distance = feature_distance(feature_map_TD, old_cache.features(reused).float().numpy())
+        distance = feature_distance(
+            feature_map_TD, old_cache.cache.features(reused.sample).float().numpy()
+        )
         if distance <= MAX_DISTANCE:
             return
         found = (
-            f"looks otherwise: CLIP's feature map of it differs by {distance:.2f} of what it varies"
-            f" by; wanted at most {MAX_DISTANCE}"
+            f"looks different: its CLIP feature map differs by {distance:.2f} times its own"
+            f" variation; wanted at most {MAX_DISTANCE}"
         )
     raise CacheMismatchError(
-        f"{old_cache.location} is of other images: {prepared.record.file_name}, its image"
+        f"{old_cache.cache.location} is of other images: {prepared.record.file_name}, its image"
         f" {prepared.record.key}, {found}. Check --annotations.images_dir, or leave --reuse out."
     )
 

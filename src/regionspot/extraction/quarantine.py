@@ -1,9 +1,9 @@
-"""Stopping a run that would leave out too many images.
+"""Stops a run that would leave out too many images.
 
-An image that cannot be used is left out for good once its shard is finished. If the folder of
-images is unmounted in the middle of a run, however, every later image is unusable. So unusable
-images are held back until a usable one follows them. If too many come in a row, the run stops
-before their shards are finished, with the files on disk as if it had stopped before the first one.
+An unusable image is left out for good once its shard is finished. If the folder of images is
+unmounted during a run, however, every later image is unusable. So unusable images are held back
+until a usable one follows them. If too many come in a row, the run stops before their shards are
+finished, with the files on disk as if it had stopped before the first one.
 """
 
 import logging
@@ -23,7 +23,7 @@ _NUM_EXAMPLES = 3
 
 
 def quarantined_in(cache_dir: Path, shards: Iterable[int]) -> list[QuarantinedImage]:
-    """Return the images that finished shards have left out."""
+    """Return the images left out of finished shards."""
     return [image for shard in shards for image in read_sidecar(cache_dir, shard).quarantined]
 
 
@@ -31,9 +31,9 @@ class QuarantineGuard:
     """Counts the unusable images of a run against what its configuration allows.
 
     Args:
-        config: How many are allowed, of all and in a row.
-        num_images: Images of the whole plan.
-        already: Unusable images of shards finished before; they count towards the share.
+        config: How many are allowed, in total and in a row.
+        num_images: Number of images of the whole plan.
+        already: Unusable images of finished shards; they count towards the share.
     """
 
     def __init__(
@@ -53,31 +53,27 @@ class QuarantineGuard:
         batches held back has pixels.
 
         Args:
-            batches: The batches of this run, in the order of the plan. Shards not among them
-                neither count nor end a row.
+            batches: The batches of this run, in the order of the plan. Other shards neither count
+                nor end a row.
 
         Raises:
             TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``, or
                 ``max_quarantined_in_a_row`` follow each other.
         """
-        waiting: list[PreparedBatch] = []
+        held_back: list[PreparedBatch] = []
         for batch in batches:
             self._count(batch)
             if batch.images:
-                yield from waiting
-                waiting.clear()
-            waiting.append(batch)
+                yield from held_back
+                held_back.clear()
+            held_back.append(batch)
             if not self._row:
-                yield from waiting
-                waiting.clear()
-        yield from waiting
+                yield from held_back
+                held_back.clear()
+        yield from held_back
 
     def add(self, images: Iterable[QuarantinedImage]) -> None:
-        """Count the unusable images of a shard that another process finished.
-
-        Raises:
-            TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``.
-        """
+        """Count the unusable images of a shard that another process finished; see `checked`."""
         for image in images:
             self._leave_out(image)
         self._check_share()
@@ -91,49 +87,43 @@ class QuarantineGuard:
             image = next(unusable)
             self._leave_out(image)
             self._row.append(image)
-            if len(self._row) == self._config.max_quarantined_in_a_row:
-                raise self._too_many_in_a_row()
+            self._check_row()
         self._check_share()
 
     def _leave_out(self, image: QuarantinedImage) -> None:
         _logger.warning("left out: %s %s", image.file_name, image.reason)
         self._all.append(image)
         if image.reason == DOES_NOT_EXIST and not self._has_looked:
-            self._has_looked = True  # once: other files are most likely missing for the same reason
-            self._instead = self._where_instead(image)
+            self._has_looked = True  # once: other files are probably missing for the same reason
+            images_dir = self._config.annotations.images_dir
+            if not is_url(images_dir):
+                self._instead = where_instead(Path(images_dir), image.file_name)
             if self._instead is not None:
                 _logger.warning("%s", self._instead)
 
-    def _where_instead(self, image: QuarantinedImage) -> str | None:
-        images_dir = self._config.annotations.images_dir
-        return None if is_url(images_dir) else where_instead(Path(images_dir), image.file_name)
-
     def _examples(self, images: list[QuarantinedImage]) -> str:
         lines = [f"  {image.file_name} {image.reason}" for image in images[:_NUM_EXAMPLES]]
-        return "\n".join(lines if self._instead is None else [*lines, self._instead])
+        first = f"The first of them, in {self._config.annotations.images_dir}:"
+        return "\n".join([first, *lines, *filter(None, [self._instead])])
 
     def _check_share(self) -> None:
         # Not compared as numbers of images: 0.58 * 50 is a little less than 29.
         if len(self._all) / self._num_images > self._config.max_quarantined_share:
-            raise self._too_large_a_share()
+            raise TooManyQuarantinedError(
+                f"{len(self._all)} of {self._num_images} images cannot be used, more than the"
+                f" allowed share of {self._config.max_quarantined_share:g}."
+                f" {self._examples(self._all)}\n"
+                "Repair them, or check --annotations.images_dir; to leave so many out, raise"
+                " --max_quarantined_share (1 allows all); then give the same command again. (Images"
+                " of finished shards are tried again by `regionspot cache repair"
+                " --retry_quarantined true` with the same options.)"
+            )
 
-    def _too_many_in_a_row(self) -> TooManyQuarantinedError:
-        images_dir = self._config.annotations.images_dir
-        return TooManyQuarantinedError(
-            f"{len(self._row)} images in a row cannot be used. The first of them, in"
-            f" {images_dir}:\n{self._examples(self._row)}\n"
-            f"Look whether {images_dir} is still there, as --annotations.images_dir; then give the"
-            " same command again: none of them was left out yet. To leave out so many, raise"
-            " --max_quarantined_in_a_row."
-        )
-
-    def _too_large_a_share(self) -> TooManyQuarantinedError:
-        return TooManyQuarantinedError(
-            f"{len(self._all)} of {self._num_images} images cannot be used, more than the allowed"
-            f" share of {self._config.max_quarantined_share:g}. The first of them, in"
-            f" {self._config.annotations.images_dir}:\n{self._examples(self._all)}\n"
-            "Mend them, or check --annotations.images_dir; to leave so many out, raise"
-            " --max_quarantined_share (1 allows all); then give the same command again. (Images"
-            " of finished shards are tried again by `regionspot cache repair"
-            " --retry_quarantined true` with the same options.)"
-        )
+    def _check_row(self) -> None:
+        if len(self._row) == self._config.max_quarantined_in_a_row:
+            raise TooManyQuarantinedError(
+                f"{len(self._row)} images in a row cannot be used. {self._examples(self._row)}\n"
+                f"Check whether {self._config.annotations.images_dir} (--annotations.images_dir)"
+                " still exists; then give the same command again: none of them is left out yet. To"
+                " leave out so many, raise --max_quarantined_in_a_row."
+            )

@@ -11,18 +11,13 @@ from pathlib import Path
 import torch
 
 from regionspot.annotations import AnnotatedImages
-from regionspot.cache import (
-    check_same_manifest,
-    manifest_path,
-    read_manifest,
-    sharing_writer,
-)
+from regionspot.cache import check_same_manifest, manifest_path, read_manifest, sharing_writer
 from regionspot.core.errors import MissingFileError, RegionSpotError
-from regionspot.extraction.claims import write_claimed
 from regionspot.extraction.config import CacheConfig
-from regionspot.extraction.errors import told_disk_errors
+from regionspot.extraction.errors import disk_errors_explained
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.summary import WriteCounts
+from regionspot.extraction.writing import write_claimed
 
 _RETRY_S = 2.0
 
@@ -42,9 +37,9 @@ class ShardWorker:
 
     Args:
         config: What to cache, and where.
-        annotated: The annotations that it names, read already.
-        folder: What its relative paths are relative to.
-        num_threads: Threads of torch, and images decoded at once.
+        annotated: Its annotations, already read.
+        folder: Folder that its relative paths refer to.
+        num_threads: Number of torch threads, and of images decoded at once.
     """
 
     def __init__(
@@ -54,21 +49,13 @@ class ShardWorker:
         self._output_dir = Path(config.output_dir)
         self._where = f"{socket.gethostname()}, process {os.getpid()}"
         torch.set_num_threads(num_threads)
-        # A machine without that folder can do with paths that are absolute.
+        # Absolute paths also work on a machine without that folder.
         with suppress(OSError):
             os.chdir(folder)
 
     def prepare(self) -> WorkerAnswer:
-        """Load the models.
-
-        The constructor does not do this, as Ray would not pass on its errors unchanged.
-
-        Raises:
-            MissingFileError: This machine does not see the cache or a weights file.
-            CacheMismatchError: This machine has other weights.
-            RegionSpotError: As for `CacheJob`.
-        """
-        with self._telling_where():
+        """Load the models; from a constructor, Ray would wrap the errors."""
+        with self._errors_located():
             manifest = manifest_path(self._output_dir).absolute()
             if not manifest.exists():
                 raise MissingFileError(
@@ -81,17 +68,13 @@ class ShardWorker:
         return WorkerAnswer(where=self._where)
 
     def write(self, shard: int) -> WorkerAnswer:
-        """Write a shard, unless it is there or another process is writing it.
+        """Write a shard, unless it exists or another process is writing it.
 
-        In the latter case the shard is still missing afterwards, and the caller has to ask again.
-
-        Raises:
-            RegionSpotError: As for `ShardsWriter`.
-            DiskError: The folder cannot be written to, or its disk is full.
+        In the latter case the shard is still missing afterwards, and the caller has to retry.
         """
         with (
-            self._telling_where(),
-            told_disk_errors(self._output_dir),
+            self._errors_located(),
+            disk_errors_explained(self._output_dir),
             sharing_writer(self._output_dir),
         ):
             counts = write_claimed(self._job, [shard], done=())
@@ -100,8 +83,8 @@ class ShardWorker:
         return WorkerAnswer(where=self._where, counts=counts)
 
     @contextmanager
-    def _telling_where(self) -> Iterator[None]:
-        """Note on an error which machine it comes from, as other machines may have other files."""
+    def _errors_located(self) -> Iterator[None]:
+        """Add the machine to an error, as other machines may have other files."""
         try:
             yield
         except RegionSpotError as error:

@@ -1,8 +1,9 @@
-"""What a finished cache holds already: feature maps and position tokens that need not be computed.
+"""Reuses feature maps and position tokens of a finished cache.
 
-New images and new boxes are one thing here. A new cache is made from its own annotations; of each
-image that the old cache holds, too, the feature map is taken over, and the position tokens as well
-if the old cache has all of its boxes. N images, R regions, S token width.
+A new cache is made from its own annotations. For each image that the old cache also holds, the
+feature map is reused, and the position tokens as well if the old cache has all of its boxes.
+
+Shape letters: N images, R regions, S token width.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +19,6 @@ from regionspot.cache import (
     CachedSample,
     FeatureCache,
     Manifest,
-    MeasuredError,
     TextBankStore,
     manifest_differences,
     refuse_differences,
@@ -38,39 +38,36 @@ _MAY_DIFFER = (
     "vocabulary",
     "category_ids",
 )
-"""Fields of a manifest that neither a feature map nor the token of a box depends on."""
+"""Fields of a manifest on which neither feature maps nor tokens of boxes depend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reused:
-    """What is taken over of one image."""
+    """What is reused of one image."""
 
     resolved: ResolvedRecord
-    """The image as now annotated, its boxes in pixels of the cached size."""
+    """The image as now annotated, with boxes in pixels of the cached size."""
     sample: CachedSample
-    """The image as the old cache holds it."""
+    """The image in the old cache."""
     regions: LocatedRecord | None
-    """Its regions with their tokens; None if SAM has to look at the image."""
+    """Its regions with their tokens; None if SAM must compute them."""
 
     @property
     def num_tokens(self) -> int:
-        """Number of position tokens that are taken over."""
+        """Number of reused position tokens."""
         return 0 if self.regions is None else len(self.regions.tokens)
 
 
 class OldCache:
-    """A finished cache to take feature maps and position tokens from; make one with `open`.
-
-    Images may be looked for from several threads.
-    """
+    """A finished cache to reuse; create one with `open`. `find` may be called from any thread."""
 
     def __init__(self, cache: FeatureCache, wanted: Manifest, *, finds_regions: bool) -> None:
-        self._cache = cache
+        self.cache = cache
         old = cache.manifest
         self._finds_regions = finds_regions
-        # A grid of the same settings finds the same regions again.
-        self._has_found_them = finds_regions and old.proposals == wanted.proposals
-        # What else SAM was shown of a region is not stored, so nobody can tell whether it changed.
+        # A grid with the same settings proposes the same regions again.
+        self._has_same_proposals = finds_regions and old.proposals == wanted.proposals
+        # Other prompts are not stored, so it is unknown whether they have changed.
         self._has_tokens_of_boxes = old.prompt == wanted.prompt == "box"
         self._order = np.argsort(cache.index.keys, kind="stable")
         self._sorted_keys = cache.index.keys[self._order]
@@ -80,9 +77,9 @@ class OldCache:
         """Open a cache to reuse.
 
         Args:
-            location: The old cache's folder, or its URL.
-            wanted: The manifest of the new one.
-            finds_regions: Whether regions of the new one are what SAM finds on a grid.
+            location: Folder or URL of the old cache.
+            wanted: Manifest of the new cache.
+            finds_regions: Whether SAM proposes the regions of the new cache.
 
         Raises:
             MissingFileError: The folder is no cache.
@@ -98,48 +95,27 @@ class OldCache:
         )
         return cls(cache, wanted, finds_regions=finds_regions)
 
-    @property
-    def location(self) -> str:
-        """The old cache's folder or URL, for people."""
-        return self._cache.location
-
-    @property
-    def measured_error(self) -> MeasuredError | None:
-        """What its codec and precision cost."""
-        return self._cache.manifest.measured_error
-
-    @property
-    def contents_sha256(self) -> str:
-        """Identity of all that it holds."""
-        return self._cache.index.contents_sha256
-
     def find(self, record: ImageRecord) -> Reused | None:
-        """Return what can be taken over of an image; None if the old cache does not hold it.
+        """Return what can be reused of an image; None if the old cache does not hold it.
 
-        An image is the same if its key, its id and, where the annotations tell, its size are.
+        An image is the same if its key, its id and, if annotated, its size are the same.
 
         Raises:
-            CacheCorruptError: The old cache is damaged there.
+            CacheCorruptError: The old cache is damaged.
         """
         size_hw = record.annotated_size_hw
-        place = int(
-            self._places(
-                np.array([record.key.encode("ascii")]),
-                np.array([record.image_id]),
-                None if size_hw is None else np.array([size_hw]),
-            )[0]
-        )
+        (place,) = self._places(
+            np.array([record.key.encode("ascii")]),
+            np.array([record.image_id]),
+            None if size_hw is None else np.array([size_hw]),
+        ).tolist()
         if place < 0:
             return None
-        sample = self._cache.sample(place)
+        sample = self.cache.sample(place)
         resolved = record.resolved(sample.size_hw)
         return Reused(
             resolved=resolved, sample=sample, regions=self._regions(resolved.record, sample)
         )
-
-    def features(self, reused: Reused) -> torch.Tensor:
-        """Return the feature map of an image decoded, (T, D) in a float dtype; a copy."""
-        return self._cache.features(reused.sample)
 
     def num_held(self, records: RecordTable) -> int:
         """Count the images that the old cache holds."""
@@ -155,9 +131,9 @@ class OldCache:
     def text_bank(self, vocabulary: Vocabulary, templates: str) -> NDArray[np.float32] | None:
         """Return its text bank, (C, E), of the same names and templates; None if it has none."""
         if templates.endswith("-synonyms"):
-            return None  # a bank does not tell of which synonyms it is the mean
-        store = TextBankStore(text_banks_path(self._cache.path))
-        clip_sha256 = self._cache.manifest.fingerprint.clip_weights_sha256
+            return None  # a bank does not record the synonyms that it is the mean of
+        store = TextBankStore(text_banks_path(self.cache.path))
+        clip_sha256 = self.cache.manifest.fingerprint.clip_weights_sha256
         return store.get(vocabulary, templates=templates, clip_sha256=clip_sha256)
 
     def _places(
@@ -166,11 +142,11 @@ class OldCache:
         image_ids: NDArray[np.int64],
         sizes_hw: NDArray[np.int64] | None,
     ) -> NDArray[np.int64]:
-        """Return where images stand in the old cache, (N,); -1 for those that it does not hold."""
-        index = self._cache.index
+        """Return the positions of images in the old cache, (N,); -1 if it does not hold them."""
+        index = self.cache.index
         if not len(index):
             return np.full(len(keys), -1)
-        # In the type of the index: to compare with longer keys, NumPy would copy the index.
+        # Cast to the dtype of the index: NumPy would copy the index to compare it with longer keys.
         found = np.searchsorted(self._sorted_keys, keys.astype(self._sorted_keys.dtype))
         found = np.minimum(found, len(index) - 1)
         places = self._order[found]
@@ -180,7 +156,7 @@ class OldCache:
         return np.where(is_held, places, -1)
 
     def _regions(self, record: ImageRecord, sample: CachedSample) -> LocatedRecord | None:
-        if self._has_found_them:
+        if self._has_same_proposals:
             found = replace(
                 record,
                 boxes_xyxy=sample.boxes_xyxy,
@@ -191,7 +167,7 @@ class OldCache:
             return LocatedRecord(record=found, tokens=_owned(sample.position_tokens))
         if self._finds_regions or (len(record.labels) and not self._has_tokens_of_boxes):
             return None
-        # A token is that of its box alone: neither label nor score nor the other boxes matter.
+        # A token depends on its box alone, not on label, score or other boxes.
         row_of = {box.tobytes(): row for row, box in enumerate(sample.boxes_xyxy)}
         rows = [row_of.get(box.tobytes()) for box in record.boxes_xyxy]
         if None in rows:
@@ -201,5 +177,5 @@ class OldCache:
 
 
 def _owned(tokens_RS: NDArray[np.float16]) -> torch.Tensor:
-    # The cache's arrays are read-only views, which torch does not take.
+    # The cache's arrays are read-only views, which torch does not accept.
     return torch.from_numpy(np.array(tokens_RS))

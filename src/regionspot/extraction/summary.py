@@ -1,6 +1,6 @@
-"""What a run wrote, as numbers and as lines of text."""
+"""Summaries of a run, as numbers and as lines of text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from regionspot.annotations import AnnotationReport
 from regionspot.core.text import human_bytes
@@ -8,10 +8,10 @@ from regionspot.core.text import human_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteCounts:
-    """What writing shards amounted to."""
+    """Counts of the shards written by a run."""
 
     num_new_images: int = 0
-    """Images cached by this run, unusable ones included; 0 if there was nothing to do."""
+    """Images cached by this run, including unusable ones; 0 if there was nothing to do."""
     num_reused_maps: int = 0
     """Feature maps taken from another cache."""
     num_reused_tokens: int = 0
@@ -20,23 +20,18 @@ class WriteCounts:
     """Newly cached images whose EXIF orientation was ignored."""
 
     def __add__(self, other: "WriteCounts") -> "WriteCounts":
-        """Return the sums."""
-        return WriteCounts(
-            num_new_images=self.num_new_images + other.num_new_images,
-            num_reused_maps=self.num_reused_maps + other.num_reused_maps,
-            num_reused_tokens=self.num_reused_tokens + other.num_reused_tokens,
-            num_ignored_orientations=self.num_ignored_orientations + other.num_ignored_orientations,
-        )
+        names = [field.name for field in fields(WriteCounts)]
+        return WriteCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def _notes(self) -> list[str]:
         lines = []
         if self.num_reused_maps:
             maps, tokens = self.num_reused_maps, self.num_reused_tokens
-            lines.append(f"taken over: {maps:,} feature maps, {tokens:,} position tokens")
+            lines.append(f"reused: {maps:,} feature maps, {tokens:,} position tokens")
         if self.num_ignored_orientations:
             lines.append(
                 f"{self.num_ignored_orientations:,} images whose EXIF orientation was ignored: if"
-                " their boxes are those of the photo as viewers show it, give --exif_policy apply"
+                " their boxes refer to the photo as viewers show it, give --exif_policy apply"
             )
         return lines
 
@@ -50,11 +45,11 @@ class CacheSummary(WriteCounts):
     """A finished cache, and what this run added to it."""
 
     location: str
-    """The cache's folder or URL."""
+    """Folder or URL of the cache."""
     annotations: AnnotationReport
-    """What became of the annotations."""
+    """How the annotations were read."""
     name_notes: tuple[str, ...] = ()
-    """What CLIP's tokenizer makes of the class names, one sentence each, where it matters."""
+    """Class names that CLIP's tokenizer changes, one sentence each."""
     num_images: int
     """Images in the cache."""
     num_regions: int
@@ -62,8 +57,8 @@ class CacheSummary(WriteCounts):
     num_clipped_regions: int
     """Regions among them that were clipped when their image was decoded."""
     num_dropped_regions: int
-    """Regions that were dropped then: outside the image, equal once clipped, or not to be shown to
-    SAM (a mask without a pixel, a point outside)."""
+    """Regions dropped when their image was decoded: outside of it, equal once clipped, or without a
+    prompt for SAM (a mask without a pixel, a point outside)."""
     num_quarantined: int
     """Images left out, with reasons in ``quarantine.jsonl``."""
     num_shards: int
@@ -84,13 +79,13 @@ class CacheSummary(WriteCounts):
         if self.num_dropped_regions:
             lines.append(
                 f"dropped {self.num_dropped_regions:,} boxes of decoded images: outside, equal once"
-                " clipped, or with nothing in the image to show to SAM"
+                " clipped, or without a prompt inside the image"
             )
         if self.num_quarantined:
             lines.append(
                 f"left out: {self.num_quarantined:,} images; {self.location}/quarantine.jsonl says"
-                " why. To try mended ones again: regionspot cache repair --retry_quarantined true,"
-                " and the same options"
+                " why. To try them again: regionspot cache repair --retry_quarantined true, and the"
+                " same options"
             )
         if self.num_new_images:
             lines += [self._speed(self.seconds), *self._notes()]
@@ -101,27 +96,27 @@ class CacheSummary(WriteCounts):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSummary(WriteCounts):
-    """The state of a cache when a part has ended and other parts have not."""
+    """The state of a cache when one part is done and others are not."""
 
     part: str
-    """Which part of how many: 2/8."""
+    """The part, such as 2/8."""
     num_shards: int
     """Shards of the whole cache."""
     num_shards_done: int
-    """Shards among them that are there now, whoever wrote them."""
+    """Finished shards of all parts."""
     num_own_missing: int
-    """Shards of this part that another process is still at."""
+    """Shards of this part that another process is still writing."""
     seconds: float
     """Duration of this run from the first image to the last."""
 
     def lines(self) -> list[str]:
         """Return one line of text for each fact."""
-        there = f"{self.num_shards_done:,} of the cache's {self.num_shards:,} shards are there"
+        done = f"{self.num_shards_done:,} of the cache's {self.num_shards:,} shards are done"
         lines = [
             f"part {self.part}: {self._speed(self.seconds)}",
-            f"{there}; the part that ends last finishes the cache",
+            f"{done}; the part that ends last finishes the cache",
         ]
         lines += self._notes()
         if self.num_own_missing:
-            lines.append(f"another process is at {self.num_own_missing:,} shards of this part")
+            lines.append(f"another process is writing {self.num_own_missing:,} of its shards")
         return lines

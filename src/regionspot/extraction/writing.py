@@ -1,4 +1,4 @@
-"""Writing shards: prepared images go through the models and into tars.
+"""Writes shards: prepared images go through the models and into tars.
 
 The models run in the main thread. Shards are written in a second one, so that hashing and fsync
 never delay the models. The queue between the two is short: memory is bounded, and a slow disk
@@ -8,7 +8,7 @@ slows the models down.
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,22 +18,26 @@ import torch
 from tqdm import tqdm
 
 from regionspot.backbones.decode_images import UPRIGHT
-from regionspot.cache import CachedSample, QuarantinedImage, write_shard
+from regionspot.cache import (
+    CachedSample,
+    QuarantinedImage,
+    ShardLock,
+    ShardSidecar,
+    try_lock_shard,
+    write_shard,
+)
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.extraction.featurize import LaunchedBatch, launch
 from regionspot.extraction.job import CacheJob
-from regionspot.extraction.prepare import (
-    PreparedBatch,
-    PreparedImage,
-    ShardJob,
-    prepared_batches,
-)
+from regionspot.extraction.prepare import PreparedBatch, PreparedImage, ShardJob, prepared_batches
 from regionspot.extraction.probes import check_same_images
 from regionspot.extraction.quarantine import QuarantineGuard, quarantined_in
 from regionspot.extraction.summary import WriteCounts
 
-_WAITING = 2
-"""Batches that wait for the writer at most; one more is being written."""
+_logger = logging.getLogger(__name__)
+
+_NUM_QUEUED = 2
+"""Maximum number of batches that wait for the writer; one more is being written."""
 _POLL_S = 0.1
 
 
@@ -41,41 +45,32 @@ _POLL_S = 0.1
 class ShardBatch:
     """Consecutive images of one shard, on their way to the writer."""
 
-    shard_index: int
-    """The shard."""
-    num_images: int
-    """Images of the plan in it, usable or not."""
+    prepared: PreparedBatch
+    """The images."""
     launched: LaunchedBatch | None
-    """Those that could be used; None if there are none."""
-    quarantined: Sequence[QuarantinedImage]
-    """Those that could not."""
-    ends_shard: bool
-    """Whether it is the last of its shard."""
-
-
-WriteShard = Callable[[int, Iterator[ShardBatch]], None]
-"""Writes the shard of a number from its batches."""
+    """The usable ones in the models; None if there are none."""
 
 
 class WriterThread:
     """A thread that writes shards, inside of a ``with`` block.
 
-    However the block ends, the thread ends with it. When it ends well, all that was put is written.
-    So it is when it ends by an error, but for a shard that is not complete, which is left as a
-    crash would leave it. When a signal ends it, what waits is not written any more.
+    The thread ends with the block. If the block ends without error, everything that was put is
+    written; if it ends with an error, all shards that are complete. If a signal ends it, queued
+    batches are dropped. An incomplete shard is left as a crash would leave it.
 
     An error of the writer is raised by the next `put`, or at the end of the block.
 
     Args:
-        write: Writes a shard; called in the thread, for one shard after the other.
+        write: Writes a shard, given its number and its batches. Called in the thread, for one shard
+            at a time.
     """
 
-    def __init__(self, write: WriteShard) -> None:
+    def __init__(self, write: Callable[[int, Iterator[ShardBatch]], None]) -> None:
         self._write = write
-        self._waiting: queue.Queue[ShardBatch | None] = queue.Queue(maxsize=_WAITING)
+        self._queue: queue.Queue[ShardBatch | None] = queue.Queue(maxsize=_NUM_QUEUED)
         self._error: BaseException | None = None
-        self._ended = threading.Event()  # on either side: nothing is put or taken any more
-        # A daemon: a second Ctrl-C ends the process, though Python alone would wait for the thread.
+        self._ended = threading.Event()  # set by either side: nothing is put or taken after that
+        # A daemon: Python would wait for another thread, even after a second Ctrl-C.
         self._thread = threading.Thread(target=self._run, name="regionspot-writer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -83,11 +78,11 @@ class WriterThread:
         return self
 
     def put(self, batch: ShardBatch) -> None:
-        """Hand a batch over, once there is room for it; batches of a shard follow each other.
+        """Queue a batch, once there is room for it; batches of a shard follow each other.
 
         Raises:
             StoppedError: A signal was noted.
-            BaseException: Whatever the writer stumbled over.
+            BaseException: An error of the writer.
         """
         self._put(batch)
         if self._error is not None:
@@ -117,7 +112,7 @@ class WriterThread:
     def _put(self, message: ShardBatch | None) -> None:
         while not self._ended.is_set():
             try:
-                self._waiting.put(message, timeout=_POLL_S)
+                self._queue.put(message, timeout=_POLL_S)
             except queue.Full:
                 check_stop()
                 continue
@@ -126,7 +121,7 @@ class WriterThread:
     def _run(self) -> None:
         try:
             while (first := self._next()) is not None:
-                self._write(first.shard_index, self._of_shard(first))
+                self._write(first.prepared.shard_index, self._of_shard(first))
         except _IncompleteShardError:
             pass  # the main thread knows why
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
@@ -136,7 +131,7 @@ class WriterThread:
 
     def _of_shard(self, batch: ShardBatch) -> Iterator[ShardBatch]:
         yield batch
-        while not batch.ends_shard:
+        while not batch.prepared.ends_shard:
             following = self._next()
             if following is None:
                 raise _IncompleteShardError
@@ -146,17 +141,14 @@ class WriterThread:
     def _next(self) -> ShardBatch | None:
         while not self._ended.is_set():
             try:
-                return self._waiting.get(timeout=_POLL_S)
+                return self._queue.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
         return None
 
 
 class _IncompleteShardError(Exception):
-    """The main thread ended amid a shard."""
-
-
-_logger = logging.getLogger(__name__)
+    """The main thread ended in the middle of a shard."""
 
 
 class ShardsWriter:
@@ -166,7 +158,7 @@ class ShardsWriter:
         self._job = job
         self._config = job.config
         self._plan = job.manifest.plan
-        self._compared: set[int] = set()  # shards of which an image was compared with the old cache
+        self._compared: set[int] = set()  # shards with an image compared with the old cache
         self._counts = WriteCounts()
 
     def write(
@@ -174,24 +166,19 @@ class ShardsWriter:
         shard_jobs: Iterable[ShardJob],
         *,
         done: Iterable[int],
-        after_shard: Callable[[int], None] = lambda _: None,
+        after_shard: Callable[[int], None],
     ) -> WriteCounts:
-        """Write shards, in order: decoding, models and writing each have their threads.
+        """Write shards, in order: decoding, models and writing each have their own threads.
 
         Args:
-            shard_jobs: The shards; taken from the iterable shortly before they are written.
+            shard_jobs: The shards; each is taken from the iterable shortly before it is written.
             done: Finished shards, whose unusable images count towards the limits.
-            after_shard: Called with the number of each shard that was written, in the writer's
-                thread.
-
-        Returns:
-            What was written.
+            after_shard: Called with the number of each written shard, in the writer's thread.
 
         Raises:
-            TooManyQuarantinedError: More images are unusable than ``max_quarantined_share``, or
-                ``max_quarantined_in_a_row`` follow each other.
-            WeightsError: The models give numbers that are not finite.
-            CacheMismatchError: The cache to reuse is of other images.
+            TooManyQuarantinedError: More images are unusable than the configuration allows.
+            WeightsError: A model's output is not finite.
+            CacheMismatchError: The cache to reuse holds other images.
         """
         done, written = list(done), list[int]()
         total = self._plan.num_images
@@ -218,12 +205,11 @@ class ShardsWriter:
             for batch in launched:
                 check_stop()
                 writer.put(batch)
-                bar.update(batch.num_images)
+                bar.update(len(batch.prepared.is_usable))
         return self._counts + WriteCounts(num_new_images=sum(written))
 
     def _launched(self, batches: Iterable[PreparedBatch]) -> Generator[ShardBatch]:
-        models = self._job.models
-        return models.map_batches(
+        return self._job.models.map_batches(
             self._launch, map(self._counted, batches), num_batches=self._job.num_batches
         )
 
@@ -245,21 +231,15 @@ class ShardsWriter:
         job, launched = self._job, None
         if batch.images:
             launched = launch(job.models, batch.images, job.locator, codec=job.config.codec)
-        return ShardBatch(
-            num_images=len(batch.is_usable),
-            shard_index=batch.shard_index,
-            launched=launched,
-            quarantined=batch.quarantined,
-            ends_shard=batch.ends_shard,
-        )
+        return ShardBatch(prepared=batch, launched=launched)
 
     def _num_ignored_orientations(self, images: Iterable[PreparedImage]) -> int:
         ignored = [image for image in images if image.ignored_orientation != UPRIGHT]
         if ignored and not self._counts.num_ignored_orientations:
             _logger.warning(
-                "%s carries an EXIF orientation (%d), which is ignored: boxes have to be those"
-                " of the pixels as stored, not of the photo as viewers show it. If they are of"
-                " the latter, give --exif_policy apply. The last lines count such images.",
+                "%s has an EXIF orientation (%d), which is ignored: boxes must refer to the pixels"
+                " as stored, not to the photo as viewers show it. If they refer to the latter, give"
+                " --exif_policy apply. The last lines count such images.",
                 ignored[0].record.file_name,
                 ignored[0].ignored_orientation,
             )
@@ -272,16 +252,7 @@ class ShardsWriter:
         sidecar = write_shard(
             self._job.output_dir, shard_index, _samples(batches, quarantined), quarantined
         )
-        # A log file has no bar.
-        level = logging.INFO if bar.disable else logging.DEBUG
-        _logger.log(
-            level,
-            "shard %d of %d: %d images, %d left out",
-            shard_index + 1,
-            self._plan.num_shards,
-            sidecar.num_images,
-            len(quarantined),
-        )
+        log_shard(shard_index, self._plan.num_shards, sidecar, bar)
         return sidecar.num_images + len(quarantined)
 
 
@@ -289,6 +260,55 @@ def _samples(
     batches: Iterable[ShardBatch], quarantined: list[QuarantinedImage]
 ) -> Iterator[CachedSample]:
     for batch in batches:
-        quarantined += batch.quarantined
+        quarantined += batch.prepared.quarantined
         if batch.launched is not None:
             yield from batch.launched.wait()
+
+
+def log_shard(
+    shard_index: int, num_shards: int, sidecar: ShardSidecar, bar: "tqdm[NoReturn]", by: str = ""
+) -> None:
+    """Log that a shard was written, at level INFO unless a progress bar shows it."""
+    _logger.log(
+        logging.INFO if bar.disable else logging.DEBUG,
+        "shard %d of %d: %d images, %d left out%s",
+        shard_index + 1,
+        num_shards,
+        sidecar.num_images,
+        len(sidecar.quarantined),
+        by and f" ({by})",
+    )
+
+
+def write_claimed(job: CacheJob, shards: Iterable[int], *, done: Iterable[int]) -> WriteCounts:
+    """Write those shards that no other process is writing or has finished.
+
+    Whoever locks a shard first writes it. The caller holds `sharing_writer` of the cache.
+
+    Args:
+        job: What is cached.
+        shards: Missing shards.
+        done: Finished shards, whose unusable images count towards the limits.
+    """
+    locks: dict[int, ShardLock] = {}
+
+    def claimed() -> Iterator[ShardJob]:
+        for shard_job in job.shard_jobs(shards):
+            lock = try_lock_shard(job.output_dir, shard_job.shard_index)
+            if lock is None:
+                continue
+            if job.destination.completed_meanwhile(shard_job.shard_index):
+                lock.release(is_complete=True)
+                continue
+            locks[shard_job.shard_index] = lock
+            yield shard_job
+
+    def publish(shard: int) -> None:
+        job.destination.publish_shard(shard)
+        locks.pop(shard).release(is_complete=True)
+
+    try:
+        return ShardsWriter(job).write(claimed(), done=done, after_shard=publish)
+    finally:
+        for lock in locks.values():
+            lock.release(is_complete=False)

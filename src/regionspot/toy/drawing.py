@@ -1,4 +1,4 @@
-"""Draws single things: textured backgrounds with a setting's marks, and objects with outlines.
+"""Draws backgrounds with the marks of a setting, and textured objects with outlines.
 
 Images under construction are float32 ``(H, W, 3)`` RGB arrays with values 0 to 255. Outlines are
 polygons in the unit disc, ``(N, 2)`` as ``(x, y)``, y pointing down.
@@ -97,7 +97,7 @@ _HOLE = {"ring": 0.5 * _circle(32)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where an object is drawn and how large."""
+    """Position and size of an object."""
 
     centre_xy: tuple[float, float]
     """Centre in pixels of the image."""
@@ -106,17 +106,9 @@ class Placement:
 
 
 def draw_background(rng: np.random.Generator, size_hw: tuple[int, int], setting: str) -> Image:
-    """Paint a cloudy ground and strew it with the marks that tell the setting.
+    """Return an image, (H, W, 3), of clouds and the marks of a setting, which is in `SETTINGS`.
 
-    The hue follows the setting in three of five images only, so that the marks are the sure sign.
-
-    Args:
-        rng: Source of all randomness.
-        size_hw: Height and width in pixels.
-        setting: One of `SETTINGS`.
-
-    Returns:
-        A new image, (H, W, 3).
+    The hue follows the setting in only three of five images, so that the marks are the sure sign.
     """
     height, width = size_hw
     hue = _SETTING_HUE[setting] + rng.normal(0, 8)
@@ -156,11 +148,11 @@ def _draw_mark(rng: np.random.Generator, image: NDArray[np.uint8], setting: str)
 def draw_object(
     rng: np.random.Generator, image: Image, look: Look, placement: Placement
 ) -> NDArray[np.bool_]:
-    """Draw one object over what is already in the image.
+    """Draw one object over an image.
 
     Args:
-        rng: Source of all randomness (turn, aspect, exact colours, phase of the texture, light).
-        image: The image to draw into, (H, W, 3); changed in place.
+        rng: Source of rotation, aspect, exact colours, phase of the texture, and light.
+        image: The image to draw on, (H, W, 3); changed in place.
         look: What to draw. A context class gets a random colour.
         placement: Where to draw it; parts outside the image are cut off.
 
@@ -190,7 +182,7 @@ def draw_object(
 def _place_outline(
     rng: np.random.Generator, outline: str, placement: Placement
 ) -> tuple[Points, list[Points]]:
-    """Turn, stretch, scale and shift an outline and its hole; pixels of the image."""
+    """Rotate, stretch, scale and shift an outline and its holes, to pixels of the image."""
     angle = math.radians(rng.uniform(-25, 25))
     stretch = math.sqrt(rng.uniform(0.75, 1.33))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -200,7 +192,7 @@ def _place_outline(
 
 
 def _paint(rng: np.random.Generator, look: Look, u: Image, v: Image) -> Image:
-    """Colour every pixel of an object's window; ``u, v`` are pixels in units of its radius."""
+    """Colour each pixel of an object's window; ``u, v`` are coordinates in units of its radius."""
     theta = rng.uniform(0, math.pi)
     u, v = u * math.cos(theta) + v * math.sin(theta), v * math.cos(theta) - u * math.sin(theta)
     colour = look.colour if look.colour is not None else COLOURS[rng.integers(len(COLOURS))]

@@ -1,4 +1,4 @@
-"""The class names of the toy world: what can be seen in it and how often each class occurs.
+"""The class names of the toy world, and how often each class occurs.
 
 Every class is either a *composition*, ``<texture> <colour> <shape>`` ("striped red heart"), or a
 *context class*, ``<setting> <thing>`` ("sea egg"). An egg looks the same in all four settings, so
@@ -17,18 +17,18 @@ SETTINGS = ("sea", "desert", "forest", "night")
 THINGS = ("egg", "gem", "shell", "flag", "lamp")
 
 _RANKING_SEED = 7
-"""Fixes which class is how frequent. A constant of the vocabulary, as LVIS's own ranking is, and
-not an argument: towers, worlds and reports have to mean the same classes by the same names."""
+"""Determines the frequency of each class. A constant, like LVIS's ranking, and not an argument:
+towers, worlds and reports must mean the same classes by the same names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a class name says about appearance."""
+    """Appearance of the objects of a class."""
 
     outline: str
     """Name of the outline to draw: one of `SHAPES` or `THINGS`."""
     colour: str | None = None
-    """One of `COLOURS`; None for context classes, which come in every colour."""
+    """One of `COLOURS`; None for context classes, which have any colour."""
     texture: str | None = None
     """One of `TEXTURES`; None for context classes, which are always glossy."""
     setting: str | None = None
@@ -36,16 +36,10 @@ class Look:
 
 
 def look_of(name: str) -> Look:
-    """Split a class name into what it says about appearance.
-
-    Args:
-        name: A name from `vocabulary`.
-
-    Returns:
-        The parts of the name.
+    """Return the appearance that a name from `vocabulary` describes.
 
     Raises:
-        ValueError: ``name`` has neither the form of a composition nor of a context class.
+        ValueError: ``name`` is neither a composition nor a context class.
     """
     match name.split():
         case [texture, colour, outline] if (
@@ -61,11 +55,7 @@ def look_of(name: str) -> Look:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """List the 164 classes, the most frequent first.
-
-    Returns:
-        144 compositions and 20 context classes in one fixed random order of frequency.
-    """
+    """Return 144 compositions and 20 context classes, in a fixed random order of frequency."""
     names = [f"{t} {c} {s}" for s in SHAPES for c in COLOURS for t in TEXTURES]
     names += [f"{setting} {thing}" for setting in SETTINGS for thing in THINGS]
     order = np.random.default_rng(_RANKING_SEED).permutation(len(names))
@@ -73,14 +63,6 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def zipf(num_classes: int, exponent: float) -> NDArray[np.float64]:
-    """Give rank ``i`` (from 0) a probability proportional to ``(i + 1) ** -exponent``.
-
-    Args:
-        num_classes: Number of ranks, at least 1.
-        exponent: 0 makes all classes equally likely; the larger, the longer the tail.
-
-    Returns:
-        Probabilities, (num_classes,), summing to 1.
-    """
+    """Return probabilities, (num_classes,), proportional to ``(i + 1) ** -exponent``."""
     weights = 1.0 / np.arange(1, num_classes + 1, dtype=np.float64) ** exponent
     return weights / weights.sum()

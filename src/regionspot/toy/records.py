@@ -1,6 +1,6 @@
 """Turns scenes into the records of LVIS v1 annotation files.
 
-Field by field as in LVIS: ids, ``coco_url``, lists of categories that are certainly absent or not
+All fields are as in LVIS: ids, ``coco_url``, lists of categories that are certainly absent or not
 exhaustively labelled, run-length masks, synsets and frequencies. See https://www.lvisdataset.org.
 """
 
@@ -18,7 +18,7 @@ _MIN_AREA = 25
 _NUM_NEGATIVES = 40
 _NOT_EXHAUSTIVE_SHARE = 0.05
 _FEW, _MANY = 10, 100
-"""LVIS's borders: rare up to 10 training images, common up to 100, frequent above."""
+"""LVIS's thresholds: rare up to 10 training images, common up to 100, frequent above."""
 
 
 class RunLengths(TypedDict):
@@ -63,27 +63,21 @@ CategoryEntry = TypedDict(
         "instance_count": int,
     },
 )
-"""One entry of ``categories``; counts are those of all training sources together. (Not a class,
-as ``def`` is a keyword.)"""
+"""One entry of ``categories``, with counts over all training sources. (Not a class, as ``def`` is
+a keyword.)"""
 
 _CATEGORY_IDS = {name: index for index, name in enumerate(vocabulary(), start=1)}
 
 
 def category_id(name: str) -> int:
-    """Give the category id of a class: its rank in the vocabulary, counted from 1."""
+    """Return the category id of a class: its rank in the vocabulary, from 1."""
     return _CATEGORY_IDS[name]
 
 
 def image_entry(scene: Scene, image_id: int, split: str) -> ImageEntry:
-    """Describe one exhaustively labelled image without negatives, as training sources have them.
+    """Return the entry of an exhaustively labelled image without negatives, as for training.
 
-    Args:
-        scene: The image.
-        image_id: Its id.
-        split: Its data set, which is also the name of its folder.
-
-    Returns:
-        The entry; the last two components of ``coco_url`` are the path below the world's folder.
+    The last two components of ``coco_url`` are the path below the world's folder.
     """
     height, width = scene.instances.shape
     return ImageEntry(
@@ -97,13 +91,7 @@ def image_entry(scene: Scene, image_id: int, split: str) -> ImageEntry:
 
 
 def federate(entry: ImageEntry, scene: Scene, rng: np.random.Generator) -> None:
-    """Add LVIS's federated lists: 40 absent classes, and 5 % of those present as not exhaustive.
-
-    Args:
-        entry: The image's entry, changed in place.
-        scene: The image.
-        rng: Source of all randomness.
-    """
+    """Add LVIS's federated lists: 40 absent classes, and 5 % of those present as not exhaustive."""
     present = sorted({category_id(name) for name in scene.names})
     absent = sorted(set(_CATEGORY_IDS.values()) - set(present))
     negatives = rng.choice(absent, _NUM_NEGATIVES, replace=False)
@@ -114,17 +102,10 @@ def federate(entry: ImageEntry, scene: Scene, rng: np.random.Generator) -> None:
 
 
 def annotation_entries(scene: Scene, entry: ImageEntry) -> list[AnnotationEntry]:
-    """Describe the visible objects of an image.
+    """Return entries of the visible objects of an image, in drawing order, without ids.
 
-    Slivers under 25 pixels are left out. Of a class that is not exhaustively labelled one object
-    is left out if there are several, so that the list tells the truth.
-
-    Args:
-        scene: The image.
-        entry: Its entry, with its lists.
-
-    Returns:
-        Entries in drawing order, still without ids.
+    Slivers under 25 pixels are left out. If a class that is not exhaustively labelled has several
+    objects, one is left out, so that the list is true.
     """
     entries = []
     to_skip = {one for one in entry["not_exhaustive_category_ids"] if _count(scene, one) > 1}
@@ -163,15 +144,12 @@ def category_entries(
     image_counts: Mapping[int, int],
     instance_counts: Mapping[int, int],
 ) -> list[CategoryEntry]:
-    """Describe the classes that a data set labels.
+    """Return entries of the labelled classes, by ascending id.
 
     Args:
-        labelled: Their names.
+        labelled: Names of the classes.
         image_counts: Training images by category id; missing means none.
         instance_counts: Training objects by category id; missing means none.
-
-    Returns:
-        Entries by ascending id.
     """
     entries = []
     for name in sorted(labelled, key=category_id):
@@ -202,6 +180,6 @@ def _definition(name: str) -> str:
 
 
 def number_annotations(annotations: Sequence[AnnotationEntry]) -> None:
-    """Give annotations the ids 1, 2, ... in place."""
+    """Set the ids of annotations to 1, 2, ... in place."""
     for identity, annotation in enumerate(annotations, start=1):
         annotation["id"] = identity

@@ -1,7 +1,7 @@
-"""Composes scenes: which classes occur together, where they stand, what stays visible.
+"""Composes scenes: chooses classes that occur together, places them, and measures what is visible.
 
-A scene has one setting. Objects may overlap and may leave the image by a little, and later
-objects hide earlier ones; boxes and masks describe what is visible.
+A scene has one setting. Objects may overlap and may extend a little beyond the image. Later objects
+hide earlier ones; boxes and masks are those of the visible pixels.
 """
 
 import math
@@ -23,7 +23,7 @@ _PLACING_ATTEMPTS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One rendered image with its ground truth. Object ``i`` owns entry ``i`` of each sequence."""
+    """A rendered image with its ground truth. Entry ``i`` of each sequence is of object ``i``."""
 
     image: NDArray[np.uint8]
     """RGB, (H, W, 3)."""
@@ -32,9 +32,9 @@ class Scene:
     names: tuple[str, ...]
     """Class names, N of them."""
     boxes_xyxy: NDArray[np.float32]
-    """Extent of each object's visible pixels, (N, 4), pixels; all zero when it is hidden."""
+    """Extent of each object's visible pixels, (N, 4), pixels; all zero if it is hidden."""
     setting: str
-    """Where the scene plays: one of ``regionspot.toy.names.SETTINGS``."""
+    """Setting of the scene: one of ``regionspot.toy.names.SETTINGS``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,26 +42,17 @@ class ClassMix:
     """How to choose the classes of one scene."""
 
     names: Sequence[str]
-    """The classes that may occur."""
+    """Classes that may occur."""
     probabilities: NDArray[np.float64]
     """Probability of each of them, (len(names),)."""
     num_objects: tuple[int, int]
-    """Fewest and most objects to place, both included."""
+    """Minimum and maximum number of objects."""
     repeat: float = 0.3
-    """Probability that an object repeats a class which the scene already has."""
+    """Probability that an object repeats a class of the scene."""
 
 
 def sample_scene(rng: np.random.Generator, mix: ClassMix, *, min_objects: int = 1) -> Scene:
-    """Choose classes and render them, again if too few of them found a place.
-
-    Args:
-        rng: Source of all randomness.
-        mix: Which classes and how many.
-        min_objects: Fewest objects to keep.
-
-    Returns:
-        A scene with at least ``min_objects`` objects.
-    """
+    """Choose classes and render them, until a scene has at least ``min_objects`` objects."""
     while True:
         names, setting = sample_names(rng, mix)
         scene = render_scene(rng, names, setting)
@@ -70,16 +61,9 @@ def sample_scene(rng: np.random.Generator, mix: ClassMix, *, min_objects: int = 
 
 
 def sample_names(rng: np.random.Generator, mix: ClassMix) -> tuple[list[str], str]:
-    """Choose the classes of a scene and its setting.
+    """Choose the classes of a scene, in drawing order, and its setting.
 
-    Context classes of two settings never meet: the first one drawn fixes the setting.
-
-    Args:
-        rng: Source of all randomness.
-        mix: Which classes and how many.
-
-    Returns:
-        Class names in drawing order, and the setting.
+    The first context class drawn determines the setting; those of other settings are skipped.
     """
     low, high = mix.num_objects
     wanted = int(rng.integers(low, high + 1))
@@ -102,16 +86,7 @@ def sample_names(rng: np.random.Generator, mix: ClassMix) -> tuple[list[str], st
 
 
 def render_scene(rng: np.random.Generator, names: Sequence[str], setting: str) -> Scene:
-    """Draw a scene of random size; classes that find no place are left out.
-
-    Args:
-        rng: Source of all randomness.
-        names: Class names in drawing order.
-        setting: One of ``regionspot.toy.names.SETTINGS``.
-
-    Returns:
-        The scene, possibly with fewer objects than names, possibly none.
-    """
+    """Draw a scene of random size; classes without enough free space are left out."""
     height, width = (int(rng.choice(_SIDES)) for _ in range(2))
     image = draw_background(rng, (height, width), setting)
     instances = np.zeros((height, width), np.uint8)
@@ -122,7 +97,7 @@ def render_scene(rng: np.random.Generator, names: Sequence[str], setting: str) -
         if placement is None:
             continue
         cover = draw_object(rng, image, look_of(name), placement)
-        # Too small a rest inside the image goes unlabelled, as annotators leave slivers out.
+        # Not labelled if little is inside the image, as annotators leave slivers out.
         if int(cover.sum()) < _MIN_DRAWN_AREA:
             continue
         kept.append(name)
@@ -140,7 +115,7 @@ def render_scene(rng: np.random.Generator, names: Sequence[str], setting: str) -
 def _find_place(
     rng: np.random.Generator, instances: NDArray[np.uint8], areas: Sequence[int]
 ) -> Placement | None:
-    """Look for a place that leaves 60 % of each earlier object visible and is mostly free."""
+    """Find a mostly free place that leaves 60 % of each earlier object visible."""
     height, width = instances.shape
     y, x = np.ogrid[:height, :width]
     visible = np.bincount(instances.ravel(), minlength=len(areas) + 1)
@@ -158,7 +133,7 @@ def _find_place(
 
 
 def _expose(rng: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Imitate a camera: a soft lens in half of the images, exposure and noise in all."""
+    """Simulate a camera: a soft lens in half of the images, exposure and noise in all."""
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.8)).astype(np.float32)
     noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(2, 9))
@@ -167,15 +142,15 @@ def _expose(rng: np.random.Generator, image: NDArray[np.float32]) -> NDArray[np.
 
 
 def extents_xyxy(instances: NDArray[np.uint8], num_objects: int) -> NDArray[np.float32]:
-    """Measure the visible extent of each object.
+    """Return the box of each object's visible pixels, (N, 4), in pixels.
 
     Args:
-        instances: Object of each pixel, (H, W), 0 is background.
+        instances: Object of each pixel, (H, W): 0 is background, ``i + 1`` is object ``i``.
         num_objects: Number of objects N.
 
     Returns:
-        Boxes ``(x1, y1, x2, y2)``, (N, 4), pixels; ``x2`` and ``y2`` lie just beyond the last
-        pixel. A hidden object gets all zeros. N == 0 gives (0, 4).
+        Boxes ``(x1, y1, x2, y2)``, where ``x2`` and ``y2`` are just beyond the last pixel; zeros
+        for a hidden object.
     """
     boxes = np.zeros((num_objects, 4), np.float32)
     for index in range(num_objects):

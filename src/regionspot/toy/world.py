@@ -1,12 +1,12 @@
-"""Writes a world: three training data sets and one to score on, all in LVIS v1 format.
+"""Writes a world: three training data sets and one for validation, all in LVIS v1 format.
 
-    <world>/world.json                   what it was made with; written last
+    <world>/world.json                   its arguments; written last
     <world>/<split>.json                 LVIS v1 annotations
     <world>/<split>/<image id>.jpg       images; ``coco_url`` ends in these two components
 
 ``toy365``, ``toyoi`` and ``toyv3d`` stand for Objects365 (few frequent classes, many objects per
-image), OpenImages and V3Det (a long tail). Twenty of the rarer classes are in no training set. The
-seed identifies a world: choose hyper-parameters on one and report on another.
+image), OpenImages and V3Det (a long tail). Twenty of the rarer classes are in no training set. Use
+different seeds for choosing hyperparameters and for reporting.
 """
 
 import json
@@ -46,7 +46,7 @@ VALIDATION_SPLIT = "val"
 SCHEMA_VERSION = 1
 
 _STREAM = 0x7002
-"""First word of every seed sequence here; the towers' training pool uses another one."""
+"""First word of all seeds here; the towers' training pool uses another one."""
 _NUM_HELD_OUT = 20
 _MOST_IMAGES = 100_000
 _JPEG_QUALITY = 92
@@ -55,14 +55,14 @@ _CHUNK = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorldArguments:
-    """What the bytes of a world are a function of, besides the versions of numpy and OpenCV."""
+    """The arguments that determine the bytes of a world, for given versions of numpy and OpenCV."""
 
     seed: int
-    """Identity of the world, at least 0."""
+    """Seed of the world, at least 0."""
     num_val: int = 500
-    """Images of ``val``."""
+    """Number of images of ``val``."""
     num_train: int = 1200
-    """Images of each training source."""
+    """Number of images of each training source."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -84,14 +84,14 @@ class _Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rendered:
-    """The records of some consecutive images whose files are written."""
+    """Records of consecutive images whose files are written."""
 
     images: list[ImageEntry]
     annotations: list[AnnotationEntry]
 
 
 def held_out_classes() -> tuple[str, ...]:
-    """Name the 20 classes, all from the rarer end, that no training source shows or labels."""
+    """Return the 20 classes, among the rarer ones, that no training source shows or labels."""
     names = vocabulary()
     return tuple(names[-1 - 3 * i] for i in range(_NUM_HELD_OUT))
 
@@ -105,23 +105,23 @@ def generate_world(
     num_processes: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a world; its bytes depend on ``seed``, ``num_val`` and ``num_train`` alone.
+    """Write a world; its bytes depend only on ``seed``, ``num_val`` and ``num_train``.
 
     Args:
-        output_dir: Folder of the world; created. Files of a former world are overwritten.
-        seed: Identity of the world, at least 0.
-        num_val: Images of ``val``, 1 to 100,000.
-        num_train: Images of each of the three training sources, 1 to 100,000.
-        num_processes: Processes that render; the result does not depend on it.
+        output_dir: Folder of the world; created if necessary. A former world is overwritten.
+        seed: Seed of the world, at least 0.
+        num_val: Number of images of ``val``, 1 to 100,000.
+        num_train: Number of images of each of the three training sources, 1 to 100,000.
+        num_processes: Number of processes that render.
         on_progress: Called with the number of finished and of all images.
 
     Raises:
         ConfigError: A number is out of range, or the folder holds something else.
-        StoppedError: A signal asked for it; the folder does not look finished then.
+        StoppedError: A signal was noted; the folder then does not look finished.
     """
     arguments = WorldArguments(seed=seed, num_val=num_val, num_train=num_train)
     _check_world_or_empty(output_dir)
-    # While the files change, the folder must not look finished, but still like a world's.
+    # While files change, the folder must not look finished, but still count as a world.
     facts = {"schema_version": SCHEMA_VERSION, **asdict(arguments)}
     _write_facts(output_dir, {**facts, "is_unfinished": True})
     splits = _splits(arguments)
@@ -144,16 +144,7 @@ def generate_world(
 
 
 def world_is_complete(output_dir: Path, arguments: WorldArguments) -> bool:
-    """Tell whether a folder already holds the world of these arguments, to skip making it again.
-
-    Args:
-        output_dir: Folder of the world; need not exist.
-        arguments: What is wanted.
-
-    Returns:
-        True if `generate_world` finished there with the same arguments and schema, and all files of
-        the world are still there.
-    """
+    """Return whether a folder holds the complete world of these arguments and this schema."""
     if _read_facts(output_dir) != {"schema_version": SCHEMA_VERSION, **asdict(arguments)}:
         return False
     return all(
@@ -167,7 +158,7 @@ def world_is_complete(output_dir: Path, arguments: WorldArguments) -> bool:
 
 
 def _check_world_or_empty(output_dir: Path) -> None:
-    """Refuse a folder of something else, whose files may have the names of a world's."""
+    """Refuse a folder of something else, whose files might be overwritten."""
     if not output_dir.is_dir() or "schema_version" in _read_facts(output_dir):
         return
     strange = sorted(path.name for path in output_dir.iterdir() if path.name != "world.json.tmp")
@@ -179,7 +170,7 @@ def _check_world_or_empty(output_dir: Path) -> None:
 
 
 def _read_facts(output_dir: Path) -> dict[str, object]:
-    """Read what a world was made with; nothing where there is none."""
+    """Return the arguments of the world in a folder; empty if there is none."""
     try:
         facts = json.loads((output_dir / "world.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -192,9 +183,10 @@ def _write_facts(output_dir: Path, facts: Mapping[str, object]) -> None:
 
 
 def _splits(arguments: WorldArguments) -> list[_Split]:
-    """Lay out the four data sets: first image id, classes, exponent of Zipf's law, objects."""
+    """Return the four data sets."""
     names, held_out = vocabulary(), set(held_out_classes())
     labelled = tuple(name for name in names if name not in held_out)
+    # Name, first image id, classes, exponent of Zipf's law, number of objects.
     table: list[tuple[str, int, Sequence[str], float, tuple[int, int]]] = [
         ("toy365", 100_000, names[:40], 0.3, (4, 7)),
         ("toyoi", 200_000, names[:90], 0.5, (3, 6)),
@@ -229,15 +221,15 @@ def _render(output_dir: Path, split: _Split, seed: int, num_processes: int) -> I
                 parts = [executor.submit(work, start) for start in starts]
             yield from map(wait_for, parts)
         except BrokenProcessPool:
-            check_stop()  # SIGTERM came to all processes
+            check_stop()  # all processes got SIGTERM
             raise
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _render_chunk(start: int, *, output_dir: Path, split: _Split, seed: int) -> _Rendered:
-    """Draw, describe and write some images; each has a random stream of its own."""
-    # OpenCV's own threads would only get in each other's way on images this small.
+    """Draw and write some images, each with its own random stream."""
+    # OpenCV's own threads only slow it down on images this small.
     cv2.setNumThreads(0)
     part = _Rendered(images=[], annotations=[])
     for image_id in range(
@@ -264,7 +256,7 @@ def _image_path(output_dir: Path, split: _Split, image_id: int) -> Path:
 def _write_annotations(
     output_dir: Path, splits: Sequence[_Split], rendered: dict[str, _Rendered]
 ) -> None:
-    """Write one LVIS file a split; class frequencies are those of all training sources."""
+    """Write one LVIS file per split; class frequencies are those of all training sources."""
     trained = [one for name in TRAINING_SPLITS for one in rendered[name].annotations]
     instance_counts = Counter(one["category_id"] for one in trained)
     pairs = {(one["image_id"], one["category_id"]) for one in trained}

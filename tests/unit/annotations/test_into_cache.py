@@ -108,11 +108,11 @@ def test_photos_whose_orientation_was_ignored_are_counted_in_the_last_lines(
     )
     lines = cache_features(config).lines()
     assert lines[-1] == (
-        "1 images whose EXIF orientation was ignored: if their boxes are those of the photo as"
-        " viewers show it, give --exif_policy apply"
+        "1 images whose EXIF orientation was ignored: if their boxes refer to the photo as viewers"
+        " show it, give --exif_policy apply"
     )
     (told,) = [one for one in caplog.messages if "EXIF" in one]
-    assert told.startswith(f"{A}.jpg carries an EXIF orientation (6), which is ignored: boxes have")
+    assert told.startswith(f"{A}.jpg has an EXIF orientation (6), which is ignored: boxes must")
     applied = replace(config, output_dir=str(images_dir / "upright"), exif_policy="apply")
     assert "EXIF" not in "\n".join(cache_features(applied).lines())
 

@@ -204,7 +204,7 @@ def test_v3det_files_lie_where_their_name_says(tmp_path: Path) -> None:
 def test_a_name_of_two_categories_names_both(tmp_path: Path) -> None:
     categories = [{**entry, "name": "bow"} for entry in V3DET["categories"]]
     path = write(tmp_path / "v3det.json", {**V3DET, "categories": categories})
-    wanted = r"v3det\.json: .*'bow' stands already.*The categories 1 and 2 are named 'bow'\."
+    wanted = r"v3det\.json: .*'bow' already occurs.*The categories 1 and 2 are named 'bow'\."
     with pytest.raises(VocabularyError, match=wanted):
         read_annotations("v3det", path, tmp_path)
 

@@ -325,7 +325,7 @@ def test_files_that_cannot_be_begun_say_why(tmp_path: Path, read: Read) -> None:
         ("id,name\n/m/a,A\nb,B\n", AnnotationError, r"line 3 is 'b,B'"),
         ("dog\ncat\n", AnnotationError, r"line 1 is 'dog'.*classes_path"),
         ("/m/a,A\n/m/a,B\n", AnnotationError, r"line 2: /m/a already stands for 'A'"),
-        ("/m/a,A\n/m/b,A\n", VocabularyError, r"'A' stands already.*boxable"),
+        ("/m/a,A\n/m/b,A\n", VocabularyError, r"'A' already occurs.*boxable"),
         ("id,name\n", VocabularyError, r"holds no name"),
     ],
 )

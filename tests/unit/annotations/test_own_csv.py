@@ -79,7 +79,7 @@ def test_a_list_of_classes_gives_the_vocabulary(read: Read, tmp_path: Path) -> N
     assert data.records[0].labels.tolist() == [2]
     assert data.report.dropped_for(Reason.UNKNOWN_CATEGORY) == 1
     classes.write_text("lemon\nlemon\n")
-    with pytest.raises(VocabularyError, match=r"classes\.txt, line 2.*'lemon' stands already"):
+    with pytest.raises(VocabularyError, match=r"classes\.txt, line 2.*'lemon' already occurs"):
         read("a.jpg,0,0,5,5,lemon", classes_path=classes)
     classes.write_bytes(b"caf\xe9\n")
     with pytest.raises(VocabularyError, match=r"classes\.txt: byte 3 is not UTF-8"):

@@ -204,7 +204,7 @@ def test_files_that_cannot_be_used_say_what_was_found(
 
 
 def test_two_categories_of_one_name_are_refused(read: Read) -> None:
-    with pytest.raises(VocabularyError, match=r"annotations\.json: .*'a' stands already"):
+    with pytest.raises(VocabularyError, match=r"annotations\.json: .*'a' already occurs"):
         read(content(categories=[{"id": n, "name": "a"} for n in (1, 2)]))
 
 

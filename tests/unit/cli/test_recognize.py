@@ -86,7 +86,7 @@ def test_a_file_in_another_encoding_is_told_with_the_byte(tmp_path: Path) -> Non
     (tmp_path / "utf16.txt").write_bytes("heart\nstar\n".encode("utf-16"))
     (tmp_path / "utf16le.txt").write_bytes("heart\nstar\n".encode("utf-16-le"))
     for name, message in (
-        ("latin.txt", "byte 9 is not UTF-8 text. Give a text file with one class name a line"),
+        ("latin.txt", "byte 9 is not UTF-8 text. Give a text file with one class name per line"),
         ("utf16.txt", "byte 0 is not UTF-8 text"),
         ("utf16le.txt", r"line 1: the class name 'h\\x00e\\x00a.* is not UTF-8 text"),
     ):
@@ -124,7 +124,7 @@ def test_names_of_public_lists_are_names() -> None:
     ("text", "message"),
     [
         ("lemon,,egg", "entry 1: the class name '' is empty"),
-        ("lemon,egg, lemon", "entry 2: the class name 'lemon' stands already at 0"),
+        ("lemon,egg, lemon", "entry 2: the class name 'lemon' already occurs at 0"),
     ],
 )
 def test_a_vocabulary_with_an_empty_or_repeated_name_is_refused(text: str, message: str) -> None:
@@ -287,7 +287,7 @@ def test_a_picture_is_written_where_it_is_wanted(
         ),
         (["--points", "0.5,0.25"], "point (0.5, 0.25): the points look normalised"),
         (["--boxes", "1,2,30,40", "--vocabulary", "no_such.txt"], "no vocabulary file at no_such"),
-        (["--boxes", "1,2,30,40", "--vocabulary", "egg,egg"], "'egg' stands already at 0"),
+        (["--boxes", "1,2,30,40", "--vocabulary", "egg,egg"], "'egg' already occurs at 0"),
         (["--boxes", "1,2,30,40", "--vocabulary", "cat,dog"], "does not know, and all of these"),
         (
             ["--boxes", "1,2,30,40", "--vocabulary", "Egg,egg", "--same_tokens", "refuse"],

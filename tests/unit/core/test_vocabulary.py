@@ -39,7 +39,7 @@ def test_identity_is_the_sha256_of_the_names_joined_by_line_breaks() -> None:
         (("a", "b\nc"), r"spans lines"),
         (("a", "b\0"), r"entry 1: the class name 'b\\x00' is not UTF-8 text"),
         (("caf\udce9",), r"entry 0: the class name 'caf\\udce9' is not UTF-8 text"),
-        (("a", "b", "a"), r"entry 2: the class name 'a' stands already at 0"),
+        (("a", "b", "a"), r"entry 2: the class name 'a' already occurs at 0"),
     ],
 )
 def test_a_list_that_cannot_name_regions_is_refused(names: tuple[str, ...], message: str) -> None:
@@ -58,7 +58,7 @@ def test_a_file_has_one_name_a_line(tmp_path: Path) -> None:
     [
         ("", r"holds no name"),
         ("a\n\nb\n", r"names.txt, line 2: the class name '' is empty"),
-        ("a\nb\na\n", r"names.txt, line 3: the class name 'a' stands already at 1"),
+        ("a\nb\na\n", r"names.txt, line 3: the class name 'a' already occurs at 1"),
     ],
 )
 def test_the_line_of_a_bad_name_is_told(tmp_path: Path, text: str, message: str) -> None:
@@ -91,7 +91,7 @@ def test_a_file_of_any_bytes_is_read_or_refused(
 
 
 def test_a_missing_file_and_an_unknown_name_are_told(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="no vocabulary file at .*one class name a line"):
+    with pytest.raises(MissingFileError, match="no vocabulary file at .*one class name per line"):
         Vocabulary.from_file(tmp_path / "nowhere.txt")
     with pytest.raises(VocabularyError, match="'dog' is not among the 1 names"):
         Vocabulary(("cat",)).index_of("dog")

@@ -37,7 +37,7 @@ def test_words_that_the_tiny_clip_does_not_know_are_refused_before_anything_is_w
     message = str(caught.value)
     assert message.startswith("2 of 3 class names hold words that the tiny CLIP does not know")
     assert "'cat', 'dog'. It knows 98 words, such as plain, striped" in message
-    assert message.endswith("To try the pipeline all the same: --unknown_words keep.")
+    assert message.endswith("To try the pipeline anyway: --unknown_words keep.")
     assert not (tmp_path / "cache").exists()
 
 

@@ -10,16 +10,23 @@ import torch
 from helpers.worlds import write_world
 from regionspot.backbones import ModelsConfig
 from regionspot.cache import write_manifest
-from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheJob, ShardJob
+from regionspot.extraction import (
+    AnnotationsConfig,
+    CacheConfig,
+    CacheJob,
+    PreparedBatch,
+    ShardJob,
+)
 from regionspot.extraction.writing import ShardBatch, ShardsWriter, WriterThread
 
 LONG_S = 60.0
 
 
 def batch(shard_index: int, *, ends_shard: bool) -> ShardBatch:
-    return ShardBatch(
-        shard_index=shard_index, num_images=0, launched=None, quarantined=[], ends_shard=ends_shard
+    prepared = PreparedBatch(
+        shard_index=shard_index, images=[], quarantined=[], is_usable=[], ends_shard=ends_shard
     )
+    return ShardBatch(prepared=prepared, launched=None)
 
 
 class Record:
