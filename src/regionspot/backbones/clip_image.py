@@ -1,7 +1,7 @@
 """open_clip's models as encoders.
 
-Shape letters: B images, T tokens (the class token or what stands for it first), D CLIP's width, N
-texts, E the joint text space.
+Shape letters: B images, T tokens (the class token or its stand-in first), D CLIP's width, N texts,
+E the joint text space.
 """
 
 from collections.abc import Callable
@@ -20,24 +20,6 @@ from regionspot.backbones.text_towers import embed_texts
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
-
-
-@torch.no_grad()
-def feature_map(clip: "CLIP", pixels_BCHW: Tensor) -> Tensor:
-    """Return CLIP's tokens after the last block, before its final norm and projection.
-
-    Args:
-        clip: An open_clip model.
-        pixels_BCHW: Preprocessed images, (B, 3, H, W).
-
-    Returns:
-        (B, T, D): the class token, then the patches row by row. Where the image tower has no class
-        token, its pooled embedding stands in its place; see `image_towers`.
-
-    Raises:
-        ConfigError: The image tower gives no such map.
-    """
-    return image_tower(clip.visual).features(pixels_BCHW)
 
 
 class OpenClipEncoder(Encoder):

@@ -1,6 +1,6 @@
-"""The frozen CLIP: any of open_clip's models, or the tiny one; weights from anywhere.
+"""Loads a frozen CLIP: any of open_clip's models, or the tiny one.
 
-What goes wrong silently elsewhere is refused here: OpenAI's weights in a model with another
+Errors that are silent elsewhere are raised here: OpenAI's weights in a model with another
 activation (0.7 % off), and weights whose position table would have to be resized.
 """
 
@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from regionspot.backbones.clip_text import LazyTokenizer, Tokenizer, WordTokenizer
+from regionspot.backbones.clip_text import (
+    LazyTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    copy_from_hub,
+)
 from regionspot.backbones.encoder import EncoderInfo, Rgb
 from regionspot.backbones.image_towers import image_tower
 from regionspot.backbones.weights import (
@@ -43,18 +48,13 @@ class LoadedClip(EncoderInfo):
     """A frozen CLIP with everything needed to feed it; its name is open_clip's, or "tiny"."""
 
     model: "CLIP"
-    """open_clip's model, in eval mode, with nothing to be trained."""
+    """open_clip's model, frozen, in eval mode."""
     tokenizer: Tokenizer
     """Texts to token ids."""
 
 
 def check_clip_name(model: str) -> None:
-    """Check that there is a CLIP of a name, before anything is made of it.
-
-    Raises:
-        ConfigError: There is none; the message has those of similar names.
-        MissingExtraError: ``open_clip`` is not installed.
-    """
+    """Raise a `ConfigError` with similar names if there is no such CLIP."""
     with needs_extra("extract"):
         import open_clip
     if model in ("tiny", *open_clip.list_models()):
@@ -77,11 +77,11 @@ def load_clip(model: str, weights: str) -> LoadedClip:
             (tiny only).
 
     Returns:
-        The model on the CPU in float32 and what belongs to it.
+        The model on the CPU in float32, with its tokenizer and properties.
 
     Raises:
         ConfigError: open_clip has no such model, or its image tower gives no feature map.
-        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        WeightsError: The weights are unknown or unavailable, or do not fit the model.
         MissingFileError: The weights are a path that does not exist.
         MissingExtraError: ``open_clip`` is not installed.
     """
@@ -107,7 +107,7 @@ def load_clip(model: str, weights: str) -> LoadedClip:
 def describe_clip(
     clip: "CLIP", *, tokenizer: Tokenizer, name: str, quick_gelu: bool = False
 ) -> LoadedClip:
-    """Freeze an open_clip model that is already in memory, and read off what belongs to it.
+    """Freeze an open_clip model in memory, and collect its properties.
 
     Args:
         clip: A CLIP with square input.
@@ -127,7 +127,7 @@ def describe_clip(
         )
     mean, std = _normalisation(clip)
     freeze(clip)
-    # One blank image tells what the tower's make does not say in one place.
+    # A blank image gives the shapes, which the kinds of towers state in different places.
     blank_1CHW = torch.zeros(1, 3, height, width).to(next(clip.visual.parameters()))
     with torch.no_grad():
         _, num_tokens, feature_dim = tower.features(blank_1CHW).shape
@@ -158,10 +158,10 @@ def _normalisation(clip: "CLIP") -> tuple[Rgb, Rgb]:
 
 
 def build_tiny_clip(config: Mapping[str, Any]) -> "CLIP":
-    """Build a CLIP from open_clip's own class, with fresh weights, in training mode.
+    """Build a CLIP with fresh weights, in training mode.
 
     Args:
-        config: What ``tiny/clip.json`` holds: ``embed_dim``, ``vision_cfg`` and ``text_cfg`` as in
+        config: As in ``tiny/clip.json``: ``embed_dim``, ``vision_cfg`` and ``text_cfg`` of
             open_clip's model configs, and ``preprocess`` with mean and std.
     """
     with needs_extra("extract"):
@@ -196,21 +196,20 @@ def _load_tiny(weights: str) -> LoadedClip:
 
 
 def _build(model: str) -> "CLIP":
-    """Build a model without weights, but with the normalisation of those it is released with."""
+    """Build a model with fresh weights and the normalisation of its released ones."""
     import open_clip
     from open_clip.model import set_model_preprocess_cfg
 
     root_level = logging.getLogger().level
-    # open_clip reports random weights on the root logger, but these are replaced or were asked for.
+    # open_clip warns of random weights on the root logger, but these are replaced or intended.
     logging.getLogger().setLevel(logging.ERROR)
     try:
         clip = open_clip.create_model(model, pretrained=None, pretrained_text=False)
-    except OSError as error:  # the text tower is one of transformers, described on the hub
+    except OSError as error:  # the config of a text tower from transformers is on the hub
         hub_name = open_clip.get_model_config(model)["text_cfg"].get("hf_model_name")
         raise WeightsError(
-            f"the text tower of CLIP {model} could not be built ({str(error)[:200]}). Where there"
-            f" is no network, download {hub_name} elsewhere (hf download {hub_name}) and copy the"
-            " folder ~/.cache/huggingface here, or set HF_HOME to where it lies."
+            f"the text tower of CLIP {model} could not be built ({str(error)[:200]})."
+            f" {copy_from_hub(hub_name)}"
         ) from error
     finally:
         logging.getLogger().setLevel(root_level)
@@ -221,8 +220,8 @@ def _build(model: str) -> "CLIP":
         set_model_preprocess_cfg(clip, released[0])
     if any(other != released[0] for other in released):
         _logger.warning(
-            "released weights of %s are of two kinds; the input is normalised as for %s. Give a tag"
-            " in place of a file if the weights are not of that kind.",
+            "the released weights of %s differ in how the input is normalised; it is normalised as"
+            " for %s. If that is wrong for your weights, give a tag in place of a file.",
             model,
             tags[0],
         )
@@ -243,35 +242,35 @@ def _build_pretrained(model: str, tag: str, *, quick: bool) -> "CLIP":
         other = model.removesuffix(_QUICK) if quick else model + _QUICK
         raise WeightsError(
             f"the weights {tag!r} were trained with {'GELU' if quick else 'QuickGELU'}, but {model}"
-            f" computes {'QuickGELU' if quick else 'GELU'}: every feature would be slightly wrong."
+            f" uses {'QuickGELU' if quick else 'GELU'}: every feature would be slightly wrong."
             f" Give models.clip={other}."
         )
     try:
         return open_clip.create_model(model, pretrained=tag, require_pretrained=True)
     except (RuntimeError, OSError, ValueError) as error:
-        # OpenAI's own files, which the cards also name, are TorchScript: code, and refused here.
+        # OpenAI's own files, which the cards also name, are TorchScript, which is refused as code.
         hub = card.get("hf_hub", "").rstrip("/")
         where = f"the .safetensors of https://huggingface.co/{hub}" if hub else card.get("url")
         raise WeightsError(
-            f"open_clip could not get or load the weights {tag!r} of {model} ({error}). Where there"
-            f" is no network, fetch them elsewhere ({where}) and give the file:"
+            f"open_clip could not load the weights {tag!r} of {model} ({error}). Without network"
+            f" access, download them on another machine ({where}) and give the file:"
             f" {_OPTION}=/path/to/open_clip_model.safetensors."
         ) from error
 
 
 def _warn_of_activation(model: str, path: Path, *, quick: bool) -> None:
-    """A file does not say its activation; what can be told from its name is refused."""
+    """Warn that a file does not state its activation; refuse it if its name is OpenAI's."""
     import open_clip
 
     if quick or model + _QUICK not in open_clip.list_models():
         return
     if "openai" in path.name.lower():
         raise WeightsError(
-            f"{path} is called OpenAI's, whose weights need QuickGELU, but {model} computes GELU:"
+            f"{path} is named like OpenAI's weights, which need QuickGELU, but {model} uses GELU:"
             f" every feature would be slightly wrong. Give models.clip={model}{_QUICK}."
         )
     _logger.warning(
-        "%s does not say which activation it was trained with; %s computes GELU. If the weights are"
+        "%s does not state the activation it was trained with; %s uses GELU. If the weights are"
         " OpenAI's, give models.clip=%s%s.",
         path,
         model,

@@ -1,8 +1,7 @@
 """The localizer: a frozen SAM, from an image to its embedding and from prompts to tokens and masks.
 
-What differs between SAM and SAM 2 is below the line in `Localizer`, and implemented in ``sam.py``
-and ``sam2.py``. Prompts are in the model's frame here; ``regions.py`` takes them in pixels of the
-original image.
+``sam.py`` and ``sam2.py`` implement it. Prompts are in the model's frame here; ``regions.py`` takes
+them in pixels of the original image.
 
 Shape letters: B images, R regions, M masks a region, H W a grid or an image.
 """
@@ -14,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from regionspot.backbones.decoded_masks import MaskFrame
-from regionspot.backbones.execution import FLOAT32, Execution
+from regionspot.backbones.execution import Execution
 from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.to_frame import Frame, SamPrompts
+
+_REGIONS_AT_ONCE = 64
+"""Regions whose tokens are decoded at once, at a few times 4 MiB each with a released SAM."""
 
 
 class Localizer(ABC):
@@ -31,23 +33,43 @@ class Localizer(ABC):
     resize_rule: ClassVar[str]
     """How images become the model's input; part of a cache's fingerprint."""
 
+    module: nn.Module
+    """The model itself; its weights are hashed into the fingerprint."""
+    image_size: int
+    """Side of the model's square frame in pixels."""
+    mask_threshold: float
+    """The logit above which a pixel belongs to a mask."""
+    mask_grid_hw: tuple[int, int]
+    """Rows and columns of the grid on which the model takes masks as prompts."""
+
     def __init__(
-        self, *, token_site: TokenSite, model_name: str, execution: Execution = FLOAT32
+        self,
+        module: nn.Module,
+        *,
+        width: int,
+        token_site: TokenSite,
+        model_name: str,
+        execution: Execution,
     ) -> None:
-        """Keep what every localizer has.
+        """Store what every localizer has; implementations set the attributes above.
 
         Args:
+            module: The model, frozen, in eval mode.
+            width: Width S of its prompts and image embedding.
             token_site: Where position tokens are read.
             model_name: Name of the SAM, for fingerprints.
             execution: How the forward passes are run.
         """
+        self.module = module
         self.token_site = token_site
         self.model_name = model_name
         self.execution = execution
+        widths = {"prompt_encoder": 2 * width, "transformer": width, "mlp": width // 8}
+        self.token_dim = widths[token_site]
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.module.parameters()).device
 
     def to(self, device: torch.device) -> Self:
@@ -56,7 +78,7 @@ class Localizer(ABC):
         return self
 
     def resize(self, image: ImageArray) -> Tensor:
-        """Resize an image as the model wants it, bilinear with antialias, in whole levels.
+        """Resize an image to the model's frame, bilinear with antialias, in whole levels.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -71,10 +93,7 @@ class Localizer(ABC):
         return torch.from_numpy(resized).permute(2, 0, 1)
 
     def preprocess(self, image: ImageArray) -> Tensor:
-        """Turn an image into the model's input.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
+        """Turn an image, (H, W, 3) uint8 RGB, into the model's input.
 
         Returns:
             (3, `image_size`, `image_size`) float32, on the model's device.
@@ -102,13 +121,17 @@ class Localizer(ABC):
                 the prompts are not two embeddings wide.
         """
         with self.execution.autocast(self.device):
-            return self._decode_tokens(image_embedding, prompts).float()
+            tokens = [
+                self._decode_tokens(image_embedding, chunk).float()
+                for chunk in prompts.split(_REGIONS_AT_ONCE)
+            ]
+        return torch.cat([torch.zeros(0, self.token_dim, device=self.device), *tokens])
 
     @torch.no_grad()
     def decode_masks(
         self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return mask logits on the model's grid, (R, M, h, w), and its rating of each, (R, M).
+        """Return mask logits on the model's grid, (R, M, h, w), and their predicted IoUs, (R, M).
 
         Args:
             image_embedding: One image's embedding, as `embed` gives it.
@@ -119,8 +142,8 @@ class Localizer(ABC):
             ShapeError: The embedding is not one image's.
         """
         with self.execution.autocast(self.device):
-            logits_RMHW, ratings_RM = self._decode_masks(image_embedding, prompts, several=several)
-        return logits_RMHW.float(), ratings_RM.float()
+            logits_RMHW, ious_RM = self._decode_masks(image_embedding, prompts, several=several)
+        return logits_RMHW.float(), ious_RM.float()
 
     def frame(self, size_hw: tuple[int, int]) -> Frame:
         """Return where an image of a size, (height, width) in pixels, lies in the model's input."""
@@ -133,63 +156,35 @@ class Localizer(ABC):
 
     # --- What an implementation provides --------------------------------------------------------
 
-    @property
     @abstractmethod
-    def module(self) -> nn.Module:
-        """The model itself, whose parameters are its identity."""
-
-    @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """Side of the model's square frame in pixels."""
-
-    @property
-    @abstractmethod
-    def mask_threshold(self) -> float:
-        """The logit above which a pixel belongs to a mask."""
-
-    @property
-    @abstractmethod
-    def mask_grid_hw(self) -> tuple[int, int]:
-        """Rows and columns of the grid on which the model takes masks as prompts."""
-
-    @property
-    @abstractmethod
-    def token_dim(self) -> int:
-        """Width of the position tokens."""
+    def reference(self) -> Self:
+        """Return a localizer of the same model that runs in float32, not compiled."""
 
     @abstractmethod
     def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return the height and width that an image of a size has in the model's frame.
+        """Return the height and width of an image in the model's frame.
 
-        Its origin is the frame's; what it leaves of the frame is padding.
+        The image is in the top left corner of the frame; the rest is padding.
         """
 
     @abstractmethod
     def normalise(self, resized: Tensor) -> Tensor:
         """Turn the output of `resize`, (3, h, w), into the model's input, (3, S, S) float32.
 
-        The work is done on the model's device: bytes are cheaper to move there than floats.
+        Runs on the model's device: bytes are cheaper to copy there than floats.
         """
 
     @abstractmethod
-    def reference(self) -> Self:
-        """Return a localizer of the same model that runs in float32, not compiled."""
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        """Return how mask logits are enlarged from the model's grid to an original image's size."""
 
     @abstractmethod
-    def _embed(self, pixels_BCHW: Tensor) -> Tensor:
-        """See `embed`."""
+    def _embed(self, pixels_BCHW: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
-        """See `decode_tokens`."""
+    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor: ...
 
     @abstractmethod
     def _decode_masks(
         self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
-    ) -> tuple[Tensor, Tensor]:
-        """See `decode_masks`."""
-
-    @abstractmethod
-    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
-        """Return how mask logits are brought from the model's grid to an original image's size."""
+    ) -> tuple[Tensor, Tensor]: ...

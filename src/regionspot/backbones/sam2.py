@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from regionspot.backbones.decoded_masks import MaskFrame
@@ -20,7 +20,6 @@ from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_flo
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import SAM2_DEFAULT_WEIGHTS, TokenSite
 from regionspot.backbones.sam2_decoder import decode_masks, decode_tokens, fold_levels
-from regionspot.backbones.sam_decoder import site_width
 from regionspot.backbones.to_frame import SamPrompts
 from regionspot.backbones.weights import (
     RANDOM,
@@ -38,12 +37,12 @@ if TYPE_CHECKING:
     from transformers import Sam2Model
 
 
-SAM2_RESIZE = "squash bilinear antialias uint8 (PIL), normalise (ImageNet)"
-"""How images become SAM 2's input."""
+_logger = logging.getLogger(__name__)
 
+_OPTION = "models.sam_weights"
+_FILE = "model.safetensors"
 _MEAN_RGB = (0.485, 0.456, 0.406)
 _STD_RGB = (0.229, 0.224, 0.225)
-_TOKEN_CHUNK = 64
 
 
 class Sam2Localizer(Localizer):
@@ -54,7 +53,7 @@ class Sam2Localizer(Localizer):
     two finer maps that masks are drawn with; see `fold_levels`.
     """
 
-    resize_rule: ClassVar[str] = SAM2_RESIZE
+    resize_rule: ClassVar[str] = "squash bilinear antialias uint8 (PIL), normalise (ImageNet)"
 
     def __init__(
         self,
@@ -72,37 +71,24 @@ class Sam2Localizer(Localizer):
             model_name: Name of the SAM 2, for fingerprints.
             execution: How its forward passes are run.
         """
-        super().__init__(token_site=token_site, model_name=model_name, execution=execution)
+        super().__init__(
+            sam2,
+            width=sam2.mask_decoder.hidden_size,
+            token_site=token_site,
+            model_name=model_name,
+            execution=execution,
+        )
         self.sam2 = sam2
+        self.image_size = int(sam2.prompt_encoder.input_image_size)
+        self.mask_threshold = 0.0  # the default of Sam2Processor.post_process_masks
+        self.mask_grid_hw = sam2.prompt_encoder.mask_input_size
         self._encode = execution.compiled(self._encode_images)
         if execution.precision != "float32":
             keep_norms_in_float32(sam2)
 
-    @property
     @override
-    def module(self) -> nn.Module:
-        return self.sam2
-
-    @property
-    @override
-    def image_size(self) -> int:
-        return int(self.sam2.prompt_encoder.input_image_size)
-
-    @property
-    @override
-    def mask_threshold(self) -> float:
-        return 0.0  # the default of Sam2Processor.post_process_masks
-
-    @property
-    @override
-    def mask_grid_hw(self) -> tuple[int, int]:
-        rows, columns = self.sam2.prompt_encoder.mask_input_size
-        return rows, columns
-
-    @property
-    @override
-    def token_dim(self) -> int:
-        return site_width(self.sam2.mask_decoder.hidden_size, self.token_site)
+    def reference(self) -> "Sam2Localizer":
+        return Sam2Localizer(self.sam2, token_site=self.token_site, model_name=self.model_name)
 
     @override
     def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -117,8 +103,8 @@ class Sam2Localizer(Localizer):
         return (to_device(resized, self.device).float() / 255 - mean) / std
 
     @override
-    def reference(self) -> "Sam2Localizer":
-        return Sam2Localizer(self.sam2, token_site=self.token_site, model_name=self.model_name)
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        return MaskFrame(size_hw=size_hw)
 
     @override
     def _embed(self, pixels_BCHW: Tensor) -> Tensor:
@@ -126,9 +112,7 @@ class Sam2Localizer(Localizer):
 
     @override
     def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
-        return decode_tokens(
-            self.sam2, image_embedding, prompts, site=self.token_site, chunk_size=_TOKEN_CHUNK
-        )
+        return decode_tokens(self.sam2, image_embedding, prompts, site=self.token_site)
 
     @override
     def _decode_masks(
@@ -136,17 +120,9 @@ class Sam2Localizer(Localizer):
     ) -> tuple[Tensor, Tensor]:
         return decode_masks(self.sam2, image_embedding, prompts, several=several)
 
-    @override
-    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
-        return MaskFrame(size_hw=size_hw)
-
     def _encode_images(self, pixels_BCHW: Tensor) -> Tensor:
         return fold_levels(self.sam2.get_image_embeddings(pixels_BCHW))
 
-
-_logger = logging.getLogger(__name__)
-_OPTION = "models.sam_weights"
-_FILE = "model.safetensors"
 
 _VIDEO_KEYS = (
     "mask_downsample.",
@@ -159,16 +135,16 @@ _VIDEO_KEYS = (
     "occlusion_spatial_embedding_parameter",
     "temporal_positional_encoding_projection_layer.",
 )
-"""How the keys begin that released files hold for tracking in videos; images do not need them."""
+"""Prefixes of keys in released files that are for tracking in videos; images do not need them."""
 
 _POSITION = "shared_image_embedding.positional_embedding"
 _POSITION_AGAIN = "prompt_encoder.shared_embedding.positional_embedding"
-"""Two names of one tensor, of which some versions of transformers save only the first."""
+"""Two names of one tensor; some versions of transformers save only the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hiera:
-    """In what the image encoders of the four sizes differ, by the four stages of each."""
+    """Where the image encoders of the four sizes differ, by their four stages."""
 
     widths: tuple[int, int, int, int]
     num_blocks: tuple[int, int, int, int]
@@ -178,7 +154,7 @@ class Hiera:
     global_attention_blocks: tuple[int, int, int]
     """Blocks, counted from 0 over all stages, that attend over the whole image instead."""
     position_grid: tuple[int, int]
-    """Rows and columns of the learned position table, which is enlarged to the image's."""
+    """Rows and columns of the learned position table, which is enlarged to the image's grid."""
 
 
 SIZES: dict[str, Hiera] = {
@@ -228,11 +204,11 @@ def load_sam2(model: str, weights: str) -> "Sam2Model":
             "random" (the same every time, with a warning).
 
     Returns:
-        The model on the CPU in float32, in eval mode, with nothing to be trained.
+        The model on the CPU in float32, frozen, in eval mode.
 
     Raises:
         ConfigError: There is no such model.
-        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        WeightsError: The weights are unknown or unavailable, or do not fit the model.
         MissingFileError: The weights are a path that does not exist.
         MissingExtraError: ``transformers`` is not installed.
     """
@@ -254,14 +230,7 @@ def load_sam2(model: str, weights: str) -> "Sam2Model":
 
 
 def build_sam2(model: str) -> "Sam2Model":
-    """Build a released architecture from ``transformers``' own class, with fresh weights.
-
-    Args:
-        model: As in `load_sam2`.
-
-    Returns:
-        The model on the CPU, in training mode.
-    """
+    """Build a released architecture, named as in `load_sam2`, with fresh weights."""
     with needs_extra("transformers"):
         from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
     size = SIZES[model.partition("_hiera_")[2]]
@@ -288,7 +257,7 @@ def _weights_path(model: str, weights: str) -> Path:
     if weights in SAM2_DEFAULT_WEIGHTS.values():
         raise WeightsError(
             f"{weights} was asked for, but SAM 2 {model} goes with {own}: give models.sam and"
-            f" {_OPTION} that belong together, or leave {_OPTION} away."
+            f" {_OPTION} that belong together, or leave out {_OPTION}."
         )
     path = Path(weights)
     if path.is_dir():
@@ -302,7 +271,7 @@ def _weights_path(model: str, weights: str) -> Path:
 
 
 def _image_part(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Leave out what only videos need, and say so."""
+    """Drop what only videos need, with a log line."""
     if any(key.startswith("image_encoder.trunk.") for key in state):
         raise WeightsError(
             f"{path} has the names of SAM 2's own repository; wanted those of transformers. Give"
@@ -311,8 +280,8 @@ def _image_part(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         )
     kept = {key: value for key, value in state.items() if not key.startswith(_VIDEO_KEYS)}
     if len(kept) < len(state):
-        begun = sorted({key.partition(".")[0] for key in state.keys() - kept.keys()})
-        _logger.info("%s: ignored %s, which are for videos", path, ", ".join(begun))
+        dropped = sorted({key.partition(".")[0] for key in state.keys() - kept.keys()})
+        _logger.info("%s: ignored %s, which are for videos", path, ", ".join(dropped))
     if _POSITION in kept:
         kept.setdefault(_POSITION_AGAIN, kept[_POSITION])
     return kept

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from regionspot.backbones import (
     BoxPrompts,
-    MaskPrompt,
+    MaskForm,
     MaskPrompts,
     PointPrompts,
     SamLocalizer,
+    SamPrompts,
     mask_logits,
-    position_tokens,
     region_masks,
     region_tokens,
 )
@@ -58,7 +58,7 @@ def test_tokens_are_those_of_the_boxes_in_sams_frame(
     boxes_sam = torch.from_numpy(to_sam_frame(BOXES, SIZE_HW, 64))
     assert torch.equal(
         region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW),
-        position_tokens(localizer.sam, embedding, boxes_sam),
+        localizer.decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes_sam)),
     )
 
 
@@ -77,7 +77,7 @@ def test_no_regions_give_nothing_of_the_right_shape(
     ).shape == (0, 32)
     for prompt in ("box", "box_and_mask", "mask"):
         assert region_tokens(
-            localizer, embedding, MaskPrompts(masks=masks, prompt=prompt), SIZE_HW
+            localizer, embedding, MaskPrompts(masks=masks, form=prompt), SIZE_HW
         ).shape == (0, 32)
     assert region_masks(localizer, embedding, BoxPrompts(boxes_xyxy=none), SIZE_HW).shape == (
         0,
@@ -157,7 +157,7 @@ def test_a_mask_prompt_is_its_extent_by_default(localizer: SamLocalizer, embeddi
 
 @pytest.mark.parametrize("prompt", ["mask", "box_and_mask"])
 def test_a_masks_shape_reaches_sam_if_asked_for(
-    localizer: SamLocalizer, embedding: Tensor, prompt: MaskPrompt
+    localizer: SamLocalizer, embedding: Tensor, prompt: MaskForm
 ) -> None:
     sam = localizer.sam
     logits = mask_logits(
@@ -178,7 +178,7 @@ def test_a_masks_shape_reaches_sam_if_asked_for(
         )
         sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, False)  # noqa: FBT003
     hook.remove()
-    ours = region_tokens(localizer, embedding, MaskPrompts(masks=_mask(), prompt=prompt), SIZE_HW)
+    ours = region_tokens(localizer, embedding, MaskPrompts(masks=_mask(), form=prompt), SIZE_HW)
     torch.testing.assert_close(ours, heard[0], rtol=0, atol=1e-5)
 
 

@@ -140,7 +140,7 @@ def test_the_released_repository_is_taken_from_the_hubs_own_cache(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(
         WeightsError,
-        match=rf"{REPOSITORY} could not be had.*download https://huggingface\.co/{REPOSITORY}"
+        match=rf"{REPOSITORY} could not be downloaded.*download https://huggingface\.co/{REPOSITORY}"
         r"/resolve/main/model\.safetensors.*models\.sam_weights=/path/to/model\.safetensors",
     ):
         load_localizer(TINY, resolve(ModelsConfig(sam=TINY)).sam_weights)

@@ -151,7 +151,7 @@ def test_random_weights_repeat_warn_and_leave_the_callers_numbers_alone(
                 models.append(nn.Linear(3, 3))
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(models[0].weight, models[1].weight)
-    assert "SAM vit_b gets RANDOM weights, as models.sam_weights=random asks" in caplog.text
+    assert "SAM vit_b has RANDOM weights, because of models.sam_weights=random" in caplog.text
 
 
 def test_the_identity_follows_every_value_name_shape_and_dtype() -> None:
