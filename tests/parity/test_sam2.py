@@ -32,6 +32,7 @@ from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
     BoxPrompts,
     Execution,
+    Frame,
     FrozenModels,
     GridProposer,
     MaskForm,
@@ -246,17 +247,14 @@ def test_tokens_of_a_masks_shape_are_those_that_sam2_decodes_its_masks_from(
     ours = region_tokens(
         localizer, localizer.embed(pixels), MaskPrompts(masks=masks, form=prompt), SIZE_HW
     )
+    frame = Frame(
+        size_hw=SIZE_HW, resized_hw=(SIDE, SIDE), side_px=SIDE, device=torch.device("cpu")
+    )
     for row, box in enumerate(boxes):  # SAM 2 takes one mask an image
         prompts = (
             _framed(processor, SIZE_HW, input_boxes=[[box]]) if prompt == "box_and_mask" else {}
         )
-        shape = mask_logits(
-            masks[row : row + 1],
-            resized_hw=(SIDE, SIDE),
-            frame_px=SIDE,
-            grid_hw=(16, 16),
-            device=torch.device("cpu"),
-        )
+        shape = mask_logits(masks[row : row + 1], frame, grid_hw=(16, 16))
         heard, _ = _run(sam2, pixels, input_masks=shape, **prompts)
         torch.testing.assert_close(ours[row : row + 1], heard["mask_0"], rtol=0, atol=1e-5)
 

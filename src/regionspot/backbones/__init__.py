@@ -50,7 +50,7 @@ from regionspot.backbones.sam import SamLocalizer, SamShape, build_sam, load_sam
 from regionspot.backbones.sam2 import Sam2Localizer, load_sam2
 from regionspot.backbones.sam_encoder import encode_image
 from regionspot.backbones.sam_grid import GridProposals, GridProposer
-from regionspot.backbones.to_frame import MaskForm, SamPrompts, mask_logits
+from regionspot.backbones.to_frame import Frame, MaskForm, SamPrompts, mask_logits
 from regionspot.backbones.weights import SAM_RELEASES, ReleasedFile, state_sha256
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "EncoderInfo",
     "Execution",
     "ExifPolicy",
+    "Frame",
     "FrozenModels",
     "GridProposals",
     "GridProposer",

@@ -142,54 +142,32 @@ _POSITION_AGAIN = "prompt_encoder.shared_embedding.positional_embedding"
 """Two names of one tensor; some versions of transformers save only the first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Hiera:
-    """Where the image encoders of the four sizes differ, by their four stages."""
+    """Where the image encoders of the four sizes differ.
 
-    widths: tuple[int, int, int, int]
+    They have four stages, each with twice the width and attention heads of the one before.
+    """
+
+    width: int
+    """Width of the first stage."""
+    num_heads: int
+    """Attention heads of the first stage."""
     num_blocks: tuple[int, int, int, int]
-    num_heads: tuple[int, int, int, int]
+    """Blocks of each stage."""
     windows: tuple[int, int, int, int]
-    """Sides of the attention windows in tokens."""
+    """Sides of the attention windows of each stage in tokens."""
     global_attention_blocks: tuple[int, int, int]
     """Blocks, counted from 0 over all stages, that attend over the whole image instead."""
-    position_grid: tuple[int, int]
+    position_grid: int
     """Rows and columns of the learned position table, which is enlarged to the image's grid."""
 
 
 SIZES: dict[str, Hiera] = {
-    "tiny": Hiera(
-        widths=(96, 192, 384, 768),
-        num_blocks=(1, 2, 7, 2),
-        num_heads=(1, 2, 4, 8),
-        windows=(8, 4, 14, 7),
-        global_attention_blocks=(5, 7, 9),
-        position_grid=(7, 7),
-    ),
-    "small": Hiera(
-        widths=(96, 192, 384, 768),
-        num_blocks=(1, 2, 11, 2),
-        num_heads=(1, 2, 4, 8),
-        windows=(8, 4, 14, 7),
-        global_attention_blocks=(7, 10, 13),
-        position_grid=(7, 7),
-    ),
-    "base_plus": Hiera(
-        widths=(112, 224, 448, 896),
-        num_blocks=(2, 3, 16, 3),
-        num_heads=(2, 4, 8, 16),
-        windows=(8, 4, 14, 7),
-        global_attention_blocks=(12, 16, 20),
-        position_grid=(14, 14),
-    ),
-    "large": Hiera(
-        widths=(144, 288, 576, 1152),
-        num_blocks=(2, 6, 36, 4),
-        num_heads=(2, 4, 8, 16),
-        windows=(8, 4, 16, 8),
-        global_attention_blocks=(23, 33, 43),
-        position_grid=(7, 7),
-    ),
+    "tiny": Hiera(96, 1, (1, 2, 7, 2), (8, 4, 14, 7), (5, 7, 9), 7),
+    "small": Hiera(96, 1, (1, 2, 11, 2), (8, 4, 14, 7), (7, 10, 13), 7),
+    "base_plus": Hiera(112, 2, (2, 3, 16, 3), (8, 4, 14, 7), (12, 16, 20), 14),
+    "large": Hiera(144, 2, (2, 6, 36, 4), (8, 4, 16, 8), (23, 33, 43), 7),
 }
 
 
@@ -234,19 +212,18 @@ def build_sam2(model: str) -> "Sam2Model":
     with needs_extra("transformers"):
         from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
     size = SIZES[model.partition("_hiera_")[2]]
+    widths = [size.width << stage for stage in range(4)]
     hiera = Sam2HieraDetConfig(
-        hidden_size=size.widths[0],
-        num_attention_heads=size.num_heads[0],
-        embed_dim_per_stage=list(size.widths),
+        hidden_size=size.width,
+        num_attention_heads=size.num_heads,
+        embed_dim_per_stage=widths,
         blocks_per_stage=list(size.num_blocks),
-        num_attention_heads_per_stage=list(size.num_heads),
+        num_attention_heads_per_stage=[size.num_heads << stage for stage in range(4)],
         window_size_per_stage=list(size.windows),
         global_attention_blocks=list(size.global_attention_blocks),
-        window_positional_embedding_background_size=list(size.position_grid),
+        window_positional_embedding_background_size=[size.position_grid] * 2,
     )
-    vision = Sam2VisionConfig(
-        backbone_config=hiera, backbone_channel_list=list(reversed(size.widths))
-    )
+    vision = Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=widths[::-1])
     return Sam2Model(Sam2Config(vision_config=vision))
 
 

@@ -7,7 +7,6 @@ Shape letters: R regions, N masks, S SAM's width, H W a grid or an image.
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -115,14 +114,14 @@ class GridProposer:
             self._masks_at(localizer, image_embedding, chunk, size_hw)
             for chunk in prompts.split(self.points_per_batch)
         ]
-        masks = _RatedMasks.concatenate(found)
-        masks = masks.select(nms(masks.boxes_xyxy_inclusive, masks.ious, self.box_nms_thresh))
-        scores = masks.ious.clamp(0, 1) * masks.stabilities.clamp(0, 1)
+        boxes_N4, ious_N, stabilities_N = _columns(torch.cat(found))
+        kept = nms(boxes_N4, ious_N, self.box_nms_thresh)
+        scores = ious_N[kept].clamp(0, 1) * stabilities_N[kept].clamp(0, 1)
         best_first = scores.argsort(descending=True, stable=True)[: self.max_regions]
-        boxes = masks.boxes_xyxy_inclusive + torch.tensor([0, 0, 1, 1], device=scores.device)
+        boxes = boxes_N4[kept] + torch.tensor([0, 0, 1, 1], device=scores.device)
         return GridProposals(
             boxes_xyxy=boxes[best_first].cpu().numpy(),
-            box_scores=scores[best_first].float().cpu().numpy(),
+            box_scores=scores[best_first].cpu().numpy(),
         )
 
     def _masks_at(
@@ -131,8 +130,8 @@ class GridProposer:
         image_embedding: Tensor,
         prompts: SamPrompts,
         size_hw: tuple[int, int],
-    ) -> "_RatedMasks":
-        """Prompt SAM with a batch of points and keep the masks that pass the thresholds."""
+    ) -> Tensor:
+        """Prompt SAM with a batch of points and keep the masks that pass, as `_columns`."""
         logits_RMHW, ious_RM = localizer.decode_masks(image_embedding, prompts, several=True)
         logits_NHW, ious_N = logits_RMHW.flatten(0, 1), ious_RM.flatten()
         if self.pred_iou_thresh > 0:
@@ -141,58 +140,30 @@ class GridProposer:
             logits_NHW, ious_N = logits_NHW[sure], ious_N[sure]
         at_once = max(1, _PIXELS_AT_ONCE // (size_hw[0] * size_hw[1]))
         frame = localizer.mask_frame(size_hw)
-        found = [_RatedMasks.none(image_embedding.device)]
+        found = [torch.zeros(0, 6, device=image_embedding.device)]
         for logits, ious in zip(logits_NHW.split(at_once), ious_N.split(at_once), strict=True):
             if len(ious):
                 found.append(self._rate(frame.enlarge(logits), ious, localizer.mask_threshold))
-        return _RatedMasks.concatenate(found)
+        return torch.cat(found)
 
-    def _rate(self, logits_NHW: Tensor, ious_N: Tensor, cut: float) -> "_RatedMasks":
-        """Keep the stable masks of logits that have the original image's size."""
+    def _rate(self, logits_NHW: Tensor, ious_N: Tensor, cut: float) -> Tensor:
+        """Keep the stable masks of logits that have the original image's size, as `_columns`."""
         from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
         stabilities_N = calculate_stability_score(logits_NHW, cut, self.stability_score_offset)
         masks_NHW = logits_NHW > cut
-        found = _RatedMasks(
-            boxes_xyxy_inclusive=batched_mask_to_box(masks_NHW).float(),
-            ious=ious_N,
-            stabilities=stabilities_N,
-        )
+        boxes_N4 = batched_mask_to_box(masks_NHW).float()
         stable = stabilities_N >= self.stability_score_thresh
-        return found.select(stable & masks_NHW.flatten(1).any(dim=1))
+        rated_N6 = torch.cat([boxes_N4, torch.stack([ious_N, stabilities_N], dim=1)], dim=1)
+        return rated_N6[stable & masks_NHW.flatten(1).any(dim=1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RatedMasks:
-    """Boxes and ratings of masks without their pixels."""
+def _columns(rated_N6: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split rated masks into boxes, (N, 4), predicted IoUs, (N,), and stabilities, (N,).
 
-    boxes_xyxy_inclusive: Tensor
-    """First and last column and row of each mask, (N, 4), pixels of the original image."""
-    ious: Tensor
-    """The IoU that SAM predicts, (N,)."""
-    stabilities: Tensor
-    """The IoU of the masks at a higher and a lower threshold, (N,)."""
-
-    def select(self, rows: Tensor) -> Self:
-        """Return the rows chosen by a mask or by indices, in that order."""
-        return type(self)(
-            boxes_xyxy_inclusive=self.boxes_xyxy_inclusive[rows],
-            ious=self.ious[rows],
-            stabilities=self.stabilities[rows],
-        )
-
-    @classmethod
-    def none(cls, device: torch.device) -> Self:
-        empty = torch.zeros(0, device=device)
-        return cls(boxes_xyxy_inclusive=empty.reshape(0, 4), ious=empty, stabilities=empty)
-
-    @classmethod
-    def concatenate(cls, parts: list["_RatedMasks"]) -> Self:
-        return cls(
-            boxes_xyxy_inclusive=torch.cat([part.boxes_xyxy_inclusive for part in parts]),
-            ious=torch.cat([part.ious for part in parts]),
-            stabilities=torch.cat([part.stabilities for part in parts]),
-        )
+    A box is the first and last column and row of its mask, in pixels of the original image.
+    """
+    return rated_N6[:, :4], rated_N6[:, 4], rated_N6[:, 5]
 
 
 def _grid_prompts(

@@ -136,13 +136,7 @@ def mask_prompts(
     boxes = box_prompts(mask_extents(masks), frame)
     if form == "box":
         return boxes
-    shapes = mask_logits(
-        masks,
-        resized_hw=frame.resized_hw,
-        frame_px=frame.side_px,
-        grid_hw=grid_hw,
-        device=frame.device,
-    )
+    shapes = mask_logits(masks, frame, grid_hw=grid_hw)
     if form == "mask":
         return SamPrompts(mask_logits=shapes)
     return replace(boxes, mask_logits=shapes)
@@ -164,34 +158,18 @@ def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
     return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
 
 
-def mask_logits(
-    masks: NDArray[np.bool_],
-    *,
-    resized_hw: tuple[int, int],
-    frame_px: int,
-    grid_hw: tuple[int, int],
-    device: torch.device,
-) -> Tensor:
-    """Map masks to SAM's padded frame, as logits on the grid of SAM's mask prompts.
-
-    Args:
-        masks: (R, H, W) bool, at the original image's size.
-        resized_hw: Height and width of the image in SAM's frame, without the padding.
-        frame_px: Side of SAM's frame in pixels.
-        grid_hw: Rows and columns of SAM's mask input.
-        device: The device to compute on.
+def mask_logits(masks: NDArray[np.bool_], frame: Frame, *, grid_hw: tuple[int, int]) -> Tensor:
+    """Map masks, (R, H, W) bool, to the frame, as logits on the grid of SAM's mask prompts.
 
     Returns:
         (R, 1, *grid_hw) float32: the logit of the share of each cell that the mask covers.
     """
-    if len(masks) == 0:
-        return torch.zeros(0, 1, *grid_hw, device=device)
-    height, width = resized_hw
-    shares = []
+    shares = [torch.zeros(0, 1, *grid_hw, device=frame.device)]
+    height, width = frame.resized_hw
     for mask in masks:  # one at a time: float32 takes four times the memory
-        mask_11HW = to_device(torch.from_numpy(mask), device).float()[None, None]
+        mask_11HW = to_device(torch.from_numpy(mask), frame.device).float()[None, None]
         resized = F.interpolate(mask_11HW, (height, width), mode="bilinear", antialias=True)
-        padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))
+        padded = F.pad(resized, (0, frame.side_px - width, 0, frame.side_px - height))
         shares.append(F.adaptive_avg_pool2d(padded, grid_hw))
     return torch.logit(torch.cat(shares), eps=_MARGIN)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from regionspot.backbones import (
     BoxPrompts,
+    Frame,
     MaskForm,
     MaskPrompts,
     PointPrompts,
@@ -160,13 +161,8 @@ def test_a_masks_shape_reaches_sam_if_asked_for(
     localizer: SamLocalizer, embedding: Tensor, prompt: MaskForm
 ) -> None:
     sam = localizer.sam
-    logits = mask_logits(
-        _mask(),
-        resized_hw=(32, 64),
-        frame_px=64,
-        grid_hw=(32, 32),
-        device=torch.device("cpu"),
-    )
+    frame = Frame(size_hw=SIZE_HW, resized_hw=(32, 64), side_px=64, device=torch.device("cpu"))
+    logits = mask_logits(_mask(), frame, grid_hw=(32, 32))
     boxes = torch.from_numpy(to_sam_frame(BOXES[:1], SIZE_HW, 64))
     heard: list[Tensor] = []
     hook = sam.mask_decoder.transformer.register_forward_hook(
@@ -187,9 +183,8 @@ def test_mask_logits_are_the_covered_share_of_each_cell() -> None:
     masks = np.zeros((1, 8, 16), np.bool_)
     masks[0, 0:4, 0:4] = True  # a whole cell
     masks[0, 4:8, 4:6] = True  # half a cell
-    logits = mask_logits(
-        masks, resized_hw=(8, 16), frame_px=16, grid_hw=(4, 4), device=torch.device("cpu")
-    )
+    frame = Frame(size_hw=(8, 16), resized_hw=(8, 16), side_px=16, device=torch.device("cpu"))
+    logits = mask_logits(masks, frame, grid_hw=(4, 4))
     sure = float(np.log(0.999 / 0.001))
     wanted = torch.full((4, 4), -sure)
     wanted[0, 0], wanted[1, 1] = sure, 0.0
