@@ -8,6 +8,7 @@ import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +25,13 @@ from regionspot.backbones.image_towers import image_tower
 from regionspot.backbones.weights import (
     RANDOM,
     SHIPPED,
+    build_frozen,
     freeze,
     is_path,
-    random_weights,
-    read_state_dict,
     shipped_config,
     shipped_weights_path,
 )
 from regionspot.core.errors import ConfigError, WeightsError
-from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
@@ -91,14 +90,11 @@ def load_clip(model: str, weights: str) -> LoadedClip:
     import open_clip
 
     quick = bool(open_clip.get_model_config(model).get("quick_gelu", False))
-    if weights == RANDOM:
-        with random_weights(f"CLIP {model}", option=_OPTION):
-            clip = _build(model)
-    elif is_path(weights):
-        _warn_of_activation(model, Path(weights), quick=quick)
-        state = read_state_dict(Path(weights))
-        clip = _build(model)
-        load_strictly(clip, state, source=weights)
+    if weights == RANDOM or is_path(weights):
+        path = None if weights == RANDOM else Path(weights)
+        if path is not None:
+            _warn_of_activation(model, path, quick=quick)
+        clip = build_frozen(partial(_build, model), path, what=f"CLIP {model}", option=_OPTION)
     else:
         clip = _build_pretrained(model, weights, quick=quick)
     return describe_clip(clip, tokenizer=LazyTokenizer(model), name=model, quick_gelu=quick)
@@ -178,17 +174,16 @@ def build_tiny_clip(config: Mapping[str, Any]) -> "CLIP":
 def _load_tiny(weights: str) -> LoadedClip:
     config = shipped_config("clip")
     if weights == RANDOM:
-        with random_weights("CLIP tiny", option=_OPTION):
-            clip = build_tiny_clip(config)
+        path = None
     elif weights == SHIPPED or is_path(weights):
         path = shipped_weights_path("clip") if weights == SHIPPED else Path(weights)
-        clip = build_tiny_clip(config)
-        load_strictly(clip, read_state_dict(path), source=str(path))
     else:
         raise WeightsError(
             f"there are no weights {weights!r} for CLIP tiny; give shipped, a path, or random"
             f" (option {_OPTION})."
         )
+    build = partial(build_tiny_clip, config)
+    clip = build_frozen(build, path, what="CLIP tiny", option=_OPTION)
     tokenizer = WordTokenizer(
         config["tokenizer"]["words"], context_length=config["text_cfg"]["context_length"]
     )

@@ -22,17 +22,14 @@ from regionspot.backbones.weights import (
     RANDOM,
     SAM_RELEASES,
     SHIPPED,
+    build_frozen,
     fetch,
-    freeze,
     is_path,
-    random_weights,
-    read_state_dict,
     shipped_config,
     shipped_weights_path,
 )
 from regionspot.core.errors import ConfigError, WeightsError
 from regionspot.core.geometry import resized_size_hw
-from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
@@ -202,15 +199,8 @@ def load_sam(model: str, weights: str) -> "Sam":
             f"there is no SAM {model!r}; give one of {', '.join(SAM_DEFAULT_WEIGHTS)}"
             " (option models.sam)."
         )
-    if weights == RANDOM:
-        with random_weights(f"SAM {model}", option=_OPTION):
-            sam = _build(model)
-    else:
-        path = _weights_path(model, weights)
-        sam = _build(model)
-        load_strictly(sam, read_state_dict(path), source=str(path))
-    freeze(sam)
-    return sam
+    path = None if weights == RANDOM else _weights_path(model, weights)
+    return build_frozen(partial(_build, model), path, what=f"SAM {model}", option=_OPTION)
 
 
 def build_sam(shape: SamShape) -> "Sam":

@@ -8,6 +8,7 @@ Shape letters: B images, R regions, M masks a region, S SAM 2's width, H W a gri
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,16 +22,8 @@ from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import SAM2_DEFAULT_WEIGHTS, TokenSite
 from regionspot.backbones.sam2_decoder import decode_masks, decode_tokens, fold_levels
 from regionspot.backbones.to_frame import SamPrompts
-from regionspot.backbones.weights import (
-    RANDOM,
-    fetch_from_hub,
-    freeze,
-    is_path,
-    random_weights,
-    read_state_dict,
-)
+from regionspot.backbones.weights import RANDOM, build_frozen, fetch_from_hub, is_path
 from regionspot.core.errors import ConfigError, WeightsError
-from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
@@ -195,16 +188,9 @@ def load_sam2(model: str, weights: str) -> "Sam2Model":
             f"there is no SAM 2 {model!r}; give one of {', '.join(SAM2_DEFAULT_WEIGHTS)}"
             " (option models.sam)."
         )
-    if weights == RANDOM:
-        with random_weights(f"SAM 2 {model}", option=_OPTION):
-            sam2 = build_sam2(model)
-    else:
-        path = _weights_path(model, weights)
-        state = _image_part(read_state_dict(path), path)
-        sam2 = build_sam2(model)
-        load_strictly(sam2, state, source=str(path))
-    freeze(sam2)
-    return sam2
+    path = None if weights == RANDOM else _weights_path(model, weights)
+    build = partial(build_sam2, model)
+    return build_frozen(build, path, what=f"SAM 2 {model}", option=_OPTION, adapt=_image_part)
 
 
 def build_sam2(model: str) -> "Sam2Model":

@@ -5,13 +5,12 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import URLError
 
 import torch
@@ -21,11 +20,12 @@ from torch import Tensor, nn
 
 from regionspot.core.errors import MissingFileError, WeightsError
 from regionspot.core.files import sha256_bytes, sha256_file
-from regionspot.core.state_dict import listed_keys
+from regionspot.core.state_dict import listed_keys, load_strictly
 from regionspot.core.text import needs_extra
 from regionspot.storage import local_home
 
 _logger = logging.getLogger(__name__)
+_Model = TypeVar("_Model", bound=nn.Module)
 
 RANDOM = "random"
 """The option value for seeded random weights."""
@@ -86,18 +86,40 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-@contextmanager
-def random_weights(what: str, *, option: str) -> Iterator[None]:
-    """Seed the block in which a model is built, with a warning that names it and the option.
+def build_frozen(
+    build: Callable[[], _Model],
+    path: Path | None,
+    *,
+    what: str,
+    option: str,
+    adapt: Callable[[dict[str, Tensor], Path], dict[str, Tensor]] = lambda state, _path: state,
+) -> _Model:
+    """Build a model, frozen, with the weights of a file or with seeded random ones.
 
-    The caller's random number generator is left unchanged.
+    Args:
+        build: Returns the model with fresh weights.
+        path: The weights file; None for random weights, with a warning. They are the same every
+            time, and the caller's random number generator is left unchanged.
+        what: The model's name in the warning.
+        option: The option for weights in the warning.
+        adapt: Turns the file's state dict into the model's.
     """
-    _logger.warning(
-        "%s has RANDOM weights, because of %s=%s: its results mean nothing.", what, option, RANDOM
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        yield
+    if path is None:
+        _logger.warning(
+            "%s has RANDOM weights, because of %s=%s: its results mean nothing.",
+            what,
+            option,
+            RANDOM,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            model = build()
+    else:
+        state = adapt(read_state_dict(path), path)
+        model = build()
+        load_strictly(model, state, source=str(path))
+    freeze(model)
+    return model
 
 
 def state_sha256(module: nn.Module) -> str:
