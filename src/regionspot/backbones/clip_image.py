@@ -5,7 +5,7 @@ E the joint text space.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,23 +18,16 @@ from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_flo
 from regionspot.backbones.image_towers import image_tower
 from regionspot.backbones.text_towers import embed_texts
 
-if TYPE_CHECKING:
-    from open_clip.model import CLIP
-
 
 class OpenClipEncoder(Encoder):
     """Any of open_clip's models, or the tiny CLIP."""
 
     def __init__(self, loaded: LoadedClip, *, execution: Execution = FLOAT32) -> None:
-        """Wrap a CLIP.
-
-        Args:
-            loaded: A CLIP, for instance from `load_clip`.
-            execution: How the forward passes of its image tower are run.
-        """
+        """Wrap a CLIP, as from `load_clip`; ``execution`` is that of its image tower."""
         self.clip = loaded
         self._tower = image_tower(loaded.model.visual, name=loaded.name)
-        super().__init__(loaded, encode=self._tower.features, execution=execution)
+        encode = self._tower.features
+        super().__init__(loaded.model, loaded, encode=encode, execution=execution)
         if execution.precision != "float32":
             keep_norms_in_float32(loaded.model.visual)
 
@@ -42,11 +35,6 @@ class OpenClipEncoder(Encoder):
     @override
     def load(cls, model: str, weights: str, *, execution: Execution = FLOAT32) -> Self:
         return cls(load_clip(model, weights), execution=execution)
-
-    @property
-    @override
-    def module(self) -> "CLIP":
-        return self.clip.model
 
     @property
     @override

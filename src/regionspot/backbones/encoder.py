@@ -8,7 +8,7 @@ map, C classes, N texts, E the joint text space.
 """
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from typing_extensions import override
 
 from regionspot.backbones.clip_text import SLOT, Tokenizer, spellings, template_texts
-from regionspot.backbones.execution import FLOAT32, Encode, Execution, to_device
+from regionspot.backbones.execution import FLOAT32, Encode, Execution
+from regionspot.backbones.frozen_model import FrozenModel
 from regionspot.backbones.image_towers import FirstToken
 from regionspot.backbones.name_tokens import NameFindings, examine_names
-from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 from regionspot.core.errors import ConfigError
 
 Rgb = tuple[float, float, float]
@@ -60,7 +61,7 @@ class EncoderInfo:
     """Factor by which cosines of image and text embeddings become logits."""
 
 
-class Encoder(ABC):
+class Encoder(FrozenModel):
     """A frozen image-text model with its preprocessing."""
 
     resize_rule: ClassVar[str] = "squash without crop, bilinear antialias uint8 (PIL)"
@@ -68,59 +69,35 @@ class Encoder(ABC):
     crops the ends of an image, where regions may lie."""
 
     def __init__(
-        self, info: EncoderInfo, *, encode: Encode, execution: Execution = FLOAT32
+        self,
+        module: nn.Module,
+        info: EncoderInfo,
+        *,
+        encode: Encode,
+        execution: Execution = FLOAT32,
     ) -> None:
         """Store what every encoder has.
 
         Args:
+            module: The model, frozen, in eval mode.
             info: Properties of the model.
             encode: Runs the image side on preprocessed images, (B, 3, H, W), on the model's device:
                 feature maps, (B, T, D).
             execution: How the forward passes of the image side are run.
         """
+        super().__init__(module, execution=execution)
         self.info = info
-        self.execution = execution
         self._encode = execution.compiled(encode)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return next(self.module.parameters()).device
+    @override
+    def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        return self.info.image_size, self.info.image_size
 
-    def to(self, device: torch.device) -> Self:
-        """Move the model to a device, and return this encoder."""
-        self.module.to(device)
-        return self
+    @override
+    def normalise(self, resized: Tensor) -> Tensor:
+        return self._standardised(resized, self.info.mean, self.info.std)
 
     # --- Images --------------------------------------------------------------------------------
-
-    def resize(self, image: ImageArray) -> Tensor:
-        """Squash an image, (H, W, 3) uint8 RGB, to the model's square, (3, S, S) uint8.
-
-        Raises:
-            ShapeError: The image is not (H, W, 3) uint8.
-        """
-        check_image(image)
-        squashed = resize_bilinear(image, (self.info.image_size, self.info.image_size))
-        return torch.from_numpy(squashed).permute(2, 0, 1)
-
-    def normalise(self, resized: Tensor) -> Tensor:
-        """Normalise the output of `resize`, (..., 3, H, W) uint8, on the model's device."""
-        levels = to_device(resized, self.device).float()
-        mean = to_device(torch.tensor(self.info.mean), levels.device)[:, None, None]
-        std = to_device(torch.tensor(self.info.std), levels.device)[:, None, None]
-        return (levels / 255 - mean) / std
-
-    def preprocess(self, image: ImageArray) -> Tensor:
-        """Turn an image or a crop, (H, W, 3) uint8 RGB, into the model's input.
-
-        Returns:
-            (3, S, S) float32, on the model's device; S is the ``image_size``.
-
-        Raises:
-            ShapeError: The image is not (H, W, 3) uint8.
-        """
-        return self.normalise(self.resize(image))
 
     @torch.no_grad()
     def features(self, pixels_BCHW: Tensor) -> Tensor:
@@ -252,17 +229,8 @@ class Encoder(ABC):
 
     @property
     @abstractmethod
-    def module(self) -> nn.Module:
-        """The model, frozen, in eval mode; its weights are hashed into the fingerprint."""
-
-    @property
-    @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """Texts to token ids."""
-
-    @abstractmethod
-    def reference(self) -> Self:
-        """Return an encoder of the same model that runs in float32, not compiled."""
 
     @abstractmethod
     def _embed_images(self, pixels_BCHW: Tensor) -> Tensor:

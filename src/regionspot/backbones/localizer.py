@@ -6,15 +6,14 @@ them in pixels of the original image.
 Shape letters: B images, R regions, M masks a region, H W a grid or an image.
 """
 
-from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
 from regionspot.backbones.decoded_masks import MaskFrame
 from regionspot.backbones.execution import Execution
-from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
+from regionspot.backbones.frozen_model import FrozenModel
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.to_frame import Frame, SamPrompts
 
@@ -22,7 +21,7 @@ _REGIONS_AT_ONCE = 64
 """Regions whose tokens are decoded at once, at a few times 4 MiB each with a released SAM."""
 
 
-class Localizer(ABC):
+class Localizer(FrozenModel):
     """A frozen SAM, of either generation.
 
     An image is embedded once; tokens and masks of any number of prompts are decoded from the
@@ -30,11 +29,6 @@ class Localizer(ABC):
     the localizer: pass it back one image at a time (``embedding[i : i + 1]`` of a batch).
     """
 
-    resize_rule: ClassVar[str]
-    """How images become the model's input; part of a cache's fingerprint."""
-
-    module: nn.Module
-    """The model itself; its weights are hashed into the fingerprint."""
     image_size: int
     """Side of the model's square frame in pixels."""
     mask_threshold: float
@@ -60,48 +54,11 @@ class Localizer(ABC):
             model_name: Name of the SAM, for fingerprints.
             execution: How the forward passes are run.
         """
-        self.module = module
+        super().__init__(module, execution=execution)
         self.token_site = token_site
         self.model_name = model_name
-        self.execution = execution
         widths = {"prompt_encoder": 2 * width, "transformer": width, "mlp": width // 8}
         self.token_dim = widths[token_site]
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return next(self.module.parameters()).device
-
-    def to(self, device: torch.device) -> Self:
-        """Move the model to a device, and return this localizer."""
-        self.module.to(device)
-        return self
-
-    def resize(self, image: ImageArray) -> Tensor:
-        """Resize an image to the model's frame, bilinear with antialias, in whole levels.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (3, h, w) uint8 on the CPU; h and w are `frame_size_hw`.
-
-        Raises:
-            ShapeError: The image is not (H, W, 3) uint8, or too elongated to keep a pixel.
-        """
-        resized = resize_bilinear(image, self.frame_size_hw(check_image(image)))
-        return torch.from_numpy(resized).permute(2, 0, 1)
-
-    def preprocess(self, image: ImageArray) -> Tensor:
-        """Turn an image, (H, W, 3) uint8 RGB, into the model's input.
-
-        Returns:
-            (3, `image_size`, `image_size`) float32, on the model's device.
-
-        Raises:
-            ShapeError: See `resize`.
-        """
-        return self.normalise(self.resize(image))
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor) -> Tensor:
@@ -155,24 +112,6 @@ class Localizer(ABC):
         )
 
     # --- What an implementation provides --------------------------------------------------------
-
-    @abstractmethod
-    def reference(self) -> Self:
-        """Return a localizer of the same model that runs in float32, not compiled."""
-
-    @abstractmethod
-    def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return the height and width of an image in the model's frame.
-
-        The image is in the top left corner of the frame; the rest is padding.
-        """
-
-    @abstractmethod
-    def normalise(self, resized: Tensor) -> Tensor:
-        """Turn the output of `resize`, (3, h, w), into the model's input, (3, S, S) float32.
-
-        Runs on the model's device: bytes are cheaper to copy there than floats.
-        """
 
     @abstractmethod
     def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:

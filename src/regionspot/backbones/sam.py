@@ -72,14 +72,7 @@ class SamLocalizer(Localizer):
         model_name: str,
         execution: Execution = FLOAT32,
     ) -> None:
-        """Wrap a SAM.
-
-        Args:
-            sam: A frozen SAM in eval mode, for instance from `load_sam`.
-            token_site: Where position tokens are read.
-            model_name: Name of the SAM, for fingerprints.
-            execution: How its forward passes are run.
-        """
+        """Wrap a frozen SAM in eval mode, as from `load_sam`; see `Localizer`."""
         from segment_anything.modeling.common import LayerNorm2d
 
         super().__init__(

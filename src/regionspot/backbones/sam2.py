@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from regionspot.backbones.decoded_masks import MaskFrame
-from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32, to_device
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import SAM2_DEFAULT_WEIGHTS, TokenSite
 from regionspot.backbones.sam2_decoder import decode_masks, decode_tokens, fold_levels
@@ -56,14 +55,7 @@ class Sam2Localizer(Localizer):
         model_name: str,
         execution: Execution = FLOAT32,
     ) -> None:
-        """Wrap a SAM 2.
-
-        Args:
-            sam2: A frozen SAM 2 in eval mode, for instance from `load_sam2`.
-            token_site: Where position tokens are read.
-            model_name: Name of the SAM 2, for fingerprints.
-            execution: How its forward passes are run.
-        """
+        """Wrap a frozen SAM 2 in eval mode, as from `load_sam2`; see `Localizer`."""
         super().__init__(
             sam2,
             width=sam2.mask_decoder.hidden_size,
@@ -89,11 +81,7 @@ class Sam2Localizer(Localizer):
 
     @override
     def normalise(self, resized: Tensor) -> Tensor:
-        mean, std = (
-            to_device(torch.tensor(rgb), self.device)[:, None, None]
-            for rgb in (_MEAN_RGB, _STD_RGB)
-        )
-        return (to_device(resized, self.device).float() / 255 - mean) / std
+        return self._standardised(resized, _MEAN_RGB, _STD_RGB)
 
     @override
     def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:

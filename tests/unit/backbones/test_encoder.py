@@ -56,6 +56,7 @@ class LetterEncoder(Encoder):
         self._towers = towers
         self.heard: list[str] = []
         super().__init__(
+            towers,
             EncoderInfo(
                 name="letters",
                 image_size=SIDE,
@@ -77,11 +78,6 @@ class LetterEncoder(Encoder):
     def load(cls, model: str, weights: str, *, execution: Execution = FLOAT32) -> Self:
         assert (model, weights) == ("letters", "random")
         return cls(Towers(), execution=execution)
-
-    @property
-    @override
-    def module(self) -> nn.Module:
-        return self._towers
 
     @property
     @override
