@@ -4,8 +4,7 @@ SAM 2 comes from ``transformers``. Importing this package needs none of them; bu
 (`decode_images`, which needs Pillow, is therefore not imported here.)
 """
 
-from regionspot.backbones.clip_image import OpenClipEncoder
-from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
+from regionspot.backbones.clip import LoadedClip, OpenClipEncoder, describe_clip, load_clip
 from regionspot.backbones.clip_text import (
     TEMPLATE_SETS,
     LazyTokenizer,
@@ -19,19 +18,17 @@ from regionspot.backbones.encoder import Encoder, EncoderInfo
 from regionspot.backbones.execution import FLOAT32, Execution, resolve_device
 from regionspot.backbones.frozen import (
     FrozenModels,
-    load_encoder,
     load_frozen_models,
     load_localizer,
 )
 from regionspot.backbones.localizer import Localizer
-from regionspot.backbones.name_tokens import NameFindings, SameTokens, examine_names
+from regionspot.backbones.name_tokens import SameTokens, examine_names
 from regionspot.backbones.pixels import resize_bilinear
 from regionspot.backbones.presets import (
     PRESETS,
     ExifPolicy,
     ModelsConfig,
     Precision,
-    ResolvedModels,
     TokenSite,
     resolve,
 )
@@ -75,14 +72,12 @@ __all__ = [
     "MaskForm",
     "MaskPrompts",
     "ModelsConfig",
-    "NameFindings",
     "OpenClipEncoder",
     "PointPrompts",
     "Precision",
     "Prompts",
     "RegionPrompts",
     "ReleasedFile",
-    "ResolvedModels",
     "Sam2Localizer",
     "SamLocalizer",
     "SamPrompts",
@@ -97,7 +92,6 @@ __all__ = [
     "encode_image",
     "examine_names",
     "load_clip",
-    "load_encoder",
     "load_frozen_models",
     "load_localizer",
     "load_sam",

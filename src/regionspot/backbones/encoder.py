@@ -1,6 +1,6 @@
 """The encoder: a frozen image-text model, from pixels to feature maps and from names to embeddings.
 
-``clip_image.py`` implements it for open_clip. A new kind of encoder is a subclass and a row of
+``clip.py`` implements it for open_clip. A new kind of encoder is a subclass and a row of
 `ENCODERS` in ``frozen.py``.
 
 Shape letters: B images, T tokens (the class token or its stand-in first), D width of the feature
@@ -114,22 +114,20 @@ class Encoder(FrozenModel):
         return F.normalize(embedding_BE.float(), dim=-1)
 
     def check_projects_patches(self) -> None:
-        """Check that `project` works with this model.
-
-        Raises:
-            ConfigError: The model projects only its pooled embedding into the text space.
-        """
-        raise _no_place_for_patches(self)
+        """Raise a `ConfigError` if `project` does not work with this model, as by default."""
+        raise ConfigError(
+            f"the encoder {self.info.name} ({type(self).__name__}) cannot project single patches"
+            " into its text space, as the method pooled_patches needs. Leave that method out"
+            " (--methods)."
+        )
 
     def project(self, features_BTD: Tensor) -> Tensor:  # noqa: ARG002 - for those that can
         """Project every token of feature maps, (B, T, D), into the text space, (B, T, E).
 
         The rows are not normalised.
-
-        Raises:
-            ConfigError: See `check_projects_patches`.
         """
-        raise _no_place_for_patches(self)
+        self.check_projects_patches()
+        raise NotImplementedError
 
     # --- Names ---------------------------------------------------------------------------------
 
@@ -247,11 +245,3 @@ class Encoder(FrozenModel):
             batch_size: Approximate number of texts to encode at once.
             on_batch: To be called after each batch with the number of its texts.
         """
-
-
-def _no_place_for_patches(encoder: Encoder) -> ConfigError:
-    return ConfigError(
-        f"the encoder {encoder.info.name} ({type(encoder).__name__}) cannot project single"
-        " patches into its text space, as the method pooled_patches needs. Leave that method out"
-        " (--methods)."
-    )

@@ -7,8 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from regionspot.backbones.clip_image import OpenClipEncoder
-from regionspot.backbones.clip_models import check_clip_name
+from regionspot.backbones.clip import OpenClipEncoder, check_clip_name
 from regionspot.backbones.encoder import Encoder
 from regionspot.backbones.execution import FLOAT32, Execution, check_compiles, resolve_device
 from regionspot.backbones.localizer import Localizer

@@ -144,26 +144,17 @@ def examine_names(
 
 def _groups_alike(
     tokenizer: Tokenizer, spelled: Sequence[Sequence[str]], sentences: Sequence[str]
-) -> Iterator[tuple[int, ...]]:
-    """Yield the groups that agree in all sentences; nearly all classes differ in the first."""
+) -> list[tuple[int, ...]]:
+    """Return the groups that agree in all sentences; nearly all classes differ in the first."""
     groups: list[tuple[int, ...]] = [tuple(range(len(spelled)))]
     for sentence in sentences:
-        chosen = [index for group in groups for index in group]
-        rows = _rows(tokenizer, [_fill(sentence, spelled[index]) for index in chosen])
-        tokens_of = dict(zip(chosen, rows, strict=True))
-        groups = [part for group in groups for part in _split(group, tokens_of)]
-        if not groups:
-            return
-    yield from groups
-
-
-def _split(
-    group: tuple[int, ...], tokens_of: Mapping[int, tuple[bytes, ...]]
-) -> Iterator[tuple[int, ...]]:
-    by_tokens: defaultdict[tuple[bytes, ...], list[int]] = defaultdict(list)
-    for index in group:
-        by_tokens[tokens_of[index]].append(index)
-    yield from (tuple(part) for part in by_tokens.values() if len(part) > 1)
+        chosen = [(number, index) for number, group in enumerate(groups) for index in group]
+        rows = _rows(tokenizer, [_fill(sentence, spelled[index]) for _, index in chosen])
+        parts: defaultdict[tuple[int, tuple[bytes, ...]], list[int]] = defaultdict(list)
+        for (number, index), row in zip(chosen, rows, strict=True):
+            parts[number, row].append(index)
+        groups = [tuple(part) for part in parts.values() if len(part) > 1]
+    return groups
 
 
 def _rows(tokenizer: Tokenizer, texts_of: Sequence[Sequence[str]]) -> Iterator[tuple[bytes, ...]]:

@@ -7,7 +7,7 @@ Shape letters: R regions, K points a region, H W the original image or a grid.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -66,21 +66,17 @@ class SamPrompts:
     """Masks as logits, (R, 1, 4 H, 4 W), over SAM's whole padded frame."""
 
     def __len__(self) -> int:
-        for prompt in (self.boxes_xyxy_sam, self.points_xy_sam, self.mask_logits):
-            if prompt is not None:
-                return len(prompt)
-        return 0
+        return max(map(len, self._given().values()), default=0)
 
     def split(self, chunk_size: int) -> Iterator[Self]:
         """Yield the prompts of at most ``chunk_size`` regions at a time."""
         for start in range(0, len(self), chunk_size):
             rows = slice(start, start + chunk_size)
-            yield type(self)(
-                boxes_xyxy_sam=_rows(self.boxes_xyxy_sam, rows),
-                points_xy_sam=_rows(self.points_xy_sam, rows),
-                point_labels=_rows(self.point_labels, rows),
-                mask_logits=_rows(self.mask_logits, rows),
-            )
+            yield replace(self, **{name: prompt[rows] for name, prompt in self._given().items()})
+
+    def _given(self) -> dict[str, Tensor]:
+        prompts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: prompt for name, prompt in prompts.items() if prompt is not None}
 
 
 def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
@@ -186,7 +182,3 @@ def _mask_size_hw(masks: NDArray[np.bool_]) -> tuple[int, int]:
 def _spans(hits: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first hit of each row of (R, N), and one past its last."""
     return hits.argmax(axis=1), hits.shape[1] - hits[:, ::-1].argmax(axis=1)
-
-
-def _rows(prompt: Tensor | None, rows: slice) -> Tensor | None:
-    return None if prompt is None else prompt[rows]
