@@ -244,8 +244,7 @@ def test_where_sam_sees_nothing_the_box_is_the_pixels_around_the_points(
     trained_head: TrainedHead, pixels: Pixels, points: list[Any], box: list[int]
 ) -> None:
     models = load_frozen_models(ModelsConfig(preset="toy"))
-    sam: Sam = models.localizer.module
-    sam.mask_threshold = float("inf")
+    models.localizer.mask_threshold = float("inf")
     regions = RegionSpot(trained_head, models).recognize(pixels, points=points)
     assert regions.boxes_xyxy.tolist() == [box]
     assert regions.masks is not None
