@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import normalize, pil_to_tensor
