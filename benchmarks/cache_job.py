@@ -125,7 +125,7 @@ def stock(setting: Setting) -> None:
             pixels = torch.zeros(count, 3, side, side, device=localizer.device)
             for batch in pixels.split(at_once):
                 localizer.sam.image_encoder(batch)
-            side = encoder.image_size
+            side = encoder.info.image_size
             encoder.clip.model.encode_image(
                 torch.zeros(count, 3, side, side, device=encoder.device)
             )
@@ -140,7 +140,7 @@ def bare(setting: Setting) -> None:
         count = min(batch_size, len(setting.paths) - start)
         side = localizer.image_size
         localizer.embed(torch.zeros(count, 3, side, side, device=localizer.device))
-        side = encoder.image_size
+        side = encoder.info.image_size
         encoder.features(torch.zeros(count, 3, side, side, device=encoder.device))
 
 
@@ -194,7 +194,7 @@ def flops_per_image(models: FrozenModels) -> dict[str, int]:
     """Count the multiplications and additions that the models need for an image and its boxes."""
     localizer, encoder = models.localizer.reference(), models.encoder.reference()
     assert isinstance(localizer, SamLocalizer)  # noqa: S101 - for the type checker
-    sides = localizer.image_size, encoder.image_size
+    sides = localizer.image_size, encoder.info.image_size
     frame, square = (torch.zeros(1, 3, side, side, device=localizer.device) for side in sides)
     with _counted_in_whole() as sam:
         # What the folded form, which GPUs take, multiplies more is no work that an image needs.

@@ -43,13 +43,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from typing_extensions import override
 
 from regionspot.annotations import ImageRecord
-from regionspot.backbones import (
-    ImageError,
-    ModelsConfig,
-    decode_image,
-    load_frozen_models,
-    resize_bilinear,
-)
+from regionspot.backbones import ModelsConfig, load_frozen_models, resize_bilinear
+from regionspot.backbones.decode_images import ImageError, decode_image
 from regionspot.cache import QuarantinedImage
 from regionspot.extraction import Preparation, PreparedImage, RegionLocator
 from regionspot.toy import generate_world

@@ -18,7 +18,7 @@ from jsonargparse import auto_cli
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from regionspot.backbones import load_sam, position_tokens
+from regionspot.backbones import SamLocalizer, SamPrompts, load_sam
 
 Way = Callable[[Sam, Tensor, Tensor], Tensor]
 
@@ -54,10 +54,16 @@ def transformer_alone(sam: Sam, embedding_1SHW: Tensor, boxes_R4: Tensor) -> Ten
     return tokens
 
 
+def ours(sam: Sam, embedding_1SHW: Tensor, boxes_R4: Tensor) -> Tensor:
+    """Decode tokens as a localizer does."""
+    localizer = SamLocalizer(sam, token_site="transformer", model_name="vit_b")  # noqa: S106
+    return localizer.decode_tokens(embedding_1SHW, SamPrompts(boxes_xyxy_sam=boxes_R4))
+
+
 WAYS: dict[str, Way] = {
     "whole mask decoder": whole_decoder,
     "its transformer alone": transformer_alone,
-    "regionspot": position_tokens,
+    "regionspot": ours,
 }
 
 

@@ -57,8 +57,8 @@ def random_recognizer(models: FrozenModels) -> RegionSpot:
     head = FusionHead(
         HeadSpec(
             token_dim=models.localizer.token_dim,
-            feature_dim=models.encoder.width,
-            text_dim=models.encoder.text_dim,
+            feature_dim=models.encoder.info.width,
+            text_dim=models.encoder.info.text_dim,
             num_blocks=1,
             num_heads=4,
             ffn_dim=32,

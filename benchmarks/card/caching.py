@@ -110,7 +110,9 @@ def _model_ways(models: FrozenModels, batch: int) -> dict[str, Way]:
     localizer, encoder = models.localizer, models.encoder
     frames = torch.zeros(batch, 3, localizer.image_size, localizer.image_size)
     frames = frames.to(localizer.device)
-    squares = torch.zeros(batch, 3, encoder.image_size, encoder.image_size, device=encoder.device)
+    squares = torch.zeros(
+        batch, 3, encoder.info.image_size, encoder.info.image_size, device=encoder.device
+    )
     embedding = localizer.embed(frames[:1])
     boxes = np.array(BOXES, np.float32)
 

@@ -95,7 +95,7 @@ def write_cache(folder: Path, images: AnnotatedImages, models: FrozenModels) -> 
     samples = (sample_of(record, images_dir, models) for record in kept)
     write_shard(folder, 0, samples, [quarantined])
     build_index(folder)
-    bank = models.text_bank(images.vocabulary, templates="none").numpy()
+    bank = models.encoder.text_bank(images.vocabulary.names, "none").numpy()
     store = TextBankStore(text_banks_path(folder))
     store.put(images.vocabulary, bank, templates="none", clip_sha256=models.clip_sha256)
 

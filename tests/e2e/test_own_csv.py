@@ -86,7 +86,7 @@ def test_a_csv_becomes_a_head_that_knows_its_labels(
     box = ",".join(rows[0][side] for side in ("x1", "y1", "x2", "y2"))
     capsys.readouterr()
     # The names of the training come with the head: CLIP's text encoder is not asked.
-    monkeypatch.setattr("regionspot.backbones.clip_image.embed_texts", None)
+    monkeypatch.setattr("regionspot.backbones.clip.embed_texts", None)
     main(
         [
             *("recognize", "--model", str(run), "--image", str(world / rows[0]["image"])),

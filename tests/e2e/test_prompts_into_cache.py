@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from regionspot.backbones import ModelsConfig, load_sam, mask_logits
+from regionspot.backbones import Frame, ModelsConfig, load_sam, mask_logits
 from regionspot.cache import CachedSample, FeatureCache
 from regionspot.core.errors import CacheMismatchError, ConfigError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, CacheSummary, cache_features
@@ -110,13 +110,14 @@ class Oracle:
             box = np.array([x, y, x + width, y + height])
         logits = None
         if mask is not None:
-            logits = mask_logits(
-                mask[None],
+            frame = Frame(
+                size_hw=mask.shape,
                 resized_hw=self.predictor.input_size,
-                frame_px=sam.image_encoder.img_size,
-                grid_hw=sam.prompt_encoder.mask_input_size,
+                side_px=sam.image_encoder.img_size,
                 device=torch.device("cpu"),
-            )[0].numpy()
+            )
+            grid_hw = sam.prompt_encoder.mask_input_size
+            logits = mask_logits(mask[None], frame, grid_hw=grid_hw)[0].numpy()
         self.predictor.predict(
             point_coords=None if points is None else np.array(points, np.float32),
             point_labels=None if labels is None else np.array(labels),

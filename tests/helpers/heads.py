@@ -25,8 +25,8 @@ def random_head(
         head = FusionHead(
             HeadSpec(
                 token_dim=models.localizer.token_dim,
-                feature_dim=models.encoder.width,
-                text_dim=models.encoder.text_dim,
+                feature_dim=models.encoder.info.width,
+                text_dim=models.encoder.info.text_dim,
                 num_blocks=num_blocks,
                 num_heads=4,
                 ffn_dim=ffn_dim,

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from regionspot.backbones import (
     LoadedClip,
     OpenClipEncoder,
-    feature_map,
     load_clip,
     template_texts,
 )
@@ -42,7 +41,8 @@ def _tokens_by_hand(clip: CLIP, pixels_BCHW: Tensor) -> Tensor:
 
 def _check_feature_map(loaded: LoadedClip) -> None:
     pixels = _pixels(loaded)
-    ours = feature_map(loaded.model, pixels)
+    encoder = OpenClipEncoder(loaded)
+    ours = encoder.features(pixels)
     assert ours.shape == (2, loaded.num_tokens, loaded.width)
     torch.testing.assert_close(ours, _tokens_by_hand(loaded.model, pixels), rtol=0, atol=1e-6)
     with torch.no_grad():
@@ -52,7 +52,6 @@ def _check_feature_map(loaded: LoadedClip) -> None:
     assert torch.equal(ours[:, 0], theirs["image_intermediates_prefix"][0][:, 0])
     assert torch.equal(ours[:, 1:], theirs["image_intermediates"][0])
     # The class token, projected, is what open_clip calls the image's features.
-    encoder = OpenClipEncoder(loaded)
     projected = encoder.project(encoder.features(pixels))
     torch.testing.assert_close(projected[:, 0], theirs["image_features"])
     with torch.no_grad():

@@ -23,7 +23,6 @@ from regionspot.backbones import (
     OpenClipEncoder,
     SamLocalizer,
     describe_clip,
-    feature_map,
     load_clip,
     load_sam,
 )
@@ -146,7 +145,7 @@ def last_stage(loaded: LoadedClip, pixels: Tensor) -> Tensor:
 @torch.no_grad()
 def test_patches_are_what_the_last_stage_puts_out_row_by_row(loaded: LoadedClip) -> None:
     pixels = pixels_of(loaded)
-    found = feature_map(loaded.model, pixels)
+    found = OpenClipEncoder(loaded).features(pixels)
     assert found.shape == (2, loaded.num_tokens, loaded.width)
     theirs = last_stage(loaded, pixels)[:, -(loaded.num_tokens - 1) :]
     torch.testing.assert_close(found[:, 1:], theirs)
@@ -158,7 +157,7 @@ def test_the_first_token_is_the_class_token_or_what_the_tower_itself_pools(
 ) -> None:
     assert loaded.first_token == FIRST[loaded.name]
     pixels = pixels_of(loaded)
-    first = feature_map(loaded.model, pixels)[:, 0]
+    first = OpenClipEncoder(loaded).features(pixels)[:, 0]
     visual = loaded.model.visual
     if loaded.first_token == "class token":  # noqa: S105 - not that kind of token
         theirs = last_stage(loaded, pixels)[:, 0]
@@ -183,7 +182,7 @@ def test_embeddings_are_open_clips(loaded: LoadedClip) -> None:
 @pytest.mark.parametrize("name", ["tiny-pe", "tiny-average", "tiny-convnext", "tiny-resnet"])
 def test_patches_without_a_place_in_the_text_space_are_not_given_one(name: str) -> None:
     loaded = load_clip(name, "random")
-    with pytest.raises(ConfigError, match="pooled_patches cannot be had"):
+    with pytest.raises(ConfigError, match="cannot project single patches"):
         OpenClipEncoder(loaded).project(torch.zeros(1, loaded.num_tokens, loaded.width))
 
 
@@ -297,7 +296,8 @@ def test_released_architectures_at_full_size(
     """Also weights from a file are normalised for as the released ones: SigLIP's mean is 0.5."""
     loaded = load_clip(name, "random")
     side = loaded.image_size
-    assert feature_map(loaded.model, torch.randn(1, 3, side, side)).shape == shape
+    pixels = torch.randn(1, 3, side, side)
+    assert OpenClipEncoder(loaded).features(pixels).shape == shape
     assert (loaded.first_token, loaded.text_dim) == (first_token, text_dim)
     assert loaded.mean[0] == red_mean
 

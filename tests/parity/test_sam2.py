@@ -30,12 +30,12 @@ from helpers.heads import random_head
 from helpers.samples import PHOTOS
 from regionspot.annotations import ImageRecord
 from regionspot.backbones import (
-    SAM2_RESIZE,
     BoxPrompts,
     Execution,
+    Frame,
     FrozenModels,
     GridProposer,
-    MaskPrompt,
+    MaskForm,
     MaskPrompts,
     ModelsConfig,
     OpenClipEncoder,
@@ -236,7 +236,7 @@ def test_tokens_of_points_are_those_that_sam2_decodes_its_masks_from(
 
 @pytest.mark.parametrize("prompt", ["mask", "box_and_mask"])
 def test_tokens_of_a_masks_shape_are_those_that_sam2_decodes_its_masks_from(
-    sam2: Sam2Model, processor: Sam2Processor, prompt: MaskPrompt
+    sam2: Sam2Model, processor: Sam2Processor, prompt: MaskForm
 ) -> None:
     masks = np.zeros((2, *SIZE_HW), np.bool_)
     masks[0, 3:30, 4:40] = True
@@ -245,19 +245,16 @@ def test_tokens_of_a_masks_shape_are_those_that_sam2_decodes_its_masks_from(
     pixels = _pixels(processor, _image(SIZE_HW))
     localizer = _localizer(sam2)
     ours = region_tokens(
-        localizer, localizer.embed(pixels), MaskPrompts(masks=masks, prompt=prompt), SIZE_HW
+        localizer, localizer.embed(pixels), MaskPrompts(masks=masks, form=prompt), SIZE_HW
+    )
+    frame = Frame(
+        size_hw=SIZE_HW, resized_hw=(SIDE, SIDE), side_px=SIDE, device=torch.device("cpu")
     )
     for row, box in enumerate(boxes):  # SAM 2 takes one mask an image
         prompts = (
             _framed(processor, SIZE_HW, input_boxes=[[box]]) if prompt == "box_and_mask" else {}
         )
-        shape = mask_logits(
-            masks[row : row + 1],
-            resized_hw=(SIDE, SIDE),
-            frame_px=SIDE,
-            grid_hw=(16, 16),
-            device=torch.device("cpu"),
-        )
+        shape = mask_logits(masks[row : row + 1], frame, grid_hw=(16, 16))
         heard, _ = _run(sam2, pixels, input_masks=shape, **prompts)
         torch.testing.assert_close(ours[row : row + 1], heard["mask_0"], rtol=0, atol=1e-5)
 
@@ -280,7 +277,7 @@ def test_the_corner_site_takes_boxes_and_single_points_only(
         )
     mask = np.ones((1, *SIZE_HW), np.bool_)
     with pytest.raises(ShapeError, match=r"embed to 0 vectors"):
-        region_tokens(corners, embedding, MaskPrompts(masks=mask, prompt="mask"), SIZE_HW)
+        region_tokens(corners, embedding, MaskPrompts(masks=mask, form="mask"), SIZE_HW)
 
 
 def test_no_regions_give_nothing_of_the_right_shape(
@@ -423,7 +420,6 @@ def test_the_grid_finds_the_regions_that_transformers_finds(
         )
     # A random SAM 2 puts whole images into its masks; cut high up, they become regions.
     cut = float(output.pred_masks.quantile(0.98))
-    monkeypatch.setattr(Sam2Localizer, "mask_threshold", cut)
     logits = theirs.post_process_masks(output.pred_masks, [size_hw], binarize=False)
     masks, ious, boxes = theirs.filter_masks(
         logits[0],
@@ -438,6 +434,7 @@ def test_the_grid_finds_the_regions_that_transformers_finds(
     *_, kept = theirs.post_process_for_mask_generation(masks, ious, boxes, grid.box_nms_thresh)
     wanted = kept + torch.tensor([0, 0, 1, 1])  # theirs end at the last pixel
     localizer = _localizer(sam2)
+    localizer.mask_threshold = cut
     found = grid.propose(localizer, localizer.embed(pixels), size_hw)
     assert 5 < len(wanted) < len(boxes)
     assert sorted(found.boxes_xyxy.tolist()) == sorted(wanted.float().tolist())
@@ -495,7 +492,7 @@ def test_a_batch_for_the_cache_holds_sam2s_tokens(
 def test_the_fingerprint_tells_sam2s_preprocessing_from_sams(models: FrozenModels) -> None:
     found = models.fingerprint()
     assert (found.sam_model, found.sam_image_size, found.token_dim) == ("small", SIDE, 32)
-    assert found.sam_resize == SAM2_RESIZE == models.localizer.resize_rule
+    assert found.sam_resize == Sam2Localizer.resize_rule == models.localizer.resize_rule
     assert "squash" in found.sam_resize
     toy = load_frozen_models(ModelsConfig(preset="toy")).fingerprint()
     assert any(line.startswith("sam_resize:") for line in found.differences(toy))

@@ -14,9 +14,9 @@ from regionspot.backbones import (
     BoxPrompts,
     PointPrompts,
     SamLocalizer,
+    SamPrompts,
     TokenSite,
     load_sam,
-    position_tokens,
     region_masks,
     region_tokens,
 )
@@ -50,6 +50,10 @@ def _resized_by_sam(sam: Sam, image: NDArray[np.uint8]) -> Tensor:
 
 def _localizer(sam: Sam, site: TokenSite = "transformer") -> SamLocalizer:
     return SamLocalizer(sam, token_site=site, model_name="small")
+
+
+def _tokens(sam: Sam, embedding: Tensor, boxes_sam: Tensor, site: TokenSite) -> Tensor:
+    return _localizer(sam, site).decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes_sam))
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW)
@@ -111,7 +115,7 @@ def test_tokens_are_those_that_sam_decodes_its_masks_from(sam: Sam) -> None:
         "mlp": mlp,
     }
     for site, theirs in wanted.items():
-        assert_equal_to_rounding(position_tokens(sam, predictor.features, boxes, site=site), theirs)
+        assert_equal_to_rounding(_tokens(sam, predictor.features, boxes, site), theirs)
         ours = region_tokens(
             _localizer(sam, site), predictor.features, BoxPrompts(boxes_xyxy=BOXES), (50, 120)
         )
@@ -176,8 +180,8 @@ def test_the_released_architecture_gives_the_tokens_that_sam_decodes_from() -> N
     embedding = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.3
     boxes = torch.tensor([[10.0, 20.0, 500.0, 700.0], [0.0, 0.0, 1024.0, 1024.0]])
     sparse, hs, mlp = _tokens_sam_decodes_from(vit_b, embedding, boxes=boxes, points=None)
-    assert_equal_to_rounding(position_tokens(vit_b, embedding, boxes), hs[:, 1])
-    assert_equal_to_rounding(position_tokens(vit_b, embedding, boxes, site="mlp"), mlp)
-    corners = position_tokens(vit_b, embedding, boxes, site="prompt_encoder")
+    assert_equal_to_rounding(_tokens(vit_b, embedding, boxes, "transformer"), hs[:, 1])
+    assert_equal_to_rounding(_tokens(vit_b, embedding, boxes, "mlp"), mlp)
+    corners = _tokens(vit_b, embedding, boxes, "prompt_encoder")
     assert torch.equal(corners, sparse.flatten(1))
     assert (hs.shape[2], mlp.shape[1], corners.shape[1]) == (256, 32, 512)

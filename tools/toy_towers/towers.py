@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from regionspot.backbones import SamShape, WordTokenizer
-from regionspot.backbones.clip_models import build_tiny_clip
+from regionspot.backbones.clip import build_tiny_clip
 from toy_towers.captions import WORDS
 
 TINY_SAM = SamShape(

@@ -1,10 +1,10 @@
 """The frozen models, composed from ``segment_anything`` and ``open_clip`` without a fork.
 
 SAM 2 comes from ``transformers``. Importing this package needs none of them; building a model does.
+(`decode_images`, which needs Pillow, is therefore not imported here.)
 """
 
-from regionspot.backbones.clip_image import OpenClipEncoder, feature_map
-from regionspot.backbones.clip_models import LoadedClip, describe_clip, load_clip
+from regionspot.backbones.clip import LoadedClip, OpenClipEncoder, describe_clip, load_clip
 from regionspot.backbones.clip_text import (
     TEMPLATE_SETS,
     LazyTokenizer,
@@ -13,25 +13,22 @@ from regionspot.backbones.clip_text import (
     check_templates,
     template_texts,
 )
-from regionspot.backbones.decode_images import ImageError, decode_image
 from regionspot.backbones.decoded_masks import DecodedMasks
 from regionspot.backbones.encoder import Encoder, EncoderInfo
 from regionspot.backbones.execution import FLOAT32, Execution, resolve_device
 from regionspot.backbones.frozen import (
     FrozenModels,
-    load_encoder,
     load_frozen_models,
     load_localizer,
 )
 from regionspot.backbones.localizer import Localizer
-from regionspot.backbones.name_tokens import NameFindings, SameTokens, examine_names
+from regionspot.backbones.name_tokens import SameTokens, examine_names
 from regionspot.backbones.pixels import resize_bilinear
 from regionspot.backbones.presets import (
     PRESETS,
     ExifPolicy,
     ModelsConfig,
     Precision,
-    ResolvedModels,
     TokenSite,
     resolve,
 )
@@ -46,20 +43,17 @@ from regionspot.backbones.regions import (
     region_masks,
     region_tokens,
 )
-from regionspot.backbones.sam import SAM_RESIZE, SamLocalizer, SamShape, build_sam, load_sam
-from regionspot.backbones.sam2 import SAM2_RESIZE, Sam2Localizer, load_sam2
-from regionspot.backbones.sam_decoder import position_tokens, token_dim
+from regionspot.backbones.sam import SamLocalizer, SamShape, build_sam, load_sam
+from regionspot.backbones.sam2 import Sam2Localizer, load_sam2
 from regionspot.backbones.sam_encoder import encode_image
 from regionspot.backbones.sam_grid import GridProposals, GridProposer
-from regionspot.backbones.to_frame import MaskPrompt, mask_logits
+from regionspot.backbones.to_frame import Frame, MaskForm, SamPrompts, mask_logits
 from regionspot.backbones.weights import SAM_RELEASES, ReleasedFile, state_sha256
 
 __all__ = [
     "FLOAT32",
     "PRESETS",
-    "SAM2_RESIZE",
     "SAM_RELEASES",
-    "SAM_RESIZE",
     "TEMPLATE_SETS",
     "BoxPrompts",
     "DecodedMasks",
@@ -67,27 +61,26 @@ __all__ = [
     "EncoderInfo",
     "Execution",
     "ExifPolicy",
+    "Frame",
     "FrozenModels",
     "GridProposals",
     "GridProposer",
-    "ImageError",
     "LazyTokenizer",
     "LoadedClip",
     "Localizer",
     "LocatedRegions",
-    "MaskPrompt",
+    "MaskForm",
     "MaskPrompts",
     "ModelsConfig",
-    "NameFindings",
     "OpenClipEncoder",
     "PointPrompts",
     "Precision",
     "Prompts",
     "RegionPrompts",
     "ReleasedFile",
-    "ResolvedModels",
     "Sam2Localizer",
     "SamLocalizer",
+    "SamPrompts",
     "SamShape",
     "SameTokens",
     "TokenSite",
@@ -95,20 +88,16 @@ __all__ = [
     "WordTokenizer",
     "build_sam",
     "check_templates",
-    "decode_image",
     "describe_clip",
     "encode_image",
     "examine_names",
-    "feature_map",
     "load_clip",
-    "load_encoder",
     "load_frozen_models",
     "load_localizer",
     "load_sam",
     "load_sam2",
     "locate_regions",
     "mask_logits",
-    "position_tokens",
     "region_masks",
     "region_tokens",
     "resize_bilinear",
@@ -116,5 +105,4 @@ __all__ = [
     "resolve_device",
     "state_sha256",
     "template_texts",
-    "token_dim",
 ]

@@ -1,8 +1,5 @@
 """Texts for an encoder: tokenizers, and the sentences that class names are put into.
 
-There are the tokenizers of open_clip's models, and one for tiny CLIPs that knows whole words. All
-follow open_clip's calling convention.
-
 Shape letters: C classes, N texts, L tokens of a text.
 """
 
@@ -17,49 +14,42 @@ from regionspot.core.text import needs_extra
 
 
 class Tokenizer(Protocol):
-    """Turns N texts into token ids, (N, L) int64, as all tokenizers of open_clip do."""
+    """Turns N texts into token ids, (N, L) int64, with open_clip's calling convention."""
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
-        """Tokenize texts.
+        """Tokenize N texts.
 
         Args:
-            texts: N texts.
-            context_length: Tokens L of each, start and end included; None takes what the CLIP
-                reads. Longer texts are cut.
+            texts: The texts.
+            context_length: Tokens L of each, start and end included; by default those that the
+                model reads. Longer texts are cut.
         """
         ...
 
 
-_PAD, _UNKNOWN, _FIRST_WORD = 0, 1, 2
-
-
 class LazyTokenizer:
-    """An open_clip model's own tokenizer, fetched when the first text comes.
+    """An open_clip model's own tokenizer, loaded with the first text.
 
-    Most come with open_clip; those of SigLIP and its kin are downloaded from the Hugging Face hub.
+    Most come with open_clip; others, such as SigLIP's, are downloaded from the Hugging Face hub.
     """
 
     def __init__(self, model: str) -> None:
-        """Remember the model, by open_clip's name."""
+        """Store the model's name in open_clip."""
         self._model = model
         self._tokenizer: Tokenizer | None = None
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
-        """Tokenize texts.
-
-        Args:
-            texts: N texts.
-            context_length: Tokens of each; None takes what the CLIP reads.
+        """Tokenize texts; see `Tokenizer`.
 
         Raises:
             MissingExtraError: The tokenizer needs ``transformers``, which is not installed.
             WeightsError: It cannot be downloaded.
         """
         if self._tokenizer is None:
-            self._tokenizer = self._fetch()
+            self._tokenizer = self._load()
         return self._tokenizer(texts, context_length)
 
-    def _fetch(self) -> Tokenizer:
+    def _load(self) -> Tokenizer:
         with needs_extra("extract"):
             import open_clip
         config = open_clip.get_model_config(self._model) or {}
@@ -71,33 +61,41 @@ class LazyTokenizer:
             tokenizer: Tokenizer = open_clip.get_tokenizer(self._model)
         except (OSError, ValueError) as error:
             raise WeightsError(
-                f"the tokenizer of CLIP {self._model} could not be had ({str(error)[:200]}). Where"
-                f" there is no network, download {hub_name} elsewhere (hf download {hub_name}) and"
-                " copy the folder ~/.cache/huggingface here, or set HF_HOME to where it lies."
+                f"the tokenizer of CLIP {self._model} could not be loaded ({str(error)[:200]})."
+                f" {copy_from_hub(hub_name)}"
             ) from error
         return tokenizer
 
 
+def copy_from_hub(repository: object) -> str:
+    """Return what to do if a repository of the Hugging Face hub cannot be downloaded."""
+    return (
+        f"Without network access, download {repository} on another machine (hf download"
+        f" {repository}) and copy the folder ~/.cache/huggingface here, or set HF_HOME to its copy."
+    )
+
+
+_PAD, _UNKNOWN, _FIRST_WORD = 0, 1, 2
+
+
 class WordTokenizer:
-    """Turn texts into word ids: pad 0, unknown 1, the words from 2, then start, then end of text.
+    """Turns texts into word ids: pad 0, unknown 1, the words from 2, then start, then end of text.
 
-    OpenAI's byte-pair tokenizer knows 49,408 pieces; a CLIP of a few hundred kilobytes cannot spend
-    an embedding on each.
+    For tiny CLIPs, which are too small for the 49,408 embeddings of OpenAI's byte-pair tokenizer.
 
-    The end of text has the largest id, which is where open_clip's argmax pooling reads the text's
-    embedding. Texts are lower-cased and split on whitespace; ``.`` and ``,`` stand for themselves,
-    whether or not a space precedes them.
+    The end of text has the largest id, where open_clip's argmax pooling reads the text's embedding.
+    Texts are lower-cased and split on whitespace; ``.`` and ``,`` are words of their own.
     """
 
     def __init__(self, words: Sequence[str], context_length: int) -> None:
         """Index the words.
 
         Args:
-            words: The known words in order of their ids: distinct, lower-case, without whitespace.
+            words: The words in order of their ids: distinct, lower-case, without whitespace.
             context_length: Length L of every row of ids, at least 3.
 
         Raises:
-            ValueError: The words are not distinct, could never be met, or L is too short.
+            ValueError: The words are not distinct or can never occur, or L is too small.
         """
         if context_length < 3:
             raise ValueError(
@@ -109,8 +107,8 @@ class WordTokenizer:
         unreachable = [word for word in words if _split(word) != [word]]
         if unreachable:
             raise ValueError(
-                f"{unreachable} would never be met, as texts are lower-cased and split at"
-                f" whitespace, '.' and ','; list them that way."
+                f"{unreachable} can never occur, as texts are lower-cased and split at whitespace,"
+                " '.' and ','; list them that way."
             )
         self._ids = {word: index for index, word in enumerate(words, start=_FIRST_WORD)}
         self.context_length = context_length
@@ -124,19 +122,11 @@ class WordTokenizer:
         return tuple(self._ids)
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a text that all become the one unknown id, in order."""
+        """Return the words of a text that get the id for unknown words, in order."""
         return [word for word in _split(text) if word not in self._ids]
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
-        """Tokenize texts; words that do not fit are cut off, the end of text never is.
-
-        Args:
-            texts: One text or N of them.
-            context_length: Length L of the rows, at least 3; None takes the tokenizer's own.
-
-        Returns:
-            Ids, (N, L) int64, padded with 0; (0, L) for no texts.
-        """
+        """Tokenize one text or N; words that do not fit are cut off, the end of text never is."""
         batch = [texts] if isinstance(texts, str) else texts
         length = self.context_length if context_length is None else context_length
         ids_NL = torch.full((len(batch), length), _PAD, dtype=torch.long)
@@ -169,19 +159,15 @@ TEMPLATE_SETS: tuple[str, ...] = tuple(
 - ``single``: "a photo of a {}.";
 - ``none``: the bare name.
 
-Names go in as they are, since that is how the released heads were trained. Each set also exists
-with ``-readable`` at its end, which turns underscores into spaces: "bat_(animal)" becomes
-"bat (animal)". What is in parentheses stays, as it tells LVIS classes of one name apart. With
-``-synonyms`` at the end a class is the mean over all its names, where a data set lists several.
+Names are not changed, as in the training of the released heads. Each set also exists with the
+ending ``-readable``, which turns underscores into spaces: "bat_(animal)" becomes "bat (animal)".
+Parentheses are kept, as they distinguish LVIS classes of one name. With the ending ``-synonyms`` a
+class is the mean over all its names, where a data set lists several.
 """
 
 
 def check_templates(templates: str) -> None:
-    """Refuse the name of a template set that there is not.
-
-    Raises:
-        ConfigError: There is no such set.
-    """
+    """Raise a `ConfigError` if there is no such template set."""
     if templates not in TEMPLATE_SETS:
         raise ConfigError(
             f"there is no template set {templates!r}; give one of {', '.join(TEMPLATE_SETS)}."
@@ -209,7 +195,7 @@ def template_texts(templates: str) -> tuple[str, ...]:
 def spellings(
     names: Sequence[str], templates: str, synonyms: Sequence[Sequence[str]] | None = None
 ) -> list[list[str]]:
-    """Return all names of each class, spelled as a template set puts them into its sentences.
+    """Return all names of each class, spelled as a template set wants them.
 
     Args:
         names: C class names.

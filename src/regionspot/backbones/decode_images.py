@@ -1,8 +1,7 @@
-"""Decodes image files to RGB, the way Pillow does, faster where the result is the same to the bit.
+"""Decodes image files to RGB, (H, W, 3) uint8: bit-equal to Pillow, but faster for usual JPEGs.
 
-What a file may be: JPEG, PNG and whatever else Pillow reads; grey, palette, CMYK, 16 bits a
-channel, transparent. What comes out is always (H, W, 3) uint8. Colour profiles are not applied, as
-they are not in the pipelines that SAM and CLIP were trained with.
+Reads all formats and modes that Pillow reads. Colour profiles are not applied, as in the training
+of SAM and CLIP.
 """
 
 import io
@@ -25,11 +24,11 @@ with needs_extra("extract"):
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 89_478_485
-"""Pixels of an image that is decoded without being asked for; Pillow warns of more by default. To
-decode takes up to 14 bytes a pixel, and half a megabyte may hold 170 million of them."""
+"""The default limit of height times width, at which Pillow warns. Decoding takes up to 14 bytes a
+pixel, and a file of half a megabyte can hold 170 million pixels."""
 
 _BAND_PIXELS = 1 << 22
-"""Pixels that are copied out of Pillow at once."""
+"""Pixels copied out of Pillow at once."""
 _JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
@@ -47,7 +46,7 @@ _MORE = (
 
 
 class ImageError(RegionSpotError, ValueError):
-    """An image that cannot be used; the message says why, as a predicate of the file."""
+    """An image that cannot be used; the message is a predicate of the file, as in "is empty"."""
 
 
 def decode_image(
@@ -59,36 +58,35 @@ def decode_image(
 ) -> Pixels:
     """Decode an image file to RGB.
 
-    The size is checked before any pixel is decoded, so that a file made to fill the memory does no
-    harm. Transparent pixels show white. Of 16 bits the upper eight are kept. Of an animation the
-    first frame is taken.
+    The size is checked before any pixel is decoded, so that a decompression bomb does no harm.
+    Transparent pixels become white, 16 bits are reduced to the upper eight, and an animation to its
+    first frame.
 
     Args:
         data: The file's bytes.
-        size_hw: The height and width in pixels that the image must have, as its annotations say;
-            None takes any.
-        exif_policy: Whether to turn the image as its EXIF orientation says.
-        max_pixels: Height times width at most. More than Pillow's own limit
-            (``PIL.Image.MAX_IMAGE_PIXELS``) raises that one.
+        size_hw: Expected height and width in pixels, from the annotations; None accepts any.
+        exif_policy: Whether to rotate the image as its EXIF orientation says.
+        max_pixels: Limit of height times width. Raises Pillow's own limit
+            (``PIL.Image.MAX_IMAGE_PIXELS``) if that is lower.
 
     Returns:
         Pixels, (H, W, 3).
 
     Raises:
-        ImageError: The bytes are no image, are damaged, too large, or have another size.
+        ImageError: The data are not an image, damaged, too large, or of another size.
     """
     try:
         return _decode(data, size_hw, exif_policy, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        # Pillow's message names a place in memory, but reasons go into caches, equal in every run.
+        # Not Pillow's message: it holds a memory address, but caches must be reproducible.
         raise ImageError(
             f"is no image that Pillow can open: it starts with {data[:16]!r}"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"has more than {max_pixels:,} pixels ({error}). {_MORE}") from error
-    except Exception as error:  # decoders raise anything on damaged bytes; it gets counted
+    except Exception as error:  # decoders raise anything on damaged data
         raise ImageError(f"cannot be decoded: {_summary(error)}") from error
 
 
@@ -98,7 +96,7 @@ def _decode(
     if not data:
         raise ImageError("is empty")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels  # it would refuse what was asked for
+        Image.MAX_IMAGE_PIXELS = max_pixels
     with Image.open(io.BytesIO(data)) as image:
         if image.width * image.height > max_pixels:
             raise ImageError(
@@ -118,9 +116,9 @@ def _decode(
 
 
 def read_size_hw(path: Path, *, exif_policy: ExifPolicy = "ignore") -> tuple[int, int] | None:
-    """Return the height and width in pixels that `decode_image` would give, from a file's header.
+    """Read the height and width in pixels of a decoded image from its file's header.
 
-    None where the file is missing or no image; decoding it says why.
+    Returns None if the file is missing or not an image; decoding it raises the error.
     """
     try:
         with Image.open(path) as image:
@@ -131,17 +129,13 @@ def read_size_hw(path: Path, *, exif_policy: ExifPolicy = "ignore") -> tuple[int
 
 
 def rgb_pixels(image: Image.Image, *, exif_policy: ExifPolicy = "ignore") -> Pixels:
-    """Convert an opened image of any mode to RGB by the rules of `decode_image`.
-
-    Raises:
-        ImageError: Its mode has no known white level, or its file is damaged.
-    """
+    """Convert an open image of any mode to RGB as `decode_image` does."""
     turn = _turn_to_undo(image, exif_policy)
     try:
         return _turned(_to_rgb(image), turn)
     except ImageError:
         raise
-    except Exception as error:  # a file that was opened and is cut short shows only now
+    except Exception as error:  # a truncated file is only noticed now
         raise ImageError(f"cannot be decoded: {_summary(error)}") from error
 
 
@@ -152,7 +146,7 @@ def stored_orientation(data: bytes) -> int:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1, upright, where there is none or it is nonsense."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or invalid."""
     try:
         value: Any = image.getexif().get(_ORIENTATION_TAG, UPRIGHT)
     except (SyntaxError, ValueError, struct.error):  # what Pillow raises on damaged EXIF data
@@ -161,9 +155,9 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def _turn_to_undo(image: Image.Image, exif_policy: ExifPolicy) -> int:
-    """Return, as an EXIF orientation, how the pixels that Pillow will load are turned from wanted.
+    """Return the EXIF orientation to undo in the pixels that Pillow will load.
 
-    It loads pixels as they are stored, but those of a TIFF upright.
+    Pillow loads pixels as they are stored, except for a TIFF, which it rotates upright.
     """
     if image.format == "TIFF":
         if exif_policy == "apply":
@@ -174,7 +168,7 @@ def _turn_to_undo(image: Image.Image, exif_policy: ExifPolicy) -> int:
 
 
 def _decode_simple_jpeg(data: bytes) -> Pixels | None:
-    """Decode the usual JPEGs, bit-equal to Pillow and in half the time; None for all others."""
+    """Decode a usual JPEG, bit-equal to Pillow in half the time; None for other data."""
     if not data.startswith(_JPEG_START):
         return None
     try:
@@ -182,7 +176,7 @@ def _decode_simple_jpeg(data: bytes) -> Pixels | None:
         if colorspace not in {"YCbCr", "Gray"}:  # CMYK comes out two levels off
             return None
         pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:  # it refuses blemishes that Pillow tolerates: let Pillow judge
+    except ValueError:  # it refuses flaws that Pillow tolerates
         return None
     return pixels
 
@@ -202,7 +196,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    """Copy the pixels of an RGB image, in bands: to hand over a copy, Pillow makes two."""
+    """Copy the pixels of an RGB image in bands, as Pillow makes two copies at a time."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _BAND_PIXELS // max(1, image.width))
     for y in range(0, image.height, rows):

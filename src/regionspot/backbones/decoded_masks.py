@@ -1,4 +1,4 @@
-"""Masks as a SAM decodes them: small, and brought to the image's size one by one, when asked for.
+"""Masks as SAM decodes them: small logits, enlarged to the image's size one by one on access.
 
 Shape letters: R regions, N masks, H W an image, h w the grid of the mask logits.
 """
@@ -14,33 +14,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BAND_PIXELS = 1 << 22
-"""Pixels of a mask that are made at once, in float32: 16 MiB."""
+"""Pixels of a mask that are computed at once, in float32: 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskFrame:
-    """How mask logits become masks of the original image's size; this one is SAM 2's.
+    """Enlarges mask logits to the original image's size; this one is for SAM 2.
 
-    It holds sizes only, so that masks can be made when the model is gone.
+    It stores sizes only, so that masks can be made without the model.
     """
 
     size_hw: tuple[int, int]
     """Height and width of the original image in pixels."""
 
     def inside(self, logits_NHW: Tensor) -> Tensor:
-        """Return the part of mask logits that the image fills, which a bilinear step enlarges."""
+        """Return the part of mask logits that the image covers."""
         return logits_NHW
 
     def enlarge(self, logits_NHW: Tensor) -> Tensor:
-        """Bring mask logits, (N, h, w), to the image's size, (N, H, W), all at once."""
+        """Enlarge mask logits, (N, h, w), to the image's size, (N, H, W), all at once."""
         return bilinear(self.inside(logits_NHW), self.size_hw)
 
     def mask(self, logits_HW: Tensor, threshold: float) -> NDArray[np.bool_]:
-        """Return where the logits of one mask, (h, w), enlarged, exceed a threshold: (H, W) bool.
+        """Enlarge the logits of one mask, (h, w), and threshold them, to (H, W) bool.
 
-        A large mask is made in bands of columns, bit-equal to `enlarge`: torch interpolates along
-        rows first and along columns then, so that the first step can be done for all the bands.
-        Along a side that keeps its length a step multiplies by 1 and adds 0.
+        Large masks are computed in bands of columns, bit-equal to `enlarge`: torch interpolates
+        along rows, then along columns, so that the first step can be shared by all bands. Along a
+        side that keeps its length, a step multiplies by 1 and adds 0.
         """
         height, width = self.size_hw
         inside = self.inside(logits_HW[None])
@@ -48,11 +48,11 @@ class MaskFrame:
         if num_bands > 1:
             inside = bilinear(inside, (inside.shape[1], width))
         mask = torch.zeros(1, height, width, dtype=torch.bool, device=logits_HW.device)
-        # Bands of about the same width: torch has another way, off by rounding, for tiny outputs.
+        # Bands of similar width: for tiny outputs torch has another kernel, which rounds otherwise.
         parts = inside.tensor_split(num_bands, -1)
         for logits_1HW, band_1HW in zip(parts, mask.tensor_split(num_bands, -1), strict=True):
             if threshold >= 0 >= logits_1HW.amax():
-                continue  # between numbers of 0 or less there is none above 0
+                continue  # interpolating values of 0 or less gives none above 0
             enlarged = bilinear(logits_1HW, (height, band_1HW.shape[2]))
             torch.gt(enlarged, threshold, out=band_1HW)
         return mask[0].cpu().numpy()
@@ -60,10 +60,10 @@ class MaskFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodedMasks:
-    """Masks of R regions, kept as logits: like an (R, H, W) bool array whose rows do not exist yet.
+    """Masks of R regions, stored as logits: like an (R, H, W) bool array that is computed lazily.
 
-    ``masks[i]`` makes one mask, (H, W) bool; iterating makes one at a time; a slice or an array of
-    indices selects, without making any; ``numpy.asarray(masks)`` makes all.
+    ``masks[i]`` computes one mask, (H, W) bool; iterating computes one at a time; a slice or an
+    array of indices selects without computing any; ``numpy.asarray(masks)`` computes all.
     """
 
     logits: Tensor
@@ -94,7 +94,7 @@ class DecodedMasks:
     def __getitem__(self, rows: int | slice | NDArray[np.intp]) -> NDArray[np.bool_] | Self:
         if isinstance(rows, slice | np.ndarray):
             chosen = np.arange(len(self))[rows].tolist()
-            return replace(self, logits=self.logits[chosen])  # a copy: a view pickles all the rows
+            return replace(self, logits=self.logits[chosen])  # a copy: a view would pickle all rows
         return self.frame.mask(self.logits[rows], self.threshold)
 
     def __array__(
@@ -108,10 +108,10 @@ class DecodedMasks:
         return masks if dtype is None else masks.astype(dtype, copy=False)
 
     def cpu(self) -> Self:
-        """Return the same masks, to be made on the CPU."""
+        """Return the same masks, computed on the CPU."""
         return replace(self, logits=self.logits.cpu())
 
 
 def bilinear(logits_NHW: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize mask logits, (N, H, W), as both SAMs do."""
+    """Resize mask logits, (N, H, W), as both generations of SAM do."""
     return F.interpolate(logits_NHW[:, None], size_hw, mode="bilinear", align_corners=False)[:, 0]

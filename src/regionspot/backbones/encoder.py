@@ -1,15 +1,14 @@
 """The encoder: a frozen image-text model, from pixels to feature maps and from names to embeddings.
 
-`Encoder` is what the rest of the library knows of it. The abstract methods at the end are what a
-model has to offer; ``clip_image.py`` implements them for open_clip. A new kind of encoder is a
-subclass and a row of `ENCODERS` in ``frozen.py``.
+``clip.py`` implements it for open_clip. A new kind of encoder is a subclass and a row of
+`ENCODERS` in ``frozen.py``.
 
-Shape letters: B images, T tokens (the class token or what stands for it first), D width of the
-feature map, C classes, N texts, E the joint text space.
+Shape letters: B images, T tokens (the class token or its stand-in first), D width of the feature
+map, C classes, N texts, E the joint text space.
 """
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from typing_extensions import override
 
 from regionspot.backbones.clip_text import SLOT, Tokenizer, spellings, template_texts
-from regionspot.backbones.execution import FLOAT32, Encode, Execution, to_device
+from regionspot.backbones.execution import FLOAT32, Encode, Execution
+from regionspot.backbones.frozen_model import FrozenModel
 from regionspot.backbones.image_towers import FirstToken
 from regionspot.backbones.name_tokens import NameFindings, examine_names
-from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
 from regionspot.core.errors import ConfigError
 
 Rgb = tuple[float, float, float]
@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderInfo:
-    """What an encoder is; most of it is part of a cache's fingerprint."""
+    """Properties of an encoder; most are part of a cache's fingerprint."""
 
     name: str
     """Name of the model."""
@@ -46,7 +46,7 @@ class EncoderInfo:
     activation: str
     """Activation function of its blocks, such as "gelu"."""
     mean: Rgb
-    """Mean of red, green and blue in 0..1 that the input is normalised with."""
+    """Mean of red, green and blue, 0 to 1, that normalises the input."""
     std: Rgb
     """Their standard deviation."""
     width: int
@@ -58,10 +58,10 @@ class EncoderInfo:
     first_token: FirstToken
     """What the first token is: the class token, or the pooled embedding in its place."""
     logit_scale: float
-    """Factor of the cosines of image and text embeddings in the logits."""
+    """Factor by which cosines of image and text embeddings become logits."""
 
 
-class Encoder(ABC):
+class Encoder(FrozenModel):
     """A frozen image-text model with its preprocessing."""
 
     resize_rule: ClassVar[str] = "squash without crop, bilinear antialias uint8 (PIL)"
@@ -69,97 +69,35 @@ class Encoder(ABC):
     crops the ends of an image, where regions may lie."""
 
     def __init__(
-        self, info: EncoderInfo, *, encode: Encode, execution: Execution = FLOAT32
+        self,
+        module: nn.Module,
+        info: EncoderInfo,
+        *,
+        encode: Encode,
+        execution: Execution = FLOAT32,
     ) -> None:
         """Store what every encoder has.
 
         Args:
-            info: What the model is.
+            module: The model, frozen, in eval mode.
+            info: Properties of the model.
             encode: Runs the image side on preprocessed images, (B, 3, H, W), on the model's device:
                 feature maps, (B, T, D).
             execution: How the forward passes of the image side are run.
         """
+        super().__init__(module, execution=execution)
         self.info = info
-        self.execution = execution
         self._encode = execution.compiled(encode)
 
-    @property
-    def image_size(self) -> int:
-        """Side of the square input in pixels."""
-        return self.info.image_size
+    @override
+    def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        return self.info.image_size, self.info.image_size
 
-    @property
-    def width(self) -> int:
-        """Width D of the feature map."""
-        return self.info.width
-
-    @property
-    def text_dim(self) -> int:
-        """Width E of the joint text space."""
-        return self.info.text_dim
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens T of a feature map, the first token included."""
-        return self.info.num_tokens
-
-    @property
-    def mean(self) -> Rgb:
-        """Mean of red, green and blue in 0..1 that the input is normalised with."""
-        return self.info.mean
-
-    @property
-    def std(self) -> Rgb:
-        """Standard deviation of red, green and blue in 0..1."""
-        return self.info.std
-
-    @property
-    def logit_scale(self) -> float:
-        """Factor of the cosines of image and text embeddings in the logits."""
-        return self.info.logit_scale
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return next(self.module.parameters()).device
-
-    def to(self, device: torch.device) -> Self:
-        """Move the model to a device, and return this encoder."""
-        self.module.to(device)
-        return self
+    @override
+    def normalise(self, resized: Tensor) -> Tensor:
+        return self._standardised(resized, self.info.mean, self.info.std)
 
     # --- Images --------------------------------------------------------------------------------
-
-    def resize(self, image: ImageArray) -> Tensor:
-        """Squash an image, (H, W, 3) uint8 RGB, to (3, `image_size`, `image_size`) uint8.
-
-        Raises:
-            ShapeError: The image is not (H, W, 3) uint8.
-        """
-        check_image(image)
-        squashed = resize_bilinear(image, (self.image_size, self.image_size))
-        return torch.from_numpy(squashed).permute(2, 0, 1)
-
-    def normalise(self, resized: Tensor) -> Tensor:
-        """Normalise the output of `resize`, (..., 3, H, W) uint8, on the model's device."""
-        levels = to_device(resized, self.device).float()
-        mean = to_device(torch.tensor(self.mean), levels.device)[:, None, None]
-        std = to_device(torch.tensor(self.std), levels.device)[:, None, None]
-        return (levels / 255 - mean) / std
-
-    def preprocess(self, image: ImageArray) -> Tensor:
-        """Turn an image, or a crop of one, into the model's input.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (3, `image_size`, `image_size`) float32, on the model's device.
-
-        Raises:
-            ShapeError: The image is not (H, W, 3) uint8.
-        """
-        return self.normalise(self.resize(image))
 
     @torch.no_grad()
     def features(self, pixels_BCHW: Tensor) -> Tensor:
@@ -176,22 +114,20 @@ class Encoder(ABC):
         return F.normalize(embedding_BE.float(), dim=-1)
 
     def check_projects_patches(self) -> None:
-        """Check that `project` works with this model.
-
-        Raises:
-            ConfigError: The model projects only its pooled embedding into the text space.
-        """
-        raise _no_place_for_patches(self)
+        """Raise a `ConfigError` if `project` does not work with this model, as by default."""
+        raise ConfigError(
+            f"the encoder {self.info.name} ({type(self).__name__}) cannot project single patches"
+            " into its text space, as the method pooled_patches needs. Leave that method out"
+            " (--methods)."
+        )
 
     def project(self, features_BTD: Tensor) -> Tensor:  # noqa: ARG002 - for those that can
         """Project every token of feature maps, (B, T, D), into the text space, (B, T, E).
 
         The rows are not normalised.
-
-        Raises:
-            ConfigError: See `check_projects_patches`.
         """
-        raise _no_place_for_patches(self)
+        self.check_projects_patches()
+        raise NotImplementedError
 
     # --- Names ---------------------------------------------------------------------------------
 
@@ -206,16 +142,16 @@ class Encoder(ABC):
     ) -> Tensor:
         """Embed class names, averaged over the sentences of a template set.
 
-        The raw embeddings of a name's sentences are averaged, then normalised once, as the paper's
-        code does. (Normalising each of them first, as zero-shot classifiers often do, gives numbers
-        that differ by 2 %.)
+        The raw embeddings of a name's sentences are averaged, then normalised once, as in the
+        paper's code. Normalising each of them first, as zero-shot classifiers often do, changes the
+        numbers by 2 %.
 
         Args:
             names: C class names.
             templates: One of `TEMPLATE_SETS`.
-            synonyms: All names of each class, its own among them; only used by the ``-synonyms``
-                sets, for which a class is its one name if this is None.
-            batch_size: Texts encoded at once, about; the result does not depend on it.
+            synonyms: All names of each class, its own among them; used by the ``-synonyms`` sets
+                only. None gives each class its one name.
+            batch_size: Approximate number of texts encoded at once; does not affect the result.
 
         Returns:
             (C, E) float32, unit norm, on the model's device; row i belongs to name i.
@@ -258,13 +194,19 @@ class Encoder(ABC):
         *,
         synonyms: Sequence[Sequence[str]] | None = None,
     ) -> NameFindings:
-        """Return which names the tokenizer does not know, cuts or maps to the same tokens.
+        """Find names that the tokenizer does not know, cuts or maps to the same tokens.
 
-        Runs no model; arguments and errors are those of `text_bank`.
+        Does not run the model. Arguments and errors are those of `text_bank`.
         """
-        return examine_names(self.tokenizer, names, templates, synonyms=synonyms)
+        return examine_names(
+            self.tokenizer,
+            names,
+            templates,
+            synonyms=synonyms,
+            encoder=f"the encoder {self.info.name}",
+        )
 
-    # --- What a model has to offer -------------------------------------------------------------
+    # --- What an implementation provides -------------------------------------------------------
 
     @classmethod
     @abstractmethod
@@ -278,24 +220,15 @@ class Encoder(ABC):
 
         Raises:
             ConfigError: There is no such model.
-            WeightsError: The weights are unknown, cannot be had, or do not fit the model.
-            MissingFileError: A weights file that was named does not exist.
+            WeightsError: The weights are unknown or unavailable, or do not fit the model.
+            MissingFileError: The weights file does not exist.
             MissingExtraError: A package that it needs is not installed.
         """
 
     @property
     @abstractmethod
-    def module(self) -> nn.Module:
-        """The whole model, frozen, in eval mode; its weights are hashed into the fingerprint."""
-
-    @property
-    @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """Texts to token ids."""
-
-    @abstractmethod
-    def reference(self) -> Self:
-        """Return an encoder of the same model that runs in float32, not compiled."""
 
     @abstractmethod
     def _embed_images(self, pixels_BCHW: Tensor) -> Tensor:
@@ -305,18 +238,10 @@ class Encoder(ABC):
     def _embed_texts(
         self, texts: list[str], *, batch_size: int, on_batch: Callable[[int], object]
     ) -> Tensor:
-        """Embed texts, (N, E) float32, not normalised, on the model's device.
+        """Embed N texts on the model's device, (N, E) float32, not normalised.
 
         Args:
             texts: N texts.
-            batch_size: Texts encoded at once, about.
+            batch_size: Approximate number of texts to encode at once.
             on_batch: To be called after each batch with the number of its texts.
         """
-
-
-def _no_place_for_patches(encoder: Encoder) -> ConfigError:
-    return ConfigError(
-        f"the encoder {encoder.info.name} ({type(encoder).__name__}) does not take single patches"
-        " into its text space: the method pooled_patches cannot be had with it. Leave it out"
-        " (--methods)."
-    )

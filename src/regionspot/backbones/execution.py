@@ -1,14 +1,12 @@
 """How a frozen model is run: device, precision, and whether it is compiled.
 
-Every localizer and encoder runs its forward passes in the autocast block of its `Execution`, and
-returns float32 whatever the precision inside.
-
-Under autocast, matrix products and convolutions are computed in 16 bits. Norms, and with them the
-residual stream (`keep_norms_in_float32`), softmax (by torch itself), and the positions of prompts,
-which are sines of large numbers (`without_autocast`), stay in float32.
+Localizers and encoders run their forward passes in the autocast block of their `Execution`, and
+return float32 in any precision. Under autocast, matrix products and convolutions are in 16 bits.
+Norms and with them the residual stream (`keep_norms_in_float32`), softmax (by torch itself), and
+the positions of prompts, which are sines of large numbers (`without_autocast`), stay in float32.
 
 Copies to a CUDA device and back (`to_device`, `HostCopies`) do not synchronize, so that the next
-batch is queued while the device still works on the last one. On a CPU they do nothing.
+batch is queued while the device still computes. On a CPU they do nothing.
 """
 
 from collections.abc import Callable
@@ -32,21 +30,21 @@ class Execution:
     """How the forward passes of a frozen model are run."""
 
     precision: Precision = "float32"
-    """What matrix products and convolutions are computed in."""
+    """Precision of matrix products and convolutions."""
     compiled_batch_size: int | None = None
-    """Images that a compiled image encoder takes at once; None for one that is not compiled."""
+    """Batch size that the image encoder is compiled for; None if it is not compiled."""
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Return the block that forward passes on a device are run in."""
+        """Return the context in which to run forward passes on a device."""
         if self.precision == "float32":
             return nullcontext() if device.type == "cpu" else _without_tf32()
         return torch.autocast(device.type, dtype=getattr(torch, self.precision))
 
     def compiled(self, encode: Encode) -> Encode:
-        """Return an image encoder as it is to be called; it is compiled on its first batch.
+        """Return the image encoder, which compiles on its first batch if wanted.
 
-        It is compiled for one batch size (see `encode_in_batches`): for every other one it would be
-        compiled again, or differently, so that bytes depended on which batch comes first.
+        It is compiled for one batch size only (see `encode_in_batches`). With others it would be
+        compiled again, or differently, so that results would depend on which batch comes first.
         """
         if self.compiled_batch_size is None:
             return encode
@@ -56,29 +54,22 @@ class Execution:
     def encode_in_batches(
         self, encode: Encode, pixels_BCHW: Tensor, *, at_once: int | None = None
     ) -> Tensor:
-        """Run an image encoder from `compiled` over a batch.
+        """Run an image encoder from `compiled` over preprocessed images, at most ``at_once``.
 
-        Args:
-            encode: The encoder.
-            pixels_BCHW: Preprocessed images.
-            at_once: Images that it is given at once at most, where that is faster.
-
-        Returns:
-            What it makes of them, in order. A compiled encoder is given batches filled up to their
-            full size; what it makes of the filling is dropped.
+        For a compiled encoder the last batch is padded, and its padding is dropped from the result.
 
         Raises:
-            StoppedError: A signal was noted.
+            StoppedError: A signal to stop was received.
         """
         sizes = [size for size in (at_once, self.compiled_batch_size) if size is not None]
         size = min(sizes, default=max(1, len(pixels_BCHW)))
         batches = list(pixels_BCHW.split(size))
         if self.compiled_batch_size is not None and (missing := size - len(batches[-1])):
-            filling = batches[-1].new_zeros(missing, *pixels_BCHW.shape[1:])
-            batches[-1] = torch.cat([batches[-1], filling])
+            padding = batches[-1].new_zeros(missing, *pixels_BCHW.shape[1:])
+            batches[-1] = torch.cat([batches[-1], padding])
         encoded = []
         for batch in batches:
-            check_stop()  # an image takes a CPU seconds
+            check_stop()  # an image takes seconds on a CPU
             encoded.append(encode(batch))
         return torch.cat(encoded)[: len(pixels_BCHW)]
 
@@ -88,7 +79,7 @@ FLOAT32 = Execution()
 
 
 def _without_tf32() -> AbstractContextManager[object]:
-    """Return a block in which cuDNN's float32 convolutions have 24 bits, not the 11 of TF32."""
+    """Return a context in which cuDNN's float32 convolutions do not use TF32 (11 bits, not 24)."""
     cudnn = torch.backends.cudnn
     flags: AbstractContextManager[object] = cudnn.flags(
         enabled=cudnn.enabled,
@@ -100,19 +91,19 @@ def _without_tf32() -> AbstractContextManager[object]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a block in which float32 stays float32, also inside of an autocast block."""
+    """Return a context in which float32 stays float32, also within autocast."""
     return torch.autocast(device.type, enabled=False)
 
 
 def keep_norms_in_float32(model: nn.Module, *kinds: type[nn.Module]) -> None:
-    """Let the norms of a model take and give float32, also inside of an autocast block.
+    """Cast the inputs of a model's norms to float32, also within autocast.
 
-    A norm that gives 16 bits back, as open_clip's do, would round the residual stream to them after
+    A norm that returns 16 bits, as open_clip's do, would round the residual stream to 16 bits after
     every block. Without autocast nothing changes.
 
     Args:
-        model: The model, whose norms get a hook each.
-        kinds: Norms beside `nn.LayerNorm` and what derives from it.
+        model: The model; each of its norms gets a hook.
+        kinds: Kinds of norms besides `nn.LayerNorm` and its subclasses.
     """
     for module in model.modules():
         if isinstance(module, (nn.LayerNorm, *kinds)):
@@ -120,20 +111,16 @@ def keep_norms_in_float32(model: nn.Module, *kinds: type[nn.Module]) -> None:
 
 
 def check_compiles(device: torch.device) -> None:
-    """Compile a sum, before anything depends on it.
-
-    Raises:
-        ConfigError: ``torch.compile`` does not work here, most likely for want of a compiler.
-    """
+    """Raise a `ConfigError` if ``torch.compile`` does not work, as without a compiler."""
     try:
         torch.compile(lambda x: x + x)(torch.ones(1, device=device))
     except Exception as error:
-        wanted = "Triton, which belongs to torch" if device.type == "cuda" else "a C++ compiler"
+        wanted = "Triton, which comes with torch" if device.type == "cuda" else "a C++ compiler"
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"models.compile is true, but torch.compile does not work on {device} here ({reason})."
             f" It needs {wanted} (on a CPU: apt-get install g++, or set the variable CXX); or leave"
-            " models.compile away."
+            " out models.compile."
         ) from error
 
 
@@ -145,8 +132,7 @@ def resolve_device(name: str) -> torch.device:
     """Turn a device name into a device that this machine has.
 
     Args:
-        name: "auto" (CUDA where there is any, else the CPU), or a name of torch's: "cpu", "cuda",
-            "cuda:1", "mps".
+        name: "auto" (CUDA if available, else the CPU), "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
         ConfigError: The name is not a device's, or this machine has no such device.
@@ -161,8 +147,8 @@ def resolve_device(name: str) -> torch.device:
         ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {name!r} was asked for, but torch {torch.__version__} sees"
-            f" {torch.cuda.device_count()} CUDA devices here: give auto or cpu."
+            f"device {name!r} was asked for, but torch {torch.__version__} finds"
+            f" {torch.cuda.device_count()} CUDA devices: give auto or cpu."
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"device {name!r} was asked for, but there is none: give auto or cpu.")
@@ -170,15 +156,15 @@ def resolve_device(name: str) -> torch.device:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; what follows on the device comes after the copy."""
+    """Copy a tensor to a device, in order with the work queued there."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        # From page-locked memory only: other copies wait until the device has done all else.
+        # Only from page-locked memory: other copies wait until the device is idle.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 class HostCopies:
-    """Tensors on their way from a device to the memory of the CPU."""
+    """Pending copies of tensors from a device to the CPU."""
 
     def __init__(self, tensors: tuple[Tensor, ...], done: torch.cuda.Event | None) -> None:
         self._tensors = tensors
@@ -186,16 +172,16 @@ class HostCopies:
 
     @classmethod
     def start(cls, *tensors: Tensor) -> Self:
-        """Queue the copies of tensors that are on one device, after the work that makes them."""
+        """Queue copies of tensors on one device, after the work that computes them."""
         device = tensors[0].device
         if device.type != "cuda":
             return cls(tuple(tensor.cpu() for tensor in tensors), None)
-        # To page-locked memory, which torch takes here by itself.
+        # torch copies to page-locked memory here by itself.
         copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
         return cls(copies, torch.cuda.current_stream(device).record_event())
 
     def wait(self) -> tuple[Tensor, ...]:
-        """Return the copies once they are there; may be called from any thread."""
+        """Wait for the copies and return them; may be called from any thread."""
         if self._done is not None:
             self._done.synchronize()
         return self._tensors

@@ -1,19 +1,16 @@
-"""The two frozen models together, and the identity that a cache made with them carries."""
+"""The two frozen models together, and the fingerprint of the caches made with them."""
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from regionspot.backbones.clip_image import OpenClipEncoder
-from regionspot.backbones.clip_models import check_clip_name
+from regionspot.backbones.clip import OpenClipEncoder, check_clip_name
 from regionspot.backbones.encoder import Encoder
 from regionspot.backbones.execution import FLOAT32, Execution, check_compiles, resolve_device
 from regionspot.backbones.localizer import Localizer
-from regionspot.backbones.name_tokens import NameFindings
 from regionspot.backbones.presets import (
     SAM2_DEFAULT_WEIGHTS,
     ModelsConfig,
@@ -25,14 +22,13 @@ from regionspot.backbones.sam import SamLocalizer, load_sam
 from regionspot.backbones.sam2 import Sam2Localizer, load_sam2
 from regionspot.backbones.weights import state_sha256
 from regionspot.cache import Fingerprint
-from regionspot.core.vocabulary import Vocabulary
 from regionspot.core.workers import map_batches, workers_on
 
 _logger = logging.getLogger(__name__)
 
 ENCODERS: dict[str, type[Encoder]] = {"tiny": OpenClipEncoder}
-"""Class of the encoder by the name of its model (option ``models.clip``). All other names are those
-of open_clip's models."""
+"""Class of the encoder by the name of its model (option ``models.clip``); for all other names it is
+`OpenClipEncoder`."""
 
 _Batch = TypeVar("_Batch")
 _Result = TypeVar("_Result")
@@ -40,25 +36,25 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenModels:
-    """A localizer and an encoder, ready to look at images."""
+    """A localizer and an encoder on one device."""
 
     localizer: Localizer
     """The frozen SAM."""
     encoder: Encoder
     """The frozen CLIP."""
     sam_sha256: str = field(init=False, repr=False)
-    """Identity of SAM's weights, whatever file they came from."""
+    """Identity of SAM's weights, independent of their file; see `state_sha256`."""
     clip_sha256: str = field(init=False, repr=False)
-    """Identity of CLIP's weights, whatever file they came from."""
+    """Identity of CLIP's weights, independent of their file."""
 
     def __post_init__(self) -> None:
-        # Both are taken here, before anybody can cast the weights to another dtype.
+        # Hashed here, before the weights can be cast to another dtype.
         object.__setattr__(self, "sam_sha256", state_sha256(self.localizer.module))
         object.__setattr__(self, "clip_sha256", state_sha256(self.encoder.module))
 
     @property
     def precision(self) -> Precision:
-        """What both compute matrix products and convolutions in; `load_frozen_models` sets it."""
+        """Precision of matrix products and convolutions in both models."""
         return self.encoder.execution.precision
 
     def map_batches(
@@ -71,29 +67,28 @@ class FrozenModels:
         """Apply a function that runs these models to batches; on a CPU to several at once.
 
         Args:
-            function: What is done with a batch; called in other threads, see `map_batches` of
-                `regionspot.core.workers`.
+            function: Called with a batch, in other threads; see `regionspot.core.workers`.
             batches: The batches of this run.
-            num_batches: Batches of the whole job; None for many. With fewer than there are
-                threads, each batch is computed by several threads.
+            num_batches: Batches of the whole job; None for many. With fewer batches than threads,
+                several threads compute each batch.
 
         Yields:
-            The results, in order. Close the iterator where it may not be exhausted.
+            The results, in order. Close the iterator if it may not be exhausted.
         """
         num_workers, num_threads = self.workers(num_batches)
         return map_batches(function, batches, num_workers=num_workers, num_threads=num_threads)
 
     def workers(self, num_batches: int | None = None) -> tuple[int, int]:
-        """Return how many batches `map_batches` runs at once, and with how many threads each."""
+        """Return how many batches `map_batches` runs at once, and the threads of each."""
         if self.encoder.execution.compiled_batch_size is not None:
             return 1, torch.get_num_threads()
         return workers_on(self.encoder.device, num_batches)
 
     def fingerprint(self, *, exif_policy: str = "ignore") -> Fingerprint:
-        """Return all that decides the numbers which these models give for an image.
+        """Return everything that the outputs for an image depend on.
 
         Args:
-            exif_policy: What the reader of the images does about EXIF rotation.
+            exif_policy: How the images are rotated when they are decoded.
         """
         encoder, info = self.encoder, self.encoder.info
         return Fingerprint(
@@ -117,26 +112,6 @@ class FrozenModels:
             text_dim=info.text_dim,
         )
 
-    def text_bank(
-        self,
-        vocabulary: Vocabulary,
-        *,
-        templates: str = "ensemble81",
-        synonyms: Sequence[Sequence[str]] | None = None,
-    ) -> Tensor:
-        """Embed a vocabulary, (C, E) float32, unit norm; see `Encoder.text_bank`."""
-        return self.encoder.text_bank(vocabulary.names, templates, synonyms=synonyms)
-
-    def examine_names(
-        self,
-        vocabulary: Vocabulary,
-        *,
-        templates: str = "ensemble81",
-        synonyms: Sequence[Sequence[str]] | None = None,
-    ) -> NameFindings:
-        """Return what the encoder's tokenizer makes of the names; see `Encoder.examine_names`."""
-        return self.encoder.examine_names(vocabulary.names, templates, synonyms=synonyms)
-
 
 def load_localizer(
     model: str,
@@ -148,16 +123,10 @@ def load_localizer(
     """Load a frozen SAM of either generation.
 
     Args:
-        model: Name of the architecture; see `load_sam` and `load_sam2`.
-        weights: Which weights; see there.
+        model: Name of the architecture; see `load_sam` and `load_sam2`, also for the errors.
+        weights: Which weights.
         token_site: Where position tokens are read.
         execution: How its forward passes are run.
-
-    Raises:
-        ConfigError: There is no such model.
-        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
-        MissingFileError: A weights file that was named does not exist.
-        MissingExtraError: ``segment_anything`` or ``transformers`` is not installed.
     """
     if model in SAM2_DEFAULT_WEIGHTS:
         sam2 = load_sam2(model, weights)
@@ -174,23 +143,22 @@ def load_encoder(model: str, weights: str, *, execution: Execution = FLOAT32) ->
 def load_frozen_models(
     config: ModelsConfig, *, device: str = "cpu", batch_size: int = 8
 ) -> FrozenModels:
-    """Load SAM and CLIP as a configuration says.
+    """Load SAM and CLIP.
 
     Args:
         config: Which models and weights, and how they are run.
         device: Where they run: "auto", "cpu", "cuda", "cuda:N".
-        batch_size: What image encoders are compiled for, if they are.
+        batch_size: The batch size to compile image encoders for.
 
     Raises:
-        ConfigError: The configuration names something that does not exist, or this machine lacks
-            the device, or a compiler that is asked for.
-        WeightsError: Weights are unknown, cannot be had, or do not fit their model.
-        MissingFileError: A weights file that was named does not exist.
+        ConfigError: The preset, a model or the device does not exist, or compiling does not work.
+        WeightsError: Weights are unknown or unavailable, or do not fit their model.
+        MissingFileError: A weights file does not exist.
         MissingExtraError: ``open_clip`` or the package of the SAM is not installed.
     """
     target = resolve_device(device)
     if config.clip is not None and config.clip not in ENCODERS:
-        # A mistyped name has no default weights either; to be told that would not help.
+        # First: for a mistyped name, `resolve` would ask for weights.
         check_clip_name(config.clip)
     models = resolve(config)
     if config.compile:

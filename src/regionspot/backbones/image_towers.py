@@ -1,8 +1,8 @@
-"""CLIP's image towers of every make, each as a feature map: a first token, then the patches.
+"""Feature maps of all kinds of CLIP image towers: a first token, then the patches.
 
-A ViT with a class token gives that token first. Where there is none (SigLIP, ConvNeXt, ResNet), the
-tower's own pooled embedding stands in its place, before the projection into the text space: like a
-class token it is what the tower makes of the whole image, at the width of the patches.
+For a ViT with a class token that token is first. For all others (SigLIP, ConvNeXt, ResNet) it is
+the tower's own pooled embedding before the projection into the text space: like a class token it
+describes the whole image at the width of the patches.
 
 Shape letters: B images, T tokens, P patches, D width of the tower, E the joint text space.
 """
@@ -42,19 +42,11 @@ class ImageTower(ABC):
         """Return the feature maps of preprocessed images, (B, T, D)."""
 
     def check_projects_patches(self) -> None:
-        """Refuse a tower that has no place for single patches in the joint text space.
-
-        Raises:
-            ConfigError: The tower projects nothing but its pooled embedding.
-        """
+        """Raise a `ConfigError` if the tower projects nothing but its pooled embedding."""
         raise _no_place_for_patches(self)
 
     def project(self, features_BTD: Tensor) -> Tensor:  # noqa: ARG002 - for those that can
-        """Carry every token of feature maps into the joint text space, (B, T, E).
-
-        Raises:
-            ConfigError: See `check_projects_patches`.
-        """
+        """Project every token of feature maps into the joint text space, (B, T, E)."""
         raise _no_place_for_patches(self)
 
 
@@ -172,7 +164,7 @@ class TimmTower(ImageTower):
 
 
 class AttentionPooledResNet(ImageTower):
-    """OpenAI's ResNet: its last stage, and what its attention pool makes of it, not projected."""
+    """OpenAI's ResNet: its last stage, after its attention-pooled embedding, not projected."""
 
     first_token = "pooled embedding"  # noqa: S105 - not that kind of token
 
@@ -201,14 +193,14 @@ class AttentionPooledResNet(ImageTower):
 
 
 def image_tower(visual: nn.Module, *, name: str = "") -> ImageTower:
-    """Return the tower that an open_clip model's ``visual`` is.
+    """Wrap the ``visual`` of an open_clip model.
 
     Args:
         visual: The image side of an open_clip model.
         name: The model's name, for messages.
 
     Raises:
-        ConfigError: It is of a make that nobody has taught this function.
+        ConfigError: It is of an unsupported kind.
     """
     with needs_extra("extract"):
         from open_clip.modified_resnet import ModifiedResNet
@@ -228,6 +220,6 @@ def image_tower(visual: nn.Module, *, name: str = "") -> ImageTower:
 
 def _no_place_for_patches(tower: ImageTower) -> ConfigError:
     return ConfigError(
-        f"this CLIP's image tower ({type(tower).__name__}) does not take single patches into its"
-        " text space: the method pooled_patches cannot be had with it. Leave it out (--methods)."
+        f"this CLIP's image tower ({type(tower).__name__}) cannot project single patches into"
+        " its text space, as the method pooled_patches needs. Leave that method out (--methods)."
     )

@@ -1,26 +1,27 @@
 """The localizer: a frozen SAM, from an image to its embedding and from prompts to tokens and masks.
 
-What differs between SAM and SAM 2 is below the line in `Localizer`, and implemented in ``sam.py``
-and ``sam2.py``. Prompts are in the model's frame here; ``regions.py`` takes them in pixels of the
-original image.
+``sam.py`` and ``sam2.py`` implement it. Prompts are in the model's frame here; ``regions.py`` takes
+them in pixels of the original image.
 
 Shape letters: B images, R regions, M masks a region, H W a grid or an image.
 """
 
-from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
 from regionspot.backbones.decoded_masks import MaskFrame
-from regionspot.backbones.execution import FLOAT32, Execution
-from regionspot.backbones.pixels import ImageArray, check_image, resize_bilinear
+from regionspot.backbones.execution import Execution
+from regionspot.backbones.frozen_model import FrozenModel
 from regionspot.backbones.presets import TokenSite
 from regionspot.backbones.to_frame import Frame, SamPrompts
 
+_REGIONS_AT_ONCE = 64
+"""Regions whose tokens are decoded at once, at a few times 4 MiB each with a released SAM."""
 
-class Localizer(ABC):
+
+class Localizer(FrozenModel):
     """A frozen SAM, of either generation.
 
     An image is embedded once; tokens and masks of any number of prompts are decoded from the
@@ -28,61 +29,36 @@ class Localizer(ABC):
     the localizer: pass it back one image at a time (``embedding[i : i + 1]`` of a batch).
     """
 
-    resize_rule: ClassVar[str]
-    """How images become the model's input; part of a cache's fingerprint."""
+    image_size: int
+    """Side of the model's square frame in pixels."""
+    mask_threshold: float
+    """The logit above which a pixel belongs to a mask."""
+    mask_grid_hw: tuple[int, int]
+    """Rows and columns of the grid on which the model takes masks as prompts."""
 
     def __init__(
-        self, *, token_site: TokenSite, model_name: str, execution: Execution = FLOAT32
+        self,
+        module: nn.Module,
+        *,
+        width: int,
+        token_site: TokenSite,
+        model_name: str,
+        execution: Execution,
     ) -> None:
-        """Keep what every localizer has.
+        """Store what every localizer has; implementations set the attributes above.
 
         Args:
+            module: The model, frozen, in eval mode.
+            width: Width S of its prompts and image embedding.
             token_site: Where position tokens are read.
             model_name: Name of the SAM, for fingerprints.
             execution: How the forward passes are run.
         """
+        super().__init__(module, execution=execution)
         self.token_site = token_site
         self.model_name = model_name
-        self.execution = execution
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.module.parameters()).device
-
-    def to(self, device: torch.device) -> Self:
-        """Move the model to a device, and return this localizer."""
-        self.module.to(device)
-        return self
-
-    def resize(self, image: ImageArray) -> Tensor:
-        """Resize an image as the model wants it, bilinear with antialias, in whole levels.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (3, h, w) uint8 on the CPU; h and w are `frame_size_hw`.
-
-        Raises:
-            ShapeError: The image is not (H, W, 3) uint8, or too elongated to keep a pixel.
-        """
-        resized = resize_bilinear(image, self.frame_size_hw(check_image(image)))
-        return torch.from_numpy(resized).permute(2, 0, 1)
-
-    def preprocess(self, image: ImageArray) -> Tensor:
-        """Turn an image into the model's input.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (3, `image_size`, `image_size`) float32, on the model's device.
-
-        Raises:
-            ShapeError: See `resize`.
-        """
-        return self.normalise(self.resize(image))
+        widths = {"prompt_encoder": 2 * width, "transformer": width, "mlp": width // 8}
+        self.token_dim = widths[token_site]
 
     @torch.no_grad()
     def embed(self, pixels_BCHW: Tensor) -> Tensor:
@@ -102,13 +78,17 @@ class Localizer(ABC):
                 the prompts are not two embeddings wide.
         """
         with self.execution.autocast(self.device):
-            return self._decode_tokens(image_embedding, prompts).float()
+            tokens = [
+                self._decode_tokens(image_embedding, chunk).float()
+                for chunk in prompts.split(_REGIONS_AT_ONCE)
+            ]
+        return torch.cat([torch.zeros(0, self.token_dim, device=self.device), *tokens])
 
     @torch.no_grad()
     def decode_masks(
         self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return mask logits on the model's grid, (R, M, h, w), and its rating of each, (R, M).
+        """Return mask logits on the model's grid, (R, M, h, w), and their predicted IoUs, (R, M).
 
         Args:
             image_embedding: One image's embedding, as `embed` gives it.
@@ -119,8 +99,8 @@ class Localizer(ABC):
             ShapeError: The embedding is not one image's.
         """
         with self.execution.autocast(self.device):
-            logits_RMHW, ratings_RM = self._decode_masks(image_embedding, prompts, several=several)
-        return logits_RMHW.float(), ratings_RM.float()
+            logits_RMHW, ious_RM = self._decode_masks(image_embedding, prompts, several=several)
+        return logits_RMHW.float(), ious_RM.float()
 
     def frame(self, size_hw: tuple[int, int]) -> Frame:
         """Return where an image of a size, (height, width) in pixels, lies in the model's input."""
@@ -133,63 +113,17 @@ class Localizer(ABC):
 
     # --- What an implementation provides --------------------------------------------------------
 
-    @property
     @abstractmethod
-    def module(self) -> nn.Module:
-        """The model itself, whose parameters are its identity."""
-
-    @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """Side of the model's square frame in pixels."""
-
-    @property
-    @abstractmethod
-    def mask_threshold(self) -> float:
-        """The logit above which a pixel belongs to a mask."""
-
-    @property
-    @abstractmethod
-    def mask_grid_hw(self) -> tuple[int, int]:
-        """Rows and columns of the grid on which the model takes masks as prompts."""
-
-    @property
-    @abstractmethod
-    def token_dim(self) -> int:
-        """Width of the position tokens."""
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        """Return how mask logits are enlarged from the model's grid to an original image's size."""
 
     @abstractmethod
-    def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return the height and width that an image of a size has in the model's frame.
-
-        Its origin is the frame's; what it leaves of the frame is padding.
-        """
+    def _embed(self, pixels_BCHW: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def normalise(self, resized: Tensor) -> Tensor:
-        """Turn the output of `resize`, (3, h, w), into the model's input, (3, S, S) float32.
-
-        The work is done on the model's device: bytes are cheaper to move there than floats.
-        """
-
-    @abstractmethod
-    def reference(self) -> Self:
-        """Return a localizer of the same model that runs in float32, not compiled."""
-
-    @abstractmethod
-    def _embed(self, pixels_BCHW: Tensor) -> Tensor:
-        """See `embed`."""
-
-    @abstractmethod
-    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
-        """See `decode_tokens`."""
+    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor: ...
 
     @abstractmethod
     def _decode_masks(
         self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
-    ) -> tuple[Tensor, Tensor]:
-        """See `decode_masks`."""
-
-    @abstractmethod
-    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
-        """Return how mask logits are brought from the model's grid to an original image's size."""
+    ) -> tuple[Tensor, Tensor]: ...

@@ -1,7 +1,7 @@
-"""What a CLIP's tokenizer makes of class names: which it knows, cuts, and cannot tell apart.
+"""Class names that an encoder's tokenizer does not know, cuts, or maps to the same tokens.
 
-Names that become the same tokens have the same embedding: they share every probability, and which
-of them is called best is chance. Shape letters: N texts, L tokens of a text.
+Names with the same tokens have the same embedding and so the same probability: which of them ranks
+first is chance. Shape letters: N texts, L tokens of a text.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from regionspot.backbones.clip_text import SLOT, Tokenizer, WordTokenizer, spell
 from regionspot.core.errors import VocabularyError
 
 SameTokens = Literal["keep", "merge", "refuse"]
-"""What to do about names with the same tokens: let them compete, take the first, or stop."""
+"""What to do about names with the same tokens: keep all, keep the first, or raise an error."""
 
 _BATCH_SIZE = 1024
 _NUM_LISTED = 50
@@ -28,53 +28,48 @@ _NUM_ENDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameFindings:
-    """What there is to say about C class names before they are embedded."""
+    """Problems of C class names, found before they are embedded."""
 
+    encoder: str
+    """What messages call the encoder, such as "the encoder tiny"."""
     names: tuple[str, ...]
     """The class names."""
     alike: tuple[tuple[int, ...], ...]
     """Groups of classes, as indices, whose sentences become the same tokens."""
     cut: tuple[int, ...]
-    """Classes with a name that is longer than the tokens that are read of a text."""
+    """Classes with a name that does not fit the tokens that are read of a text."""
     num_read: int
-    """How many tokens these are, L, start and end included."""
+    """Number of these tokens, L, start and end included."""
     unknown: Mapping[str, tuple[int, ...]]
-    """Words that the tokenizer does not know, each with the classes that it occurs in. Only a
-    `WordTokenizer` has such words; all others fall back on letters."""
+    """Words that a `WordTokenizer` does not know, each with the classes that it occurs in. All
+    other tokenizers fall back on letters."""
     known: tuple[str, ...]
-    """Words that it knows, if it knows whole words only."""
+    """Words that a `WordTokenizer` knows."""
 
     def check_words(self, way_out: str = "") -> None:
-        """Refuse names with unknown words: all such words are one to the text encoder.
+        """Raise a `VocabularyError` if there are unknown words: they all have the same embedding.
 
         Args:
             way_out: What else to type, for the end of the message.
-
-        Raises:
-            VocabularyError: There are such names.
         """
         if not self.unknown:
             return
         num_names = len({index for classes in self.unknown.values() for index in classes})
         raise VocabularyError(
-            f"{num_names:,} of {len(self.names):,} class names hold words that the tiny CLIP does"
-            " not know, and all of these are the same to it:"
+            f"{num_names:,} of {len(self.names):,} class names hold words that"
+            f" {self.encoder} does not know, and all of these are the same to it:"
             f" {_listed(map(_quoted, self.unknown))}. It knows {len(self.known)} words, such as"
             f" {', '.join(self.known[:_NUM_SHOWN])} (docs/toy_world.md lists them). For other words"
             f" cache and train with a released CLIP, such as that of --models.preset bl.{way_out}"
         )
 
     def check_alike(self) -> None:
-        """Refuse names with the same tokens.
-
-        Raises:
-            VocabularyError: There are such names.
-        """
+        """Raise a `VocabularyError` if names have the same tokens."""
         if self.alike:
             raise VocabularyError(f"{self._alike_text()}. Rename or remove all but one of each.")
 
     def lines(self, same_tokens: SameTokens = "keep") -> list[str]:
-        """Say it in English, one fact a line; nothing where all is well.
+        """Return one line a problem, for a log.
 
         Args:
             same_tokens: What was done about names with the same tokens.
@@ -82,7 +77,7 @@ class NameFindings:
         lines = []
         if self.unknown:
             lines.append(
-                "WARNING: the tiny CLIP does not know the words"
+                f"WARNING: {self.encoder} does not know the words"
                 f" {_listed(map(_quoted, self.unknown))}: all of them are the same to it, and names"
                 " made of them are guesses"
             )
@@ -92,13 +87,13 @@ class NameFindings:
         if self.cut:
             names = _listed(_quoted(self.names[index]) for index in self.cut)
             lines.append(
-                f"{len(self.cut):,} class names are cut, as CLIP reads {self.num_read} tokens of a"
-                f" sentence: {names}"
+                f"{len(self.cut):,} class names are cut, as {self.encoder} reads {self.num_read}"
+                f" tokens of a sentence: {names}"
             )
         return lines
 
     def merged_names(self) -> tuple[str, ...]:
-        """Return the names without those that repeat the tokens of an earlier one."""
+        """Return the names, without those that have the tokens of an earlier one."""
         later = {index for group in self.alike for index in group[1:]}
         return tuple(name for index, name in enumerate(self.names) if index not in later)
 
@@ -106,7 +101,7 @@ class NameFindings:
         groups = (" = ".join(_quoted(self.names[i]) for i in group) for group in self.alike)
         return (
             f"{sum(map(len, self.alike)):,} class names have the tokens of another one, so that"
-            f" CLIP cannot tell them apart: {_listed(groups, separator='; ')}"
+            f" {self.encoder} cannot tell them apart: {_listed(groups, separator='; ')}"
         )
 
 
@@ -116,14 +111,16 @@ def examine_names(
     templates: str = "ensemble81",
     *,
     synonyms: Sequence[Sequence[str]] | None = None,
+    encoder: str = "the encoder",
 ) -> NameFindings:
-    """Look at class names as `Encoder.text_bank` will put them to the model, without running it.
+    """Tokenize class names as `Encoder.text_bank` does, and return the problems found.
 
     Args:
-        tokenizer: CLIP's tokenizer.
+        tokenizer: The encoder's tokenizer.
         names: C class names.
         templates: One of `TEMPLATE_SETS`.
         synonyms: All names of each class, as for `Encoder.text_bank`.
+        encoder: What messages call the encoder.
 
     Raises:
         ConfigError: There is no such template set.
@@ -135,6 +132,7 @@ def examine_names(
     known = tokenizer.words if isinstance(tokenizer, WordTokenizer) else ()
     num_read = tokenizer([""]).shape[1]
     return NameFindings(
+        encoder=encoder,
         names=tuple(names),
         alike=tuple(_groups_alike(tokenizer, spelled, [longest, *sentences])),
         cut=tuple(_classes_cut(tokenizer, spelled, longest, num_read)),
@@ -146,30 +144,21 @@ def examine_names(
 
 def _groups_alike(
     tokenizer: Tokenizer, spelled: Sequence[Sequence[str]], sentences: Sequence[str]
-) -> Iterator[tuple[int, ...]]:
-    """Yield the groups that agree in all sentences; almost all classes differ in the first."""
+) -> list[tuple[int, ...]]:
+    """Return the groups that agree in all sentences; nearly all classes differ in the first."""
     groups: list[tuple[int, ...]] = [tuple(range(len(spelled)))]
     for sentence in sentences:
-        chosen = [index for group in groups for index in group]
-        rows = _rows(tokenizer, [_fill(sentence, spelled[index]) for index in chosen])
-        tokens_of = dict(zip(chosen, rows, strict=True))
-        groups = [part for group in groups for part in _split(group, tokens_of)]
-        if not groups:
-            return
-    yield from groups
-
-
-def _split(
-    group: tuple[int, ...], tokens_of: Mapping[int, tuple[bytes, ...]]
-) -> Iterator[tuple[int, ...]]:
-    by_tokens: defaultdict[tuple[bytes, ...], list[int]] = defaultdict(list)
-    for index in group:
-        by_tokens[tokens_of[index]].append(index)
-    yield from (tuple(part) for part in by_tokens.values() if len(part) > 1)
+        chosen = [(number, index) for number, group in enumerate(groups) for index in group]
+        rows = _rows(tokenizer, [_fill(sentence, spelled[index]) for _, index in chosen])
+        parts: defaultdict[tuple[int, tuple[bytes, ...]], list[int]] = defaultdict(list)
+        for (number, index), row in zip(chosen, rows, strict=True):
+            parts[number, row].append(index)
+        groups = [tuple(part) for part in parts.values() if len(part) > 1]
+    return groups
 
 
 def _rows(tokenizer: Tokenizer, texts_of: Sequence[Sequence[str]]) -> Iterator[tuple[bytes, ...]]:
-    """Yield the tokens of each class's texts, in an order of their own."""
+    """Yield the tokens of each class's texts, sorted."""
     flat = [text for texts in texts_of for text in texts]
     rows = (row.numpy().tobytes() for ids_NL in _batches(tokenizer, flat) for row in ids_NL)
     for texts in texts_of:
@@ -179,17 +168,16 @@ def _rows(tokenizer: Tokenizer, texts_of: Sequence[Sequence[str]]) -> Iterator[t
 def _classes_cut(
     tokenizer: Tokenizer, spelled: Sequence[Sequence[str]], sentence: str, num_read: int
 ) -> Iterator[int]:
-    """Yield the classes of which more is read where one more token may be.
+    """Yield the classes of which a longer context would read more.
 
-    Tokenizers differ in what they put at the end and in what they pad with, but a text that fits
-    gains nothing but padding.
+    Tokenizers differ in how they end and pad texts, but a text that fits only gains padding.
     """
     padding = tokenizer([""])[0].mode().values
     texts = [
         (index, text)
         for index, of_class in enumerate(spelled)
         for text in _fill(sentence, of_class)
-        if len(text.encode()) + _NUM_ENDS > num_read  # a token is a byte at least
+        if len(text.encode()) + _NUM_ENDS > num_read  # a token is at least one byte
     ]
     read = _batches(tokenizer, [text for _, text in texts])
     more = _batches(tokenizer, [text for _, text in texts], context_length=num_read + 1)

@@ -1,7 +1,7 @@
 """Checks images, and resizes them with Pillow as both frozen models expect.
 
-Pillow's bilinear filter widens with the reduction (antialias) and rounds to whole levels. It is
-what ``segment_anything`` uses, and one version of Pillow gives the same bytes on every machine.
+Pillow's bilinear filter antialiases and rounds to whole levels. ``segment_anything`` uses it, and
+one version of Pillow gives the same bytes on every machine.
 """
 
 import numpy as np
@@ -36,7 +36,7 @@ def resize_bilinear(image: ImageArray, size_hw: tuple[int, int]) -> ImageArray:
         size_hw: New height and width in pixels.
 
     Returns:
-        (h, w, 3) uint8, the caller's own to write to.
+        (h, w, 3) uint8, always a copy.
 
     Raises:
         ShapeError: The image is not (H, W, 3) uint8, or one of the new sides is 0.

@@ -1,6 +1,6 @@
-"""Which frozen models: the paper's three pairs, the toy pair, and everything in between.
+"""The configuration of the frozen models: presets and their weights.
 
-Nothing is loaded or looked up here, so that a configuration can be parsed on any machine.
+Nothing is loaded here, so that a configuration can be parsed on any machine.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Precision = Literal["float32", "bfloat16", "float16"]
 """What the frozen models compute matrix products and convolutions in."""
 
 ExifPolicy = Literal["ignore", "apply"]
-"""Whether the orientation that a camera wrote into a file turns the image."""
+"""Whether to rotate an image as its EXIF orientation says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModels:
-    """A `ModelsConfig` with every blank filled in."""
+    """A `ModelsConfig` with all defaults filled in."""
 
     sam: str
     """SAM architecture: "vit_b", "vit_l", "vit_h" or "tiny"; or a SAM 2."""
@@ -36,7 +36,7 @@ class ResolvedModels:
 
 @dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads a default's vars()
 class ModelsConfig:
-    """Choose the frozen SAM and CLIP: a preset, and what shall differ from it."""
+    """Choose the frozen SAM and CLIP: a preset, and what differs from it."""
 
     preset: str = "bl"
     """The pair to start from: bb (SAM ViT-B, CLIP ViT-B/16), bl (SAM ViT-B, CLIP ViT-L/14), bl336
@@ -63,8 +63,8 @@ class ModelsConfig:
     or float16 (autocast; float16 is the closer one, but large numbers overflow in it). Outputs stay
     float32, and so do norms, softmax and the embedding of class names."""
     compile: bool = False
-    """Compile the image encoders with torch.compile, which takes minutes once and then saves time
-    on a GPU. On a CPU it needs a C++ compiler."""
+    """Compile the image encoders with torch.compile. This takes minutes once, then saves time on a
+    GPU. On a CPU it needs a C++ compiler."""
 
 
 PRESETS: dict[str, tuple[str, str]] = {
@@ -81,19 +81,14 @@ SAM_DEFAULT_WEIGHTS: dict[str, str] = {
     "vit_h": "sam_vit_h_4b8939",
     "tiny": "shipped",
 }
-"""The weights that belong to each SAM architecture."""
+"""The default weights of each SAM architecture."""
 
 SAM2_DEFAULT_WEIGHTS: dict[str, str] = {
-    "sam2_hiera_tiny": "facebook/sam2-hiera-tiny",
-    "sam2_hiera_small": "facebook/sam2-hiera-small",
-    "sam2_hiera_base_plus": "facebook/sam2-hiera-base-plus",
-    "sam2_hiera_large": "facebook/sam2-hiera-large",
-    "sam2.1_hiera_tiny": "facebook/sam2.1-hiera-tiny",
-    "sam2.1_hiera_small": "facebook/sam2.1-hiera-small",
-    "sam2.1_hiera_base_plus": "facebook/sam2.1-hiera-base-plus",
-    "sam2.1_hiera_large": "facebook/sam2.1-hiera-large",
+    f"{version}_hiera_{size}": f"facebook/{version}-hiera-{size.replace('_', '-')}"
+    for version in ("sam2", "sam2.1")
+    for size in ("tiny", "small", "base_plus", "large")
 }
-"""The repository on the Hugging Face hub that belongs to each SAM 2."""
+"""The repository of each SAM 2 on the Hugging Face hub."""
 
 _CLIP_DEFAULT_WEIGHTS = {
     "ViT-B-16-quickgelu": "openai",
@@ -104,11 +99,11 @@ _CLIP_DEFAULT_WEIGHTS = {
 
 
 def resolve(config: ModelsConfig) -> ResolvedModels:
-    """Fill in what a configuration leaves to its preset.
+    """Fill in the defaults of a configuration.
 
     Raises:
         ConfigError: The preset or the SAM is unknown, or a CLIP without default weights was chosen
-            without saying which weights.
+            without weights.
     """
     if config.preset not in PRESETS:
         raise ConfigError(
@@ -126,7 +121,7 @@ def resolve(config: ModelsConfig) -> ResolvedModels:
     clip_weights = config.clip_weights or _CLIP_DEFAULT_WEIGHTS.get(clip)
     if clip_weights is None:
         raise ConfigError(
-            f"CLIP {clip!r} has no default weights: say which with the option models.clip_weights"
+            f"CLIP {clip!r} has no default weights: choose some with the option models.clip_weights"
             " (one of open_clip's pretrained tags for it, a path, or random), and check the name:"
             " open_clip.list_pretrained() lists models and tags."
         )
@@ -140,11 +135,7 @@ def resolve(config: ModelsConfig) -> ResolvedModels:
 
 
 def as_exif_policy(text: str) -> ExifPolicy:
-    """Check a policy that was read from a fingerprint.
-
-    Raises:
-        ConfigError: It is unknown to this version.
-    """
+    """Return a policy read from a fingerprint; raise a `ConfigError` if it is unknown."""
     if text not in get_args(ExifPolicy):
         raise ConfigError(
             f"the EXIF policy {text!r} is unknown; wanted {' or '.join(get_args(ExifPolicy))}. Use"

@@ -1,7 +1,7 @@
-"""From the regions of an image to their position tokens and masks: for caching and recognition.
+"""Position tokens and masks of an image's regions, for caching and recognition.
 
 Regions are given by boxes, points or masks, in pixels of the original image, or are proposed by SAM
-on a grid of points. `region_tokens` is the only code that tells these kinds apart to prompt SAM.
+on a grid of points. The kinds of prompts are told apart in this file only.
 
 Shape letters: R regions, K points a region, S width of the tokens, H W the original image.
 """
@@ -17,7 +17,7 @@ from regionspot.backbones.decoded_masks import DecodedMasks
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.sam_grid import GridProposer
 from regionspot.backbones.to_frame import (
-    MaskPrompt,
+    MaskForm,
     SamPrompts,
     box_prompts,
     mask_extents,
@@ -27,7 +27,7 @@ from regionspot.backbones.to_frame import (
 from regionspot.core.geometry import FloatArray, clip_boxes_xyxy
 
 _MASK_CHUNK = 16
-"""Regions whose masks are decoded at once: a released SAM's decoder takes about 30 MiB for each."""
+"""Regions whose masks are decoded at once, at about 30 MiB each with a released SAM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +35,8 @@ class BoxPrompts:
     """Regions given by boxes."""
 
     boxes_xyxy: FloatArray
-    """Boxes, (R, 4), pixels of the original image. They may extend beyond the image by a pixel, as
-    a result of rounding, and are clipped to it."""
+    """Boxes, (R, 4), pixels of the original image. Boxes that extend beyond it by up to a pixel, as
+    a result of rounding, are clipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +55,17 @@ class MaskPrompts:
 
     masks: NDArray[np.bool_]
     """Masks at the original image's size, (R, H, W), none of them empty."""
-    prompt: MaskPrompt = "box"
-    """What of a mask SAM is shown. "box" is the mask's extent: the kind of token that heads are
-    usually trained on. "box_and_mask" adds the shape, as in SAM's own refinement steps; "mask" is
-    the shape alone. Both need a SAM that was trained with mask prompts, which the tiny one was
-    not."""
+    form: MaskForm = "box"
+    """The form in which SAM is prompted. "box" is the mask's extent: the kind of token that heads
+    are usually trained on. "box_and_mask" adds the shape, as in SAM's own refinement steps; "mask"
+    is the shape alone. Both need a SAM that was trained with mask prompts, unlike the tiny one."""
 
 
 RegionPrompts = BoxPrompts | PointPrompts | MaskPrompts
-"""Where the regions of an image are, as a person or a data set gives them."""
+"""Regions of an image that are given."""
 
 Prompts = RegionPrompts | GridProposer
-"""Where the regions of an image are; a `GridProposer` lets SAM propose them."""
+"""Regions of an image, given or proposed by SAM from a grid of points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +79,7 @@ class LocatedRegions:
     box_scores: FloatArray | None = None
     """SAM's confidence in each region, (R,), if SAM proposed them; else None."""
     masks: NDArray[np.bool_] | DecodedMasks | None = None
-    """Masks, (R, H, W), if requested: the masks that were given, or SAM's, made when accessed."""
+    """Masks, (R, H, W), if requested: those given, or SAM's, computed on access."""
 
 
 def locate_regions(
@@ -98,12 +97,12 @@ def locate_regions(
         image_embedding: One image's embedding, as ``localizer.embed`` gives it.
         prompts: The regions, or the grid that SAM proposes them from.
         size_hw: Height and width of the original image in pixels.
-        with_masks: Whether masks are wanted. Masks that were given are returned as they are.
+        with_masks: Whether to return masks. Given masks are returned unchanged.
 
     Returns:
-        The regions in the order of the prompts; those of a grid, best first. The box of a point
-        prompt is the extent of SAM's mask, or, where that mask is empty, of the points; the box of
-        a mask prompt is the extent of the mask.
+        The regions in the order of the prompts, or those of a grid best first. The box of a point
+        prompt is the extent of SAM's mask, or of the points if that mask is empty; the box of a
+        mask prompt is the extent of the mask.
 
     Raises:
         ShapeError: As `region_tokens`.
@@ -157,7 +156,7 @@ def region_masks(
     prompts: RegionPrompts,
     size_hw: tuple[int, int],
 ) -> DecodedMasks:
-    """Return SAM's single-mask answers to given regions, each (H, W) bool at the original size.
+    """Return the mask that SAM predicts for each region, (H, W) bool at the original size.
 
     Arguments and errors as in `region_tokens`.
     """
@@ -178,7 +177,7 @@ def _in_frame(localizer: Localizer, prompts: RegionPrompts, size_hw: tuple[int, 
         return box_prompts(prompts.boxes_xyxy, frame)
     if isinstance(prompts, PointPrompts):
         return point_prompts(prompts.points_xy, prompts.point_labels, frame)
-    return mask_prompts(prompts.masks, prompts.prompt, frame, grid_hw=localizer.mask_grid_hw)
+    return mask_prompts(prompts.masks, prompts.form, frame, grid_hw=localizer.mask_grid_hw)
 
 
 def _extents(masks: DecodedMasks, *, fallback: FloatArray) -> FloatArray:

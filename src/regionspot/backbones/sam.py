@@ -15,42 +15,36 @@ from regionspot.backbones.decoded_masks import MaskFrame, bilinear
 from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32, to_device
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import SAM_DEFAULT_WEIGHTS, TokenSite
-from regionspot.backbones.sam_decoder import decode_masks, decode_tokens, token_dim
+from regionspot.backbones.sam_decoder import decode_masks, decode_tokens
 from regionspot.backbones.sam_encoder import encode_image
 from regionspot.backbones.to_frame import SamPrompts
 from regionspot.backbones.weights import (
     RANDOM,
     SAM_RELEASES,
     SHIPPED,
+    build_frozen,
     fetch,
-    freeze,
     is_path,
-    random_weights,
-    read_state_dict,
     shipped_config,
     shipped_weights_path,
 )
 from regionspot.core.errors import ConfigError, WeightsError
 from regionspot.core.geometry import resized_size_hw
-from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 
-SAM_RESIZE = "longest-side bilinear antialias uint8 (PIL), normalise, pad with zeros"
-"""How images become SAM's input."""
-
-_TOKEN_CHUNK = 64
+_OPTION = "models.sam_weights"
 _CPU_PIXELS = 1024**2
-"""What a CPU embeds at once, one image of the released models. Four of them leave its caches: in a
-single trial on 2 cores a ViT-B took 33 s an image instead of 16."""
+"""Pixels that a CPU embeds at once: one image of the released models. Four exceed its caches: in
+a single trial on 2 cores a ViT-B took 33 s an image instead of 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaddedMaskFrame(MaskFrame):
-    """What ``Sam.postprocess_masks`` does, bit for bit, without holding the model."""
+    """Enlarges masks as ``Sam.postprocess_masks`` does, bit for bit, without holding the model."""
 
     resized_hw: tuple[int, int]
     """Height and width of the image in SAM's frame; the rest of the frame is padding."""
@@ -66,7 +60,9 @@ class PaddedMaskFrame(MaskFrame):
 class SamLocalizer(Localizer):
     """The frozen SAM: pixels, tokens and masks are those of ``SamPredictor``."""
 
-    resize_rule: ClassVar[str] = SAM_RESIZE
+    resize_rule: ClassVar[str] = (
+        "longest-side bilinear antialias uint8 (PIL), normalise, pad with zeros"
+    )
 
     def __init__(
         self,
@@ -76,48 +72,27 @@ class SamLocalizer(Localizer):
         model_name: str,
         execution: Execution = FLOAT32,
     ) -> None:
-        """Wrap a SAM.
-
-        Args:
-            sam: A frozen SAM in eval mode, for instance from `load_sam`.
-            token_site: Where position tokens are read.
-            model_name: Name of the SAM, for fingerprints.
-            execution: How its forward passes are run.
-        """
+        """Wrap a frozen SAM in eval mode, as from `load_sam`; see `Localizer`."""
         from segment_anything.modeling.common import LayerNorm2d
 
-        super().__init__(token_site=token_site, model_name=model_name, execution=execution)
+        super().__init__(
+            sam,
+            width=sam.mask_decoder.transformer_dim,
+            token_site=token_site,
+            model_name=model_name,
+            execution=execution,
+        )
         self.sam = sam
+        self.image_size = int(sam.image_encoder.img_size)
+        self.mask_threshold = float(sam.mask_threshold)
+        self.mask_grid_hw = sam.prompt_encoder.mask_input_size
         self._encode = execution.compiled(partial(encode_image, sam.image_encoder))
         if execution.precision != "float32":
             keep_norms_in_float32(sam, LayerNorm2d)
 
-    @property
     @override
-    def mask_threshold(self) -> float:
-        return float(self.sam.mask_threshold)
-
-    @property
-    @override
-    def module(self) -> nn.Module:
-        sam: nn.Module = self.sam
-        return sam
-
-    @property
-    @override
-    def image_size(self) -> int:
-        return int(self.sam.image_encoder.img_size)
-
-    @property
-    @override
-    def mask_grid_hw(self) -> tuple[int, int]:
-        rows, columns = self.sam.prompt_encoder.mask_input_size
-        return rows, columns
-
-    @property
-    @override
-    def token_dim(self) -> int:
-        return token_dim(self.sam, self.token_site)
+    def reference(self) -> "SamLocalizer":
+        return SamLocalizer(self.sam, token_site=self.token_site, model_name=self.model_name)
 
     @override
     def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -129,8 +104,10 @@ class SamLocalizer(Localizer):
         return pixels
 
     @override
-    def reference(self) -> "SamLocalizer":
-        return SamLocalizer(self.sam, token_site=self.token_site, model_name=self.model_name)
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        return PaddedMaskFrame(
+            size_hw=size_hw, resized_hw=self.frame_size_hw(size_hw), side_px=self.image_size
+        )
 
     @override
     def _embed(self, pixels_BCHW: Tensor) -> Tensor:
@@ -141,24 +118,13 @@ class SamLocalizer(Localizer):
 
     @override
     def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
-        return decode_tokens(
-            self.sam, image_embedding, prompts, site=self.token_site, chunk_size=_TOKEN_CHUNK
-        )
+        return decode_tokens(self.sam, image_embedding, prompts, site=self.token_site)
 
     @override
     def _decode_masks(
         self, image_embedding: Tensor, prompts: SamPrompts, *, several: bool
     ) -> tuple[Tensor, Tensor]:
         return decode_masks(self.sam, image_embedding, prompts, several=several)
-
-    @override
-    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
-        return PaddedMaskFrame(
-            size_hw=size_hw, resized_hw=self.frame_size_hw(size_hw), side_px=self.image_size
-        )
-
-
-_OPTION = "models.sam_weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,11 +179,11 @@ def load_sam(model: str, weights: str) -> "Sam":
             time, with a warning), or "shipped" (tiny only).
 
     Returns:
-        The model on the CPU in float32, in eval mode, with nothing to be trained.
+        The model on the CPU in float32, frozen, in eval mode.
 
     Raises:
         ConfigError: There is no such model.
-        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        WeightsError: The weights are unknown or unavailable, or do not fit the model.
         MissingFileError: The weights are a path that does not exist.
         MissingExtraError: ``segment_anything`` is not installed.
     """
@@ -226,25 +192,14 @@ def load_sam(model: str, weights: str) -> "Sam":
             f"there is no SAM {model!r}; give one of {', '.join(SAM_DEFAULT_WEIGHTS)}"
             " (option models.sam)."
         )
-    if weights == RANDOM:
-        with random_weights(f"SAM {model}", option=_OPTION):
-            sam = _build(model)
-    else:
-        path = _weights_path(model, weights)
-        sam = _build(model)
-        load_strictly(sam, read_state_dict(path), source=str(path))
-    freeze(sam)
-    return sam
+    path = None if weights == RANDOM else _weights_path(model, weights)
+    return build_frozen(partial(_build, model), path, what=f"SAM {model}", option=_OPTION)
 
 
 def build_sam(shape: SamShape) -> "Sam":
     """Build a SAM of any size from ``segment_anything``'s own classes, with fresh weights.
 
-    Args:
-        shape: All the numbers of the architecture.
-
-    Returns:
-        The model on the CPU, in training mode.
+    The model is on the CPU, in training mode.
     """
     with needs_extra("extract"):
         from segment_anything.modeling import (
@@ -311,7 +266,7 @@ def _weights_path(model: str, weights: str) -> Path:
         if weights != own:
             raise WeightsError(
                 f"{weights} was asked for, but SAM {model} goes with {own}: give models.sam and"
-                f" {_OPTION} that belong together, or leave {_OPTION} away."
+                f" {_OPTION} that belong together, or leave out {_OPTION}."
             )
         return fetch(SAM_RELEASES[weights], option=_OPTION)
     raise WeightsError(

@@ -8,42 +8,33 @@ Shape letters: B images, R regions, M masks a region, S SAM 2's width, H W a gri
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from regionspot.backbones.decoded_masks import MaskFrame
-from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32, to_device
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.presets import SAM2_DEFAULT_WEIGHTS, TokenSite
 from regionspot.backbones.sam2_decoder import decode_masks, decode_tokens, fold_levels
-from regionspot.backbones.sam_decoder import site_width
 from regionspot.backbones.to_frame import SamPrompts
-from regionspot.backbones.weights import (
-    RANDOM,
-    fetch_from_hub,
-    freeze,
-    is_path,
-    random_weights,
-    read_state_dict,
-)
+from regionspot.backbones.weights import RANDOM, build_frozen, fetch_from_hub, is_path
 from regionspot.core.errors import ConfigError, WeightsError
-from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
     from transformers import Sam2Model
 
 
-SAM2_RESIZE = "squash bilinear antialias uint8 (PIL), normalise (ImageNet)"
-"""How images become SAM 2's input."""
+_logger = logging.getLogger(__name__)
 
+_OPTION = "models.sam_weights"
+_FILE = "model.safetensors"
 _MEAN_RGB = (0.485, 0.456, 0.406)
 _STD_RGB = (0.229, 0.224, 0.225)
-_TOKEN_CHUNK = 64
 
 
 class Sam2Localizer(Localizer):
@@ -54,7 +45,7 @@ class Sam2Localizer(Localizer):
     two finer maps that masks are drawn with; see `fold_levels`.
     """
 
-    resize_rule: ClassVar[str] = SAM2_RESIZE
+    resize_rule: ClassVar[str] = "squash bilinear antialias uint8 (PIL), normalise (ImageNet)"
 
     def __init__(
         self,
@@ -64,45 +55,25 @@ class Sam2Localizer(Localizer):
         model_name: str,
         execution: Execution = FLOAT32,
     ) -> None:
-        """Wrap a SAM 2.
-
-        Args:
-            sam2: A frozen SAM 2 in eval mode, for instance from `load_sam2`.
-            token_site: Where position tokens are read.
-            model_name: Name of the SAM 2, for fingerprints.
-            execution: How its forward passes are run.
-        """
-        super().__init__(token_site=token_site, model_name=model_name, execution=execution)
+        """Wrap a frozen SAM 2 in eval mode, as from `load_sam2`; see `Localizer`."""
+        super().__init__(
+            sam2,
+            width=sam2.mask_decoder.hidden_size,
+            token_site=token_site,
+            model_name=model_name,
+            execution=execution,
+        )
         self.sam2 = sam2
+        self.image_size = int(sam2.prompt_encoder.input_image_size)
+        self.mask_threshold = 0.0  # the default of Sam2Processor.post_process_masks
+        self.mask_grid_hw = sam2.prompt_encoder.mask_input_size
         self._encode = execution.compiled(self._encode_images)
         if execution.precision != "float32":
             keep_norms_in_float32(sam2)
 
-    @property
     @override
-    def module(self) -> nn.Module:
-        return self.sam2
-
-    @property
-    @override
-    def image_size(self) -> int:
-        return int(self.sam2.prompt_encoder.input_image_size)
-
-    @property
-    @override
-    def mask_threshold(self) -> float:
-        return 0.0  # the default of Sam2Processor.post_process_masks
-
-    @property
-    @override
-    def mask_grid_hw(self) -> tuple[int, int]:
-        rows, columns = self.sam2.prompt_encoder.mask_input_size
-        return rows, columns
-
-    @property
-    @override
-    def token_dim(self) -> int:
-        return site_width(self.sam2.mask_decoder.hidden_size, self.token_site)
+    def reference(self) -> "Sam2Localizer":
+        return Sam2Localizer(self.sam2, token_site=self.token_site, model_name=self.model_name)
 
     @override
     def frame_size_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -110,15 +81,11 @@ class Sam2Localizer(Localizer):
 
     @override
     def normalise(self, resized: Tensor) -> Tensor:
-        mean, std = (
-            to_device(torch.tensor(rgb), self.device)[:, None, None]
-            for rgb in (_MEAN_RGB, _STD_RGB)
-        )
-        return (to_device(resized, self.device).float() / 255 - mean) / std
+        return self._standardised(resized, _MEAN_RGB, _STD_RGB)
 
     @override
-    def reference(self) -> "Sam2Localizer":
-        return Sam2Localizer(self.sam2, token_site=self.token_site, model_name=self.model_name)
+    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
+        return MaskFrame(size_hw=size_hw)
 
     @override
     def _embed(self, pixels_BCHW: Tensor) -> Tensor:
@@ -126,9 +93,7 @@ class Sam2Localizer(Localizer):
 
     @override
     def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
-        return decode_tokens(
-            self.sam2, image_embedding, prompts, site=self.token_site, chunk_size=_TOKEN_CHUNK
-        )
+        return decode_tokens(self.sam2, image_embedding, prompts, site=self.token_site)
 
     @override
     def _decode_masks(
@@ -136,17 +101,9 @@ class Sam2Localizer(Localizer):
     ) -> tuple[Tensor, Tensor]:
         return decode_masks(self.sam2, image_embedding, prompts, several=several)
 
-    @override
-    def mask_frame(self, size_hw: tuple[int, int]) -> MaskFrame:
-        return MaskFrame(size_hw=size_hw)
-
     def _encode_images(self, pixels_BCHW: Tensor) -> Tensor:
         return fold_levels(self.sam2.get_image_embeddings(pixels_BCHW))
 
-
-_logger = logging.getLogger(__name__)
-_OPTION = "models.sam_weights"
-_FILE = "model.safetensors"
 
 _VIDEO_KEYS = (
     "mask_downsample.",
@@ -159,61 +116,39 @@ _VIDEO_KEYS = (
     "occlusion_spatial_embedding_parameter",
     "temporal_positional_encoding_projection_layer.",
 )
-"""How the keys begin that released files hold for tracking in videos; images do not need them."""
+"""Prefixes of keys in released files that are for tracking in videos; images do not need them."""
 
 _POSITION = "shared_image_embedding.positional_embedding"
 _POSITION_AGAIN = "prompt_encoder.shared_embedding.positional_embedding"
-"""Two names of one tensor, of which some versions of transformers save only the first."""
+"""Two names of one tensor; some versions of transformers save only the first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Hiera:
-    """In what the image encoders of the four sizes differ, by the four stages of each."""
+    """Where the image encoders of the four sizes differ.
 
-    widths: tuple[int, int, int, int]
+    They have four stages, each with twice the width and attention heads of the one before.
+    """
+
+    width: int
+    """Width of the first stage."""
+    num_heads: int
+    """Attention heads of the first stage."""
     num_blocks: tuple[int, int, int, int]
-    num_heads: tuple[int, int, int, int]
+    """Blocks of each stage."""
     windows: tuple[int, int, int, int]
-    """Sides of the attention windows in tokens."""
+    """Sides of the attention windows of each stage in tokens."""
     global_attention_blocks: tuple[int, int, int]
     """Blocks, counted from 0 over all stages, that attend over the whole image instead."""
-    position_grid: tuple[int, int]
-    """Rows and columns of the learned position table, which is enlarged to the image's."""
+    position_grid: int
+    """Rows and columns of the learned position table, which is enlarged to the image's grid."""
 
 
 SIZES: dict[str, Hiera] = {
-    "tiny": Hiera(
-        widths=(96, 192, 384, 768),
-        num_blocks=(1, 2, 7, 2),
-        num_heads=(1, 2, 4, 8),
-        windows=(8, 4, 14, 7),
-        global_attention_blocks=(5, 7, 9),
-        position_grid=(7, 7),
-    ),
-    "small": Hiera(
-        widths=(96, 192, 384, 768),
-        num_blocks=(1, 2, 11, 2),
-        num_heads=(1, 2, 4, 8),
-        windows=(8, 4, 14, 7),
-        global_attention_blocks=(7, 10, 13),
-        position_grid=(7, 7),
-    ),
-    "base_plus": Hiera(
-        widths=(112, 224, 448, 896),
-        num_blocks=(2, 3, 16, 3),
-        num_heads=(2, 4, 8, 16),
-        windows=(8, 4, 14, 7),
-        global_attention_blocks=(12, 16, 20),
-        position_grid=(14, 14),
-    ),
-    "large": Hiera(
-        widths=(144, 288, 576, 1152),
-        num_blocks=(2, 6, 36, 4),
-        num_heads=(2, 4, 8, 16),
-        windows=(8, 4, 16, 8),
-        global_attention_blocks=(23, 33, 43),
-        position_grid=(7, 7),
-    ),
+    "tiny": Hiera(96, 1, (1, 2, 7, 2), (8, 4, 14, 7), (5, 7, 9), 7),
+    "small": Hiera(96, 1, (1, 2, 11, 2), (8, 4, 14, 7), (7, 10, 13), 7),
+    "base_plus": Hiera(112, 2, (2, 3, 16, 3), (8, 4, 14, 7), (12, 16, 20), 14),
+    "large": Hiera(144, 2, (2, 6, 36, 4), (8, 4, 16, 8), (23, 33, 43), 7),
 }
 
 
@@ -228,11 +163,11 @@ def load_sam2(model: str, weights: str) -> "Sam2Model":
             "random" (the same every time, with a warning).
 
     Returns:
-        The model on the CPU in float32, in eval mode, with nothing to be trained.
+        The model on the CPU in float32, frozen, in eval mode.
 
     Raises:
         ConfigError: There is no such model.
-        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        WeightsError: The weights are unknown or unavailable, or do not fit the model.
         MissingFileError: The weights are a path that does not exist.
         MissingExtraError: ``transformers`` is not installed.
     """
@@ -241,43 +176,28 @@ def load_sam2(model: str, weights: str) -> "Sam2Model":
             f"there is no SAM 2 {model!r}; give one of {', '.join(SAM2_DEFAULT_WEIGHTS)}"
             " (option models.sam)."
         )
-    if weights == RANDOM:
-        with random_weights(f"SAM 2 {model}", option=_OPTION):
-            sam2 = build_sam2(model)
-    else:
-        path = _weights_path(model, weights)
-        state = _image_part(read_state_dict(path), path)
-        sam2 = build_sam2(model)
-        load_strictly(sam2, state, source=str(path))
-    freeze(sam2)
-    return sam2
+    path = None if weights == RANDOM else _weights_path(model, weights)
+    build = partial(build_sam2, model)
+    return build_frozen(build, path, what=f"SAM 2 {model}", option=_OPTION, adapt=_image_part)
 
 
 def build_sam2(model: str) -> "Sam2Model":
-    """Build a released architecture from ``transformers``' own class, with fresh weights.
-
-    Args:
-        model: As in `load_sam2`.
-
-    Returns:
-        The model on the CPU, in training mode.
-    """
+    """Build a released architecture, named as in `load_sam2`, with fresh weights."""
     with needs_extra("transformers"):
         from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
     size = SIZES[model.partition("_hiera_")[2]]
+    widths = [size.width << stage for stage in range(4)]
     hiera = Sam2HieraDetConfig(
-        hidden_size=size.widths[0],
-        num_attention_heads=size.num_heads[0],
-        embed_dim_per_stage=list(size.widths),
+        hidden_size=size.width,
+        num_attention_heads=size.num_heads,
+        embed_dim_per_stage=widths,
         blocks_per_stage=list(size.num_blocks),
-        num_attention_heads_per_stage=list(size.num_heads),
+        num_attention_heads_per_stage=[size.num_heads << stage for stage in range(4)],
         window_size_per_stage=list(size.windows),
         global_attention_blocks=list(size.global_attention_blocks),
-        window_positional_embedding_background_size=list(size.position_grid),
+        window_positional_embedding_background_size=[size.position_grid] * 2,
     )
-    vision = Sam2VisionConfig(
-        backbone_config=hiera, backbone_channel_list=list(reversed(size.widths))
-    )
+    vision = Sam2VisionConfig(backbone_config=hiera, backbone_channel_list=widths[::-1])
     return Sam2Model(Sam2Config(vision_config=vision))
 
 
@@ -288,7 +208,7 @@ def _weights_path(model: str, weights: str) -> Path:
     if weights in SAM2_DEFAULT_WEIGHTS.values():
         raise WeightsError(
             f"{weights} was asked for, but SAM 2 {model} goes with {own}: give models.sam and"
-            f" {_OPTION} that belong together, or leave {_OPTION} away."
+            f" {_OPTION} that belong together, or leave out {_OPTION}."
         )
     path = Path(weights)
     if path.is_dir():
@@ -302,7 +222,7 @@ def _weights_path(model: str, weights: str) -> Path:
 
 
 def _image_part(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Leave out what only videos need, and say so."""
+    """Drop what only videos need, with a log line."""
     if any(key.startswith("image_encoder.trunk.") for key in state):
         raise WeightsError(
             f"{path} has the names of SAM 2's own repository; wanted those of transformers. Give"
@@ -311,8 +231,8 @@ def _image_part(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         )
     kept = {key: value for key, value in state.items() if not key.startswith(_VIDEO_KEYS)}
     if len(kept) < len(state):
-        begun = sorted({key.partition(".")[0] for key in state.keys() - kept.keys()})
-        _logger.info("%s: ignored %s, which are for videos", path, ", ".join(begun))
+        dropped = sorted({key.partition(".")[0] for key in state.keys() - kept.keys()})
+        _logger.info("%s: ignored %s, which are for videos", path, ", ".join(dropped))
     if _POSITION in kept:
         kept.setdefault(_POSITION_AGAIN, kept[_POSITION])
     return kept

@@ -1,4 +1,4 @@
-"""What SAM 2's mask decoder makes of prompts, composed from the modules of ``transformers``.
+"""SAM 2's mask decoder: prompts to position tokens and masks, with the modules of ``transformers``.
 
 Shape letters: B images, R regions, K vectors a prompt, T tokens, M masks a region, S SAM 2's width,
 H W the grid of the image embedding. Regions take the place of images in SAM 2's own batches, with
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from regionspot.backbones.execution import without_autocast
 from regionspot.backbones.presets import TokenSite
-from regionspot.backbones.sam_decoder import corner_tokens, site_width
+from regionspot.backbones.sam_decoder import corner_tokens
 from regionspot.backbones.to_frame import SamPrompts
 from regionspot.core.errors import ShapeError
 
@@ -27,15 +27,15 @@ the single-mask answer."""
 
 
 def fold_levels(levels: Sequence[Tensor]) -> Tensor:
-    """Put an image's feature maps into one tensor, which can be split by image like any batch.
+    """Fold the feature maps of images into one tensor, which can be split by image like any batch.
 
     Args:
         levels: As ``Sam2Model.get_image_embeddings`` gives them, finest first:
             (B, S / 8, 4 H, 4 W), (B, S / 4, 2 H, 2 W) and the embedding, (B, S, H, W).
 
     Returns:
-        (B, 4 S, H, W): the embedding, and after it the finer levels, each square of whose pixels
-        became channels. No number is changed.
+        (B, 4 S, H, W): the embedding, then the finer levels with each square of pixels moved to
+        channels. The values are unchanged.
     """
     finest, finer, embedding = levels
     folded = [embedding, F.pixel_unshuffle(finer, 2), F.pixel_unshuffle(finest, 4)]
@@ -43,72 +43,50 @@ def fold_levels(levels: Sequence[Tensor]) -> Tensor:
 
 
 def decode_tokens(
-    sam2: "Sam2Model", folded: Tensor, prompts: SamPrompts, *, site: TokenSite, chunk_size: int
+    sam2: "Sam2Model", folded: Tensor, prompts: SamPrompts, *, site: TokenSite
 ) -> Tensor:
-    """Return the position token of every prompted region, (R, `site_width`).
-
-    Masks are not upscaled, as none is wanted here.
-
-    Args:
-        sam2: A frozen SAM 2 in eval mode.
-        folded: One image's feature maps, (1, 4 S, H, W), from `fold_levels`.
-        prompts: The regions.
-        site: Where the token is read.
-        chunk_size: Regions decoded at once.
-
-    Raises:
-        ShapeError: The feature maps are not one image's, or a site that reads the embedded corners
-            is asked for prompts that are not two embeddings wide.
-    """
-    image_embedding, *_ = _unfold(sam2, folded)
-    if site == "prompt_encoder":
-        tokens = [_embedded_corners(sam2, chunk) for chunk in prompts.split(chunk_size)]
-    else:
-        tokens = [
-            _decode(sam2, image_embedding, chunk)[:, _MASK_TOKEN]
-            for chunk in prompts.split(chunk_size)
-        ]
-        if site == "mlp":
-            hypernetwork = sam2.mask_decoder.output_hypernetworks_mlps[0]
-            tokens = [hypernetwork(tokens_RS) for tokens_RS in tokens]
-    if not tokens:
-        return folded.new_zeros(0, site_width(sam2.mask_decoder.hidden_size, site))
-    return torch.cat(tokens)
-
-
-def decode_masks(
-    sam2: "Sam2Model", folded: Tensor, prompts: SamPrompts, *, several: bool
-) -> tuple[Tensor, Tensor]:
-    """Return SAM 2's answers as masks.
-
-    The single answer is SAM 2's own: the mask of mask token 0, or, where that mask is not stable,
-    the one of the other masks that SAM 2 rates highest. (The position token is always that of mask
-    token 0.)
+    """Return the position token of every prompted region, as `sam_decoder.decode_tokens` does.
 
     Args:
         sam2: A frozen SAM 2 in eval mode.
         folded: One image's feature maps, (1, 4 S, H, W), from `fold_levels`.
         prompts: The regions, which are decoded all at once.
-        several: Whether prompts may mean a part, a thing or a group, and an answer to each is
-            wanted, instead of a single one.
+        site: Where the token is read.
+    """
+    _check_folded(sam2, folded)
+    if site == "prompt_encoder":
+        return _embedded_corners(sam2, prompts)
+    embedding_1SHW = folded[:, : sam2.mask_decoder.hidden_size]
+    tokens_RS = _decode(sam2, embedding_1SHW, prompts)[:, _MASK_TOKEN]
+    if site == "transformer":
+        return tokens_RS
+    return torch.as_tensor(sam2.mask_decoder.output_hypernetworks_mlps[0](tokens_RS))
+
+
+def decode_masks(
+    sam2: "Sam2Model", folded: Tensor, prompts: SamPrompts, *, several: bool
+) -> tuple[Tensor, Tensor]:
+    """Return mask logits and predicted IoUs; arguments as in `Localizer.decode_masks`.
+
+    The single answer is SAM 2's own: the mask of mask token 0, or, where that mask is not stable,
+    the one of the other masks that SAM 2 rates highest. (The position token is always that of mask
+    token 0.)
 
     Returns:
         Mask logits over the squashed image, (R, M, 4 H, 4 W), and the IoU that SAM 2 predicts for
         each mask, (R, M); M is 1, or with ``several`` 3 for the released models.
-
-    Raises:
-        ShapeError: The feature maps are not one image's.
     """
-    embedding_1SHW, finer, finest = _unfold(sam2, folded)
+    _check_folded(sam2, folded)
+    width = sam2.mask_decoder.hidden_size
+    embedding_1SHW, finer, finest = folded.split([width, width, 2 * width], dim=1)
     sparse_R1KS, dense_RSHW = _embed_prompts(sam2, prompts)
-    num_regions = len(sparse_R1KS)
     logits_R1MHW, ious_R1M, _, _ = sam2.mask_decoder(
-        image_embeddings=embedding_1SHW.expand(num_regions, -1, -1, -1),
+        image_embeddings=embedding_1SHW.expand(len(sparse_R1KS), -1, -1, -1),
         image_positional_embeddings=_position_code(sam2),
         sparse_prompt_embeddings=sparse_R1KS,
         dense_prompt_embeddings=dense_RSHW,
         multimask_output=several,
-        high_resolution_features=[finest, finer],
+        high_resolution_features=[F.pixel_shuffle(finest, 4), F.pixel_shuffle(finer, 2)],
     )
     return logits_R1MHW[:, 0], ious_R1M[:, 0]
 
@@ -143,7 +121,7 @@ def _embed_prompts(sam2: "Sam2Model", prompts: SamPrompts) -> tuple[Tensor, Tens
     """Embed prompts as ``Sam2Model`` does, to (R, 1, K, S) and (R, S, H, W)."""
     points, labels, boxes = prompts.points_xy_sam, prompts.point_labels, prompts.boxes_xyxy_sam
     if points is None and boxes is None and prompts.mask_logits is not None:
-        # Where there is nothing but a mask, SAM 2 takes a point that is no point.
+        # Without points and boxes, SAM 2 expects one point of padding.
         num_regions, device = len(prompts.mask_logits), prompts.mask_logits.device
         points = torch.zeros(num_regions, 1, 2, device=device)
         labels = torch.full((num_regions, 1), -1, device=device)
@@ -162,14 +140,10 @@ def _position_code(sam2: "Sam2Model") -> Tensor:
         return sam2.get_image_wide_positional_embeddings()
 
 
-def _unfold(sam2: "Sam2Model", folded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Undo `fold_levels` for one image: the embedding, and the levels 2 and 4 times finer."""
-    width = sam2.mask_decoder.hidden_size
-    wanted = (1, 4 * width, *sam2.prompt_encoder.image_embedding_size)
+def _check_folded(sam2: "Sam2Model", folded: Tensor) -> None:
+    wanted = (1, 4 * sam2.mask_decoder.hidden_size, *sam2.prompt_encoder.image_embedding_size)
     if tuple(folded.shape) != wanted:
         raise ShapeError(
             f"the image embedding has shape {tuple(folded.shape)}; wanted {wanted}: one image at a"
             " time, as this SAM 2 embeds it. Of a batch take embedding[i : i + 1]."
         )
-    embedding, finer, finest = folded.split([width, width, 2 * width], dim=1)
-    return embedding, F.pixel_shuffle(finer, 2), F.pixel_shuffle(finest, 4)

@@ -1,9 +1,9 @@
 """SAM's mask decoder: prompts in SAM's frame to position tokens (Sec. 3.2 of the paper) and masks.
 
-Everything here composes the modules of ``segment_anything``; nothing is copied from them. The
-two-way transformer runs leaner than in its own ``forward``, with the same result up to rounding:
-what the first layer projects of the image is computed once for all regions, not once per region,
-and ``scaled_dot_product_attention`` does not materialize the attention weights.
+Composed from the modules of ``segment_anything``. The two-way transformer is faster than its own
+``forward`` and equal to it up to rounding: what the first layer projects of the image is computed
+once for all regions, not once per region, and ``scaled_dot_product_attention`` does not materialize
+the attention weights.
 
 Shape letters: R regions, K vectors a prompt, T tokens of a region, N image positions, M masks a
 region, S SAM's width, H W the grid of the image embedding, h heads, d width of a head. A 1 in place
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from regionspot.backbones.execution import without_autocast
 from regionspot.backbones.presets import TokenSite
-from regionspot.backbones.to_frame import SamPrompts, check_boxes_sam
+from regionspot.backbones.to_frame import SamPrompts
 from regionspot.core.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -33,57 +33,13 @@ _MASK_TOKEN = 1
 """Among the decoder's output tokens 0 rates the masks; 1 is the single-mask answer."""
 
 
-@torch.no_grad()
-def position_tokens(
-    sam: "Sam",
-    image_embedding: Tensor,
-    boxes_xyxy_sam: Tensor,
-    *,
-    site: TokenSite = "transformer",
-    chunk_size: int = 64,
-) -> Tensor:
-    """Turn box prompts into one position token a box.
-
-    A box is embedded as its two corners, joined to SAM's learned output tokens, and attends to the
-    image in SAM's two-way transformer. The first *mask* token that comes out, which SAM itself
-    would decode into its single-mask answer, says where the region is and how far it reaches; it is
-    the query of the fusion head (Yang et al., "Recognize Any Regions", arXiv:2311.01373, Sec. 3.2).
-    Masks are not upscaled, as none is wanted here.
-
-    Args:
-        sam: A frozen SAM in eval mode.
-        image_embedding: The image encoder's output for one image, (1, S, H, W).
-        boxes_xyxy_sam: Boxes as (x1, y1, x2, y2), (R, 4), in pixels of SAM's *resized* frame: the
-            long side is SAM's input size (1024 for the released models), the origin is the top left
-            corner, padding is to the right and below. Map boxes of the original image with
-            ``regionspot.core.geometry.to_sam_frame``.
-        site: Where the token is read: "transformer" as above; "prompt_encoder", the two embedded
-            corners side by side, before SAM has looked at the image; "mlp", the token after the
-            hypernetwork that turns it into a mask filter.
-        chunk_size: Boxes decoded at once. Peak memory grows by a few times 4 MiB a box with the
-            released models; the result does not depend on it.
-
-    Returns:
-        Tokens, (R, `token_dim`), on the embedding's device; row i belongs to box i. No boxes give
-        (0, `token_dim`).
-
-    Raises:
-        ShapeError: The boxes are not (R, 4), end before they start, or reach outside SAM's frame,
-            which nearly always means that they are still in pixels of the original image; or the
-            embedding is not one image's.
-    """
-    boxes_R4 = check_boxes_sam(boxes_xyxy_sam, frame_px=sam.image_encoder.img_size)
-    prompts = SamPrompts(boxes_xyxy_sam=boxes_R4.to(image_embedding.device))
-    return decode_tokens(sam, image_embedding, prompts, site=site, chunk_size=chunk_size)
-
-
 def attend_two_way(
     transformer: "TwoWayTransformer",
     image_1SHW: Tensor,
     position_1SHW: Tensor,
     queries_RTS: Tensor,
 ) -> Tensor:
-    """Return what the transformer makes of the queries: the first value of its ``forward``.
+    """Return the attended queries, (R, T, S): the first value of the transformer's ``forward``.
 
     Args:
         transformer: A two-way transformer of ``segment_anything`` in eval mode.
@@ -91,9 +47,6 @@ def attend_two_way(
             regions share both, else (R, S, H, W).
         position_1SHW: The image's position code, (1, S, H, W).
         queries_RTS: Output tokens and prompt tokens of each region.
-
-    Returns:
-        (R, T, S).
     """
     image_1NS = image_1SHW.flatten(2).transpose(1, 2)
     position_1NS = position_1SHW.flatten(2).transpose(1, 2)
@@ -136,7 +89,7 @@ def _layer(
 
 
 def _attention(module: "Attention", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Run one of SAM's attentions; what is shared by all regions is projected once."""
+    """Run one of SAM's attentions, projecting once what all regions share."""
     q, k, v = (
         projection(x).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
         for projection, x in ((module.q_proj, q), (module.k_proj, k), (module.v_proj, v))
@@ -152,31 +105,10 @@ def _attention(module: "Attention", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.as_tensor(module.out_proj(attended.transpose(1, 2).flatten(2)))
 
 
-def token_dim(sam: "Sam", site: TokenSite) -> int:
-    """Return the width of the position tokens that SAM gives at a site.
-
-    Args:
-        sam: Any SAM.
-        site: "prompt_encoder" (two corners: 512 for released models), "transformer" (256) or "mlp"
-            (32).
-    """
-    return site_width(sam.mask_decoder.transformer_dim, site)
-
-
-def site_width(width: int, site: TokenSite) -> int:
-    """Return the width of the position tokens that a SAM or SAM 2 of width S gives at a site."""
-    return {"prompt_encoder": 2 * width, "transformer": width, "mlp": width // 8}[site]
-
-
 def corner_tokens(sparse_RKS: Tensor) -> Tensor:
     """Put the two embeddings of each prompt side by side, (R, 2 S).
 
-    Args:
-        sparse_RKS: The embedded prompts; K is 2 for a box (its corners) or a point (itself and its
-            padding).
-
-    Raises:
-        ShapeError: K is not 2.
+    K is 2 for a box (its corners) and for one point (itself and its padding).
     """
     if sparse_RKS.shape[1] != 2:
         raise ShapeError(
@@ -188,57 +120,44 @@ def corner_tokens(sparse_RKS: Tensor) -> Tensor:
 
 
 def decode_tokens(
-    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, site: TokenSite, chunk_size: int
+    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, site: TokenSite
 ) -> Tensor:
-    """Return the position token of every prompted region, (R, `token_dim`).
+    """Return the position token of every prompted region.
 
-    Args:
-        sam: A frozen SAM in eval mode.
-        image_embedding: One image's embedding, (1, S, H, W).
-        prompts: The regions.
-        site: Where the token is read.
-        chunk_size: Regions decoded at once.
-
-    Raises:
-        ShapeError: The embedding is not one image's, or a site that reads the embedded corners is
-            asked for prompts that are not two embeddings wide.
-    """
-    _check_embedding(sam, image_embedding)
-    if site == "prompt_encoder":
-        tokens = [
-            corner_tokens(_embed_prompts(sam, chunk)[0]) for chunk in prompts.split(chunk_size)
-        ]
-    else:
-        tokens = [
-            _decode(sam, image_embedding, chunk)[:, _MASK_TOKEN]
-            for chunk in prompts.split(chunk_size)
-        ]
-        if site == "mlp":
-            hypernetwork = sam.mask_decoder.output_hypernetworks_mlps[0]
-            tokens = [hypernetwork(tokens_RS) for tokens_RS in tokens]
-    if not tokens:
-        return image_embedding.new_zeros(0, token_dim(sam, site))
-    return torch.cat(tokens)
-
-
-def decode_masks(
-    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, several: bool
-) -> tuple[Tensor, Tensor]:
-    """Return SAM's answers as masks.
+    A prompt's embeddings are joined to SAM's learned output tokens and attend to the image in SAM's
+    two-way transformer. The first *mask* token that comes out, which SAM itself would decode into
+    its single-mask answer, says where the region is and how far it reaches; it is the query of the
+    fusion head (Yang et al., "Recognize Any Regions", arXiv:2311.01373, Sec. 3.2). No mask is
+    upscaled.
 
     Args:
         sam: A frozen SAM in eval mode.
         image_embedding: One image's embedding, (1, S, H, W).
         prompts: The regions, which are decoded all at once.
-        several: Whether prompts may mean a part, a thing or a group, and an answer to each is
-            wanted, instead of the single-mask answer.
+        site: Where the token is read: "transformer" as above; "prompt_encoder", the two embedded
+            corners side by side, before SAM has looked at the image; "mlp", the token after the
+            hypernetwork that turns it into a mask filter.
+
+    Returns:
+        Tokens, (R, S), (R, 2 S) or (R, S / 8) by site.
+    """
+    _check_embedding(sam, image_embedding)
+    if site == "prompt_encoder":
+        return corner_tokens(_embed_prompts(sam, prompts)[0])
+    tokens_RS = _decode(sam, image_embedding, prompts)[:, _MASK_TOKEN]
+    if site == "transformer":
+        return tokens_RS
+    return torch.as_tensor(sam.mask_decoder.output_hypernetworks_mlps[0](tokens_RS))
+
+
+def decode_masks(
+    sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, several: bool
+) -> tuple[Tensor, Tensor]:
+    """Return mask logits and predicted IoUs; arguments as in `Localizer.decode_masks`.
 
     Returns:
         Mask logits over SAM's padded frame, (R, M, 4 H, 4 W), and the IoU that SAM predicts for
         each mask, (R, M); M is 1, or with ``several`` 3 for the released models.
-
-    Raises:
-        ShapeError: The embedding is not one image's.
     """
     _check_embedding(sam, image_embedding)
     sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
@@ -253,13 +172,13 @@ def decode_masks(
 
 
 def _decode(sam: "Sam", image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
-    """Run the two-way transformer alone; the masks that SAM would go on to upscale are not made."""
+    """Run the two-way transformer alone, without upscaling masks; return its tokens, (R, T, S)."""
     decoder = sam.mask_decoder
     sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
     learned_TS = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     queries_RTS = torch.cat([learned_TS.expand(len(sparse_RKS), -1, -1), sparse_RKS], dim=1)
     if prompts.mask_logits is None:
-        dense_RSHW = dense_RSHW[:1]  # then it says that there is no mask, to every region the same
+        dense_RSHW = dense_RSHW[:1]  # "no mask" is embedded alike for every region
     return attend_two_way(
         decoder.transformer, image_embedding + dense_RSHW, _position_code(sam), queries_RTS
     )

@@ -1,4 +1,4 @@
-"""SAM's image encoder, run leaner than its own ``forward`` runs it; equal to rounding.
+"""SAM's image encoder, faster than its own ``forward`` and equal to it up to rounding.
 
 ``segment_anything`` writes each attention matrix to memory several times (at 1024 px it has 4096 x
 4096 numbers a head), and projects the padding of windows like image content. Here attention is
@@ -7,11 +7,11 @@ the projection. The modules and their weights are SAM's own.
 
 SAM adds ``q . R_h[row] + q . R_w[column]`` to each logit, where R depends on the distance between
 query and key (decomposed relative positions, https://arxiv.org/abs/2112.01526). There are two ways
-to give this sum to ``scaled_dot_product_attention``:
+to pass this sum to ``scaled_dot_product_attention``:
 
 - as its mask, for so few queries at a time that mask and keys stay in a CPU's cache;
 - folded into longer queries and keys, ``[q s, q . R_h, q . R_w]`` and ``[k, one-hot row, one-hot
-  column]``: no mask is ever in memory, and a GPU may choose its flash kernel.
+  column]``, without a mask in memory, so that a GPU can use its flash kernel.
 
 Shape letters: B images (or windows), H W a grid of patches, N = H * W, C width of the encoder,
 M = B * heads, d width of a head, S SAM's width.
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT
 
 AttentionForm = Literal["mask", "folded"]
-"""How relative positions reach ``scaled_dot_product_attention``."""
+"""How relative positions are passed to ``scaled_dot_product_attention``."""
 
 MASK_NUMBERS = 1 << 21
-"""Numbers of a mask that are made at once: 8 MiB in float32."""
+"""Numbers of a mask that are computed at once: 8 MiB in float32."""
 
 _Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -44,18 +44,14 @@ def encode_image(
     form: AttentionForm | None = None,
     mask_numbers: int = MASK_NUMBERS,
 ) -> Tensor:
-    """Return the image embedding: what the encoder's own ``forward`` returns.
+    """Return the image embedding, (B, S, H, W), as the encoder's own ``forward`` does.
 
     Args:
         encoder: An image encoder of ``segment_anything`` in eval mode.
         pixels_BCHW: Preprocessed images, float32, (B, 3, side, side).
-        form: How relative positions are attended with; None takes "mask" on a CPU and "folded"
-            elsewhere, and wherever the encoder is being compiled.
-        mask_numbers: For "mask": how many numbers of it are made at once, at least a row of
-            queries.
-
-    Returns:
-        (B, S, H, W).
+        form: How to add relative positions; by default "mask" on a CPU, and "folded" elsewhere and
+            while compiling.
+        mask_numbers: Numbers of a mask to compute at once; at least a row of queries is.
     """
     if form is None:
         on_cpu = pixels_BCHW.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -109,13 +105,13 @@ def _split(x_BHWC: Tensor, side: int) -> Tensor:
 
 
 def _join(windows_BHWC: Tensor, side: int, num_images: int, width: int) -> Tensor:
-    """Put the windows of `_split` together again."""
+    """Undo `_split`."""
     grid = windows_BHWC.unflatten(0, (num_images, -1, width // side))
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def _attend(module: "Attention", qkv_BHWC: Tensor, attend: _Attend) -> Tensor:
-    """Run SAM's attention from its projections (B, H, W, 3 C) to before its last one."""
+    """Attend with projected queries, keys and values, (B, H, W, 3 C), to (B, H, W, C)."""
     batch, height, width, _ = qkv_BHWC.shape
     q, k, v = (
         qkv_BHWC.reshape(batch, height * width, 3, module.num_heads, -1)
@@ -133,7 +129,7 @@ def _attend(module: "Attention", qkv_BHWC: Tensor, attend: _Attend) -> Tensor:
 
 
 def _relative_positions(module: "Attention", q_MHWd: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what each query adds for each row of keys, and for each column."""
+    """Return the logits that each query adds for each row of keys, and for each column."""
     from segment_anything.modeling.image_encoder import get_rel_pos
 
     _, height, width, _ = q_MHWd.shape
@@ -198,7 +194,7 @@ def _attend_folded(
         [q * head_dim**-0.5, rows_MHWH.flatten(1, 2), columns_MHWW.flatten(1, 2)], -1
     )
     longer_k = torch.cat([k, one_hot_N.expand(len(k), -1, -1)], dim=-1)
-    # Flash kernels want values as wide as keys.
+    # Flash kernels need values as wide as keys.
     wide_v = F.pad(v, (0, height + width))
     attended = F.scaled_dot_product_attention(
         longer_q[None], longer_k[None], wide_v[None], scale=1.0

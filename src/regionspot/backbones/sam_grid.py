@@ -1,14 +1,12 @@
-"""Region proposals by SAM: prompts it with every point of a grid and keeps its best answers.
+"""Region proposals: prompts SAM with every point of a grid and keeps its best answers.
 
-This is what ``segment_anything.SamAutomaticMaskGenerator`` does without crops, composed from its
-own parts, with two differences: it starts from an image that is embedded already, and it returns
-boxes and scores in place of masks.
+Equivalent to ``segment_anything.SamAutomaticMaskGenerator`` without crops and composed from its
+parts, but starts from an embedded image and returns boxes and scores in place of masks.
 
 Shape letters: R regions, N masks, S SAM's width, H W a grid or an image.
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -25,11 +23,7 @@ _PIXELS_AT_ONCE = 1 << 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridProposals:
-    """Boxes that may hold something, best first; row i of both arrays is proposal i.
-
-    Raises:
-        ShapeError: The boxes are not (R, 4), or the numbers of rows differ.
-    """
+    """Proposed regions, best first; row i of both arrays is proposal i."""
 
     boxes_xyxy: FloatArray
     """Boxes, (R, 4) float32, pixels of the original image, each of positive area."""
@@ -46,31 +40,31 @@ class GridProposals:
 
 @dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads a default's vars()
 class GridProposer:
-    """How SAM proposes the regions of an image, without prompts or a detector.
+    """Lets SAM propose the regions of an image, without prompts or a detector.
 
     Names, meaning and defaults of the options are those of ``SamAutomaticMaskGenerator``; the
-    defaults were chosen for the released models. `propose` finds the regions.
+    defaults were chosen for the released models.
 
     Raises:
-        ConfigError: An option is out of its range.
+        ConfigError: An option is out of range.
     """
 
     points_per_side: int = 32
     """Points along each side of the image; SAM is prompted with each point of the square grid."""
     points_per_batch: int = 64
-    """Points that SAM is prompted with at once; affects memory and speed alone."""
+    """Points that SAM is prompted with at once; affects memory and speed only."""
     pred_iou_thresh: float = 0.88
-    """Drop masks whose IoU SAM predicts to be this or less; 0 keeps all."""
+    """Drop masks whose predicted IoU is this or less; 0 keeps all."""
     stability_score_thresh: float = 0.95
     """Drop masks that are less stable than this; 0 keeps all that have a pixel. Stability is the
-    IoU of the mask cut at a higher and at a lower logit."""
+    IoU of the masks at a higher and at a lower threshold of the logits."""
     stability_score_offset: float = 1.0
-    """How much higher and lower these two logits are than the one that masks are cut at."""
+    """How much higher and lower these two thresholds are."""
     box_nms_thresh: float = 0.7
     """Of two regions whose boxes have a greater IoU than this, drop the one of lower predicted
     IoU."""
     max_regions: int | None = None
-    """The most regions to return, those of the best box scores; by default all."""
+    """Return at most this many regions, those of the best box scores; by default all."""
 
     def __post_init__(self) -> None:
         for name in ("points_per_side", "points_per_batch", "max_regions"):
@@ -91,43 +85,43 @@ class GridProposer:
     def propose(
         self, localizer: Localizer, image_embedding: Tensor, size_hw: tuple[int, int]
     ) -> GridProposals:
-        """Find the regions of an image that is embedded already.
+        """Propose the regions of an embedded image.
 
-        The regions are those that ``SamAutomaticMaskGenerator`` with the same options and no crops
-        finds. Its boxes end at the last pixel of the mask; these end one past it, as everywhere in
-        this library, and so are 1 pixel wider and higher: a mask of one pixel has an area.
+        The regions are those of ``SamAutomaticMaskGenerator`` with the same options and no crops.
+        Its boxes end at the last pixel of the mask; these end one past it, as everywhere in this
+        library, so that a mask of one pixel has an area.
 
         Memory is bounded by ``points_per_batch``: a released SAM's decoder takes about 30 MiB a
-        point, 1.8 GiB for 64. Masks that pass ``pred_iou_thresh`` are brought to the original
-        image's size a few at a time, and one at a time where the image is large.
+        point, 1.8 GiB for 64. Masks that pass ``pred_iou_thresh`` are enlarged to the original
+        image's size a few at a time, or one at a time if the image is large.
 
         Args:
             localizer: The frozen SAM, of either generation.
-            image_embedding: The image's embedding, as the localizer's ``embed`` gives it.
+            image_embedding: The image's embedding, as ``localizer.embed`` gives it.
             size_hw: Height and width of the original image in pixels.
 
         Returns:
             Boxes and their scores: predicted IoU times stability, each clipped to 0..1 since SAM's
-            predictions overshoot. An image in which nothing passes the thresholds gives no rows.
+            predictions overshoot. No rows if nothing passes the thresholds.
 
         Raises:
             ShapeError: The embedding is not one image's.
         """
-        from torchvision.ops import nms  # here, as whoever has a SAM has it, and others may not
+        from torchvision.ops import nms  # comes with segment_anything, which is optional
 
         prompts = _grid_prompts(localizer, self.points_per_side, size_hw)
         found = [
             self._masks_at(localizer, image_embedding, chunk, size_hw)
             for chunk in prompts.split(self.points_per_batch)
         ]
-        masks = _RatedMasks.concatenate(found)
-        masks = masks.select(nms(masks.boxes_xyxy_inclusive, masks.ious, self.box_nms_thresh))
-        scores = masks.ious.clamp(0, 1) * masks.stabilities.clamp(0, 1)
+        boxes_N4, ious_N, stabilities_N = _columns(torch.cat(found))
+        kept = nms(boxes_N4, ious_N, self.box_nms_thresh)
+        scores = ious_N[kept].clamp(0, 1) * stabilities_N[kept].clamp(0, 1)
         best_first = scores.argsort(descending=True, stable=True)[: self.max_regions]
-        boxes = masks.boxes_xyxy_inclusive + torch.tensor([0, 0, 1, 1], device=scores.device)
+        boxes = boxes_N4[kept] + torch.tensor([0, 0, 1, 1], device=scores.device)
         return GridProposals(
             boxes_xyxy=boxes[best_first].cpu().numpy(),
-            box_scores=scores[best_first].float().cpu().numpy(),
+            box_scores=scores[best_first].cpu().numpy(),
         )
 
     def _masks_at(
@@ -136,70 +130,40 @@ class GridProposer:
         image_embedding: Tensor,
         prompts: SamPrompts,
         size_hw: tuple[int, int],
-    ) -> "_RatedMasks":
-        """Prompt SAM with some points and keep what passes the thresholds."""
+    ) -> Tensor:
+        """Prompt SAM with a batch of points and keep the masks that pass, as `_columns`."""
         logits_RMHW, ious_RM = localizer.decode_masks(image_embedding, prompts, several=True)
         logits_NHW, ious_N = logits_RMHW.flatten(0, 1), ious_RM.flatten()
         if self.pred_iou_thresh > 0:
-            # Before the masks are enlarged, which is what costs the memory and most of the time.
+            # Before masks are enlarged, which takes the memory and most of the time.
             sure = ious_N > self.pred_iou_thresh
             logits_NHW, ious_N = logits_NHW[sure], ious_N[sure]
         at_once = max(1, _PIXELS_AT_ONCE // (size_hw[0] * size_hw[1]))
         frame = localizer.mask_frame(size_hw)
-        found = [_RatedMasks.none(image_embedding.device)]
+        found = [torch.zeros(0, 6, device=image_embedding.device)]
         for logits, ious in zip(logits_NHW.split(at_once), ious_N.split(at_once), strict=True):
             if len(ious):
                 found.append(self._rate(frame.enlarge(logits), ious, localizer.mask_threshold))
-        return _RatedMasks.concatenate(found)
+        return torch.cat(found)
 
-    def _rate(self, logits_NHW: Tensor, ious_N: Tensor, cut: float) -> "_RatedMasks":
-        """Keep what is stable of masks, whose logits have the original image's size."""
+    def _rate(self, logits_NHW: Tensor, ious_N: Tensor, cut: float) -> Tensor:
+        """Keep the stable masks of logits that have the original image's size, as `_columns`."""
         from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
         stabilities_N = calculate_stability_score(logits_NHW, cut, self.stability_score_offset)
         masks_NHW = logits_NHW > cut
-        found = _RatedMasks(
-            boxes_xyxy_inclusive=batched_mask_to_box(masks_NHW).float(),
-            ious=ious_N,
-            stabilities=stabilities_N,
-        )
+        boxes_N4 = batched_mask_to_box(masks_NHW).float()
         stable = stabilities_N >= self.stability_score_thresh
-        return found.select(stable & masks_NHW.flatten(1).any(dim=1))
+        rated_N6 = torch.cat([boxes_N4, torch.stack([ious_N, stabilities_N], dim=1)], dim=1)
+        return rated_N6[stable & masks_NHW.flatten(1).any(dim=1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RatedMasks:
-    """What is kept of masks when their pixels are dropped."""
+def _columns(rated_N6: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split rated masks into boxes, (N, 4), predicted IoUs, (N,), and stabilities, (N,).
 
-    boxes_xyxy_inclusive: Tensor
-    """First and last column and row of each mask, (N, 4), pixels of the original image."""
-    ious: Tensor
-    """The IoU with what is meant that SAM predicts, (N,)."""
-    stabilities: Tensor
-    """The IoU of the mask cut higher and cut lower, (N,)."""
-
-    def select(self, rows: Tensor) -> Self:
-        """Return the rows chosen by a mask or by indices, in that order."""
-        return type(self)(
-            boxes_xyxy_inclusive=self.boxes_xyxy_inclusive[rows],
-            ious=self.ious[rows],
-            stabilities=self.stabilities[rows],
-        )
-
-    @classmethod
-    def none(cls, device: torch.device) -> Self:
-        """Return no masks."""
-        empty = torch.zeros(0, device=device)
-        return cls(boxes_xyxy_inclusive=empty.reshape(0, 4), ious=empty, stabilities=empty)
-
-    @classmethod
-    def concatenate(cls, parts: list["_RatedMasks"]) -> Self:
-        """Join masks in the order given."""
-        return cls(
-            boxes_xyxy_inclusive=torch.cat([part.boxes_xyxy_inclusive for part in parts]),
-            ious=torch.cat([part.ious for part in parts]),
-            stabilities=torch.cat([part.stabilities for part in parts]),
-        )
+    A box is the first and last column and row of its mask, in pixels of the original image.
+    """
+    return rated_N6[:, :4], rated_N6[:, 4], rated_N6[:, 5]
 
 
 def _grid_prompts(
@@ -207,8 +171,7 @@ def _grid_prompts(
 ) -> SamPrompts:
     """Return one point a prompt, evenly spread over the image, in SAM's frame.
 
-    The points stay in float64, as SAM's own are until it embeds them, so that masks are the same to
-    the last bit.
+    The points stay in float64 until they are embedded, as in SAM, for bit-equal masks.
     """
     from segment_anything.utils.amg import build_point_grid
 

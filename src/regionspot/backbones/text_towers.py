@@ -1,10 +1,9 @@
-"""CLIP's text towers: token ids to embeddings, over no more tokens than the texts have.
+"""CLIP's text towers, from token ids to embeddings, without computing on padding.
 
-Most of CLIP's text towers are causal, and the embedding is read at the end of the text: what comes
-after it changes nothing. OpenAI's context is 77 tokens, a class name in a sentence has about ten.
+Most text towers are causal, and their embedding is read at the end of the text, so that padding
+after it has no effect. OpenAI's context is 77 tokens; a class name in a sentence has about ten.
 Texts are sorted by length, and each batch is cut to its longest. Towers in which every token sees
-the padding (SigLIP's, those of ``transformers``) or which append a token of their own (CoCa's) are
-given whole rows.
+the padding (SigLIP's, those of ``transformers``) or which append a token (CoCa's) get whole rows.
 
 Shape letters: N texts, L tokens of a text, E the joint text space.
 """
@@ -30,7 +29,7 @@ def embed_texts(
     batch_size: int = 256,
     on_batch: Callable[[int], object] = lambda _number: None,
 ) -> Tensor:
-    """Embed texts, as ``encode_text`` does; equal to it to rounding.
+    """Embed texts as ``encode_text`` does, equal to it up to rounding.
 
     Args:
         clip: An open_clip model.
@@ -45,7 +44,7 @@ def embed_texts(
     rows, batches = [], []
     if tower is None:
         for ids in ids_NL.split(batch_size):
-            # CoCa's would be normalised already, if not told otherwise.
+            # CoCa normalises by default.
             batches.append(clip.encode_text(ids, normalize=False).float())
             on_batch(len(ids))
         return torch.cat(batches)
@@ -61,19 +60,19 @@ def embed_texts(
 
 @dataclass(frozen=True, slots=True)
 class _CausalTower:
-    """A text tower whose tokens see what is before them, and whose last one is the embedding."""
+    """A text tower whose tokens only attend to earlier ones; the last one is the embedding."""
 
     module: Union["CLIP", "TextTransformer"]
     end_id: int | None
     """Token at which the embedding is read; None for the largest id."""
 
     def ends(self, ids_NL: Tensor) -> Tensor:
-        """Return at which token each text's embedding is read, (N,)."""
+        """Return the index of the token at which each text's embedding is read, (N,)."""
         is_end = ids_NL if self.end_id is None else (ids_NL == self.end_id).int()
         return is_end.argmax(dim=-1)
 
     def embed(self, ids_NL: Tensor, ends_N: Tensor) -> Tensor:
-        """Run the tower over the first L tokens."""
+        """Run the tower over texts of L tokens."""
         tower, length = self.module, ids_NL.shape[1]
         dtype = tower.transformer.get_cast_dtype()
         x_NLD = tower.token_embedding(ids_NL).to(dtype)

@@ -7,7 +7,7 @@ Shape letters: R regions, K points a region, H W the original image or a grid.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -27,15 +27,15 @@ from regionspot.core.geometry import (
     resize_points_xy,
 )
 
-MaskPrompt = Literal["box", "box_and_mask", "mask"]
-"""What of a mask SAM is shown: its extent, extent and shape, or the shape alone."""
+MaskForm = Literal["box", "box_and_mask", "mask"]
+"""The form in which a mask prompts SAM: its extent, extent and shape, or the shape alone."""
 
 # SAM takes its own logits as mask prompts. A cell that a mask covers wholly, or not at all, gets
 # the logit of a probability this far from 1 or 0: about 7 in magnitude, like SAM's own logits.
 _MARGIN = 1e-3
 
 _TOLERANCE_PX = 1.0
-"""Rounding may carry a box over an edge, but not by more than this."""
+"""Rounding may move a box over an edge by up to this much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Frame:
     side_px: int
     """Side of the frame in pixels."""
     device: torch.device
-    """Where the localizer is."""
+    """Device of the localizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,34 +66,21 @@ class SamPrompts:
     """Masks as logits, (R, 1, 4 H, 4 W), over SAM's whole padded frame."""
 
     def __len__(self) -> int:
-        for prompt in (self.boxes_xyxy_sam, self.points_xy_sam, self.mask_logits):
-            if prompt is not None:
-                return len(prompt)
-        return 0
+        return max(map(len, self._given().values()), default=0)
 
     def split(self, chunk_size: int) -> Iterator[Self]:
-        """Walk over the regions, at most ``chunk_size`` at once."""
+        """Yield the prompts of at most ``chunk_size`` regions at a time."""
         for start in range(0, len(self), chunk_size):
             rows = slice(start, start + chunk_size)
-            yield type(self)(
-                boxes_xyxy_sam=_rows(self.boxes_xyxy_sam, rows),
-                points_xy_sam=_rows(self.points_xy_sam, rows),
-                point_labels=_rows(self.point_labels, rows),
-                mask_logits=_rows(self.mask_logits, rows),
-            )
+            yield replace(self, **{name: prompt[rows] for name, prompt in self._given().items()})
+
+    def _given(self) -> dict[str, Tensor]:
+        prompts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: prompt for name, prompt in prompts.items() if prompt is not None}
 
 
 def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
-    """Map boxes to the frame.
-
-    Args:
-        boxes_xyxy: Boxes, (R, 4), pixels of the original image. They may extend beyond the image
-            by a pixel, as a result of rounding, and are clipped to it.
-        frame: Where the image lies.
-
-    Raises:
-        ShapeError: The boxes are not (R, 4), end before they start, or extend beyond the image.
-    """
+    """Check boxes, (R, 4) in pixels of the original image, and map them to the frame."""
     boxes = check_corners(boxes_xyxy)
     height, width = frame.size_hw
     inside = clip_boxes_xyxy(boxes, frame.size_hw)
@@ -105,24 +92,13 @@ def box_prompts(boxes_xyxy: FloatArray, frame: Frame) -> SamPrompts:
             " image. Cut boxes with regionspot.core.geometry.clip_boxes_xyxy."
         )
     boxes_sam = torch.from_numpy(resize_boxes_xyxy(inside, frame.size_hw, frame.resized_hw))
-    checked = check_boxes_sam(boxes_sam, frame_px=frame.side_px)
-    return SamPrompts(boxes_xyxy_sam=to_device(checked, frame.device))
+    return SamPrompts(boxes_xyxy_sam=to_device(boxes_sam, frame.device))
 
 
 def point_prompts(
     points_xy: FloatArray, point_labels: NDArray[np.int64], frame: Frame
 ) -> SamPrompts:
-    """Map points to the frame.
-
-    Args:
-        points_xy: Points, (R, K, 2), pixels of the original image.
-        point_labels: Label of each point, (R, K): 1 in the region, 0 not in it, -1 padding.
-        frame: Where the image lies.
-
-    Raises:
-        ShapeError: The shapes do not correspond, or a point that is not padding lies outside the
-            image.
-    """
+    """Check points, (R, K, 2), and their labels, (R, K), and map them to the frame."""
     points = np.asarray(points_xy, np.float32)
     labels = np.asarray(point_labels)
     if points.ndim != 3 or points.shape[2] != 2 or labels.shape != points.shape[:2]:
@@ -145,79 +121,25 @@ def point_prompts(
 
 
 def mask_prompts(
-    masks: NDArray[np.bool_], prompt: MaskPrompt, frame: Frame, *, grid_hw: tuple[int, int]
+    masks: NDArray[np.bool_], form: MaskForm, frame: Frame, *, grid_hw: tuple[int, int]
 ) -> SamPrompts:
-    """Map masks to the frame.
-
-    Args:
-        masks: Masks of the original image's size, (R, H, W) bool, none of them empty.
-        prompt: Whether the extent, the shape or both are the prompt.
-        frame: Where the image lies.
-        grid_hw: Rows and columns of the grid on which the localizer takes shapes.
-
-    Raises:
-        ShapeError: The masks are not (R, H, W) bool of the image's size, or one is empty.
-    """
+    """Check masks, (R, H, W) bool, and map them to the frame; shapes to SAM's mask grid."""
     if _mask_size_hw(masks) != frame.size_hw:
         raise ShapeError(
             f"masks have shape {masks.shape}; wanted (R, {frame.size_hw[0]}, {frame.size_hw[1]}):"
             " masks of the original image's height and width."
         )
-    extents = mask_extents(masks)
-    if prompt == "box":
-        return box_prompts(extents, frame)
-    shapes = mask_logits(
-        masks,
-        resized_hw=frame.resized_hw,
-        frame_px=frame.side_px,
-        grid_hw=grid_hw,
-        device=frame.device,
-    )
-    if prompt == "mask":
+    boxes = box_prompts(mask_extents(masks), frame)
+    if form == "box":
+        return boxes
+    shapes = mask_logits(masks, frame, grid_hw=grid_hw)
+    if form == "mask":
         return SamPrompts(mask_logits=shapes)
-    boxes_sam = box_prompts(extents, frame).boxes_xyxy_sam
-    return SamPrompts(boxes_xyxy_sam=boxes_sam, mask_logits=shapes)
-
-
-def check_boxes_sam(boxes_xyxy_sam: Tensor, *, frame_px: int) -> Tensor:
-    """Return boxes as float32 after checking that they are boxes in SAM's frame.
-
-    Args:
-        boxes_xyxy_sam: Boxes, (R, 4), pixels of SAM's frame.
-        frame_px: Side of SAM's frame in pixels.
-
-    Raises:
-        ShapeError: They are not (R, 4), end before they start, or reach outside the frame.
-    """
-    if boxes_xyxy_sam.ndim != 2 or boxes_xyxy_sam.shape[1] != 4:
-        raise ShapeError(
-            f"boxes_xyxy_sam has shape {tuple(boxes_xyxy_sam.shape)}; wanted (R, 4), one row"
-            " (x1, y1, x2, y2) a region."
-        )
-    boxes_R4 = boxes_xyxy_sam.float()
-    if len(boxes_R4) == 0:
-        return boxes_R4
-    low, high = boxes_R4.min().item(), boxes_R4.max().item()
-    # Written so that NaN, which compares false with everything, is refused as well.
-    if not (low >= -_TOLERANCE_PX and high <= frame_px + _TOLERANCE_PX):
-        worst = low if not low >= -_TOLERANCE_PX else high
-        raise ShapeError(
-            f"a box reaches {worst:g} px, but SAM's frame ends at 0 and {frame_px} px: these boxes"
-            " are probably still in pixels of the original image. Map them with"
-            " regionspot.core.geometry.to_sam_frame(boxes_xyxy, size_hw, long_side)."
-        )
-    inverted = (boxes_R4[:, 2:] < boxes_R4[:, :2]).any(dim=1)
-    if inverted.any():
-        row = int(inverted.nonzero()[0])
-        raise ShapeError(
-            f"box {row} {boxes_R4[row].tolist()} ends before it starts; wanted (x1, y1, x2, y2), as"
-            " regionspot.core.geometry.xywh_to_xyxy makes it."
-        )
-    return boxes_R4
+    return replace(boxes, mask_logits=shapes)
 
 
 def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
-    """Return the boxes, (R, 4) float32, that masks (R, H, W) bool fill from edge to edge.
+    """Return the tight boxes, (R, 4) float32, around masks, (R, H, W) bool.
 
     Raises:
         ShapeError: The masks are not (R, H, W) bool, or one is empty.
@@ -232,44 +154,24 @@ def mask_extents(masks: NDArray[np.bool_]) -> FloatArray:
     return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
 
 
-def mask_logits(
-    masks: NDArray[np.bool_],
-    *,
-    resized_hw: tuple[int, int],
-    frame_px: int,
-    grid_hw: tuple[int, int],
-    device: torch.device,
-) -> Tensor:
-    """Map masks to SAM's padded frame, as logits on the grid of SAM's mask prompts.
-
-    Args:
-        masks: (R, H, W) bool, at the original image's size.
-        resized_hw: Height and width of the image in SAM's frame, without the padding.
-        frame_px: Side of SAM's frame in pixels.
-        grid_hw: Rows and columns of SAM's mask input.
-        device: Where the work is done.
+def mask_logits(masks: NDArray[np.bool_], frame: Frame, *, grid_hw: tuple[int, int]) -> Tensor:
+    """Map masks, (R, H, W) bool, to the frame, as logits on the grid of SAM's mask prompts.
 
     Returns:
         (R, 1, *grid_hw) float32: the logit of the share of each cell that the mask covers.
     """
-    if len(masks) == 0:
-        return torch.zeros(0, 1, *grid_hw, device=device)
-    height, width = resized_hw
-    shares = []
-    for mask in masks:  # one by one: in float32 each takes four times its bytes
-        mask_11HW = to_device(torch.from_numpy(mask), device).float()[None, None]
+    shares = [torch.zeros(0, 1, *grid_hw, device=frame.device)]
+    height, width = frame.resized_hw
+    for mask in masks:  # one at a time: float32 takes four times the memory
+        mask_11HW = to_device(torch.from_numpy(mask), frame.device).float()[None, None]
         resized = F.interpolate(mask_11HW, (height, width), mode="bilinear", antialias=True)
-        padded = F.pad(resized, (0, frame_px - width, 0, frame_px - height))
+        padded = F.pad(resized, (0, frame.side_px - width, 0, frame.side_px - height))
         shares.append(F.adaptive_avg_pool2d(padded, grid_hw))
     return torch.logit(torch.cat(shares), eps=_MARGIN)
 
 
 def _mask_size_hw(masks: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the height and width of masks, (R, H, W) bool.
-
-    Raises:
-        ShapeError: The masks are not (R, H, W) bool.
-    """
+    """Return the height and width of masks, (R, H, W) bool."""
     if masks.ndim != 3 or masks.dtype != np.bool_:
         raise ShapeError(
             f"masks have shape {masks.shape} and dtype {masks.dtype}; wanted (R, H, W) bool."
@@ -280,7 +182,3 @@ def _mask_size_hw(masks: NDArray[np.bool_]) -> tuple[int, int]:
 def _spans(hits: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first hit of each row of (R, N), and one past its last."""
     return hits.argmax(axis=1), hits.shape[1] - hits[:, ::-1].argmax(axis=1)
-
-
-def _rows(prompt: Tensor | None, rows: slice) -> Tensor | None:
-    return None if prompt is None else prompt[rows]

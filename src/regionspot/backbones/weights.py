@@ -1,21 +1,16 @@
-"""Weights files: read without running code, and identified by their content.
-
-SAM's released weights are checked against the hash in their names; SAM 2's come from the hub. The
-tiny towers that come with the package are found here, too: their architectures and weights.
-"""
+"""Weights files: downloaded, read without running code, and identified by their content."""
 
 import hashlib
 import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import URLError
 
 import torch
@@ -25,31 +20,32 @@ from torch import Tensor, nn
 
 from regionspot.core.errors import MissingFileError, WeightsError
 from regionspot.core.files import sha256_bytes, sha256_file
-from regionspot.core.state_dict import listed_keys
+from regionspot.core.state_dict import listed_keys, load_strictly
 from regionspot.core.text import needs_extra
 from regionspot.storage import local_home
 
 _logger = logging.getLogger(__name__)
+_Model = TypeVar("_Model", bound=nn.Module)
 
 RANDOM = "random"
-"""Asks for seeded random weights, which nobody gets without saying so."""
+"""The option value for seeded random weights."""
 SHIPPED = "shipped"
-"""Asks for the weights that come with the package; only the tiny towers have any."""
+"""The option value for the weights that come with the package, for the tiny towers only."""
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _SEED = 0
 
 
 def is_path(weights: str) -> bool:
-    """Tell whether a weights option means a file rather than a name or tag."""
+    """Return whether a weights option is a path rather than a name or tag."""
     return Path(weights).suffix in _SUFFIXES or os.sep in weights or "/" in weights
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a weights file onto the CPU; nothing in the file is executed.
+    """Read the tensors of a weights file onto the CPU, without running code from it.
 
-    Understands safetensors and torch's own format, bare or as checkpoints wrap it: below
-    ``state_dict`` or ``model``, every key with the prefix ``module.``.
+    Reads safetensors and torch's own format, also as checkpoints wrap it: below ``state_dict`` or
+    ``model``, every key with the prefix ``module.``.
 
     Args:
         path: A ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file.
@@ -80,39 +76,57 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds {type(content).__name__}; wanted tensors by name.")
-    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if strangers:
+    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if others:
         raise WeightsError(
-            f"{path} holds more than tensors: {listed_keys(strangers)}. Wanted a bare state dict."
+            f"{path} holds more than tensors: {listed_keys(others)}. Wanted a bare state dict."
         )
     if all(key.startswith("module.") for key in content):
         return {key.removeprefix("module."): value for key, value in content.items()}
     return dict(content)
 
 
-@contextmanager
-def random_weights(what: str, *, option: str) -> Iterator[None]:
-    """Build a model inside the block with random weights that are the same every time.
-
-    The caller's random numbers are left as they were.
+def build_frozen(
+    build: Callable[[], _Model],
+    path: Path | None,
+    *,
+    what: str,
+    option: str,
+    adapt: Callable[[dict[str, Tensor], Path], dict[str, Tensor]] = lambda state, _path: state,
+) -> _Model:
+    """Build a model, frozen, with the weights of a file or with seeded random ones.
 
     Args:
-        what: The model, for the warning.
-        option: The option that asked for it, for the warning.
+        build: Returns the model with fresh weights.
+        path: The weights file; None for random weights, with a warning. They are the same every
+            time, and the caller's random number generator is left unchanged.
+        what: The model's name in the warning.
+        option: The option for weights in the warning.
+        adapt: Turns the file's state dict into the model's.
     """
-    _logger.warning(
-        "%s gets RANDOM weights, as %s=%s asks for: its results mean nothing.", what, option, RANDOM
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        yield
+    if path is None:
+        _logger.warning(
+            "%s has RANDOM weights, because of %s=%s: its results mean nothing.",
+            what,
+            option,
+            RANDOM,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            model = build()
+    else:
+        state = adapt(read_state_dict(path), path)
+        model = build()
+        load_strictly(model, state, source=str(path))
+    freeze(model)
+    return model
 
 
 def state_sha256(module: nn.Module) -> str:
-    """Return the identity of all parameters and buffers of a module, as 64 hex digits.
+    """Return the SHA-256 of all parameters and buffers of a module, as 64 hex digits.
 
-    Depends on names, dtypes, shapes and values, and not on the file format or the device. The
-    tensors are hashed in parallel: hashlib lets other threads run, and a ViT-H has 2.5 GB.
+    Depends on names, dtypes, shapes and values, but not on the file format or the device. Tensors
+    are hashed in parallel: a ViT-H has 2.5 GB, and hashlib releases the GIL.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     names = sorted(tensors)
@@ -126,9 +140,8 @@ def state_sha256(module: nn.Module) -> str:
 
 
 def freeze(module: nn.Module) -> None:
-    """Put a module into eval mode and let nothing in it be trained."""
-    module.eval()
-    module.requires_grad_(requires_grad=False)
+    """Put a module into eval mode without gradients."""
+    module.eval().requires_grad_(requires_grad=False)
 
 
 def _tensor_sha256(tensor: Tensor) -> str:
@@ -152,37 +165,40 @@ class ReleasedFile:
     """First hex digits of the SHA-256 of its bytes."""
 
 
-def _released_sam(name: str) -> ReleasedFile:
-    return ReleasedFile(
+SAM_RELEASES: dict[str, ReleasedFile] = {
+    name: ReleasedFile(
         file_name=f"{name}.pth",
         url=f"https://dl.fbaipublicfiles.com/segment_anything/{name}.pth",
         sha256_prefix=name.rsplit("_", 1)[1],
     )
-
-
-SAM_RELEASES: dict[str, ReleasedFile] = {
-    name: _released_sam(name)
     for name in ("sam_vit_b_01ec64", "sam_vit_l_0b3195", "sam_vit_h_4b8939")
 }
 """The three files that Meta released, by name without suffix."""
 
 
 def fetch(released: ReleasedFile, *, option: str) -> Path:
-    """Return the path of a released file, downloading it if it is not there yet.
+    """Return the path of a released file, downloading it if it is missing.
 
-    The download goes to a temporary name and gets its own only if its hash is right. A file that is
-    already there is checked too, as it may have been put there by hand.
+    The download is renamed only if its hash is right. An existing file is checked too, as it may
+    have been put there by hand.
 
     Args:
         released: The file.
-        option: The option that would name the file's path instead, for the error message.
+        option: The option that accepts a path in place of the name, for the error message.
 
     Raises:
-        WeightsError: There is no network, or the bytes are not the released ones.
+        WeightsError: The download fails, or the bytes are not the released ones.
     """
     path = local_home() / released.file_name
     if path.is_file():
-        return _checked(path, released)
+        found = sha256_file(path)
+        if not found.startswith(released.sha256_prefix):
+            raise WeightsError(
+                f"{path} has the SHA-256 {found}; wanted one that starts with"
+                f" {released.sha256_prefix}. The file is truncated or not {released.file_name}:"
+                f" remove it, and it will be downloaded from {released.url} again."
+            )
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     _logger.info("downloading %s to %s", released.url, path)
     try:
@@ -191,74 +207,48 @@ def fetch(released: ReleasedFile, *, option: str) -> Path:
         raise WeightsError(
             f"{released.file_name} is not at {path} and could not be downloaded from"
             f" {released.url} ({error}). Download it with a browser or on another machine and put"
-            f" it at {path}, or anywhere and say where with {option}=/path/to/{released.file_name}."
+            f" it at {path}, or give its path: {option}=/path/to/{released.file_name}."
         ) from error
     except RuntimeError as error:  # torch.hub's answer to a wrong hash
         raise WeightsError(
-            f"{released.url} did not give the released bytes ({error}). Try again; if it stays so,"
-            f" something between here and the server changes downloads: get {released.file_name}"
-            f" another way and put it at {path}."
+            f"{released.url} did not give the released bytes ({error}). Try again; if that does not"
+            f" help, a proxy may change downloads: get {released.file_name} another way and put it"
+            f" at {path}."
         ) from error
     return path
 
 
 def fetch_from_hub(repository: str, file_name: str, *, option: str) -> Path:
-    """Return the path of a file of a Hugging Face repository, downloading it if it is not there.
+    """Return the path of a file of a Hugging Face repository, downloading it if it is missing.
 
-    Args:
-        repository: Owner and name.
-        file_name: The file in it.
-        option: The option that would name the file's path instead, for the error message.
-
-    Raises:
-        WeightsError: It is not in the cache, and there is no network.
-        MissingExtraError: ``huggingface_hub``, which comes with ``transformers``, is not installed.
+    Arguments and errors are those of `fetch`.
     """
     with needs_extra("transformers"):
         from huggingface_hub import hf_hub_download
     try:
         return Path(hf_hub_download(repository, file_name))
-    except OSError as error:  # the hub's errors and those of its HTTP client are all of this kind
+    except OSError as error:  # base class of the errors of the hub and of its HTTP client
         url = f"https://huggingface.co/{repository}/resolve/main/{file_name}"
         reason = str(error).partition("\n")[0]
         raise WeightsError(
-            f"{file_name} of {repository} could not be had from the Hugging Face hub"
-            f" ({reason}). Where there is no network, download {url} on another"
-            f" machine and say where it is with {option}=/path/to/{file_name}."
+            f"{file_name} of {repository} could not be downloaded from the Hugging Face hub"
+            f" ({reason}). Without network access, download {url} on another machine and give its"
+            f" path: {option}=/path/to/{file_name}."
         ) from error
 
 
-def _checked(path: Path, released: ReleasedFile) -> Path:
-    found = sha256_file(path)
-    if not found.startswith(released.sha256_prefix):
-        raise WeightsError(
-            f"{path} has the SHA-256 {found}; wanted one that starts with"
-            f" {released.sha256_prefix}. The file is cut short or not {released.file_name}: remove"
-            f" it, and it will be downloaded from {released.url} again."
-        )
-    return path
-
-
 def shipped_config(tower: str) -> dict[str, Any]:
-    """Read ``tiny/<tower>.json``, the architecture of a shipped tower.
-
-    Args:
-        tower: "sam" or "clip".
-    """
-    config: dict[str, Any] = json.loads(_read_path(f"{tower}.json").read_text(encoding="utf-8"))
+    """Read the architecture of a tower, "sam" or "clip", that comes with the package."""
+    config: dict[str, Any] = json.loads(_shipped(f"{tower}.json").read_text(encoding="utf-8"))
     return config
 
 
 def shipped_weights_path(tower: str) -> Path:
-    """Return the path of ``tiny/<tower>.safetensors``.
-
-    Args:
-        tower: "sam" or "clip".
-    """
-    return _read_path(f"{tower}.safetensors")
+    """Return the path of the weights of a tower, "sam" or "clip", that comes with the package."""
+    return _shipped(f"{tower}.safetensors")
 
 
-def _read_path(file_name: str) -> Path:
+def _shipped(file_name: str) -> Path:
     # Wheels and editable installs are both folders, so the path outlives the context.
     with as_file(files("regionspot.backbones") / "tiny" / file_name) as path:
         if not path.is_file():

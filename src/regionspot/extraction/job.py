@@ -227,8 +227,8 @@ class CacheJob:
             bank = self.old_cache.text_bank(vocabulary, templates)
             if bank is not None:
                 return bank
-        bank_CE = self.models.text_bank(
-            vocabulary, templates=templates, synonyms=self.annotated.synonyms
+        bank_CE = self.models.encoder.text_bank(
+            vocabulary.names, templates, synonyms=self.annotated.synonyms
         )
         return bank_CE.float().cpu().numpy()
 
@@ -253,8 +253,8 @@ def _with_sound_names(
     """Merge or refuse class names as configured, and return notes on them."""
     notes: dict[str, None] = {}
     for templates in config.templates:
-        findings = models.examine_names(
-            annotated.vocabulary, templates=templates, synonyms=annotated.synonyms
+        findings = models.encoder.examine_names(
+            annotated.vocabulary.names, templates, synonyms=annotated.synonyms
         )
         if config.unknown_words == "refuse":
             findings.check_words(" To try the pipeline anyway: --unknown_words keep.")

@@ -120,7 +120,7 @@ class RegionLocator:
             }
             if masks:
                 stacked = np.stack(list(masks.values()))
-                yield list(masks), MaskPrompts(masks=stacked, prompt=self.prompt)
+                yield list(masks), MaskPrompts(masks=stacked, form=self.prompt)
 
 
 def _points(

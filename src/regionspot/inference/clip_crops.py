@@ -120,7 +120,7 @@ def score_pixel_methods(
     if "pooled_patches" in methods:
         models.encoder.check_projects_patches()
     bank_CE = as_text_bank(
-        text_bank, text_dim=models.encoder.text_dim, device=models.encoder.device
+        text_bank, text_dim=models.encoder.info.text_dim, device=models.encoder.device
     )
     scorer = _PixelScorer(models, bank_CE, tuple(dict.fromkeys(methods)), crop_batch_size)
     return scorer.score_all(images, image_batch_size)
@@ -163,7 +163,7 @@ class _PixelScorer:
         self._bank_CE = bank_CE
         self._methods = methods
         self._crop_batch_size = crop_batch_size
-        self._grey = mean_grey(models.encoder.mean)
+        self._grey = mean_grey(models.encoder.info.mean)
 
     def score_all(
         self, images: Iterable[PromptedImage], image_batch_size: int
@@ -207,7 +207,9 @@ class _PixelScorer:
         for crops in _batches(self._crops(filled), self._crop_batch_size):
             pixels_NCHW = self._encoder.normalise(torch.stack([crop.pixels for crop in crops]))
             embedded_NE = self._encoder.embed_images(pixels_NCHW).float()
-            rows_NC = class_probabilities(self._encoder.logit_scale * embedded_NE @ self._bank_CE.T)
+            rows_NC = class_probabilities(
+                self._encoder.info.logit_scale * embedded_NE @ self._bank_CE.T
+            )
             for crop, row_C in zip(crops, rows_NC, strict=True):
                 crop.scores[:] = row_C
 
@@ -219,7 +221,7 @@ class _PixelScorer:
             boxes_R4 = torch.from_numpy(image.boxes_xyxy).to(self._bank_CE.device)
             inside_RP = patches_in_boxes(boxes_R4, size_hw=image.size_hw, grid_hw=grid_hw)
             logits_RC = pooled_patch_logits(
-                tokens_TE[1:], inside_RP, self._bank_CE, scale=self._encoder.logit_scale
+                tokens_TE[1:], inside_RP, self._bank_CE, scale=self._encoder.info.logit_scale
             )
             image.scores["pooled_patches"][:] = class_probabilities(logits_RC)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regionspot.backbones import (
     BoxPrompts,
-    MaskPrompt,
+    MaskForm,
     MaskPrompts,
     PointPrompts,
     Prompts,
@@ -61,7 +61,7 @@ def open_prompted(
     *,
     several: bool,
     exif_policy: ExifPolicy,
-    mask_prompt: MaskPrompt,
+    mask_form: MaskForm,
 ) -> list[PromptedPixels]:
     """Open images and check their prompts.
 
@@ -71,7 +71,7 @@ def open_prompted(
             list with one entry for each of several; None for a kind that is not used.
         several: Whether there are several.
         exif_policy: Whether images are rotated as their EXIF orientation says.
-        mask_prompt: What of a mask SAM is shown; see `mask_prompt_for`.
+        mask_form: What of a mask SAM is shown; see `mask_form_for`.
 
     Raises:
         ConfigError: Not exactly one kind of prompt is given.
@@ -89,7 +89,7 @@ def open_prompted(
         pixels = load_image(one, exif_policy=exif_policy)
         size_hw = (pixels.shape[0], pixels.shape[1])
         own = {kind: given[place] for kind, given in by_kind.items()}
-        read = read_prompts(**own, size_hw=size_hw, mask_prompt=mask_prompt)
+        read = read_prompts(**own, size_hw=size_hw, mask_form=mask_form)
         opened.append(PromptedPixels(pixels=pixels, prompts=read))
     return opened
 
@@ -100,7 +100,7 @@ def read_prompts(
     points: ArrayLike | None,
     masks: ArrayLike | None,
     size_hw: tuple[int, int],
-    mask_prompt: MaskPrompt = "box",
+    mask_form: MaskForm = "box",
 ) -> RegionPrompts:
     """Read the prompts of one image; exactly one kind is given.
 
@@ -109,7 +109,7 @@ def read_prompts(
         points: Points, (R, 2), (R, K, 2), or (R, K, 3) with SAM's point label as third column.
         masks: Masks, (R, H, W) bool.
         size_hw: Height and width of the image in pixels.
-        mask_prompt: What of a mask SAM is shown; see `mask_prompt_for`.
+        mask_form: What of a mask SAM is shown; see `mask_form_for`.
 
     Raises:
         ConfigError: No kind of prompt is given, or more than one.
@@ -129,10 +129,10 @@ def read_prompts(
         return BoxPrompts(boxes_xyxy=_read_boxes(boxes_xyxy, size_hw))
     if points is not None:
         return _read_points(points, size_hw)
-    return MaskPrompts(masks=_read_masks(masks, size_hw), prompt=mask_prompt)
+    return MaskPrompts(masks=_read_masks(masks, size_hw), form=mask_form)
 
 
-def mask_prompt_for(prompts: Sequence[str]) -> MaskPrompt:
+def mask_form_for(prompts: Sequence[str]) -> MaskForm:
     """Return what of a mask SAM is shown, for a head that was trained on tokens of these prompts.
 
     "box", the extent, for heads that were trained on tokens of boxes; else as in the training.

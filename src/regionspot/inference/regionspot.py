@@ -34,7 +34,7 @@ from regionspot.core.errors import ConfigError, VocabularyError, WeightsError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.from_cache import class_probabilities, embed_regions
 from regionspot.inference.inputs import ImageLike, as_count, is_one_image, load_image
-from regionspot.inference.prompts import PromptedPixels, mask_prompt_for, open_prompted
+from regionspot.inference.prompts import PromptedPixels, mask_form_for, open_prompted
 from regionspot.inference.regions import Regions
 from regionspot.inference.stored_banks import StoredBanks
 from regionspot.inference.vocabularies import ChosenNames, TextBanks, as_vocabulary
@@ -121,7 +121,7 @@ class RegionSpot:
         self._models = models
         self._device = models.encoder.device
         self._exif_policy = exif_policy_of(trained_head.card)
-        self._mask_prompt = mask_prompt_for(trained_head.card.prompts)
+        self._mask_form = mask_form_for(trained_head.card.prompts)
         self._banks = TextBanks(models, StoredBanks(models.fingerprint(), trained_head.folder))
         trained_head.head.to(self._device).eval()
         trained_head.classifier.to(self._device).eval()
@@ -264,7 +264,7 @@ class RegionSpot:
             {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks},
             several=several,
             exif_policy=self._exif_policy,
-            mask_prompt=self._mask_prompt,
+            mask_form=self._mask_form,
         )
         batches = [
             prompted[start : start + _IMAGE_BATCH_SIZE]

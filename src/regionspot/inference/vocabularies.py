@@ -69,7 +69,7 @@ class ChosenNames:
         found = self._stored.get(self.vocabulary, templates=self._templates)
         if found is not None:
             return torch.from_numpy(found).to(self._models.encoder.device)
-        bank_CE = self._models.text_bank(self.vocabulary, templates=self._templates)
+        bank_CE = self._models.encoder.text_bank(self.vocabulary.names, self._templates)
         self._stored.keep(self.vocabulary, bank_CE.cpu().numpy(), templates=self._templates)
         return bank_CE
 
@@ -118,7 +118,7 @@ class TextBanks:
     def _choose(
         self, vocabulary: Vocabulary, templates: str, same_tokens: SameTokens
     ) -> ChosenNames:
-        findings = self._models.examine_names(vocabulary, templates=templates)
+        findings = self._models.encoder.examine_names(vocabulary.names, templates)
         findings.check_words()
         if same_tokens == "refuse":
             findings.check_alike()

@@ -1,4 +1,4 @@
-"""Attention maps: which patches each region attends to in the head's last block.
+"""Attention maps: the patches that each region attends to in the head's last block.
 
 Shape letters: R regions, T tokens of the feature map (the class token, then P patches, row by row).
 """
@@ -38,15 +38,13 @@ def draw_attention(
     tile_px: int = 320,
     picture_format: PictureFormat = "png",
 ) -> bytes:
-    """Draw one tile per region: the image in grey, the region's box, and what it attends to.
+    """Draw one tile per region: the image in grey, the region's box, and its attention.
 
     Patches with more attention than the mean are coloured, brighter for more, up to the region's
-    own strongest patch. The share of the class token, which has no place in the image, is written
-    above the tile.
+    strongest patch. The share of the class token is written above the tile.
 
     Args:
-        image: The image, (H, W, 3) uint8, RGB. The feature map covers all of it: RegionSpot
-            squashes the whole image to a square for CLIP.
+        image: The image, (H, W, 3) uint8, RGB; all of it is covered by the feature map.
         regions: The R regions, at least one.
         attention: Attention of each region to each token, (R, T); rows sum to 1. Token 0 is the
             class token, the others are the patches of a square grid, row by row.
@@ -100,10 +98,10 @@ def _tile(
     scale: float,
 ) -> Image.Image:
     patches = weights[1:].reshape(side, side)
-    # Evenly spread attention carries no information: show only what exceeds the mean.
+    # Uniform attention carries no information: show only what exceeds the mean.
     surplus = np.clip(patches - patches.mean(), 0, None)
     strength = surplus / max(float(surplus.max()), 1e-12)
-    # Nearest neighbour: the head has no finer resolution than its patches.
+    # Nearest neighbour: patches are the head's resolution.
     heat = Image.fromarray((strength * 255).astype(np.uint8)).resize(
         photo.size, Image.Resampling.NEAREST
     )

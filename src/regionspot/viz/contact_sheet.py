@@ -36,7 +36,7 @@ def draw_contact_sheet(photos: Sequence[NamedPhoto], *, width_px: int = 1400) ->
         width_px: Width of the sheet in pixels.
 
     Returns:
-        A JPEG of at most about 200 kB. Its comment is the sheet in words; see `describe_sheet`.
+        A JPEG of at most about 200 kB. Its comment is the text of `describe_sheet`.
 
     Raises:
         ShapeError: There is no photo, or an image is not (H, W, 3) uint8.
@@ -54,7 +54,7 @@ def draw_contact_sheet(photos: Sequence[NamedPhoto], *, width_px: int = 1400) ->
 
 
 def describe_sheet(photos: Sequence[NamedPhoto]) -> str:
-    """Return a sheet in words: the title of each photo, then a line for each of its regions."""
+    """Return the text of a sheet: each photo's title, then a line for each of its regions."""
     lines = []
     for photo in photos:
         lines.append(photo.title)

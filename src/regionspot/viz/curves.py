@@ -5,7 +5,7 @@ Training curves are read from the metrics.csv files that Lightning's CSVLogger w
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from regionspot.core.errors import ConfigError, MissingFileError
-from regionspot.viz.style import GRID, INK, MUTED, SERIES, figure_png, new_figure, style_axes
+from regionspot.viz.style import GRID, INK, MUTED, SERIES, figure_png, new_axes
 
-_LOSS_NAMES = ("train/loss", "train/loss_step", "train_loss", "loss")
-_AP_NAMES = ("val/AP",)
+_SIZE_IN = (5.6, 3.5)
+"""Width and height of a training curve in inches."""
 _GROUP_NAMES = ("val/APr", "val/APc", "val/APf")
 _BAR_FIGURES = ("AP", "APr", "APc", "APf")
 
@@ -39,19 +39,15 @@ class TrainingLog:
     """Curves by their logged name."""
     stage_starts: tuple[int, ...]
     """The step at which each stage starts."""
-    stage_names: tuple[str, ...] = field(default=())
+    stage_names: tuple[str, ...]
     """Names of the stages."""
-
-    def first_of(self, names: Sequence[str]) -> Curve | None:
-        """Return the curve of the first of these names that was logged."""
-        return next((self.curves[name] for name in names if name in self.curves), None)
 
 
 def find_metrics_csv(training_dir: Path) -> Path:
     """Return the newest ``metrics.csv`` below a trainer's ``default_root_dir``.
 
     Raises:
-        MissingFileError: There is none, because another logger was used or nothing was trained.
+        MissingFileError: There is none.
     """
     found = sorted(training_dir.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -63,7 +59,7 @@ def find_metrics_csv(training_dir: Path) -> Path:
 
 
 def read_training_log(stages: Sequence[tuple[str, Path]]) -> TrainingLog:
-    """Read the metrics of the stages of a training, and concatenate their steps.
+    """Read the metrics of training stages, and concatenate their steps.
 
     Args:
         stages: Name and ``metrics.csv`` of each stage, in the order of training.
@@ -90,57 +86,27 @@ def read_training_log(stages: Sequence[tuple[str, Path]]) -> TrainingLog:
 
 def draw_loss_curve(log: TrainingLog) -> bytes | None:
     """Draw the training loss as a PNG; None if it was not logged."""
-    loss = log.first_of(_LOSS_NAMES)
+    loss = log.curves.get("train/loss")
     if loss is None:
         return None
-    figure = new_figure(5.6, 3.5)
-    axes = figure.subplots()
-    _draw_loss(axes, log, loss)
-    _mark_stages(axes, log)
-    return figure_png(figure)
-
-
-def draw_ap_curve(log: TrainingLog) -> bytes | None:
-    """Draw AP on the validation images as a PNG; None if validation did not log it."""
-    ap = log.first_of(_AP_NAMES)
-    if ap is None:
-        return None
-    figure = new_figure(5.6, 3.5)
-    axes = figure.subplots()
-    _draw_ap(axes, log, ap)
-    _mark_stages(axes, log)
-    return figure_png(figure)
-
-
-def _read_stage(path: Path, start: int, points: dict[str, list[tuple[int, float]]]) -> int:
-    """Add a stage's points, shifted by ``start``, and return the step after its last one."""
-    if not path.is_file():
-        raise MissingFileError(f"no training log at {path}; wanted Lightning's metrics.csv.")
-    last = start
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            step_text = row.get("step")
-            if not step_text:
-                continue
-            step = start + int(float(step_text))
-            last = max(last, step + 1)
-            for name, text in row.items():
-                if text and name not in ("step", "epoch"):
-                    points.setdefault(name, []).append((step, float(text)))
-    return last
-
-
-def _draw_loss(axes: Axes, log: TrainingLog, loss: Curve) -> None:
-    style_axes(axes, title="Training loss", xlabel="optimizer steps")
+    figure, axes = new_axes(_SIZE_IN, title="Training loss", xlabel="optimizer steps")
     for stage in _by_stage(loss, log):
         axes.plot(stage.steps, stage.values, color=SERIES[0], alpha=0.25, linewidth=0.8)
         axes.plot(stage.steps, _smoothed(stage.values), color=SERIES[0], linewidth=1.8)
     if loss.values.min() > 0 and loss.values.max() > 20 * np.median(loss.values):
         axes.set_yscale("log")
+    _mark_stages(axes, log)
+    return figure_png(figure)
 
 
-def _draw_ap(axes: Axes, log: TrainingLog, ap: Curve) -> None:
-    style_axes(axes, title="AP on the validation images", xlabel="optimizer steps", ylabel="%")
+def draw_ap_curve(log: TrainingLog) -> bytes | None:
+    """Draw AP on the validation images as a PNG; None if it was not logged."""
+    ap = log.curves.get("val/AP")
+    if ap is None:
+        return None
+    figure, axes = new_axes(
+        _SIZE_IN, title="AP on the validation images", xlabel="optimizer steps", ylabel="%"
+    )
     for colour, name in zip(SERIES[1:], _GROUP_NAMES, strict=False):
         group = log.curves.get(name)
         if group is not None:
@@ -169,6 +135,26 @@ def _draw_ap(axes: Axes, log: TrainingLog, ap: Curve) -> None:
     )
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right", fontsize=8.5, frameon=False, labelcolor=INK, ncols=2)
+    _mark_stages(axes, log)
+    return figure_png(figure)
+
+
+def _read_stage(path: Path, start: int, points: dict[str, list[tuple[int, float]]]) -> int:
+    """Add a stage's points, shifted by ``start``, and return the step after its last one."""
+    if not path.is_file():
+        raise MissingFileError(f"no training log at {path}; wanted Lightning's metrics.csv.")
+    last = start
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            step_text = row.get("step")
+            if not step_text:
+                continue
+            step = start + int(float(step_text))
+            last = max(last, step + 1)
+            for name, text in row.items():
+                if text and name not in ("step", "epoch"):
+                    points.setdefault(name, []).append((step, float(text)))
+    return last
 
 
 def _mark_stages(axes: Axes, log: TrainingLog) -> None:
@@ -220,18 +206,16 @@ def draw_ap_bars(
 
     Args:
         methods: Figures in percent by name, for each method in drawing order. A figure that is
-            None or absent (no class has ground truth) is drawn as a gap.
-        figures: The figures to draw.
+            None or missing (no class has ground truth) is drawn as a gap.
+        figures: Names of the figures to draw.
 
     Raises:
         ConfigError: There is no method.
     """
     if not methods:
         raise ConfigError("no method to draw: evaluate at least one.")
-    figure = new_figure(9.6, 3.6)
-    axes = figure.subplots()
     grouping = "class frequency" if "APr" in figures else "box size"
-    style_axes(axes, title=f"Average precision by {grouping}", ylabel="%")
+    figure, axes = new_axes((9.6, 3.6), title=f"Average precision by {grouping}", ylabel="%")
     width = 0.84 / len(methods)
     centres = np.arange(len(figures))
     size = 8.5 if len(methods) <= 4 else 7.0

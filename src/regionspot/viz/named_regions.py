@@ -1,12 +1,12 @@
 """A photo with numbered boxes: green where the name is right, red where it is wrong.
 
-Names are listed beside the photo, by the report or by a contact sheet, so that they hide nothing.
-`place_labels` decides where the numbers go: next to their boxes, and off each other and off other
-boxes where possible.
+Names are listed beside the photo, by the report or by a contact sheet, so that they cover nothing.
+`place_labels` puts the numbers next to their boxes and, if possible, off all other ones.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +30,14 @@ Rect = tuple[float, float, float, float]
 _TICK, _CROSS = "\u2713", "\u2717"
 _PADDING_X, _PADDING_Y = 6, 3
 _GAP = 2.0
-# The cost of covering a label's whole area of each: labels must stay legible above all.
+# Costs of a label that lies wholly on another label or a box: labels must stay legible first.
 _COST_OF_LABEL = 12.0
 _COST_OF_OTHER_BOX = 1.6
 _COST_OF_OWN_BOX = 0.9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelSize:
-    """The size of a label, in pixels."""
-
-    width: float
-    height: float
-
-
 def place_labels(
-    boxes: Sequence[Rect], sizes: Sequence[LabelSize], picture_wh: tuple[int, int]
+    boxes: Sequence[Rect], sizes_wh: Sequence[tuple[float, float]], picture_wh: tuple[int, int]
 ) -> list[Rect]:
     """Choose a place inside the picture for the label of every box.
 
@@ -55,7 +47,7 @@ def place_labels(
 
     Args:
         boxes: The boxes, in pixels of the picture.
-        sizes: The size of each box's label.
+        sizes_wh: Width and height of each box's label in pixels.
         picture_wh: Width and height of the picture in pixels.
 
     Returns:
@@ -63,42 +55,33 @@ def place_labels(
     """
     placed: dict[int, Rect] = {}
     for index in sorted(range(len(boxes)), key=lambda i: _area(boxes[i])):
-        others = [box for other, box in enumerate(boxes) if other != index]
-        taken = list(placed.values())
-        own = boxes[index]
-        placed[index] = min(
-            _candidates(own, sizes[index], picture_wh),
-            key=lambda rect, own=own, others=others, taken=taken: _cost(  # type: ignore[misc]
-                rect, own, others, taken
-            ),
+        cost = partial(
+            _cost,
+            own=boxes[index],
+            others=[box for other, box in enumerate(boxes) if other != index],
+            taken=list(placed.values()),
         )
+        placed[index] = min(_candidates(boxes[index], sizes_wh[index], picture_wh), key=cost)
     return [placed[index] for index in range(len(boxes))]
 
 
-def _candidates(box: Rect, size: LabelSize, picture_wh: tuple[int, int]) -> Iterator[Rect]:
+def _candidates(
+    box: Rect, size_wh: tuple[float, float], picture_wh: tuple[int, int]
+) -> Iterator[Rect]:
     """Yield places in order of preference: above, below, beside, then inside the box."""
-    x1, y1, x2, y2 = box
-    lefts = (x1, x2 - size.width, (x1 + x2 - size.width) / 2)
-    tops_outside = (y1 - size.height - _GAP, y2 + _GAP)
-    tops_beside = (y1, y2 - size.height, (y1 + y2 - size.height) / 2)
-    for top in tops_outside:
-        for left in lefts:
-            yield _inside((left, top), size, picture_wh)
-    for left in (x2 + _GAP, x1 - size.width - _GAP):
-        for top in tops_beside:
-            yield _inside((left, top), size, picture_wh)
-    for top in tops_beside:
-        for left in lefts:
-            yield _inside((left, top), size, picture_wh)
+    (x1, y1, x2, y2), (width, height) = box, size_wh
+    lefts = (x1, x2 - width, (x1 + x2 - width) / 2)
+    tops = (y1, y2 - height, (y1 + y2 - height) / 2)
+    above_or_below = [(left, top) for top in (y1 - height - _GAP, y2 + _GAP) for left in lefts]
+    beside = [(left, top) for left in (x2 + _GAP, x1 - width - _GAP) for top in tops]
+    inside = [(left, top) for top in tops for left in lefts]
+    for wanted_left, wanted_top in (*above_or_below, *beside, *inside):
+        left = max(0.0, min(wanted_left, picture_wh[0] - width))
+        top = max(0.0, min(wanted_top, picture_wh[1] - height))
+        yield left, top, left + width, top + height
 
 
-def _inside(top_left: tuple[float, float], size: LabelSize, picture_wh: tuple[int, int]) -> Rect:
-    left = max(0.0, min(top_left[0], picture_wh[0] - size.width))
-    top = max(0.0, min(top_left[1], picture_wh[1] - size.height))
-    return left, top, left + size.width, top + size.height
-
-
-def _cost(rect: Rect, own: Rect, others: Sequence[Rect], taken: Sequence[Rect]) -> float:
+def _cost(rect: Rect, *, own: Rect, others: Sequence[Rect], taken: Sequence[Rect]) -> float:
     area = max(1.0, _area(rect))
     return (
         _COST_OF_LABEL * sum(_overlap(rect, label) for label in taken)
@@ -151,7 +134,7 @@ def draw_numbered_regions(
     long_side_px: int = 720,
     picture_format: PictureFormat = "png",
 ) -> bytes:
-    """Draw numbered boxes on an image; see `paint_numbered_regions`.
+    """Encode a picture of an image with a numbered box for each region.
 
     Args:
         image: The image, (H, W, 3) uint8, RGB.
@@ -176,13 +159,11 @@ def paint_numbered_regions(
 
     Boxes of right names are green and their numbers have a tick, those of wrong names are red with
     a cross, so that colour is not the only cue. Small images are enlarged.
-
-    Raises:
-        ShapeError: The image is not (H, W, 3) uint8.
     """
     picture, scale = scaled_photo(image, long_side_px)
     draw = ImageDraw.Draw(picture)
-    font = load_font(_font_size(long_side_px, len(regions)), bold=True)
+    share = 0.045 if len(regions) <= 8 else 0.03  # smaller numbers in crowded images
+    font = load_font(max(11, round(long_side_px * share)), bold=True)
     boxes: list[Rect] = []
     for region in regions:
         x1, y1, x2, y2 = (value * scale for value in region.box_xyxy)
@@ -190,11 +171,11 @@ def paint_numbered_regions(
         draw_box(draw, boxes[-1], region.colour)
     texts = [f"{number}{region.mark}" for number, region in enumerate(regions, start=1)]
     extents = [draw.textbbox((0, 0), text, font=font) for text in texts]
-    sizes = [
-        LabelSize(width=right - left + 2 * _PADDING_X, height=bottom - top + 2 * _PADDING_Y)
+    sizes_wh = [
+        (right - left + 2 * _PADDING_X, bottom - top + 2 * _PADDING_Y)
         for left, top, right, bottom in extents
     ]
-    labels = place_labels(boxes, sizes, picture.size)
+    labels = place_labels(boxes, sizes_wh, picture.size)
     for region, text, extent, label in zip(regions, texts, extents, labels, strict=True):
         draw.rounded_rectangle(label, radius=4, fill=region.colour, outline=WHITE, width=1)
         position = (label[0] + _PADDING_X - extent[0], label[1] + _PADDING_Y - extent[1])
@@ -208,9 +189,3 @@ def draw_box(draw: ImageDraw.ImageDraw, box: Rect, colour: Colour) -> None:
     x2, y2 = max(x1, x2), max(y1, y2)
     draw.rectangle((x1 - 2, y1 - 2, x2 + 2, y2 + 2), outline=WHITE, width=1)
     draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=colour, width=4)
-
-
-def _font_size(long_side_px: int, num_regions: int) -> int:
-    """Return the size of the numbers in pixels, smaller in crowded images."""
-    share = 0.045 if num_regions <= 8 else 0.03
-    return max(11, round(long_side_px * share))

@@ -1,4 +1,4 @@
-"""The look of every picture of the project: colours, fonts, figures without global state."""
+"""The style of all pictures: colours, fonts, axes, and their encoding."""
 
 import io
 from functools import cache
@@ -23,7 +23,7 @@ MUTED = "#5f6b7a"
 GRID = "#e4e8ed"
 SOFT = "#f3f5f8"
 SERIES = ("#1f5fbf", "#e08a00", "#0f8a6d", "#c2478f", "#5aa9dd", "#7a6a58", "#b8a200", "#6f52b5")
-"""Colours of methods and curves, in order; colour-blind readers can tell them apart."""
+"""Colours of methods and curves, in order, distinct for colour-blind readers."""
 
 RIGHT: Colour = (20, 128, 74)
 WRONG: Colour = (198, 40, 40)
@@ -41,7 +41,7 @@ def load_font(size_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width_px: float) -> str:
-    """Shorten a text that is too wide, ending it in "..."; at least one letter stays."""
+    """Shorten a text that is too wide with "...", to one letter at least."""
     if font.getlength(text) <= width_px:
         return text
     kept = text
@@ -50,15 +50,20 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont, width_px: float) -> str:
     return f"{kept}..."
 
 
-def new_figure(width_in: float, height_in: float) -> Figure:
-    """Return an empty figure that is not registered with pyplot and needs no closing."""
-    figure = Figure(figsize=(width_in, height_in), dpi=160, layout="constrained")
+def new_axes(
+    size_in: tuple[float, float], *, title: str, xlabel: str = "", ylabel: str = ""
+) -> tuple[Figure, Axes]:
+    """Return an empty figure, not registered with pyplot, and its axes in our style.
+
+    Args:
+        size_in: Width and height in inches.
+        title: Title, above the axes at the left.
+        xlabel: Label below the axes.
+        ylabel: Label beside the axes.
+    """
+    figure = Figure(figsize=size_in, dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure
-
-
-def style_axes(axes: Axes, *, title: str, xlabel: str = "", ylabel: str = "") -> None:
-    """Style axes: a title at the left, light horizontal grid lines, no frame."""
+    axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
     axes.set_xlabel(xlabel, fontsize=9.5, color=MUTED)
     axes.set_ylabel(ylabel, fontsize=9.5, color=MUTED)
@@ -68,12 +73,13 @@ def style_axes(axes: Axes, *, title: str, xlabel: str = "", ylabel: str = "") ->
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
+    return figure, axes
 
 
 def figure_png(figure: Figure) -> bytes:
     """Render a figure as PNG bytes."""
     buffer = io.BytesIO()
-    # Without fixed metadata matplotlib writes its version, and equal plots would differ in bytes.
+    # Without the version of matplotlib, so that equal plots are equal bytes.
     figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -107,7 +113,7 @@ def encode_picture(
 def scaled_photo(image: NDArray[np.uint8], long_side_px: int) -> tuple[Image.Image, float]:
     """Resize a photo, (H, W, 3) uint8, to ``long_side_px``, and return the scale factor.
 
-    Small photos are enlarged: numbers would not fit on them otherwise.
+    Small photos are enlarged so that numbers fit on them.
 
     Raises:
         ShapeError: The image is not (H, W, 3) uint8.

@@ -45,9 +45,9 @@ def test_image_embeddings_are_the_normalised_projected_class_token(
 ) -> None:
     pixels = torch.stack([encoder.preprocess(photo), encoder.preprocess(photo[::-1])])
     features = encoder.features(pixels)
-    assert features.shape == (2, encoder.num_tokens, encoder.width)
+    assert features.shape == (2, encoder.info.num_tokens, encoder.info.width)
     embedded = encoder.embed_images(pixels)
-    assert embedded.shape == (2, encoder.text_dim)
+    assert embedded.shape == (2, encoder.info.text_dim)
     torch.testing.assert_close(embedded.norm(dim=-1), torch.ones(2))
     class_token = encoder.project(features)[:, 0]
     torch.testing.assert_close(torch.nn.functional.normalize(class_token, dim=-1), embedded)

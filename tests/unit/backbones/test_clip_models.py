@@ -46,7 +46,7 @@ def test_random_weights_are_loud_and_the_same_every_time(
 ) -> None:
     first, second = load_clip("tiny", "random"), load_clip("tiny", "random")
     assert state_sha256(first.model) == state_sha256(second.model)
-    assert caplog.text.count("CLIP tiny gets RANDOM weights") == 2
+    assert caplog.text.count("CLIP tiny has RANDOM weights") == 2
 
 
 def test_weights_can_be_a_file(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_quickgelu_mismatch_is_seen_the_other_way_round_too(
 def test_offline_the_message_says_what_to_fetch_and_which_option_to_give(no_network: None) -> None:
     with pytest.raises(WeightsError) as error:
         load_clip("ViT-B-16-quickgelu", "openai")
-    assert "no network" in str(error.value)
+    assert "Without network access" in str(error.value)
     assert "https://huggingface.co/timm/vit_base_patch16_clip_224.openai)" in str(error.value)
     assert ".pt)" not in str(error.value)
     assert "models.clip_weights=/path/to/" in str(error.value)
@@ -119,7 +119,7 @@ def test_a_file_of_unknown_activation_in_a_gelu_model_is_warned_of(
 ) -> None:
     with caplog.at_level(logging.WARNING), pytest.raises(MissingFileError):
         load_clip("ViT-B-16", str(tmp_path / "mine.safetensors"))
-    assert "ViT-B-16 computes GELU" in caplog.text
+    assert "ViT-B-16 uses GELU" in caplog.text
 
 
 def _clip(**vision: object) -> CLIP:
@@ -137,7 +137,7 @@ def test_vits_that_pool_otherwise_still_have_a_class_token_but_project_no_patche
     tokenizer = WordTokenizer(["red"], context_length=8)
     loaded = describe_clip(_clip(image_size=16, **vision), tokenizer=tokenizer, name="odd")
     assert (loaded.first_token, loaded.num_tokens, loaded.width) == ("class token", 5, 16)
-    with pytest.raises(ConfigError, match="pooled_patches cannot be had"):
+    with pytest.raises(ConfigError, match="cannot project single patches"):
         OpenClipEncoder(loaded).project(torch.zeros(1, 5, 16))
 
 

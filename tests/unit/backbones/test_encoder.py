@@ -24,7 +24,6 @@ from regionspot.backbones import (
     load_frozen_models,
 )
 from regionspot.core.errors import ConfigError
-from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference import PromptedImage, score_clip_crops, score_pixel_methods
 
 SIDE, GRID, WIDTH, TEXT_DIM = 8, 2, 6, 5
@@ -57,6 +56,7 @@ class LetterEncoder(Encoder):
         self._towers = towers
         self.heard: list[str] = []
         super().__init__(
+            towers,
             EncoderInfo(
                 name="letters",
                 image_size=SIDE,
@@ -78,11 +78,6 @@ class LetterEncoder(Encoder):
     def load(cls, model: str, weights: str, *, execution: Execution = FLOAT32) -> Self:
         assert (model, weights) == ("letters", "random")
         return cls(Towers(), execution=execution)
-
-    @property
-    @override
-    def module(self) -> nn.Module:
-        return self._towers
 
     @property
     @override
@@ -162,11 +157,11 @@ def test_names_become_sentences_and_unit_rows(models: FrozenModels) -> None:
         "a photo of a bat (animal).",
         "a photo of a {odd}.",
     ]
-    bank_CE = models.text_bank(Vocabulary(("ab", "b")), templates="none")
+    bank_CE = models.encoder.text_bank(["ab", "b"], "none")
     letters = Towers().letters.weight.detach()
     wanted_E = letters[ord("a")] + letters[ord("b")] + 30 * letters[0]  # 32 tokens are read
     torch.testing.assert_close(bank_CE[0], wanted_E / wanted_E.norm())
-    findings = models.examine_names(Vocabulary(("x" * 40, "x" * 41, "b")), templates="none")
+    findings = models.encoder.examine_names(["x" * 40, "x" * 41, "b"], "none")
     assert (findings.alike, findings.cut, findings.num_read) == (((0, 1),), (0, 1), 32)
 
 
@@ -177,13 +172,13 @@ def test_crops_are_named_and_what_it_cannot_do_is_said(
     height, width = photo.shape[:2]
     whole = np.array([[0, 0, width, height]], np.float32)
     image = PromptedImage(image_id=1, path=tmp_path / "photo.png", boxes_xyxy=whole)
-    bank_CE = models.text_bank(Vocabulary(("ab", "c")), templates="none")
+    bank_CE = models.encoder.text_bank(["ab", "c"], "none")
     (scores,) = score_clip_crops(models, [image], bank_CE, method="clip_box_crop")
     embedded_E = models.encoder.embed_images(by_hand(photo))[0]
     torch.testing.assert_close(
         torch.from_numpy(scores.scores[0]), (10 * bank_CE @ embedded_E).softmax(dim=0)
     )
-    with pytest.raises(ConfigError, match=r"letters \(LetterEncoder\) does not take"):
+    with pytest.raises(ConfigError, match=r"letters \(LetterEncoder\) cannot project"):
         score_pixel_methods(models, [image], bank_CE, methods=["pooled_patches"])
-    with pytest.raises(ConfigError, match="does not take single patches"):
+    with pytest.raises(ConfigError, match="cannot project single patches"):
         models.encoder.project(torch.zeros(1, 5, WIDTH))

@@ -203,7 +203,7 @@ except ConfigError as error:
         check=True,
     )
     assert done.stdout.startswith("models.compile is true, but torch.compile does not work on cpu")
-    assert "apt-get install g++, or set the variable CXX); or leave models.compile away." in (
+    assert "apt-get install g++, or set the variable CXX); or leave out models.compile." in (
         done.stdout
     )
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from regionspot.backbones import (
-    SAM_RESIZE,
     FrozenModels,
     LoadedClip,
     ModelsConfig,
@@ -17,7 +16,6 @@ from regionspot.backbones import (
     state_sha256,
 )
 from regionspot.core.errors import ConfigError
-from regionspot.core.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def test_the_fingerprint_holds_all_that_decides_the_numbers(
         "sam_model": "small",
         "sam_weights_sha256": state_sha256(localizer.sam),
         "sam_image_size": 64,
-        "sam_resize": SAM_RESIZE,
+        "sam_resize": SamLocalizer.resize_rule,
         "clip_model": "small",
         "clip_weights_sha256": state_sha256(loaded_clip.model),
         "clip_image_size": 32,
@@ -50,7 +48,7 @@ def test_the_fingerprint_holds_all_that_decides_the_numbers(
     }
     for word in ("bilinear", "antialias", "squash"):
         assert word in OpenClipEncoder.resize_rule
-    assert "bilinear" in SAM_RESIZE
+    assert "bilinear" in SamLocalizer.resize_rule
 
 
 def test_the_identity_is_taken_before_anything_is_cast(loaded_clip: LoadedClip) -> None:
@@ -62,11 +60,8 @@ def test_the_identity_is_taken_before_anything_is_cast(loaded_clip: LoadedClip) 
     assert frozen.fingerprint().sam_weights_sha256 == before
 
 
-def test_a_vocabulary_is_embedded_with_its_own_clip(
-    frozen: FrozenModels, loaded_clip: LoadedClip
-) -> None:
-    vocabulary = Vocabulary(("red star", "blue egg"))
-    ours = frozen.text_bank(vocabulary, templates="single")
+def test_names_are_embedded_as_open_clip_embeds_their_sentences(loaded_clip: LoadedClip) -> None:
+    ours = OpenClipEncoder(loaded_clip).text_bank(["red star", "blue egg"], "single")
     ids = loaded_clip.tokenizer(["a photo of a red star.", "a photo of a blue egg."])
     with torch.no_grad():
         theirs = loaded_clip.model.encode_text(ids, normalize=True)

@@ -15,8 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from helpers.samples import GENUINE, OURS, PHOTOS, sample_files
-from regionspot.backbones import ExifPolicy, ImageError, decode_image
-from regionspot.backbones.decode_images import exif_orientation, rgb_pixels
+from regionspot.backbones import ExifPolicy
+from regionspot.backbones.decode_images import (
+    ImageError,
+    decode_image,
+    exif_orientation,
+    rgb_pixels,
+)
 
 SIZE_HW = (20, 30)
 ORIENTATION_TAG = 0x0112

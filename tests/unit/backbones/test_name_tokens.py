@@ -39,7 +39,7 @@ def test_names_with_the_same_tokens_are_found() -> None:
     assert findings.merged_names() == ("Hot Dog", "cat", "a&amp;b", "cats")
     (line,) = findings.lines()
     assert line == (
-        "5 class names have the tokens of another one, so that CLIP cannot tell them apart:"
+        "5 class names have the tokens of another one, so that the encoder cannot tell them apart:"
         " 'Hot Dog' = 'hot dog' = 'HOT  DOG'; 'a&amp;b' = 'a&b' (kept; see same_tokens)"
     )
     with pytest.raises(VocabularyError, match="'Hot Dog' = 'hot dog' = .*Rename or remove"):
@@ -99,20 +99,22 @@ def test_tokenizers_of_transformers_are_looked_through_likewise(
 
 def test_words_that_a_word_tokenizer_does_not_know_are_named_and_refused() -> None:
     tokenizer = WordTokenizer(["red", "star"], context_length=6)
-    findings = examine_names(tokenizer, ["red star", "red cat", "dog", "cat"], "none")
+    findings = examine_names(
+        tokenizer, ["red star", "red cat", "dog", "cat"], "none", encoder="the encoder tiny"
+    )
     assert findings.unknown == {"cat": (1, 3), "dog": (2,)}
     assert findings.alike == ((2, 3),)
     assert findings.known == ("red", "star")
     with pytest.raises(VocabularyError) as caught:
         findings.check_words(" Or go home.")
     assert str(caught.value) == (
-        "3 of 4 class names hold words that the tiny CLIP does not know, and all of these are the"
-        " same to it: 'cat', 'dog'. It knows 2 words, such as red, star (docs/toy_world.md lists"
-        " them). For other words cache and train with a released CLIP, such as that of"
+        "3 of 4 class names hold words that the encoder tiny does not know, and all of these are"
+        " the same to it: 'cat', 'dog'. It knows 2 words, such as red, star (docs/toy_world.md"
+        " lists them). For other words cache and train with a released CLIP, such as that of"
         " --models.preset bl. Or go home."
     )
     assert findings.lines()[0].startswith(
-        "WARNING: the tiny CLIP does not know the words 'cat', 'dog'"
+        "WARNING: the encoder tiny does not know the words 'cat', 'dog'"
     )
 
 

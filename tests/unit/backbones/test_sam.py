@@ -9,12 +9,13 @@ from torch import Tensor
 
 from regionspot.backbones import (
     BoxPrompts,
-    MaskPrompt,
+    Frame,
+    MaskForm,
     MaskPrompts,
     PointPrompts,
     SamLocalizer,
+    SamPrompts,
     mask_logits,
-    position_tokens,
     region_masks,
     region_tokens,
 )
@@ -58,7 +59,7 @@ def test_tokens_are_those_of_the_boxes_in_sams_frame(
     boxes_sam = torch.from_numpy(to_sam_frame(BOXES, SIZE_HW, 64))
     assert torch.equal(
         region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW),
-        position_tokens(localizer.sam, embedding, boxes_sam),
+        localizer.decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes_sam)),
     )
 
 
@@ -77,7 +78,7 @@ def test_no_regions_give_nothing_of_the_right_shape(
     ).shape == (0, 32)
     for prompt in ("box", "box_and_mask", "mask"):
         assert region_tokens(
-            localizer, embedding, MaskPrompts(masks=masks, prompt=prompt), SIZE_HW
+            localizer, embedding, MaskPrompts(masks=masks, form=prompt), SIZE_HW
         ).shape == (0, 32)
     assert region_masks(localizer, embedding, BoxPrompts(boxes_xyxy=none), SIZE_HW).shape == (
         0,
@@ -157,16 +158,11 @@ def test_a_mask_prompt_is_its_extent_by_default(localizer: SamLocalizer, embeddi
 
 @pytest.mark.parametrize("prompt", ["mask", "box_and_mask"])
 def test_a_masks_shape_reaches_sam_if_asked_for(
-    localizer: SamLocalizer, embedding: Tensor, prompt: MaskPrompt
+    localizer: SamLocalizer, embedding: Tensor, prompt: MaskForm
 ) -> None:
     sam = localizer.sam
-    logits = mask_logits(
-        _mask(),
-        resized_hw=(32, 64),
-        frame_px=64,
-        grid_hw=(32, 32),
-        device=torch.device("cpu"),
-    )
+    frame = Frame(size_hw=SIZE_HW, resized_hw=(32, 64), side_px=64, device=torch.device("cpu"))
+    logits = mask_logits(_mask(), frame, grid_hw=(32, 32))
     boxes = torch.from_numpy(to_sam_frame(BOXES[:1], SIZE_HW, 64))
     heard: list[Tensor] = []
     hook = sam.mask_decoder.transformer.register_forward_hook(
@@ -178,7 +174,7 @@ def test_a_masks_shape_reaches_sam_if_asked_for(
         )
         sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, False)  # noqa: FBT003
     hook.remove()
-    ours = region_tokens(localizer, embedding, MaskPrompts(masks=_mask(), prompt=prompt), SIZE_HW)
+    ours = region_tokens(localizer, embedding, MaskPrompts(masks=_mask(), form=prompt), SIZE_HW)
     torch.testing.assert_close(ours, heard[0], rtol=0, atol=1e-5)
 
 
@@ -187,9 +183,8 @@ def test_mask_logits_are_the_covered_share_of_each_cell() -> None:
     masks = np.zeros((1, 8, 16), np.bool_)
     masks[0, 0:4, 0:4] = True  # a whole cell
     masks[0, 4:8, 4:6] = True  # half a cell
-    logits = mask_logits(
-        masks, resized_hw=(8, 16), frame_px=16, grid_hw=(4, 4), device=torch.device("cpu")
-    )
+    frame = Frame(size_hw=(8, 16), resized_hw=(8, 16), side_px=16, device=torch.device("cpu"))
+    logits = mask_logits(masks, frame, grid_hw=(4, 4))
     sure = float(np.log(0.999 / 0.001))
     wanted = torch.full((4, 4), -sure)
     wanted[0, 0], wanted[1, 1] = sure, 0.0

@@ -21,14 +21,7 @@ TINY, REPOSITORY = "sam2.1_hiera_tiny", "facebook/sam2.1-hiera-tiny"
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the image encoder of "tiny" smaller than tiny; the rest is as released."""
-    size = module.Hiera(
-        widths=(8, 16, 32, 64),
-        num_blocks=(1, 1, 1, 1),
-        num_heads=(1, 1, 2, 2),
-        windows=(4, 2, 2, 2),
-        global_attention_blocks=(1, 2, 3),
-        position_grid=(4, 4),
-    )
+    size = module.Hiera(8, 1, (1, 1, 1, 1), (4, 2, 2, 2), (1, 2, 3), 4)
     monkeypatch.setitem(module.SIZES, "tiny", size)
 
 
@@ -140,7 +133,7 @@ def test_the_released_repository_is_taken_from_the_hubs_own_cache(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(
         WeightsError,
-        match=rf"{REPOSITORY} could not be had.*download https://huggingface\.co/{REPOSITORY}"
+        match=rf"{REPOSITORY} could not be downloaded.*download https://huggingface\.co/{REPOSITORY}"
         r"/resolve/main/model\.safetensors.*models\.sam_weights=/path/to/model\.safetensors",
     ):
         load_localizer(TINY, resolve(ModelsConfig(sam=TINY)).sam_weights)

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 from regionspot.backbones import state_sha256
-from regionspot.backbones.weights import freeze, is_path, random_weights, read_state_dict
+from regionspot.backbones.weights import build_frozen, freeze, is_path, read_state_dict
 from regionspot.core.errors import MissingFileError, WeightsError
 from regionspot.core.state_dict import load_strictly
 
@@ -147,11 +148,12 @@ def test_random_weights_repeat_warn_and_leave_the_callers_numbers_alone(
     models = []
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            with random_weights("SAM vit_b", option="models.sam_weights"):
-                models.append(nn.Linear(3, 3))
+            build = partial(nn.Linear, 3, 3)
+            model = build_frozen(build, None, what="SAM vit_b", option="models.sam_weights")
+            models.append(model)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(models[0].weight, models[1].weight)
-    assert "SAM vit_b gets RANDOM weights, as models.sam_weights=random asks" in caplog.text
+    assert "SAM vit_b has RANDOM weights, because of models.sam_weights=random" in caplog.text
 
 
 def test_the_identity_follows_every_value_name_shape_and_dtype() -> None:

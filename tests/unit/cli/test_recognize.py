@@ -291,7 +291,7 @@ def test_a_picture_is_written_where_it_is_wanted(
         (["--boxes", "1,2,30,40", "--vocabulary", "cat,dog"], "does not know, and all of these"),
         (
             ["--boxes", "1,2,30,40", "--vocabulary", "Egg,egg", "--same_tokens", "refuse"],
-            "CLIP cannot tell them apart: 'Egg' = 'egg'",
+            "the encoder tiny cannot tell them apart: 'Egg' = 'egg'",
         ),
         (["--boxes", "1,2,30,40", "--top_k", "0"], "top_k is 0"),
         (["--boxes", "1,2,30,40", "--templates", "poem"], "no template set 'poem'"),

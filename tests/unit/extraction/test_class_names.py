@@ -35,7 +35,7 @@ def test_words_that_the_tiny_clip_does_not_know_are_refused_before_anything_is_w
     with pytest.raises(VocabularyError) as caught:
         lines_of(tmp_path, ["cat", "dog", "red star"])
     message = str(caught.value)
-    assert message.startswith("2 of 3 class names hold words that the tiny CLIP does not know")
+    assert message.startswith("2 of 3 class names hold words that the encoder tiny does not know")
     assert "'cat', 'dog'. It knows 98 words, such as plain, striped" in message
     assert message.endswith("To try the pipeline anyway: --unknown_words keep.")
     assert not (tmp_path / "cache").exists()
@@ -47,7 +47,7 @@ def test_kept_unknown_words_are_told_in_the_last_lines_whenever_the_command_is_g
     for _ in range(2):
         lines = lines_of(tmp_path, ["cat", "dog", "red star"], unknown_words="keep")
         assert lines[-2].startswith(
-            "WARNING: the tiny CLIP does not know the words 'cat', 'dog': all of them are the same"
+            "WARNING: the encoder tiny does not know the words 'cat', 'dog': all of them are"
         )
         assert lines[-1].endswith("cannot tell them apart: 'cat' = 'dog' (kept; see same_tokens)")
 

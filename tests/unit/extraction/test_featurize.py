@@ -122,8 +122,8 @@ def map_of_open_clip(models: FrozenModels, folder: Path, number: int) -> Tensor:
     transform = image_transform(
         clip.visual.image_size,
         is_train=False,
-        mean=models.encoder.mean,
-        std=models.encoder.std,
+        mean=models.encoder.info.mean,
+        std=models.encoder.info.std,
         resize_mode="squash",
         interpolation="bilinear",
     )

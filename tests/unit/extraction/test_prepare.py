@@ -85,7 +85,7 @@ def preparation(
 
 
 def squashed(image: Image.Image, models: FrozenModels) -> NDArray[np.uint8]:
-    side = models.encoder.image_size
+    side = models.encoder.info.image_size
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
@@ -156,7 +156,7 @@ def test_an_image_without_regions_is_prepared_for_clip_only(
     assert isinstance(prepared, PreparedImage)
     assert len(prepared.record.labels) == 0
     assert prepared.sam_pixels is None
-    side = models.encoder.image_size
+    side = models.encoder.info.image_size
     assert prepared.clip_pixels is not None
     assert prepared.clip_pixels.shape == (3, side, side)
 

@@ -30,7 +30,7 @@ def vocabulary() -> Vocabulary:
 
 @pytest.fixture(scope="session")
 def bank(models: FrozenModels, vocabulary: Vocabulary) -> torch.Tensor:
-    return models.text_bank(vocabulary, templates="single")
+    return models.encoder.text_bank(vocabulary.names, "single")
 
 
 @pytest.fixture(scope="session")

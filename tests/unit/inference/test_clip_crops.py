@@ -37,10 +37,10 @@ ATOL = 1e-4
 
 
 def clip_input(models: FrozenModels, pixels: Pixels) -> Tensor:
-    size = models.encoder.image_size
+    size = models.encoder.info.image_size
     squashed = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
     levels = pil_to_tensor(squashed) / 255
-    batch: Tensor = normalize(levels, models.encoder.mean, models.encoder.std)[None]
+    batch: Tensor = normalize(levels, models.encoder.info.mean, models.encoder.info.std)[None]
     return batch
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from regionspot.backbones import ImageError
+from regionspot.backbones.decode_images import ImageError
 from regionspot.core.errors import MissingFileError, RegionSpotError, ShapeError
 from regionspot.inference import load_image
 

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import normalize, pil_to_tensor
@@ -124,7 +123,9 @@ def test_embeddings_are_the_heads_on_what_sam_and_open_clip_compute(
         predictor.predict(box=box, multimask_output=False)
     hook.remove()
     squashed = Image.fromarray(pixels).resize((96, 96), Image.Resampling.BILINEAR)
-    levels = normalize(pil_to_tensor(squashed) / 255, models.encoder.mean, models.encoder.std)
+    levels = normalize(
+        pil_to_tensor(squashed) / 255, models.encoder.info.mean, models.encoder.info.std
+    )
     seen = clip_of(models).model.visual.forward_intermediates(
         levels[None], indices=1, output_fmt="NLC", output_extra_tokens=True
     )
@@ -242,8 +243,7 @@ def test_where_sam_sees_nothing_the_box_is_the_pixels_around_the_points(
     trained_head: TrainedHead, pixels: Pixels, points: list[Any], box: list[int]
 ) -> None:
     models = load_frozen_models(ModelsConfig(preset="toy"))
-    sam: Sam = models.localizer.module
-    sam.mask_threshold = float("inf")
+    models.localizer.mask_threshold = float("inf")
     regions = RegionSpot(trained_head, models).recognize(pixels, points=points)
     assert regions.boxes_xyxy.tolist() == [box]
     assert regions.masks is not None
@@ -276,7 +276,7 @@ def test_masks_are_shown_to_sam_as_the_heads_training_showed_them(
     with torch.inference_mode():
         embedding = localizer.embed(localizer.preprocess(pixels)[None])
         tokens = region_tokens(
-            localizer, embedding, MaskPrompts(masks=masks, prompt=prompt), (96, 140)
+            localizer, embedding, MaskPrompts(masks=masks, form=prompt), (96, 140)
         )
         features = encoder.features(encoder.preprocess(pixels)[None])
         wanted = trained_head.head(tokens[None], features)[0]
@@ -575,7 +575,7 @@ def test_asking_again_gives_the_same_answer_whatever_was_asked_between(
 def test_words_that_the_tiny_clip_does_not_know_have_nothing_to_win_with(
     model: RegionSpot, pixels: Pixels, names: list[str]
 ) -> None:
-    message = "2 of . class names hold words that the tiny CLIP does not know.*'cat', 'dog'. It"
+    message = "2 of . class names hold words that the encoder tiny does not know.*'cat', 'dog'. It"
     with pytest.raises(VocabularyError, match=message):
         model.recognize(pixels, boxes_xyxy=BOX, vocabulary=names)
     with pytest.raises(VocabularyError, match=message):
@@ -620,4 +620,7 @@ def test_a_name_longer_than_clip_reads_is_told(
 ) -> None:
     names = ["sea egg", "red " * 40 + "star"]
     model.recognize(pixels, boxes_xyxy=BOX, vocabulary=names, templates="none")
-    assert "1 class names are cut, as CLIP reads 32 tokens of a sentence: 'red red" in caplog.text
+    assert (
+        "1 class names are cut, as the encoder tiny reads 32 tokens of a sentence: 'red red"
+        in caplog.text
+    )

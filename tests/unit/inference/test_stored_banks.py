@@ -304,7 +304,7 @@ def test_the_longest_unused_banks_go_and_nothing_else_does(
     of_others = [kept / "notes.h5", kept / "lock.txt", kept.parent / "sam.pth"]
     for path in of_others:
         path.write_bytes(b"x" * 10_000)
-    bank = np.eye(4, models.encoder.text_dim, dtype=np.float32)
+    bank = np.eye(4, models.encoder.info.text_dim, dtype=np.float32)
     banks = StoredBanks(models.fingerprint(), None)
     banks.keep(Vocabulary(NAMES), bank, templates="single")
     (path,) = set(files_in(kept)) - set(of_others)
@@ -328,7 +328,7 @@ def test_the_longest_unused_banks_go_and_nothing_else_does(
 def test_what_exceeds_the_limit_alone_is_not_kept(
     models: FrozenModels, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank = np.eye(4, models.encoder.text_dim, dtype=np.float32)
+    bank = np.eye(4, models.encoder.info.text_dim, dtype=np.float32)
     for megabytes in ("0", str((bank.nbytes - 1) / 1e6)):
         monkeypatch.setenv("REGIONSPOT_TEXT_BANKS_MB", megabytes)
         banks = StoredBanks(models.fingerprint(), None)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionspot.viz.named_regions import LabelSize, Rect, place_labels
+from regionspot.viz.named_regions import Rect, place_labels
 
 PICTURE_WH = (640, 480)
 
@@ -24,7 +24,7 @@ boxes = st.builds(
 def test_labels_stay_in_the_picture_and_keep_their_size(
     drawn: list[Rect], width: int, height: int
 ) -> None:
-    sizes = [LabelSize(width=width, height=height)] * len(drawn)
+    sizes = [(width, height)] * len(drawn)
     for label in place_labels(drawn, sizes, PICTURE_WH):
         assert 0 <= label[0] <= label[2] <= PICTURE_WH[0] + 1e-6
         assert 0 <= label[1] <= label[3] <= PICTURE_WH[1] + 1e-6
@@ -33,24 +33,24 @@ def test_labels_stay_in_the_picture_and_keep_their_size(
 
 
 def test_a_lone_box_has_its_label_above_its_corner() -> None:
-    (label,) = place_labels([(100, 100, 200, 200)], [LabelSize(width=80, height=20)], PICTURE_WH)
+    (label,) = place_labels([(100, 100, 200, 200)], [(80, 20)], PICTURE_WH)
     assert label == (100, 78, 180, 98)
 
 
 def test_a_box_at_the_top_has_its_label_below() -> None:
-    (label,) = place_labels([(100, 0, 200, 50)], [LabelSize(width=80, height=20)], PICTURE_WH)
+    (label,) = place_labels([(100, 0, 200, 50)], [(80, 20)], PICTURE_WH)
     assert label == (100, 52, 180, 72)
 
 
 def test_neighbours_do_not_cover_each_others_names() -> None:
     row: list[Rect] = [(60 * i + 10, 200, 60 * i + 60, 250) for i in range(6)]
-    labels = place_labels(row, [LabelSize(width=110, height=20)] * 6, PICTURE_WH)
+    labels = place_labels(row, [(110, 20)] * 6, PICTURE_WH)
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[:i]]
     assert sum(overlap(a, b) for a, b in pairs) < 0.05 * 6 * 110 * 20
 
 
 def test_a_box_over_the_whole_picture_keeps_its_label_inside() -> None:
-    (label,) = place_labels([(0, 0, 640, 480)], [LabelSize(width=80, height=20)], PICTURE_WH)
+    (label,) = place_labels([(0, 0, 640, 480)], [(80, 20)], PICTURE_WH)
     assert overlap(label, (0, 0, 640, 480)) == 80 * 20
 
 

@@ -1,33 +1,44 @@
-"""The frozen CLIP: any of open_clip's models, or the tiny one; weights from anywhere.
+"""CLIP as an encoder: any of open_clip's models, or the tiny one, and their weights.
 
-What goes wrong silently elsewhere is refused here: OpenAI's weights in a model with another
+Errors that are silent elsewhere are raised here: OpenAI's weights in a model with another
 activation (0.7 % off), and weights whose position table would have to be resized.
+
+Shape letters: B images, T tokens (the class token or its stand-in first), D CLIP's width, N texts,
+L tokens of a text, E the joint text space.
 """
 
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch import Tensor
+from typing_extensions import override
 
-from regionspot.backbones.clip_text import LazyTokenizer, Tokenizer, WordTokenizer
-from regionspot.backbones.encoder import EncoderInfo, Rgb
+from regionspot.backbones.clip_text import (
+    LazyTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    copy_from_hub,
+)
+from regionspot.backbones.encoder import Encoder, EncoderInfo, Rgb
+from regionspot.backbones.execution import FLOAT32, Execution, keep_norms_in_float32
 from regionspot.backbones.image_towers import image_tower
+from regionspot.backbones.text_towers import embed_texts
 from regionspot.backbones.weights import (
     RANDOM,
     SHIPPED,
+    build_frozen,
     freeze,
     is_path,
-    random_weights,
-    read_state_dict,
     shipped_config,
     shipped_weights_path,
 )
 from regionspot.core.errors import ConfigError, WeightsError
-from regionspot.core.state_dict import load_strictly
 from regionspot.core.text import needs_extra
 
 if TYPE_CHECKING:
@@ -43,18 +54,66 @@ class LoadedClip(EncoderInfo):
     """A frozen CLIP with everything needed to feed it; its name is open_clip's, or "tiny"."""
 
     model: "CLIP"
-    """open_clip's model, in eval mode, with nothing to be trained."""
+    """open_clip's model, frozen, in eval mode."""
     tokenizer: Tokenizer
     """Texts to token ids."""
 
 
-def check_clip_name(model: str) -> None:
-    """Check that there is a CLIP of a name, before anything is made of it.
+class OpenClipEncoder(Encoder):
+    """Any of open_clip's models, or the tiny CLIP."""
 
-    Raises:
-        ConfigError: There is none; the message has those of similar names.
-        MissingExtraError: ``open_clip`` is not installed.
-    """
+    def __init__(self, loaded: LoadedClip, *, execution: Execution = FLOAT32) -> None:
+        """Wrap a CLIP, as from `load_clip`; ``execution`` is that of its image tower."""
+        self.clip = loaded
+        self._tower = image_tower(loaded.model.visual, name=loaded.name)
+        encode = self._tower.features
+        super().__init__(loaded.model, loaded, encode=encode, execution=execution)
+        if execution.precision != "float32":
+            keep_norms_in_float32(loaded.model.visual)
+
+    @classmethod
+    @override
+    def load(cls, model: str, weights: str, *, execution: Execution = FLOAT32) -> Self:
+        return cls(load_clip(model, weights), execution=execution)
+
+    @property
+    @override
+    def tokenizer(self) -> Tokenizer:
+        return self.clip.tokenizer
+
+    @override
+    def reference(self) -> Self:
+        return type(self)(self.clip)
+
+    @override
+    def check_projects_patches(self) -> None:
+        self._tower.check_projects_patches()
+
+    @override
+    @torch.no_grad()
+    def project(self, features_BTD: Tensor) -> Tensor:
+        """Project every token of feature maps, (B, T, D), into the text space, (B, T, E).
+
+        CLIP itself does this only to what it pools. Where that is the first token, its row is
+        CLIP's image embedding before normalisation. Other tokens are pooled as if alone.
+        """
+        return self._tower.project(features_BTD)
+
+    @override
+    def _embed_images(self, pixels_BCHW: Tensor) -> Tensor:
+        embedding_BE: Tensor = self.clip.model.encode_image(pixels_BCHW)
+        return embedding_BE
+
+    @override
+    def _embed_texts(
+        self, texts: list[str], *, batch_size: int, on_batch: Callable[[int], object]
+    ) -> Tensor:
+        ids_NL = self.tokenizer(texts).to(self.device)
+        return embed_texts(self.clip.model, ids_NL, batch_size=batch_size, on_batch=on_batch)
+
+
+def check_clip_name(model: str) -> None:
+    """Raise a `ConfigError` with similar names if there is no such CLIP."""
     with needs_extra("extract"):
         import open_clip
     if model in ("tiny", *open_clip.list_models()):
@@ -77,11 +136,11 @@ def load_clip(model: str, weights: str) -> LoadedClip:
             (tiny only).
 
     Returns:
-        The model on the CPU in float32 and what belongs to it.
+        The model on the CPU in float32, with its tokenizer and properties.
 
     Raises:
         ConfigError: open_clip has no such model, or its image tower gives no feature map.
-        WeightsError: The weights are unknown, cannot be had, or do not fit the model.
+        WeightsError: The weights are unknown or unavailable, or do not fit the model.
         MissingFileError: The weights are a path that does not exist.
         MissingExtraError: ``open_clip`` is not installed.
     """
@@ -91,14 +150,11 @@ def load_clip(model: str, weights: str) -> LoadedClip:
     import open_clip
 
     quick = bool(open_clip.get_model_config(model).get("quick_gelu", False))
-    if weights == RANDOM:
-        with random_weights(f"CLIP {model}", option=_OPTION):
-            clip = _build(model)
-    elif is_path(weights):
-        _warn_of_activation(model, Path(weights), quick=quick)
-        state = read_state_dict(Path(weights))
-        clip = _build(model)
-        load_strictly(clip, state, source=weights)
+    if weights == RANDOM or is_path(weights):
+        path = None if weights == RANDOM else Path(weights)
+        if path is not None:
+            _warn_of_activation(model, path, quick=quick)
+        clip = build_frozen(partial(_build, model), path, what=f"CLIP {model}", option=_OPTION)
     else:
         clip = _build_pretrained(model, weights, quick=quick)
     return describe_clip(clip, tokenizer=LazyTokenizer(model), name=model, quick_gelu=quick)
@@ -107,7 +163,7 @@ def load_clip(model: str, weights: str) -> LoadedClip:
 def describe_clip(
     clip: "CLIP", *, tokenizer: Tokenizer, name: str, quick_gelu: bool = False
 ) -> LoadedClip:
-    """Freeze an open_clip model that is already in memory, and read off what belongs to it.
+    """Freeze an open_clip model in memory, and collect its properties.
 
     Args:
         clip: A CLIP with square input.
@@ -127,7 +183,7 @@ def describe_clip(
         )
     mean, std = _normalisation(clip)
     freeze(clip)
-    # One blank image tells what the tower's make does not say in one place.
+    # A blank image gives the shapes, which the kinds of towers state in different places.
     blank_1CHW = torch.zeros(1, 3, height, width).to(next(clip.visual.parameters()))
     with torch.no_grad():
         _, num_tokens, feature_dim = tower.features(blank_1CHW).shape
@@ -158,10 +214,10 @@ def _normalisation(clip: "CLIP") -> tuple[Rgb, Rgb]:
 
 
 def build_tiny_clip(config: Mapping[str, Any]) -> "CLIP":
-    """Build a CLIP from open_clip's own class, with fresh weights, in training mode.
+    """Build a CLIP with fresh weights, in training mode.
 
     Args:
-        config: What ``tiny/clip.json`` holds: ``embed_dim``, ``vision_cfg`` and ``text_cfg`` as in
+        config: As in ``tiny/clip.json``: ``embed_dim``, ``vision_cfg`` and ``text_cfg`` of
             open_clip's model configs, and ``preprocess`` with mean and std.
     """
     with needs_extra("extract"):
@@ -178,17 +234,16 @@ def build_tiny_clip(config: Mapping[str, Any]) -> "CLIP":
 def _load_tiny(weights: str) -> LoadedClip:
     config = shipped_config("clip")
     if weights == RANDOM:
-        with random_weights("CLIP tiny", option=_OPTION):
-            clip = build_tiny_clip(config)
+        path = None
     elif weights == SHIPPED or is_path(weights):
         path = shipped_weights_path("clip") if weights == SHIPPED else Path(weights)
-        clip = build_tiny_clip(config)
-        load_strictly(clip, read_state_dict(path), source=str(path))
     else:
         raise WeightsError(
             f"there are no weights {weights!r} for CLIP tiny; give shipped, a path, or random"
             f" (option {_OPTION})."
         )
+    build = partial(build_tiny_clip, config)
+    clip = build_frozen(build, path, what="CLIP tiny", option=_OPTION)
     tokenizer = WordTokenizer(
         config["tokenizer"]["words"], context_length=config["text_cfg"]["context_length"]
     )
@@ -196,21 +251,20 @@ def _load_tiny(weights: str) -> LoadedClip:
 
 
 def _build(model: str) -> "CLIP":
-    """Build a model without weights, but with the normalisation of those it is released with."""
+    """Build a model with fresh weights and the normalisation of its released ones."""
     import open_clip
     from open_clip.model import set_model_preprocess_cfg
 
     root_level = logging.getLogger().level
-    # open_clip reports random weights on the root logger, but these are replaced or were asked for.
+    # open_clip warns of random weights on the root logger, but these are replaced or intended.
     logging.getLogger().setLevel(logging.ERROR)
     try:
         clip = open_clip.create_model(model, pretrained=None, pretrained_text=False)
-    except OSError as error:  # the text tower is one of transformers, described on the hub
+    except OSError as error:  # the config of a text tower from transformers is on the hub
         hub_name = open_clip.get_model_config(model)["text_cfg"].get("hf_model_name")
         raise WeightsError(
-            f"the text tower of CLIP {model} could not be built ({str(error)[:200]}). Where there"
-            f" is no network, download {hub_name} elsewhere (hf download {hub_name}) and copy the"
-            " folder ~/.cache/huggingface here, or set HF_HOME to where it lies."
+            f"the text tower of CLIP {model} could not be built ({str(error)[:200]})."
+            f" {copy_from_hub(hub_name)}"
         ) from error
     finally:
         logging.getLogger().setLevel(root_level)
@@ -221,8 +275,8 @@ def _build(model: str) -> "CLIP":
         set_model_preprocess_cfg(clip, released[0])
     if any(other != released[0] for other in released):
         _logger.warning(
-            "released weights of %s are of two kinds; the input is normalised as for %s. Give a tag"
-            " in place of a file if the weights are not of that kind.",
+            "the released weights of %s differ in how the input is normalised; it is normalised as"
+            " for %s. If that is wrong for your weights, give a tag in place of a file.",
             model,
             tags[0],
         )
@@ -243,35 +297,35 @@ def _build_pretrained(model: str, tag: str, *, quick: bool) -> "CLIP":
         other = model.removesuffix(_QUICK) if quick else model + _QUICK
         raise WeightsError(
             f"the weights {tag!r} were trained with {'GELU' if quick else 'QuickGELU'}, but {model}"
-            f" computes {'QuickGELU' if quick else 'GELU'}: every feature would be slightly wrong."
+            f" uses {'QuickGELU' if quick else 'GELU'}: every feature would be slightly wrong."
             f" Give models.clip={other}."
         )
     try:
         return open_clip.create_model(model, pretrained=tag, require_pretrained=True)
     except (RuntimeError, OSError, ValueError) as error:
-        # OpenAI's own files, which the cards also name, are TorchScript: code, and refused here.
+        # OpenAI's own files, which the cards also name, are TorchScript, which is refused as code.
         hub = card.get("hf_hub", "").rstrip("/")
         where = f"the .safetensors of https://huggingface.co/{hub}" if hub else card.get("url")
         raise WeightsError(
-            f"open_clip could not get or load the weights {tag!r} of {model} ({error}). Where there"
-            f" is no network, fetch them elsewhere ({where}) and give the file:"
+            f"open_clip could not load the weights {tag!r} of {model} ({error}). Without network"
+            f" access, download them on another machine ({where}) and give the file:"
             f" {_OPTION}=/path/to/open_clip_model.safetensors."
         ) from error
 
 
 def _warn_of_activation(model: str, path: Path, *, quick: bool) -> None:
-    """A file does not say its activation; what can be told from its name is refused."""
+    """Warn that a file does not state its activation; refuse it if its name is OpenAI's."""
     import open_clip
 
     if quick or model + _QUICK not in open_clip.list_models():
         return
     if "openai" in path.name.lower():
         raise WeightsError(
-            f"{path} is called OpenAI's, whose weights need QuickGELU, but {model} computes GELU:"
+            f"{path} is named like OpenAI's weights, which need QuickGELU, but {model} uses GELU:"
             f" every feature would be slightly wrong. Give models.clip={model}{_QUICK}."
         )
     _logger.warning(
-        "%s does not say which activation it was trained with; %s computes GELU. If the weights are"
+        "%s does not state the activation it was trained with; %s uses GELU. If the weights are"
         " OpenAI's, give models.clip=%s%s.",
         path,
         model,
