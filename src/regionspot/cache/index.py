@@ -1,7 +1,6 @@
-"""The index: where every image lies, in arrays that load in a second for millions of images.
+"""The index: where every image is, in arrays that load in a second for millions of images.
 
-`build_index` derives it, and the list of quarantined images, from the sidecars. It can be rebuilt
-at any time.
+`build_index` makes it, and the list of quarantined images, from the sidecars, at any time.
 """
 
 from collections.abc import Collection
@@ -43,25 +42,25 @@ _TEXTS = ("manifest_sha256", "feature_map_dtype")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CacheIndex:
-    """Where every image of a cache lies. N images without quarantined ones, C classes, K shards.
+    """Where every image of a cache is. N images without quarantined ones, C classes, K shards.
 
-    Images keep the order of the plan: by shard, and in a shard as in its tar.
+    Images are in the order of the plan: by shard, and within a shard as in its tar.
     """
 
     manifest_sha256: str
-    """Seal of the manifest that the cache was written under."""
+    """Seal of the cache's manifest."""
     feature_map_dtype: str
-    """NumPy's name of the type of stored feature maps."""
+    """NumPy's name of the dtype of stored feature maps."""
     num_quarantined: int
-    """Images of the plan that the cache does not hold."""
+    """Number of planned images that are not in the cache."""
     num_clipped_regions: int
-    """Regions whose box was clipped when their image was decoded."""
+    """Number of regions whose box was clipped when their image was decoded."""
     num_dropped_regions: int
-    """Regions that were dropped then."""
+    """Number of regions that were dropped then."""
     num_feature_tokens: int
-    """Tokens of every feature map, T."""
+    """Number of tokens of every feature map, T."""
     feature_map_width: int
-    """Numbers in a row of every stored feature map: D, or W for int8."""
+    """Width of stored feature maps: D, or W for int8."""
     token_dim: int
     """Width of every position token, S."""
     keys: NDArray[np.bytes_]
@@ -73,7 +72,7 @@ class CacheIndex:
     num_regions: NDArray[np.int32]
     """Regions of each image, (N,)."""
     shards: NDArray[np.int32]
-    """Shard of each image, (N,), never decreasing."""
+    """Shard of each image, (N,), ascending."""
     json_offsets: NDArray[np.int64]
     """Where the ``json`` member of each image starts in its tar, (N,)."""
     data_offsets: NDArray[np.int64]
@@ -103,23 +102,32 @@ class CacheIndex:
 
     @property
     def contents_sha256(self) -> str:
-        """Identity of all that the cache holds: SHA-256 of the seals of manifest and sidecars."""
-        seals = [self.manifest_sha256, *(seal.decode("ascii") for seal in self.sidecar_sha256)]
+        """Identity of the cache's contents: SHA-256 of the seals of manifest and sidecars."""
+        seals = [self.manifest_sha256, *map(self.sidecar_seal, range(self.num_shards))]
         return sha256_bytes("\n".join(seals).encode("ascii"))
 
     def key(self, index: int) -> str:
         """Return the key of the image at a position."""
         return self.keys[index].decode("ascii")
 
-    def layout(self, shard_index: int) -> ShardLayout:
+    def sidecar_seal(self, shard: int) -> str:
+        """Return the seal of a shard's sidecar."""
+        return self.sidecar_sha256[shard].decode("ascii")
+
+    def layout(self, shard: int) -> ShardLayout:
         """Return what `ShardReader` needs of a shard; views, no copies."""
-        images = slice(self.shard_starts[shard_index], self.shard_starts[shard_index + 1])
+        images = slice(self.shard_starts[shard], self.shard_starts[shard + 1])
+        return self._layout(images, int(self.tar_bytes[shard]))
+
+    def range_fault(self) -> str | None:
+        """Return which image has parts outside its tar; None if none has."""
+        return self._layout(slice(None), 0).range_fault(self.tar_bytes[self.shards])
+
+    def _layout(self, images: slice, tar_bytes: int) -> ShardLayout:
+        shape = (self.num_feature_tokens, self.feature_map_width)
         return ShardLayout(
-            tar_bytes=int(self.tar_bytes[shard_index]),
-            feature_map_form=StoredForm(
-                dtype=self.feature_map_dtype,
-                shape=(self.num_feature_tokens, self.feature_map_width),
-            ),
+            tar_bytes=tar_bytes,
+            feature_map_form=StoredForm(dtype=self.feature_map_dtype, shape=shape),
             token_dim=self.token_dim,
             json_offsets=self.json_offsets[images],
             data_offsets=self.data_offsets[images],
@@ -129,12 +137,12 @@ class CacheIndex:
 
     @classmethod
     def read(cls, cache_dir: Path) -> Self:
-        """Read ``index.h5`` after comparing its bytes with its seal.
+        """Read ``index.h5`` and compare its bytes with its seal.
 
         Raises:
             MissingFileError: The cache has no index.
             CacheMismatchError: The index is of another schema version.
-            CacheCorruptError: The index was changed after it was written, or lacks a part.
+            CacheCorruptError: The index was changed after it was written, or is incomplete.
         """
         path = index_path(cache_dir)
         with open_sealed_hdf5(path, remedy=_COMMAND) as h5:
@@ -149,7 +157,7 @@ class CacheIndex:
         return cls(**values, **columns)
 
     def write(self, h5: h5py.File) -> None:
-        """Write the index into an open file; `build_index` makes it whole and seals it."""
+        """Write the index into an open file, which `build_index` seals."""
         for name in _TEXTS:
             h5.attrs[name] = np.bytes_(getattr(self, name))
         for name in _NUMBERS:
@@ -163,7 +171,7 @@ def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = No
 
     Args:
         cache_dir: The cache's folder.
-        names_of_shards: The tars and sidecars that there are, if the tars are not in the folder.
+        names_of_shards: File names of the tars and sidecars; by default those in the folder.
 
     Returns:
         The index, as it was written.
@@ -183,7 +191,7 @@ def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = No
 def collect_index(
     cache_dir: Path, names_of_shards: Collection[str] | None = None
 ) -> tuple[CacheIndex, bytes]:
-    """Return the index and the ``quarantine.jsonl`` that `build_index` writes, or its errors."""
+    """Return the index and the ``quarantine.jsonl`` that `build_index` writes; raises the same."""
     manifest = read_manifest(cache_dir)
     manifest_sha256 = manifest.sha256
     check_all_shards_present(cache_dir, manifest.plan.num_shards, names_of_shards)
@@ -206,18 +214,10 @@ def collect_index(
 def check_all_shards_present(
     cache_dir: Path, num_shards: int, names_of_shards: Collection[str] | None = None
 ) -> None:
-    """Refuse an unfinished cache by looking at which files there are.
-
-    Args:
-        cache_dir: The cache's folder.
-        num_shards: Shards that it must have.
-        names_of_shards: The tars and sidecars that there are; by default those in the folder.
-
-    Raises:
-        CacheCorruptError: A tar or a sidecar is missing.
-    """
-    found = CacheFiles(cache_dir).names_of_shards() if names_of_shards is None else names_of_shards
-    names = frozenset(found)
+    """Raise `CacheCorruptError` if a tar or a sidecar is missing; see `build_index`."""
+    if names_of_shards is None:
+        names_of_shards = CacheFiles(cache_dir).names_of_shards()
+    names = frozenset(names_of_shards)
     missing = [
         shard
         for shard in range(num_shards)
@@ -234,16 +234,9 @@ def check_all_shards_present(
 def check_sidecar(
     cache_dir: Path, sidecar: ShardSidecar, manifest: Manifest, manifest_sha256: str
 ) -> None:
-    """Refuse a shard that does not belong to the cache's manifest.
+    """Raise `CacheCorruptError` if a shard does not belong to the cache's manifest.
 
-    Args:
-        cache_dir: The cache's folder.
-        sidecar: The sidecar of the shard.
-        manifest: The cache's manifest.
-        manifest_sha256: Its seal, which is costly to work out for every shard again.
-
-    Raises:
-        CacheCorruptError: It was written under another manifest, or does not keep to the plan.
+    The manifest's seal is an argument, as computing it for every shard would be slow.
     """
     path = sidecar_path(cache_dir, sidecar.shard)
     if sidecar.manifest_sha256 != manifest_sha256:
@@ -263,7 +256,7 @@ def check_sidecar(
 
 
 class _Collected:
-    """Gathers the columns of the index, one sidecar at a time."""
+    """Collects the columns of the index, one sidecar at a time."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.quarantine: list[bytes] = []
@@ -271,6 +264,7 @@ class _Collected:
         self._label_counts = np.zeros(len(manifest.vocabulary), np.int64)
         self._num_clipped = self._num_dropped = 0
         self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
+        self._columns["label_counts"].append(self._label_counts)
 
     def add(self, sidecar: ShardSidecar, seal: str) -> None:
         layout = sidecar.layout
@@ -298,7 +292,6 @@ class _Collected:
         ]
 
     def index(self) -> CacheIndex:
-        self._columns["label_counts"] = [self._label_counts]
         form = self._manifest.feature_map_form
         return CacheIndex(
             manifest_sha256=self._manifest.sha256,

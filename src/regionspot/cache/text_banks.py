@@ -1,10 +1,8 @@
 """Text banks on disk: the embeddings of a vocabulary, by template set.
 
-Embedding 13,000 names with 81 templates each takes a while and needs the text encoder. Neither
-training nor recognition by the names of the training has to repeat it.
-
-The category tree beside them says which classes are kinds of which, if the data set does (V3Det).
-Neither training nor evaluation uses it.
+Embedding 13,000 names with 81 templates each is slow and needs the text encoder, so it is done once
+per cache. The category tree, also stored here, says which classes are kinds of which, if the data
+set does (V3Det); neither training nor evaluation uses it.
 
 Shape letters: C classes, E text width.
 """
@@ -36,22 +34,22 @@ _NORM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredBank:
-    """A text bank as it lies in a store."""
+    """A text bank of a store."""
 
     templates: str
-    """Name of the template set that the names were put into."""
+    """Name of its template set."""
     vocabulary: Vocabulary
-    """The class names, one a row."""
+    """The class names, one per row."""
     bank: NDArray[np.float32]
     """Unit-norm embeddings, (C, E)."""
 
 
 class TextBankStore:
-    """Keeps text banks of one CLIP in a file, for any number of vocabularies and template sets.
+    """A file of text banks of one CLIP, for any number of vocabularies and template sets.
 
     Args:
-        path: The file; it comes into being with the first bank.
-        remedy: What to do when the file is damaged or of another CLIP, as a sentence for the user.
+        path: The file; it is created with the first bank.
+        remedy: What to do if the file is damaged or of another CLIP, as a sentence for the user.
     """
 
     def __init__(self, path: Path, *, remedy: str = _REMEDY) -> None:
@@ -61,7 +59,7 @@ class TextBankStore:
     def get(
         self, vocabulary: Vocabulary, *, templates: str, clip_sha256: str
     ) -> NDArray[np.float32] | None:
-        """Return a stored bank, (C, E), or None if there is none of these names and templates.
+        """Return a stored bank, (C, E), or None if there is none for these names and templates.
 
         Args:
             vocabulary: The class names.
@@ -88,9 +86,9 @@ class TextBankStore:
         templates: str,
         clip_sha256: str,
     ) -> None:
-        """Store a bank atomically, in place of a former one of the same names and templates.
+        """Store a bank atomically, replacing one of the same names and templates.
 
-        The bytes of the file depend on its banks only, not on the order in which they came.
+        The bytes of the file depend only on its banks, not on the order in which they were stored.
 
         Args:
             vocabulary: The class names.
@@ -102,7 +100,7 @@ class TextBankStore:
             CacheMismatchError: The store holds banks of another CLIP.
             CacheCorruptError: The file was changed after it was written.
             ConfigError: The name of the template set is empty or has a slash.
-            ShapeError: The bank does not have one unit-norm float32 row a name.
+            ShapeError: The bank does not have one unit-norm float32 row per name.
         """
         _check_bank(vocabulary, bank, templates)
         banks = {
@@ -123,7 +121,7 @@ class TextBankStore:
         write_sealed_hdf5(self.path, fill)
 
     def banks(self, *, clip_sha256: str) -> tuple[StoredBank, ...]:
-        """Return all banks by template set, none if there is no file; raises what `get` does."""
+        """Return all banks, by template set, or none without a file; raises what `get` raises."""
         if not self.path.exists():
             return ()
         with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
@@ -135,7 +133,7 @@ class TextBankStore:
             )
 
     def templates_of(self, vocabulary: Vocabulary) -> tuple[str, ...]:
-        """Return the names of the template sets that the store has for a vocabulary, sorted."""
+        """Return the names of the template sets stored for a vocabulary, sorted."""
         if not self.path.exists():
             return ()
         with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
@@ -193,7 +191,7 @@ def _check_bank(vocabulary: Vocabulary, bank: NDArray[np.float32], templates: st
 
 
 Descendants = tuple[tuple[int, ...], ...]
-"""For each class the labels of the classes that are kinds of it, ascending."""
+"""For each class, the labels of the classes that are kinds of it, ascending."""
 
 
 def write_category_tree(cache_dir: Path, descendants: Sequence[Sequence[int]]) -> None:
@@ -206,16 +204,15 @@ def read_category_tree(cache_dir: Path) -> Descendants | None:
     """Read ``category_tree.json``; None if the cache has none.
 
     Raises:
-        CacheMismatchError: It is of another schema version.
+        CacheMismatchError: It has another schema version.
         CacheCorruptError: It was changed after it was written.
     """
     path = category_tree_path(cache_dir)
     if not path.exists():
         return None
-    values, _ = open_sealed_json(path, remedy=f"Remove it and write it again: {CACHE_COMMAND}")
+    remedy = f"Remove it and write it again: {CACHE_COMMAND}"
+    values, _ = open_sealed_json(path, remedy=remedy)
     try:
         return tuple(tuple(int(label) for label in labels) for labels in values["descendants"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CacheCorruptError(
-            f"{path} is no category tree ({error!r}). Remove it and write it again: {CACHE_COMMAND}"
-        ) from error
+        raise CacheCorruptError(f"{path} is no category tree ({error!r}). {remedy}") from error
