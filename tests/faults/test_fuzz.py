@@ -159,7 +159,7 @@ def opened(cache_dir: Path) -> object:
 
 def verified(cache_dir: Path) -> object:
     problems = verify_cache(cache_dir)
-    return ShardReader(shard_path(cache_dir, 0), read_sidecar(cache_dir, 0).layout), problems
+    return ShardReader(shard_path(cache_dir, 0), read_sidecar(cache_dir, 0)), problems
 
 
 def vocabulary(path: Path) -> object:

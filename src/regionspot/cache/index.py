@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,15 +29,6 @@ from regionspot.core.errors import CacheCorruptError
 from regionspot.core.files import canonical_json, sha256_bytes, write_bytes_atomic
 
 _COMMAND = f"Rebuild it: {CACHE_COMMAND}"
-_NUMBERS = (
-    "num_quarantined",
-    "num_clipped_regions",
-    "num_dropped_regions",
-    "num_feature_tokens",
-    "feature_map_width",
-    "token_dim",
-)
-_TEXTS = ("manifest_sha256", "feature_map_dtype")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -166,6 +157,11 @@ class CacheIndex:
             h5.create_dataset(name, data=getattr(self, name), track_times=False)
 
 
+_TEXTS, _NUMBERS = (
+    tuple(field.name for field in fields(CacheIndex) if field.type is kind) for kind in (str, int)
+)
+
+
 def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = None) -> CacheIndex:
     """Write ``quarantine.jsonl`` and then ``index.h5`` from the sidecars, both atomically.
 
@@ -195,12 +191,36 @@ def collect_index(
     manifest = read_manifest(cache_dir)
     manifest_sha256 = manifest.sha256
     check_all_shards_present(cache_dir, manifest.plan.num_shards, names_of_shards)
-    collected = _Collected(manifest)
+    label_counts = np.zeros(len(manifest.vocabulary), np.int64)
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
+    columns["label_counts"].append(label_counts)
+    quarantine: list[bytes] = []
+    num_clipped = num_dropped = 0
     for shard in range(manifest.plan.num_shards):
         sidecar, seal = read_sealed_sidecar(cache_dir, shard)
         check_sidecar(cache_dir, sidecar, manifest, manifest_sha256)
-        collected.add(sidecar, seal)
-    index = collected.index()
+        for name, column in _columns_of(sidecar, seal).items():
+            columns[name].append(column)
+        for label, count in sidecar.label_counts:
+            label_counts[label] += count
+        num_clipped += sidecar.num_clipped_regions
+        num_dropped += sidecar.num_dropped_regions
+        quarantine += [
+            canonical_json({"shard": shard, **asdict(image)}).encode("utf-8") + b"\n"
+            for image in sidecar.quarantined
+        ]
+    form = manifest.feature_map_form
+    index = CacheIndex(
+        manifest_sha256=manifest_sha256,
+        feature_map_dtype=form.dtype,
+        num_quarantined=len(quarantine),
+        num_clipped_regions=num_clipped,
+        num_dropped_regions=num_dropped,
+        num_feature_tokens=form.shape[0],
+        feature_map_width=form.shape[1],
+        token_dim=manifest.fingerprint.token_dim,
+        **{name: np.concatenate(parts) for name, parts in columns.items()},
+    )
     keys, counts = np.unique(index.keys, return_counts=True)
     if len(keys) != len(index):
         twice = keys[counts > 1][0].decode("ascii")
@@ -208,7 +228,22 @@ def collect_index(
             f"{cache_dir}: two images have the key {twice!r}; wanted unique keys. Check the"
             f" annotations, then remove the folder and make the cache again: {CACHE_COMMAND}"
         )
-    return index, b"".join(collected.quarantine)
+    return index, b"".join(quarantine)
+
+
+def _columns_of(sidecar: ShardSidecar, seal: str) -> dict[str, NDArray[Any]]:
+    return {
+        "keys": np.array(sidecar.keys, dtype=np.bytes_),
+        "image_ids": sidecar.image_ids,
+        "sizes_hw": sidecar.sizes_hw.astype(np.int32),
+        "num_regions": sidecar.num_regions.astype(np.int32),
+        "shards": np.full(sidecar.num_images, sidecar.shard, np.int32),
+        "json_offsets": sidecar.json_offsets,
+        "data_offsets": sidecar.data_offsets,
+        "image_checksums": sidecar.image_checksums,
+        "tar_bytes": np.array([sidecar.tar_bytes], np.int64),
+        "sidecar_sha256": np.array([seal], dtype=np.bytes_),
+    }
 
 
 def check_all_shards_present(
@@ -252,55 +287,4 @@ def check_sidecar(
             f"{path} accounts for {num_found} images and labels up to {max(labels, default=0)};"
             f" the manifest plans {num_planned} images and {len(manifest.vocabulary)} classes."
             f" Remove it and make the shard again: {CACHE_COMMAND}"
-        )
-
-
-class _Collected:
-    """Collects the columns of the index, one sidecar at a time."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.quarantine: list[bytes] = []
-        self._manifest = manifest
-        self._label_counts = np.zeros(len(manifest.vocabulary), np.int64)
-        self._num_clipped = self._num_dropped = 0
-        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
-        self._columns["label_counts"].append(self._label_counts)
-
-    def add(self, sidecar: ShardSidecar, seal: str) -> None:
-        layout = sidecar.layout
-        columns = {
-            "keys": np.array(sidecar.keys, dtype=np.bytes_),
-            "image_ids": sidecar.image_ids,
-            "sizes_hw": sidecar.sizes_hw.astype(np.int32),
-            "num_regions": sidecar.num_regions.astype(np.int32),
-            "shards": np.full(sidecar.num_images, sidecar.shard, np.int32),
-            "json_offsets": layout.json_offsets,
-            "data_offsets": layout.data_offsets,
-            "image_checksums": layout.image_checksums,
-            "tar_bytes": np.array([sidecar.tar_bytes], np.int64),
-            "sidecar_sha256": np.array([seal], dtype=np.bytes_),
-        }
-        for name, column in columns.items():
-            self._columns[name].append(column)
-        self._num_clipped += sidecar.num_clipped_regions
-        self._num_dropped += sidecar.num_dropped_regions
-        for label, count in sidecar.label_counts:
-            self._label_counts[label] += count
-        self.quarantine += [
-            canonical_json({"shard": sidecar.shard, **asdict(image)}).encode("utf-8") + b"\n"
-            for image in sidecar.quarantined
-        ]
-
-    def index(self) -> CacheIndex:
-        form = self._manifest.feature_map_form
-        return CacheIndex(
-            manifest_sha256=self._manifest.sha256,
-            feature_map_dtype=form.dtype,
-            num_quarantined=len(self.quarantine),
-            num_clipped_regions=self._num_clipped,
-            num_dropped_regions=self._num_dropped,
-            num_feature_tokens=form.shape[0],
-            feature_map_width=form.shape[1],
-            token_dim=self._manifest.fingerprint.token_dim,
-            **{name: np.concatenate(parts) for name, parts in self._columns.items()},
         )

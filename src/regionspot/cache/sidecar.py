@@ -4,7 +4,7 @@ It is written after the tar: a shard without a sidecar is unfinished. `read_quar
 list of the images that are in no shard.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -57,10 +57,7 @@ class QuarantinedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShardLayout:
-    """Where the samples of a shard are: the part of its sidecar that `ShardReader` needs.
-
-    N is the number of images in the shard.
-    """
+    """Where the N images of a shard are: the part of its sidecar that `ShardReader` needs."""
 
     tar_bytes: int
     """Size of the tar."""
@@ -72,10 +69,11 @@ class ShardLayout:
     """Where the ``json`` member of each image starts in the tar, (N,)."""
     data_offsets: NDArray[np.int64]
     """Where the data of each image's arrays starts in the tar, (N, 5), multiples of 64."""
-    num_regions: NDArray[np.int32] | NDArray[np.int64]
+    num_regions: NDArray[np.signedinteger]
     """Regions of each image, (N,)."""
     image_checksums: NDArray[np.uint64]
-    """XXH3-64 of all bytes of each image, (N,), headers and padding included."""
+    """XXH3-64 over the bytes of each image, (N,), from its first tar header to that of the next
+    image or, for the last image, to the end of the tar."""
 
     def image_span(self, index: int) -> slice:
         """Return the bytes of an image in the tar, up to the next image or the end of the tar."""
@@ -109,38 +107,27 @@ class ShardLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ShardSidecar:
+class ShardSidecar(ShardLayout):
     """Everything about a shard but its arrays. N images, without quarantined ones."""
 
     shard: int
     """Number of the shard, counted from 0."""
     manifest_sha256: str
     """Seal of the manifest when the shard was written."""
-    tar_bytes: int
-    """Size of the tar."""
     tar_sha256: str
     """SHA-256 of the whole tar."""
-    feature_map_form: StoredForm
-    """How every feature map is stored."""
-    token_dim: int
-    """Width of every position token, S."""
     keys: tuple[str, ...]
     """Key of each image, in the order of the tar."""
     image_ids: NDArray[np.int64]
     """The data set's own id of each image, (N,)."""
     sizes_hw: NDArray[np.int64]
     """Height and width of each original image in pixels, (N, 2)."""
-    num_regions: NDArray[np.int64]
-    """Regions of each image, (N,)."""
     offsets: NDArray[np.int64]
     """Where the bytes of each member start in the tar, (N, 6), columns as `layout.MEMBERS`."""
     lengths: NDArray[np.int64]
     """Number of bytes of each member, (N, 6)."""
     checksums: NDArray[np.int64]
     """CRC-32 over the bytes of each member, (N, 6)."""
-    image_checksums: NDArray[np.uint64]
-    """XXH3-64 over the bytes of each image, (N,), from its first tar header to that of the next
-    image or, for the last image, to the end of the tar."""
     label_counts: tuple[tuple[int, int], ...]
     """Pairs (label, number of regions) of the labels that occur, by label; without -1."""
     num_clipped_regions: int
@@ -149,24 +136,17 @@ class ShardSidecar:
     """Number of regions that were dropped then."""
     quarantined: tuple[QuarantinedImage, ...]
     """Planned images that are not in the tar."""
+    json_offsets: NDArray[np.int64] = field(init=False)
+    data_offsets: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "json_offsets", self.offsets[:, 0])
+        object.__setattr__(self, "data_offsets", self.offsets[:, 1:] + HEADER_BYTES)
 
     @property
     def num_images(self) -> int:
         """Number of images in the tar, N."""
         return len(self.keys)
-
-    @property
-    def layout(self) -> ShardLayout:
-        """What `ShardReader` needs."""
-        return ShardLayout(
-            tar_bytes=self.tar_bytes,
-            feature_map_form=self.feature_map_form,
-            token_dim=self.token_dim,
-            json_offsets=self.offsets[:, 0],
-            data_offsets=self.offsets[:, 1:] + HEADER_BYTES,
-            num_regions=self.num_regions,
-            image_checksums=self.image_checksums,
-        )
 
 
 def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
@@ -185,7 +165,7 @@ def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
             "checksum": CHECKSUM,
             "members": MEMBERS,
             "keys": sidecar.keys,
-            **{name: getattr(sidecar, field).tolist() for name, field, _ in _NUMBERS},
+            **{name: getattr(sidecar, part).tolist() for name, part, _ in _NUMBERS},
             # In hex, as 64 bits are more than JSON's numbers hold in some languages.
             "image_checksums": [f"{number:016x}" for number in sidecar.image_checksums.tolist()],
             "label_counts": sidecar.label_counts,
@@ -252,8 +232,8 @@ def _from_json(values: dict[str, Any]) -> ShardSidecar:
         raise ValueError("keys of other than 1 to 80 of A-Z a-z 0-9 _ -")
     checksums = [int(digits, 16) for digits in values["image_checksums"]]
     parts = msgspec.structs.asdict(stored)
-    for name, field, sides in _NUMBERS:
-        parts[field] = np.array(values[name], np.int64).reshape(num_images, *sides)
+    for name, attribute, sides in _NUMBERS:
+        parts[attribute] = np.array(values[name], np.int64).reshape(num_images, *sides)
     sidecar = ShardSidecar(
         feature_map_form=msgspec.convert(form, StoredForm),
         image_checksums=np.array(checksums, np.uint64).reshape(num_images),

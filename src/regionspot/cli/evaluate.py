@@ -7,6 +7,7 @@ from pathlib import Path
 
 from regionspot.cli.options import parse_options
 from regionspot.cli.run import run_cli, show_progress
+from regionspot.core.files import folder_lock
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData, open_evaluation_data
 from regionspot.evaluation.methods import MethodOutput, MethodRun, check_methods, run_methods
@@ -29,7 +30,7 @@ from regionspot.scoring.results import (
     write_metrics,
     write_per_category,
 )
-from regionspot.storage import folder_lock, local_input
+from regionspot.storage import local_input
 
 _SECOND_EVALUATION = "Wait for it to end, or give another --output_dir."
 

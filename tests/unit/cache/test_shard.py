@@ -112,7 +112,7 @@ def test_array_data_lies_on_64_byte_boundaries_and_a_map_of_the_tar_is_the_array
     np.testing.assert_array_equal(boxes, wanted.boxes_xyxy)
     np.testing.assert_array_equal(labels, wanted.labels)
     np.testing.assert_array_equal(box_scores, wanted.box_scores)
-    data_offsets = read_sidecar(begun, 0).layout.data_offsets
+    data_offsets = read_sidecar(begun, 0).data_offsets
     assert data_offsets[2].tolist() == [13952, 14976, 16000, 17024, 18048]
     assert not (data_offsets % 64).any()
 
@@ -123,7 +123,7 @@ def test_samples_are_views_of_the_map_that_outlive_the_reader(
     write_tiny_shard: Callable[[Path, int], None],
 ) -> None:
     write_tiny_shard(begun, 0)
-    with ShardReader(shard_path(begun, 0), read_sidecar(begun, 0).layout) as reader:
+    with ShardReader(shard_path(begun, 0), read_sidecar(begun, 0)) as reader:
         assert len(reader) == 3
         samples = [reader.sample(index) for index in range(3)]
         with pytest.raises(IndexError):
@@ -328,7 +328,7 @@ def test_reading_returns_every_bit_that_was_written(
     keys = [*(sample.key for sample in samples), gone.key]
     write_manifest(folder, replace(manifest, plan=Plan.from_keys(keys, images_per_shard=9)))
     sidecar = write_shard(folder, 0, samples, [gone])
-    with ShardReader(shard_path(folder, 0), read_sidecar(folder, 0).layout) as reader:
+    with ShardReader(shard_path(folder, 0), read_sidecar(folder, 0)) as reader:
         assert len(reader) == len(samples)
         for index, wanted in enumerate(samples):
             assert_equal(reader.sample(index), wanted)
@@ -345,7 +345,7 @@ def test_a_shard_may_hold_no_image_at_all(begun: Path) -> None:
     sidecar = write_shard(begun, 0, [], gone)
     assert shard_path(begun, 0).read_bytes() == bytes(1024)
     assert shard_is_complete(begun, 0)
-    with ShardReader(shard_path(begun, 0), sidecar.layout) as reader:
+    with ShardReader(shard_path(begun, 0), sidecar) as reader:
         assert len(reader) == 0
 
 
@@ -445,14 +445,14 @@ def test_a_tar_of_another_size_is_refused_before_it_is_mapped(
     with path.open("r+b") as file:
         file.truncate(size + extra)
     with pytest.raises(CacheCorruptError, match=f"has {size + extra} bytes; wanted {size}"):
-        ShardReader(path, read_sidecar(begun, 0).layout)
+        ShardReader(path, read_sidecar(begun, 0))
 
 
 def test_a_missing_tar_is_named(begun: Path, write_tiny_shard: Callable[[Path, int], None]) -> None:
     write_tiny_shard(begun, 0)
     shard_path(begun, 0).unlink()
     with pytest.raises(CacheCorruptError, match=r"000000\.tar is missing"):
-        ShardReader(shard_path(begun, 0), read_sidecar(begun, 0).layout)
+        ShardReader(shard_path(begun, 0), read_sidecar(begun, 0))
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_bytes_that_are_not_what_should_lie_there_are_refused(
         file.seek(offset)
         file.write(b"#")
     with (
-        ShardReader(shard_path(begun, 0), read_sidecar(begun, 0).layout) as reader,
+        ShardReader(shard_path(begun, 0), read_sidecar(begun, 0)) as reader,
         pytest.raises(CacheCorruptError, match=found),
     ):
         reader.sample(0)
@@ -476,8 +476,8 @@ def test_offsets_outside_the_tar_are_refused(
     begun: Path, write_tiny_shard: Callable[[Path, int], None]
 ) -> None:
     write_tiny_shard(begun, 0)
-    layout = read_sidecar(begun, 0).layout
-    beyond = replace(layout, data_offsets=layout.data_offsets + layout.tar_bytes)
+    sidecar = read_sidecar(begun, 0)
+    beyond = replace(sidecar, offsets=sidecar.offsets + sidecar.tar_bytes)
     with pytest.raises(CacheCorruptError, match="points outside"):
         ShardReader(shard_path(begun, 0), beyond)
 
@@ -556,7 +556,7 @@ def test_proposals_have_no_class_and_nothing_else_may_lack_one(
         write_shard(tmp_path, 0, [sample])
     proposed = replace(sample, labels=np.array([-1, -1]))
     assert write_shard(tmp_path, 0, [proposed]).label_counts == ()
-    with ShardReader(shard_path(tmp_path, 0), read_sidecar(tmp_path, 0).layout) as reader:
+    with ShardReader(shard_path(tmp_path, 0), read_sidecar(tmp_path, 0)) as reader:
         assert reader.sample(0).labels.tolist() == [-1, -1]
         assert reader.sample(0).box_scores.tolist() == [0.25, 1.0]
 
@@ -571,6 +571,6 @@ def test_what_decoding_did_to_regions_is_kept_by_image_and_summed_by_shard(
     ]
     sidecar = write_shard(begun, 0, samples)
     assert (sidecar.num_clipped_regions, sidecar.num_dropped_regions) == (2, 4)
-    with ShardReader(shard_path(begun, 0), read_sidecar(begun, 0).layout) as reader:
+    with ShardReader(shard_path(begun, 0), read_sidecar(begun, 0)) as reader:
         assert [reader.sample(image).num_dropped_regions for image in range(3)] == [3, 0, 1]
         assert [reader.sample(image).num_clipped_regions for image in range(3)] == [0, 0, 2]
