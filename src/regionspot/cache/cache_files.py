@@ -49,11 +49,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def size_of_regular(path: Path) -> int | None:
-    """Return the size of a file of a cache in bytes; None if it is missing.
-
-    Raises:
-        CacheCorruptError: It is not a regular file.
-    """
+    """Return the size of a file of a cache in bytes; None if it is missing."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:

@@ -146,11 +146,6 @@ class FeatureCache:
         Args:
             images: Positions in the cache, counted from 0.
             targets: The batch.
-
-        Raises:
-            CacheCorruptError: An image, or the sidecar of its shard, is damaged.
-            IndexError: The cache has no such image.
-            ShapeError: The images do not fit into the batch.
         """
         index = self.index
         columns = (index.shards, index.data_offsets, index.num_regions)

@@ -49,11 +49,7 @@ class FeatureCodec(ABC):
     """Dtype of stored feature maps as tensors, of the same item size as `dtype`."""
 
     def row_width(self, feature_dim: int) -> int:
-        """Return W, the numbers in a stored row of ``feature_dim`` channels.
-
-        Raises:
-            ConfigError: The codec cannot store this width.
-        """
+        """Return W, the numbers in a stored row of ``feature_dim`` channels."""
         return feature_dim
 
     @abstractmethod
@@ -73,9 +69,6 @@ class FeatureCodec(ABC):
 
         Args:
             stored: (..., W), as `encode` returns it.
-
-        Raises:
-            ShapeError: The codec does not store this dtype or width.
         """
 
     @abstractmethod
@@ -212,11 +205,7 @@ CODECS: Final[dict[str, FeatureCodec]] = {
 
 
 def find_codec(name: str) -> FeatureCodec:
-    """Return the codec of a name.
-
-    Raises:
-        CacheMismatchError: There is no such codec.
-    """
+    """Return the codec of a name."""
     codec = CODECS.get(name)
     if codec is None:
         raise CacheMismatchError(

@@ -97,12 +97,7 @@ class Fingerprint:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a fingerprint from the result of `to_dict`.
-
-        Raises:
-            CacheMismatchError: A field is missing, or one is unknown to this version.
-            ConfigError: A field has a value of the wrong kind.
-        """
+        """Build a fingerprint from the result of `to_dict`."""
         known = [field.name for field in fields(cls)]
         if set(values) != set(known):
             raise CacheMismatchError(

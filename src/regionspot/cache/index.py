@@ -1,9 +1,11 @@
 """The index: where every image is, in arrays that load in a second for millions of images.
 
-`build_index` makes it, and the list of quarantined images, from the sidecars, at any time.
+`build_index` makes it, and the list of quarantined images, from the sidecars, at any time. Its seal
+proves that an index was not changed, not who wrote it: a cache may come from a stranger. Arrays are
+copied out of memory maps by its numbers, so all of them are checked when a cache is opened.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -14,9 +16,9 @@ from numpy.typing import NDArray
 
 from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.feature_codec import StoredForm
-from regionspot.cache.index_checks import COLUMNS, column_fault, value_fault
 from regionspot.cache.layout import (
     CACHE_COMMAND,
+    MAX_KEY_LENGTH,
     index_path,
     quarantine_path,
     shard_path,
@@ -29,6 +31,21 @@ from regionspot.core.errors import CacheCorruptError
 from regionspot.core.files import canonical_json, sha256_bytes, write_bytes_atomic
 
 _COMMAND = f"Rebuild it: {CACHE_COMMAND}"
+
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "keys": ("S", "N"),
+    "image_ids": ("i8", "N"),
+    "sizes_hw": ("i4", "N2"),
+    "num_regions": ("i4", "N"),
+    "shards": ("i4", "N"),
+    "json_offsets": ("i8", "N"),
+    "data_offsets": ("i8", "N5"),
+    "image_checksums": ("u8", "N"),
+    "label_counts": ("i8", "C"),
+    "tar_bytes": ("i8", "K"),
+    "sidecar_sha256": ("S", "K"),
+}
+"""Dtype and shape of each column of an index: N images, K shards, C classes, or a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,22 +145,16 @@ class CacheIndex:
 
     @classmethod
     def read(cls, cache_dir: Path) -> Self:
-        """Read ``index.h5`` and compare its bytes with its seal.
-
-        Raises:
-            MissingFileError: The cache has no index.
-            CacheMismatchError: The index is of another schema version.
-            CacheCorruptError: The index was changed after it was written, or is incomplete.
-        """
+        """Read ``index.h5`` and compare its bytes with its seal."""
         path = index_path(cache_dir)
         with open_sealed_hdf5(path, remedy=_COMMAND) as h5:
             try:
                 values: dict[str, Any] = {name: int(h5.attrs[name]) for name in _NUMBERS}
-                columns: dict[str, Any] = {name: hdf5_array(h5, name) for name in COLUMNS}
+                columns: dict[str, Any] = {name: hdf5_array(h5, name) for name in _COLUMNS}
                 values |= {name: h5.attrs[name].decode("ascii") for name in _TEXTS}
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise CacheCorruptError(f"{path} is no index: {error}. {_COMMAND}") from error
-        if fault := column_fault(columns) or value_fault(columns):
+        if fault := _column_fault(columns) or _value_fault(columns):
             raise CacheCorruptError(f"{path} was not written by this library: {fault}. {_COMMAND}")
         return cls(**values, **columns)
 
@@ -153,7 +164,7 @@ class CacheIndex:
             h5.attrs[name] = np.bytes_(getattr(self, name))
         for name in _NUMBERS:
             h5.attrs[name] = getattr(self, name)
-        for name in COLUMNS:
+        for name in _COLUMNS:
             h5.create_dataset(name, data=getattr(self, name), track_times=False)
 
 
@@ -171,12 +182,6 @@ def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = No
 
     Returns:
         The index, as it was written.
-
-    Raises:
-        MissingFileError: There is no manifest.
-        CacheMismatchError: The cache is of another schema version.
-        CacheCorruptError: A shard is missing, damaged, or was written under another manifest; or
-            two images share a key.
     """
     index, quarantine = collect_index(cache_dir, names_of_shards)
     write_bytes_atomic(quarantine_path(cache_dir), quarantine)
@@ -192,7 +197,7 @@ def collect_index(
     manifest_sha256 = manifest.sha256
     check_all_shards_present(cache_dir, manifest.plan.num_shards, names_of_shards)
     label_counts = np.zeros(len(manifest.vocabulary), np.int64)
-    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
     columns["label_counts"].append(label_counts)
     quarantine: list[bytes] = []
     num_clipped = num_dropped = 0
@@ -288,3 +293,46 @@ def check_sidecar(
             f" the manifest plans {num_planned} images and {len(manifest.vocabulary)} classes."
             f" Remove it and make the shard again: {CACHE_COMMAND}"
         )
+
+
+_SEAL_LENGTH = 64
+_KEY_LETTERS = np.zeros(256, np.bool_)
+_KEY_LETTERS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")] = True
+
+
+def _column_fault(columns: Mapping[str, NDArray[Any]]) -> str | None:
+    """Return which column has another dtype or shape than in `_COLUMNS`; None if none has."""
+    lengths: dict[str, int] = {}
+    for name, (dtype, sides) in _COLUMNS.items():
+        column = columns[name]
+        found = column.dtype.kind if dtype == "S" else f"{column.dtype.kind}{column.dtype.itemsize}"
+        shape = column.shape[:1] + tuple(int(side) for side in sides[1:])
+        if found != dtype or column.shape != shape or not column.dtype.isnative:
+            return f"{name} is {column.dtype} {column.shape}"
+        if lengths.setdefault(sides[0], len(column)) != len(column):
+            return f"{name} has {len(column)} entries, others {lengths[sides[0]]}"
+    return None
+
+
+def _value_fault(columns: Mapping[str, NDArray[Any]]) -> str | None:
+    """Return which column has an impossible value; None if none has. Call `_column_fault` first."""
+    shards, num_shards = columns["shards"], len(columns["tar_bytes"])
+    if len(shards) and not (shards.min() >= 0 and shards.max() < num_shards):
+        return f"images are in the shards {shards.min()} to {shards.max()} of {num_shards}"
+    if (np.diff(shards) < 0).any():
+        return "shards are out of order"
+    starts = columns["json_offsets"]
+    if ((starts[1:] <= starts[:-1]) & (shards[1:] == shards[:-1])).any():
+        return "images are out of order"
+    for name, least in {"tar_bytes": 0, "label_counts": 0, "num_regions": 0, "sizes_hw": 1}.items():
+        if columns[name].min(initial=least) < least:
+            return f"{name} has {columns[name].min()}"
+    for name, length in {"keys": MAX_KEY_LENGTH, "sidecar_sha256": _SEAL_LENGTH}.items():
+        column = columns[name]
+        size = column.dtype.itemsize
+        letters = np.ascontiguousarray(column).view(np.uint8).reshape(len(column), size)
+        # Shorter texts are padded with zeros; numpy strips them at the end only.
+        used = np.arange(size) < np.char.str_len(column)[:, None]
+        if size > length or not (_KEY_LETTERS[letters] | ~used).all() or not used.any(axis=1).all():
+            return f"{name} holds something else than 1 to {length} of A-Z a-z 0-9 _ -"
+    return None

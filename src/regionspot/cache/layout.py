@@ -159,10 +159,6 @@ class Plan:
         Args:
             keys: Keys of all its images, in the order in which they are stored.
             images_per_shard: Number of images in every shard but the last.
-
-        Raises:
-            AnnotationError: Two images share a key.
-            ConfigError: There is no image, or ``images_per_shard`` is below 1.
         """
         if len(set(keys)) != len(keys):
             twice = Counter(keys).most_common(1)[0][0]

@@ -18,11 +18,7 @@ _ADVICE = "Wait for it, give all of them a --part, or give another output_dir."
 
 
 def exclusive_writer(cache_dir: Path) -> AbstractContextManager[None]:
-    """Lock a cache against all other writers; its folder is created if necessary.
-
-    Raises:
-        ConfigError: Another process is writing there.
-    """
+    """Lock a cache against all other writers; its folder is created if necessary."""
     return folder_lock(cache_dir, advice=_ADVICE)
 
 
@@ -30,9 +26,6 @@ def sharing_writer(cache_dir: Path) -> AbstractContextManager[None]:
     """Lock a cache against all but other sharing writers; its folder is created if necessary.
 
     Sharing writers lock single shards by `try_lock_shard`, and common files by `one_at_a_time`.
-
-    Raises:
-        ConfigError: A process that does not share is writing there.
     """
     return folder_lock(cache_dir, advice=_ADVICE, shared=True)
 

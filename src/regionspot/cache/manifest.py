@@ -3,8 +3,8 @@
 `image_bytes` predicts from it the size of images in their tars.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,7 @@ class Manifest:
 
 
 def write_manifest(cache_dir: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` atomically; equal manifests give equal bytes.
-
-    Raises:
-        CacheMismatchError: The manifest's schema version is not the one this library writes.
-    """
+    """Write ``manifest.json`` atomically; equal manifests give equal bytes."""
     path = manifest_path(cache_dir)
     check_schema_version(manifest.schema_version, path)
     write_text_atomic(path, _sealed(manifest)[0])
@@ -191,22 +187,19 @@ def manifest_differences(
 
     Fields in ``but`` may differ.
     """
-    allowed = {name: getattr(wanted, name) for name in but}
-    return list(_differences(replace(found, **allowed), wanted))
-
-
-def _differences(found: Manifest, wanted: Manifest) -> Iterator[str]:
+    lines: list[str] = []
     for field in fields(Manifest):
         ours, theirs = getattr(found, field.name), getattr(wanted, field.name)
-        if ours == theirs or field.name == "measured_error":
+        if ours == theirs or field.name in {"measured_error", *but}:
             continue
         if isinstance(ours, Fingerprint | Plan):
-            lines = field_differences(asdict(ours), asdict(theirs))
-            yield from (f"{field.name}.{line}" for line in lines)
+            inner = field_differences(asdict(ours), asdict(theirs))
+            lines += [f"{field.name}.{line}" for line in inner]
         elif isinstance(ours, Vocabulary | tuple):
-            yield f"{field.name}: {_first_difference(tuple(ours), tuple(theirs))}"
+            lines.append(f"{field.name}: {_first_difference(tuple(ours), tuple(theirs))}")
         else:
-            yield f"{field.name}: found {ours!r}, wanted {theirs!r}"
+            lines.append(f"{field.name}: found {ours!r}, wanted {theirs!r}")
+    return lines
 
 
 def _first_difference(found: tuple[object, ...], wanted: tuple[object, ...]) -> str:

@@ -31,9 +31,6 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     Args:
         dtype: NumPy's name with the byte order, such as ``"<f2"``.
         shape: The array's shape; at least 3 dimensions fit into the header.
-
-    Raises:
-        ShapeError: The dtype cannot be stored without a pickle, or the shape does not fit.
     """
     if dtype not in _DTYPES:
         raise ShapeError(f"an array of dtype {dtype!r} cannot be stored; wanted one of {_DTYPES}.")
@@ -48,9 +45,6 @@ def encode_array(array: NDArray[Any]) -> bytes:
     """Return an array as ``.npy`` bytes that `numpy.load` reads; C order, little-endian.
 
     Equal arrays give equal bytes. The data starts at byte 128.
-
-    Raises:
-        ShapeError: The dtype is not a plain number or bool, or the array has too many sides.
     """
     # ascontiguousarray would turn a scalar array into a vector
     little_endian = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")

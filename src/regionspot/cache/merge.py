@@ -132,10 +132,6 @@ class CacheMerge:
 
         Returns:
             The damage.
-
-        Raises:
-            MissingFileError: The folder is no cache.
-            CacheMismatchError: It was not merged from these sources.
         """
         is_damaged = False
         try:
@@ -163,10 +159,6 @@ class CacheMerge:
 
         Returns:
             The index of the merged cache, and the number of shards written.
-
-        Raises:
-            CacheMismatchError: The folder holds another cache.
-            CacheCorruptError: A source is damaged.
         """
         if manifest_path(output_dir).exists():
             check_same_manifest(read_manifest(output_dir), self.manifest)

@@ -139,11 +139,6 @@ def hdf5_array(group: h5py.Group, name: str) -> NDArray[Any]:
 
     HDF5 data can be in other files, claim more bytes than the file has, or need a filter library
     that HDF5 looks for on this machine. Such data is refused.
-
-    Raises:
-        KeyError: There is no such dataset.
-        ValueError: It is a link, holds no plain numbers or bytes, or is not stored whole in the
-            file.
     """
     dataset = _member(group, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iufS":
@@ -161,11 +156,7 @@ def hdf5_array(group: h5py.Group, name: str) -> NDArray[Any]:
 
 
 def hdf5_groups(group: h5py.Group) -> dict[str, h5py.Group]:
-    """Return the groups in a group of a sealed HDF5 file, by name.
-
-    Raises:
-        ValueError: One of its members is a link or no group.
-    """
+    """Return the groups in a group of a sealed HDF5 file, by name."""
     members = {name: _member(group, name) for name in group}
     if not all(isinstance(member, h5py.Group) for member in members.values()):
         raise ValueError(f"{group.name} holds something else than groups")

@@ -56,11 +56,7 @@ def read_checked(files: CacheFiles, fingerprint: Fingerprint | None) -> tuple[Ma
 
 
 def read_indexed_sidecar(folder: Path, index: CacheIndex, shard: int) -> ShardSidecar:
-    """Read a sidecar, which must be the one that the index was built from.
-
-    Raises:
-        CacheCorruptError: It is missing, damaged, or another one.
-    """
+    """Read a sidecar, which must be the one that the index was built from."""
     try:
         sidecar, seal = read_sealed_sidecar(folder, shard)
     except MissingFileError as error:
@@ -204,9 +200,6 @@ class OpenShards:
         Args:
             image: Position in the cache, counted from 0.
             shard: Its shard.
-
-        Raises:
-            CacheCorruptError: The image, or the sidecar of its shard, is damaged.
         """
         reader = self._reader(shard)
         if self._image_is_checked[image]:

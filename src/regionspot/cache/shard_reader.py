@@ -63,11 +63,7 @@ class ShardReader:
         self.close()
 
     def check_size(self) -> None:
-        """Check that the tar has not been cut: reading past its end would kill the process.
-
-        Raises:
-            CacheCorruptError: Its size has changed.
-        """
+        """Check that the tar has not been cut: reading past its end would kill the process."""
         if self._map is not None and self._map.size() != self._layout.tar_bytes:
             raise CacheCorruptError(
                 f"{self._path} was {self._layout.tar_bytes} bytes when it was opened, and is"
@@ -82,9 +78,6 @@ class ShardReader:
         Args:
             index: Position in the shard, counted from 0.
             num_classes: Number of classes; labels are -1 (no class) to ``num_classes - 1``.
-
-        Raises:
-            CacheCorruptError: They differ from what was written.
         """
         span = self._layout.image_span(index)
         found = xxhash.xxh3_64_intdigest(self._open_map()[span])
@@ -103,11 +96,6 @@ class ShardReader:
 
         Args:
             index: Position in the shard, counted from 0.
-
-        Raises:
-            CacheCorruptError: The expected arrays are not at their places.
-            IndexError: The shard has no such image.
-            ValueError: The reader was closed.
         """
         mapped = self._open_map()
         if not 0 <= index < len(self):

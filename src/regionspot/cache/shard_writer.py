@@ -49,13 +49,6 @@ def write_shard(
 
     Returns:
         The sidecar, as it was written.
-
-    Raises:
-        MissingFileError: There is no manifest.
-        AnnotationError: Two images share a key.
-        ShapeError: A sample does not fit the manifest or has a value that is not finite, or there
-            are not as many images as planned.
-        IndexError: The plan has no such shard.
     """
     manifest = read_manifest(cache_dir)
     num_planned = len(manifest.plan.images_of(shard_index))
@@ -176,11 +169,6 @@ def shard_is_complete(cache_dir: Path, shard_index: int) -> bool:
 
     A shard with a damaged sidecar, or a tar of another size, counts as absent and can be written
     again. Only `verify_cache` finds damage that leaves the size as it is.
-
-    Raises:
-        MissingFileError: The cache has no manifest.
-        CacheMismatchError: The manifest is of another schema version.
-        CacheCorruptError: The manifest is damaged.
     """
     _, manifest_sha256 = open_sealed_json(
         manifest_path(cache_dir), remedy=f"Begin with the manifest: {CACHE_COMMAND}"

@@ -251,9 +251,6 @@ def read_quarantine(cache_dir: Path) -> tuple[QuarantinedImage, ...]:
 
     The list is not sealed: `verify_cache` compares it with the sidecars. Without a file it is
     empty.
-
-    Raises:
-        CacheCorruptError: A line is not what this library writes.
     """
     path = quarantine_path(cache_dir)
     try:

@@ -156,10 +156,6 @@ def read_labels(cache: FeatureCache) -> NDArray[np.int32]:
 
     Returns:
         Labels, (sum of ``cache.index.num_regions``,).
-
-    Raises:
-        CacheCorruptError: The labels do not add up to the counts of the index.
-        StorageError: A shard cannot be downloaded.
     """
     index = cache.index
     with ThreadPoolExecutor(_NUM_THREADS) as threads:

@@ -7,7 +7,8 @@ set does (V3Det); neither training nor evaluation uses it.
 Shape letters: C classes, E text width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,17 +66,10 @@ class TextBankStore:
             vocabulary: The class names.
             templates: Name of the template set.
             clip_sha256: Identity of the CLIP that must have made the bank.
-
-        Raises:
-            CacheMismatchError: The store holds banks of another CLIP.
-            CacheCorruptError: The file was changed after it was written.
         """
-        if not self.path.exists():
-            return None
-        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
-            self._check_clip(h5, clip_sha256)
-            banks = hdf5_groups(h5).get(templates)
-            group = None if banks is None else hdf5_groups(banks).get(vocabulary.sha256)
+        with self._open(clip_sha256) as groups:
+            banks = hdf5_groups(groups[templates]) if templates in groups else {}
+            group = banks.get(vocabulary.sha256)
             return None if group is None else self._read(group, templates).bank
 
     def put(
@@ -122,48 +116,44 @@ class TextBankStore:
 
     def banks(self, *, clip_sha256: str) -> tuple[StoredBank, ...]:
         """Return all banks, by template set, or none without a file; raises what `get` raises."""
-        if not self.path.exists():
-            return ()
-        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
-            self._check_clip(h5, clip_sha256)
+        with self._open(clip_sha256) as groups:
             return tuple(
                 self._read(group, templates)
-                for templates, groups in hdf5_groups(h5).items()
-                for group in hdf5_groups(groups).values()
+                for templates, banks in groups.items()
+                for group in hdf5_groups(banks).values()
             )
 
     def templates_of(self, vocabulary: Vocabulary) -> tuple[str, ...]:
         """Return the names of the template sets stored for a vocabulary, sorted."""
-        if not self.path.exists():
-            return ()
-        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
-            return tuple(
-                name for name, groups in hdf5_groups(h5).items() if vocabulary.sha256 in groups
-            )
+        with self._open() as groups:
+            return tuple(name for name, banks in groups.items() if vocabulary.sha256 in banks)
 
-    def _check_clip(self, h5: h5py.File, clip_sha256: str) -> None:
-        found = h5.attrs["clip_sha256"].decode("ascii")
-        if found != clip_sha256:
-            raise CacheMismatchError(
-                f"{self.path} holds text banks of the CLIP with weights {found}, wanted those of"
-                f" {clip_sha256}. Embeddings of two CLIPs cannot be compared: use the CLIP that"
-                f" made this file, or another file. {self._remedy}"
-            )
+    @contextmanager
+    def _open(self, clip_sha256: str | None = None) -> Iterator[dict[str, h5py.Group]]:
+        """Open the file, if there is one, and yield the groups of its template sets."""
+        if not self.path.exists():
+            yield {}
+            return
+        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
+            found = h5.attrs["clip_sha256"].decode("ascii")
+            if clip_sha256 not in {None, found}:
+                raise CacheMismatchError(
+                    f"{self.path} holds text banks of the CLIP with weights {found}, wanted those"
+                    f" of {clip_sha256}. Embeddings of two CLIPs cannot be compared: use the CLIP"
+                    f" that made this file, or another file. {self._remedy}"
+                )
+            yield hdf5_groups(h5)
 
     def _read(self, group: h5py.Group, templates: str) -> StoredBank:
         names = tuple(name.decode("utf-8") for name in hdf5_array(group, "names").tolist())
         bank = hdf5_array(group, "embeddings")
-        stored = StoredBank(
-            templates=templates,
-            vocabulary=Vocabulary(names),
-            bank=bank.astype(np.float32, copy=False),
-        )
-        fits = bank.ndim == 2 and len(bank) == len(names)
-        if not (group.name.endswith(stored.vocabulary.sha256) and fits):
+        vocabulary, fits = Vocabulary(names), bank.ndim == 2 and len(bank) == len(names)
+        if not (group.name.endswith(vocabulary.sha256) and fits):
             raise CacheCorruptError(
                 f"{self.path}: the bank {group.name} does not belong to its names. {self._remedy}"
             )
-        return stored
+        bank = bank.astype(np.float32, copy=False)
+        return StoredBank(templates=templates, vocabulary=vocabulary, bank=bank)
 
 
 def _as_bytes(vocabulary: Vocabulary) -> NDArray[np.bytes_]:
@@ -201,12 +191,7 @@ def write_category_tree(cache_dir: Path, descendants: Sequence[Sequence[int]]) -
 
 
 def read_category_tree(cache_dir: Path) -> Descendants | None:
-    """Read ``category_tree.json``; None if the cache has none.
-
-    Raises:
-        CacheMismatchError: It has another schema version.
-        CacheCorruptError: It was changed after it was written.
-    """
+    """Read ``category_tree.json``; None if the cache has none."""
     path = category_tree_path(cache_dir)
     if not path.exists():
         return None

@@ -238,11 +238,6 @@ def find_garbage(files: CacheFiles) -> dict[str, int]:
     These are temporary files of crashes, locks, and shards beyond the plan. An unfinished tar
     without its sidecar is no garbage, as caching replaces it, nor are files that caching never
     makes.
-
-    Raises:
-        MissingFileError: The folder is no cache.
-        CacheMismatchError: It has another schema version.
-        CacheCorruptError: Its manifest is damaged.
     """
     plan = read_manifest(files.folder).plan
     named = {MANIFEST, *EXTRAS}
