@@ -209,7 +209,7 @@ def find_codec(name: str) -> FeatureCodec:
     codec = CODECS.get(name)
     if codec is None:
         raise CacheMismatchError(
-            f"feature maps are stored as {name!r}; this RegionSpot knows {', '.join(CODECS)}. Use"
-            " the RegionSpot that wrote them."
+            f"feature maps are stored as {name!r}; this RegionSpot supports"
+            f" {', '.join(CODECS)}. Use the RegionSpot that wrote them."
         )
     return codec

@@ -134,7 +134,9 @@ def refuse_differences(
     """
     if differences:
         listed = "\n  ".join(differences)
-        raise CacheMismatchError(f"{found} was made otherwise than {wanted}:\n  {listed}\n{advice}")
+        raise CacheMismatchError(
+            f"{found} was made with other models or settings than {wanted}:\n  {listed}\n{advice}"
+        )
 
 
 def check_same_fingerprint(found: Fingerprint, wanted: Fingerprint, *, found_in: str) -> None:
@@ -165,6 +167,6 @@ def check_same_models(
     refuse_differences(
         found.differences(Fingerprint.from_dict(head_fingerprint)),
         found=where,
-        wanted="what the head was trained on",
+        wanted="those that the head was trained on",
         advice="Use the head that was trained on these, or the models and features of this head.",
     )

@@ -192,7 +192,7 @@ def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = No
 def collect_index(
     cache_dir: Path, names_of_shards: Collection[str] | None = None
 ) -> tuple[CacheIndex, bytes]:
-    """Return the index and the ``quarantine.jsonl`` that `build_index` writes; raises the same."""
+    """Return the index and the ``quarantine.jsonl`` that `build_index` writes."""
     manifest = read_manifest(cache_dir)
     manifest_sha256 = manifest.sha256
     check_all_shards_present(cache_dir, manifest.plan.num_shards, names_of_shards)
@@ -281,7 +281,7 @@ def check_sidecar(
     path = sidecar_path(cache_dir, sidecar.shard)
     if sidecar.manifest_sha256 != manifest_sha256:
         raise CacheCorruptError(
-            f"{path} was written under another manifest.json than the one that lies there now."
+            f"{path} was written under another manifest.json than the one that is there now."
             f" Restore that one, or remove the folder and cache again: {CACHE_COMMAND}"
         )
     num_planned = len(manifest.plan.images_of(sidecar.shard))

@@ -148,9 +148,7 @@ def read_manifest(cache_dir: Path) -> Manifest:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CacheMismatchError):
             raise
-        raise CacheCorruptError(
-            f"{path} lacks or garbles a part of a manifest: {error!s:.300}"
-        ) from error
+        raise CacheCorruptError(f"{path} is incomplete or invalid: {error!s:.300}") from error
     if not is_as_written:
         raise CacheCorruptError(
             f"{path} is sealed, but not as this library writes a manifest. Do not trust where it"
@@ -165,13 +163,13 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
     The measured error may differ: it is a result, not a setting.
     """
     advice = (
-        "Set these options as they were found to go on with it, or write to another"
+        "Set these options as they were found to continue it, or write to another"
         f" output_dir: {CACHE_COMMAND} --output_dir <another folder>"
     )
     if found.annotation_format == MERGED:
         advice = (
-            "It was merged from other caches. Give these again to go on with it, with --repair"
-            f" to mend it, or set another output_dir: {MERGE_COMMAND}"
+            "It was merged from other caches. Give these again to continue it, with --repair"
+            f" after damage, or set another output_dir: {MERGE_COMMAND}"
         )
     refuse_differences(
         manifest_differences(found, wanted),

@@ -202,10 +202,10 @@ class CacheMerge:
 
 def _check_can_be_mixed(first: FeatureCache, other: FeatureCache) -> None:
     differences = manifest_differences(other.manifest, first.manifest, but=_MAY_DIFFER)
-    advice = "Only caches of the same models, settings and classes can become one."
+    advice = "Only caches of the same models, settings and classes can be merged."
     if all(line.startswith(("vocabulary", "category_ids")) for line in differences):
         advice = (
-            "Labels count other classes. Train on both as they are, which mixes them:"
+            "Their classes differ. Train on both as they are, which mixes them:"
             f" --data.train '[{first.location}, {other.location}]'"
         )
     refuse_differences(differences, found=other.location, wanted=first.location, advice=advice)
@@ -219,7 +219,7 @@ def _common_tree(caches: Sequence[FeatureCache]) -> Descendants | None:
         if tree != known[0][1]:
             raise CacheMismatchError(
                 f"{location} has another category tree than {known[0][0]}; wanted the same, as"
-                " there can be one only. Make one of them again with the tree of the other"
+                " a cache has only one. Make one of them again with the tree of the other"
                 " (--annotations.tree_path)."
             )
     return known[0][1] if known else None

@@ -68,8 +68,8 @@ class CachedSample:
         if self.feature_map.dtype not in _STORED_DTYPES or self.feature_map.ndim != 2:
             raise ShapeError(
                 f"image {self.key}: feature_map is {self.feature_map.dtype}"
-                f" {self.feature_map.shape}; wanted float16 (any, any), or what the encode"
-                " of another codec gives."
+                f" {self.feature_map.shape}; wanted float16 (any, any), or the output"
+                " of another codec."
             )
 
     @property

@@ -61,7 +61,7 @@ def read_indexed_sidecar(folder: Path, index: CacheIndex, shard: int) -> ShardSi
         sidecar, seal = read_sealed_sidecar(folder, shard)
     except MissingFileError as error:
         raise CacheCorruptError(
-            f"{sidecar_path(folder, shard)} is missing, so its shard was taken away. Make it again:"
+            f"{sidecar_path(folder, shard)} is missing, so its shard is unfinished. Make it again:"
             f" {REPAIR_COMMAND}"
         ) from error
     if seal != index.sidecar_seal(shard):
@@ -82,12 +82,12 @@ def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:
     index = CacheIndex.read(folder)
     if index.manifest_sha256 != manifest.sha256:
         raise CacheCorruptError(
-            f"{manifest_path(folder)} is not the one that the cache was made under. Restore that"
+            f"{manifest_path(folder)} is not the one that the cache was made with. Restore that"
             f" one, or remove the folder and cache again: {CACHE_COMMAND}"
         )
     if index.num_shards != manifest.plan.num_shards:
         raise CacheCorruptError(
-            f"{path} knows {index.num_shards} shards; the manifest plans"
+            f"{path} has {index.num_shards} shards; the manifest plans"
             f" {manifest.plan.num_shards}. Run the command that makes the cache again to rebuild"
             f" it: {CACHE_COMMAND}"
         )
@@ -112,7 +112,7 @@ logger = logging.getLogger(__name__)
 _NUM_AT_ONCE = 4
 
 
-class FetchingAhead:
+class Prefetcher:
     """Downloads shards in background threads, a few at once.
 
     Errors are only logged: reading an image of that shard downloads it again and raises them. The
@@ -124,16 +124,16 @@ class FetchingAhead:
 
     def __init__(self, fetch: Callable[[int], None]) -> None:
         self._fetch = fetch
-        self._asked: set[int] = set()
+        self._pending: set[int] = set()
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(_NUM_AT_ONCE)
 
-    def ask(self, shard: int) -> None:
+    def request(self, shard: int) -> None:
         """Start downloading a shard, unless a request for it is pending."""
         with self._lock:
-            if shard in self._asked:
+            if shard in self._pending:
                 return
-            self._asked.add(shard)
+            self._pending.add(shard)
         name = f"regionspot-fetch-{shard:06d}"
         threading.Thread(target=self._run, args=(shard,), name=name, daemon=True).start()
 
@@ -142,10 +142,10 @@ class FetchingAhead:
             with self._slots:
                 self._fetch(shard)
         except Exception as error:  # noqa: BLE001 - see the class
-            logger.debug("shard %d could not be fetched ahead: %s", shard, error)
+            logger.debug("shard %d could not be prefetched: %s", shard, error)
         finally:
             with self._lock:
-                self._asked.discard(shard)
+                self._pending.discard(shard)
 
 
 _MORE_FILES = "Type `ulimit -Hn` to see how many it may, and have that raised."
@@ -181,14 +181,14 @@ class OpenShards:
             # A removed copy takes space until it is unmapped.
             num_kept = limit_bytes // max(int(index.tar_bytes.max(initial=1)), 1)
             num_open = min(num_open, max(num_kept, 1))
-            self._stay_at_hand = num_bytes <= limit_bytes
+            self._stays_local = num_bytes <= limit_bytes
         else:
-            self._stay_at_hand = num_bytes < _memory_bytes() / 2
+            self._stays_local = num_bytes < _memory_bytes() / 2
         self._reader = lru_cache(maxsize=num_open)(self._open)
         # Shards opened and images checked by this process. Two threads may check the same one.
         self._was_opened = bytearray(index.num_shards)
         self._image_is_checked = bytearray(len(index))
-        self._fetching_ahead = FetchingAhead(self._fetch)
+        self._prefetcher = Prefetcher(self._fetch)
         _IN_USE.add(self)
 
     def reader(self, image: int, shard: int) -> ShardReader:
@@ -230,20 +230,20 @@ class OpenShards:
         downloaded of a remote cache that exceeds the limit: a shard could be removed before its
         use.
         """
-        if self._is_remote and not self._stay_at_hand:
+        if self._is_remote and not self._stays_local:
             return
         for image, shard in zip(images.tolist(), self._index.shards[images].tolist(), strict=True):
-            if self._image_is_checked[image] and self._stay_at_hand:
+            if self._image_is_checked[image] and self._stays_local:
                 continue
             if not self._is_remote:
                 self._reader(shard).read_ahead(self.place(image, shard))
             elif not self._was_opened[shard]:
-                self._fetching_ahead.ask(shard)
+                self._prefetcher.request(shard)
 
     def read_shard_ahead(self, shard: int) -> None:
         """Start reading a whole shard from disk, or downloading it, in the background."""
         if self._is_remote:
-            self._fetching_ahead.ask(shard)
+            self._prefetcher.request(shard)
             return
         reader = self._reader(shard)
         for image in range(len(reader)):  # one by one, as the size of a request is limited

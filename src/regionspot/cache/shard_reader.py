@@ -67,8 +67,8 @@ class ShardReader:
         if self._map is not None and self._map.size() != self._layout.tar_bytes:
             raise CacheCorruptError(
                 f"{self._path} was {self._layout.tar_bytes} bytes when it was opened, and is"
-                f" {self._map.size()} now: something wrote into it while it was read. Let nothing"
-                " do that, and copy it again from where it came, or make it again:"
+                f" {self._map.size()} now: another program changed it while it was read. Stop that"
+                " program, then copy the tar again from where it came, or make it again:"
                 f" {REPAIR_COMMAND}"
             )
 
@@ -112,7 +112,7 @@ class ShardReader:
         arrays: list[NDArray[Any]] = []
         for offset, (dtype, shape) in zip(layout.data_offsets[index].tolist(), forms, strict=True):
             if mapped[offset - HEADER_BYTES : offset] != npy_header(dtype, shape):
-                raise self._damaged(f"no {dtype} array of shape {shape} lies at byte {offset}")
+                raise self._damaged(f"no {dtype} array of shape {shape} at byte {offset}")
             arrays.append(np.ndarray(shape, dtype, mapped, offset))
         feature_map, position_tokens, boxes_xyxy, labels, box_scores = arrays
         meta = self._meta(mapped, int(layout.json_offsets[index]))
@@ -153,9 +153,9 @@ class ShardReader:
         try:
             meta = load_json(text)
         except ValueError as error:
-            raise self._damaged(f"no JSON lies at byte {offset} ({error})") from error
+            raise self._damaged(f"no JSON at byte {offset} ({error})") from error
         if not isinstance(meta, dict):
-            raise self._damaged(f"no JSON object lies at byte {offset}")
+            raise self._damaged(f"no JSON object at byte {offset}")
         return meta
 
     def _damaged(self, what: str) -> CacheCorruptError:

@@ -136,7 +136,7 @@ def check_sample(sample: CachedSample, manifest: Manifest) -> None:
         if not (manifest.feature_codec.all_finite(array) if is_map else np.isfinite(array).all()):
             raise ShapeError(
                 f"image {sample.key}: {name} holds values that are not finite. A number above"
-                " 65504 does not fit into float16; look at the image, and at the dtype in which"
+                " 65504 does not fit into float16; check the image, and the dtype in which"
                 " the frozen models run."
             )
 

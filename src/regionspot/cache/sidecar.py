@@ -197,7 +197,7 @@ def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar
         sidecar = _from_json(values)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CacheCorruptError(
-            f"{path} lacks or garbles a part of a sidecar: {error!s:.300}. {remedy}"
+            f"{path} is incomplete or invalid: {error!s:.300}. {remedy}"
         ) from error
     if sidecar.shard != shard_index:
         raise CacheCorruptError(
@@ -208,7 +208,7 @@ def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar
 
 
 class _Stored(msgspec.Struct, kw_only=True):
-    """The types of what is stored beside arrays."""
+    """The types of the stored values other than arrays."""
 
     shard: int
     manifest_sha256: str

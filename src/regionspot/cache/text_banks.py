@@ -115,7 +115,7 @@ class TextBankStore:
         write_sealed_hdf5(self.path, fill)
 
     def banks(self, *, clip_sha256: str) -> tuple[StoredBank, ...]:
-        """Return all banks, by template set, or none without a file; raises what `get` raises."""
+        """Return all banks, by template set, or none without a file."""
         with self._open(clip_sha256) as groups:
             return tuple(
                 self._read(group, templates)

@@ -268,9 +268,9 @@ class RemoteFolder:
             ) from error
         except ValueError as error:
             raise ConfigError(
-                f"{self.url}: {self.protocol}:// is no scheme that fsspec knows ({error}). Give"
-                " s3://bucket/folder, gs://bucket/folder, https://host/folder or a folder of this"
-                " machine."
+                f"{self.url}: {self.protocol}:// is not a scheme that fsspec supports ({error})."
+                " Give s3://bucket/folder, gs://bucket/folder, https://host/folder or a folder of"
+                " this machine."
             ) from error
 
     def _path(self, name: str) -> str:
