@@ -558,7 +558,8 @@ def test_a_cache_made_otherwise_is_refused_naming_what_differs_and_not_touched(
     assert outcome.code == 2
     first, *listed, advice = outcome.err.splitlines()
     assert first == (
-        "error: this folder holds the cache 'val', which was made otherwise than wanted:"
+        "error: this folder holds the cache 'val', which was made with other models or settings"
+        " than wanted:"
     )
     assert [line.partition(":")[0].strip() for line in listed] == fields
     assert all(re.search(": found .*, wanted ", line) for line in listed)

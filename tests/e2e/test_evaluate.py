@@ -31,13 +31,13 @@ from regionspot.cache import (
     write_shard,
 )
 from regionspot.cli.evaluate import evaluate
+from regionspot.core.files import folder_lock
 from regionspot.inference import load_image
 from regionspot.model import (
     save_trained_head,
 )
 from regionspot.scoring import Predictions
 from regionspot.scoring.lvis_reference import reference_lvis_figures
-from regionspot.storage import folder_lock
 from regionspot.toy import generate_world
 
 NUM_IMAGES, NUM_QUARANTINED = 8, 1

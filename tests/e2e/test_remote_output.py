@@ -326,7 +326,7 @@ def test_what_cannot_be_written_to_is_told(
     refused(world, "s3://no-such-bucket-here/cache")
     assert "s3://no-such-bucket-here/cache: there is no such bucket" in capsys.readouterr().err
     refused(world, "tape://archive/cache")
-    assert "tape:// is no scheme that fsspec knows" in capsys.readouterr().err
+    assert "tape:// is not a scheme that fsspec supports" in capsys.readouterr().err
     refused(world, "gs://bucket/cache")
     assert "pip install gcsfs" in capsys.readouterr().err
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

@@ -264,7 +264,7 @@ def test_reading_ahead_fetches_shards_in_the_background_if_all_of_them_can_be_ke
     images = np.array([7, 8, 0])
     with FeatureCache.open(url, max_local_gb=0.9 * size / 1e9) as cache:
         cache.read_ahead(images)
-        assert not cache._shards._fetching_ahead._asked
+        assert not cache._shards._prefetcher._pending
     with FeatureCache.open(url, max_local_gb=1.1 * size / 1e9) as cache:
         cache.read_ahead(images)
         wait_for(lambda: copies(home) == of_shard(folder, 0, 1))

@@ -29,9 +29,9 @@ from helpers.processes import kill_at_renames
 from helpers.training import training_config
 from regionspot.cli.train import train
 from regionspot.core.errors import ConfigError, MissingFileError, RegionSpotError, WeightsError
+from regionspot.core.files import folder_lock
 from regionspot.data import CachedRegions
 from regionspot.model import CHECKPOINT_CARD_KEY, load_trained_head, read_checkpoint
-from regionspot.storage import folder_lock
 from regionspot.training import RegionSpotModule, SealedCheckpointIO
 from regionspot.training.checkpoints import own_checkpoints
 

@@ -1,4 +1,4 @@
-"""The feature cache: what training needs of a data set, computed once (docs/cache_format.md)."""
+"""The feature cache: all that training needs of a data set, computed once."""
 
 from regionspot.cache.batch_copy import BatchTargets
 from regionspot.cache.cache_files import CacheFiles
@@ -7,7 +7,8 @@ from regionspot.cache.feature_codec import CODECS, CodecName, FeatureCodec, find
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint, refuse_differences
 from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
-    ARRAY_MEMBERS,
+    EXTRAS,
+    MANIFEST,
     MEMBERS,
     MERGED,
     SCHEMA_VERSION,
@@ -18,7 +19,9 @@ from regionspot.cache.layout import (
     quarantine_path,
     shard_path,
     shards_path,
+    sidecar_name,
     sidecar_path,
+    tar_name,
     text_banks_path,
 )
 from regionspot.cache.locks import (
@@ -38,38 +41,24 @@ from regionspot.cache.manifest import (
     read_manifest,
     write_manifest,
 )
-from regionspot.cache.member_bytes import decode_array, encode_array
+from regionspot.cache.member_bytes import encode_array
 from regionspot.cache.merge import CacheMerge
-from regionspot.cache.quarantine import read_quarantine
-from regionspot.cache.remote_files import (
-    EXTRAS,
-    MANIFEST,
-    RemoteFiles,
-    opened_files,
-    sidecar_name,
-    tar_name,
-)
+from regionspot.cache.remote_files import RemoteFiles, opened_files
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.sealed import seal_json, write_sealed_hdf5
-from regionspot.cache.shard import ShardReader, shard_is_complete, write_shard
+from regionspot.cache.shard_reader import ShardReader
+from regionspot.cache.shard_writer import shard_is_complete, write_shard
 from regionspot.cache.sidecar import (
     QuarantinedImage,
-    ShardLayout,
-    ShardSidecar,
+    read_quarantine,
     read_sidecar,
     write_sidecar,
 )
 from regionspot.cache.stats import CacheStats, collect_stats, read_labels
-from regionspot.cache.text_banks import (
-    StoredBank,
-    TextBankStore,
-    read_category_tree,
-    write_category_tree,
-)
+from regionspot.cache.text_banks import TextBankStore, read_category_tree, write_category_tree
 from regionspot.cache.verify import Problem, find_garbage, verify_cache, verify_files
 
 __all__ = [
-    "ARRAY_MEMBERS",
     "CODECS",
     "EXTRAS",
     "MANIFEST",
@@ -92,18 +81,14 @@ __all__ = [
     "Problem",
     "QuarantinedImage",
     "RemoteFiles",
-    "ShardLayout",
     "ShardLock",
     "ShardReader",
-    "ShardSidecar",
-    "StoredBank",
     "TextBankStore",
     "build_index",
     "category_tree_path",
     "check_same_fingerprint",
     "check_same_manifest",
     "collect_stats",
-    "decode_array",
     "encode_array",
     "exclusive_writer",
     "find_codec",

@@ -1,9 +1,8 @@
-"""Copies the arrays of images out of memory maps, straight to where a batch wants them.
+"""Copies the arrays of images out of memory maps into the tensors of a batch.
 
-To make a view of an array and to copy from it takes NumPy one or two microseconds, in which no
-other thread may run. With five arrays an image that is a seventh of the time in which half a
-megabyte is copied, and it keeps two threads from being much faster than one. So this goes by
-addresses.
+In NumPy, making a view and copying from it holds the GIL for one or two microseconds. With five
+arrays per image that is a seventh of the time to copy half a megabyte, and two threads are then
+hardly faster than one. So this copies by addresses.
 """
 
 import ctypes
@@ -16,8 +15,7 @@ from torch import Tensor
 from regionspot.core.errors import ShapeError
 
 _SIGNATURE = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-# The same C function twice: during the first, other threads may run Python; the second saves the
-# time that it takes to let them.
+# The same C function twice: CDLL releases the GIL during the call; PyDLL saves the time of that.
 _copy_long = ctypes.CDLL(None).memmove
 _copy_short = ctypes.PyDLL(None).memmove
 for _copy in (_copy_long, _copy_short):
@@ -25,18 +23,18 @@ for _copy in (_copy_long, _copy_short):
 
 
 class BatchTargets:
-    """Padded tensors of a batch, to be filled image by image.
+    """Padded tensors of a batch, filled image by image.
 
     Args:
         tensors: In the order of `ARRAY_MEMBERS`: feature maps (B, T, W), position tokens (B, R, S)
             float16, boxes (B, R, 4) float32, labels (B, R) int64, box scores (B, R) float32, all
-            contiguous, in the memory of the CPU.
+            contiguous, on the CPU.
         feature_map_shape: Shape of a stored feature map, (T, W).
         feature_map_dtype: Its dtype, see `FeatureCodec.torch_dtype`.
         token_dim: Width of stored position tokens, S.
 
     Raises:
-        ShapeError: A tensor has another shape or dtype than what is stored.
+        ShapeError: A tensor has another shape or dtype than the stored arrays.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class BatchTargets:
                     f" {dtype} {shape} on the CPU, contiguous."
                 )
         self.batch_size, self.num_regions = batch_size, num_regions
-        self._tensors = tensors  # kept, as what follows are addresses in them
+        self._tensors = tensors  # keeps the addresses below valid
         self._addresses = tuple(tensor.data_ptr() for tensor in tensors)
         self._map_bytes = math.prod(feature_map_shape) * feature_map_dtype.itemsize
         self._token_bytes = token_dim * torch.float16.itemsize
@@ -72,13 +70,13 @@ class BatchTargets:
         """Copy one image.
 
         Args:
-            row: Which image of the batch.
-            shard: Address of the memory map of its shard, which must stay mapped meanwhile.
-            data_offsets: Where its arrays start in the shard.
-            num_regions: Its regions.
+            row: Position in the batch.
+            shard: Address of the memory map of its shard, which must stay mapped.
+            data_offsets: Starts of its arrays in the shard.
+            num_regions: Number of its regions.
 
         Raises:
-            ShapeError: It is no image of the batch, or has more regions than there is room for.
+            ShapeError: ``row`` is not in the batch, or the image has too many regions.
         """
         if not (0 <= row < self.batch_size and 0 <= num_regions <= self.num_regions):
             raise ShapeError(

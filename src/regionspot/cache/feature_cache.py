@@ -1,7 +1,7 @@
 """A finished cache, opened for reading."""
 
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -20,11 +20,10 @@ from regionspot.cache.layout import (
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest
-from regionspot.cache.remote_copies import KeptRemoteFiles
-from regionspot.cache.remote_files import named_by_url
+from regionspot.cache.remote_files import KeptRemoteFiles, named_by_url
 from regionspot.cache.sample import CachedSample
 from regionspot.cache.shard_pool import OpenShards, read_checked
-from regionspot.cache.text_banks import Descendants, TextBankStore, read_category_tree
+from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import CacheCorruptError, MissingFileError
 from regionspot.storage import is_url, max_local_bytes
 
@@ -32,18 +31,23 @@ from regionspot.storage import is_url, max_local_bytes
 class FeatureCache:
     """The samples of a finished cache in the order of its plan, read through memory maps.
 
-    Make one with `open`. It can be pickled: the copy opens the same folder again. Samples may be
-    read from several threads.
+    Create it with `open`. It can be pickled: the copy opens the same cache again. It can be used
+    from several threads.
+
+    Attributes:
+        files: Access to its files.
+        manifest: What it holds and what made it.
+        index: Where every image is, its number of regions, and the number of regions per class.
+        limit_bytes: Disk space for the shards of all remote caches that are kept on this machine.
     """
 
     def __init__(
         self, files: CacheFiles, manifest: Manifest, index: CacheIndex, *, limit_bytes: int
     ) -> None:
-        self._files = files
-        self._path = files.folder
-        self._manifest = manifest
-        self._index = index
-        self._limit_bytes = limit_bytes
+        self.files = files
+        self.manifest = manifest
+        self.index = index
+        self.limit_bytes = limit_bytes
         self._shards = OpenShards(files, index, limit_bytes=limit_bytes)
 
     @classmethod
@@ -56,25 +60,24 @@ class FeatureCache:
     ) -> Self:
         """Open a finished cache.
 
-        Sizes of all shards are checked here, the seals of the manifest and the index too. Contents
-        are checked image by image when they are read first (`sample`), all at once by
-        `verify_cache`. Of a cache behind a URL the small files are fetched here; each shard follows
-        when it is first touched, is compared with its size and SHA-256, and is kept on this
-        machine.
+        This checks the seals of manifest and index, and the sizes of all shards. Each image is
+        checked when it is first read (`sample`); `verify_cache` checks everything at once. For a
+        URL, small files are downloaded here. Each shard is downloaded when first used, compared
+        with its size and SHA-256, and kept on this machine.
 
         Args:
             path: The cache's folder, or its URL.
-            fingerprint: What the cache must have been made with; None accepts any.
-            max_local_gb: Disk space, in units of 1e9 bytes, for the shards that are kept of all
-                remote caches; None for ``$REGIONSPOT_MAX_LOCAL_GB``, or 100.
+            fingerprint: The fingerprint that the cache must have; None accepts any.
+            max_local_gb: Disk space, in units of 1e9 bytes, for the kept shards of all remote
+                caches; None for ``$REGIONSPOT_MAX_LOCAL_GB``, or 100.
 
         Raises:
             MissingFileError: The folder is no cache.
-            CacheMismatchError: It is of another schema version, or has another fingerprint than
-                wanted; the message names the fields.
+            CacheMismatchError: It has another schema version, or another fingerprint than wanted;
+                the message names the fields.
             CacheCorruptError: It is not finished, or a file is damaged.
-            StorageError: The URL's server refuses, or does not answer.
-            ConfigError: The disk space is no positive number.
+            StorageError: The server refuses access or does not answer.
+            ConfigError: ``max_local_gb`` is not positive.
         """
         limit_bytes = max_local_bytes(max_local_gb)
         files = KeptRemoteFiles(str(path), limit_bytes) if is_url(path) else CacheFiles(Path(path))
@@ -84,99 +87,73 @@ class FeatureCache:
 
     @property
     def path(self) -> Path:
-        """The cache's folder; of a remote cache the one that holds its small files here."""
-        return self._path
+        """The cache's folder; for a remote cache, the local folder of its small files."""
+        return self.files.folder
 
     @property
     def location(self) -> str:
-        """What the cache was opened by: its folder or its URL."""
-        return self._files.location
+        """The folder or URL by which the cache was opened."""
+        return self.files.location
 
     @property
     def is_remote(self) -> bool:
-        """Whether it lies behind a URL, so that its shards are fetched."""
-        return is_url(self._files.location)
-
-    @property
-    def limit_bytes(self) -> int:
-        """Disk space for the shards that are kept here of all remote caches."""
-        return self._limit_bytes
-
-    @property
-    def files(self) -> CacheFiles:
-        """Where its files are."""
-        return self._files
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the cache holds and what made it."""
-        return self._manifest
-
-    @property
-    def index(self) -> CacheIndex:
-        """Where every image lies, how many regions it has, and how often each class occurs."""
-        return self._index
+        """Whether the cache is behind a URL."""
+        return is_url(self.location)
 
     def __len__(self) -> int:
         """Return the number of images, without quarantined ones."""
-        return len(self._index)
+        return len(self.index)
 
     def sample(self, index: int) -> CachedSample:
         """Return an image with its regions; its arrays are read-only views into a memory map.
 
-        All bytes of an image are compared with their checksum when it is read for the first time.
+        When an image is first read, all its bytes are compared with their checksum.
 
         Args:
             index: Position in the cache, counted from 0.
 
         Raises:
-            CacheCorruptError: The shard holds another image there than the index says, or is
-                damaged; or its sidecar is.
+            CacheCorruptError: The image or the sidecar of its shard is damaged, or the shard holds
+                another image there.
             IndexError: The cache has no such image.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} is not among the {len(self)} of {self.location}.")
-        shard = int(self._index.shards[index])
+        shard = int(self.index.shards[index])
         reader = self._shards.reader(index, shard)
         reader.check_size()
         sample = reader.sample(self._shards.place(index, shard))
-        wanted = self._index.key(index)
+        wanted = self.index.key(index)
         if sample.key != wanted:
             raise CacheCorruptError(
-                f"{shard_path(self._path, shard)} holds the image {sample.key!r} where"
-                f" {index_path(self._path).name} says {wanted!r}. Finish the cache again, which"
+                f"{shard_path(self.path, shard)} holds the image {sample.key!r} where"
+                f" {index_path(self.path).name} says {wanted!r}. Finish the cache again, which"
                 f" rebuilds the index: {CACHE_COMMAND}"
             )
         return sample
 
     def features(self, sample: CachedSample) -> Tensor:
-        """Return the feature map of one of its samples decoded, (T, D) in a float dtype; a copy."""
-        codec = self._manifest.feature_codec
+        """Return the decoded feature map of a sample, (T, D) in a float dtype; a copy."""
+        codec = self.manifest.feature_codec
         return codec.decode(codec.to_tensor(sample.feature_map))
 
     def copy_arrays(self, images: NDArray[np.int64], targets: BatchTargets) -> None:
-        """Copy the arrays of images into the rows of a batch, for a loader.
+        """Copy the arrays of images into the rows of a batch.
 
-        They are those of `sample`, without parsing: keys, ids and sizes are in `index`, and that
-        these bytes are the image's was checked when it was read for the first time. What lies
-        behind an image's last region in its row is left as it is.
+        These are the arrays of `sample`, without its parsing. The padding after an image's last
+        region is not written.
 
         Args:
             images: Positions in the cache, counted from 0.
-            targets: Where to.
-
-        Raises:
-            CacheCorruptError: An image, or the sidecar of its shard, is damaged.
-            IndexError: The cache has no such image.
-            ShapeError: There is not room for all of it.
+            targets: The batch.
         """
-        index = self._index
+        index = self.index
         columns = (index.shards, index.data_offsets, index.num_regions)
-        are_whole: set[int] = set()  # one look a batch: it is a call of the system
+        are_whole: set[int] = set()  # checked once per batch, as it is a system call
         for row, (image, shard, offsets, num_regions) in enumerate(
             zip(images.tolist(), *(column[images].tolist() for column in columns), strict=True)
         ):
-            if image < 0:  # what is too large was found by its column
+            if image < 0:  # indexing the columns has refused what is too large
                 raise IndexError(f"image {image} is not among the {len(self)} of {self.location}.")
             reader = self._shards.reader(image, shard)  # held while it is copied from
             if shard not in are_whole:
@@ -185,35 +162,34 @@ class FeatureCache:
             targets.fill(row, reader.address, offsets, num_regions)
 
     def read_ahead(self, images: NDArray[np.int64]) -> None:
-        """Have images read from disk soon, or their shards fetched; returns at once.
+        """Start reading images from disk, or downloading their shards, in the background.
 
-        Does nothing for images that were read before and should still be at hand, nor for a remote
-        cache of which not all shards can be kept here.
+        Images that should still be in memory are skipped, and remote caches that exceed the limit
+        of disk space.
         """
         self._shards.read_images_ahead(images)
 
     def read_shard_ahead(self, shard: int) -> None:
-        """Have a shard read from disk from front to end, or fetched, soon; returns at once."""
+        """Start reading a whole shard from disk, or downloading it, in the background."""
         self._shards.read_shard_ahead(shard)
 
     def text_bank(self, templates: str) -> NDArray[np.float32]:
-        """Return the unit-norm embeddings, (C, E), of the vocabulary by the cache's CLIP.
+        """Return the unit-norm embeddings of the vocabulary by the cache's CLIP, (C, E).
 
         Args:
             templates: Name of the template set, such as ``"ensemble81"``.
 
         Raises:
-            MissingFileError: The cache has no bank for this template set; the message names those
-                it has.
+            MissingFileError: There is no bank for these templates; the message lists all banks.
             CacheMismatchError: The banks were made by another CLIP than the cache.
             CacheCorruptError: The file of the banks is damaged.
         """
-        store = TextBankStore(text_banks_path(self._path))
-        vocabulary = self._manifest.vocabulary
+        store = TextBankStore(text_banks_path(self.path))
+        vocabulary = self.manifest.vocabulary
         bank = store.get(
             vocabulary,
             templates=templates,
-            clip_sha256=self._manifest.fingerprint.clip_weights_sha256,
+            clip_sha256=self.manifest.fingerprint.clip_weights_sha256,
         )
         if bank is None:
             present = ", ".join(store.templates_of(vocabulary)) or "none"
@@ -224,34 +200,16 @@ class FeatureCache:
             )
         return bank
 
-    def category_tree(self) -> Descendants | None:
-        """Return for each class the labels of all kinds of it; None if the data set does not say.
-
-        Raises:
-            CacheMismatchError: The file is of another schema version.
-            CacheCorruptError: The file is damaged.
-        """
-        return read_category_tree(self._path)
-
     def close(self) -> None:
-        """Let go of all memory maps; those with samples still in use stay until these are gone."""
+        """Release all memory maps; a map stays until its samples are deleted."""
         self._shards.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @override
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return _reopened, (type(self), self.location, self._limit_bytes / 1e9)
-
-
-def _reopened(kind: type[FeatureCache], location: str, max_local_gb: float) -> FeatureCache:
-    return kind.open(location, max_local_gb=max_local_gb)
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return partial(type(self).open, max_local_gb=self.limit_bytes / 1e9), (self.location,)

@@ -1,8 +1,7 @@
-"""How feature maps are stored: as float16, as bfloat16, or as int8 with the outliers kept apart.
+"""Codecs of feature maps: float16, bfloat16, and int8 with separate outliers.
 
-A codec is a subclass of `FeatureCodec` and a row of `CODECS`. The manifest of a cache names its
-codec, and all code that encodes or decodes gets it from there. Feature maps are decoded where they
-are used, so that int8 is copied to a GPU as int8.
+A codec is a subclass of `FeatureCodec` and a row of `CODECS`; the manifest of a cache names it.
+Feature maps are decoded where they are used, so int8 is copied to a GPU as int8.
 
 Shape letters: T tokens, D channels, W numbers in a stored row.
 """
@@ -21,7 +20,7 @@ from typing_extensions import override
 from regionspot.core.errors import CacheMismatchError, ConfigError, ShapeError
 
 CodecName = Literal["float16", "bfloat16", "int8"]
-"""Names of the codecs in `CODECS`; these are the choices of ``--codec``."""
+"""Names of the codecs in `CODECS`, the choices of ``--codec``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +30,11 @@ class StoredForm:
     dtype: str
     """NumPy's name of the type with the byte order, such as ``<f2``."""
     shape: tuple[int, int]
-    """Tokens and numbers in a row, (T, W)."""
+    """Number of tokens and width of a stored row, (T, W)."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of a feature map."""
+        """Size of a feature map in bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -50,11 +49,7 @@ class FeatureCodec(ABC):
     """Dtype of stored feature maps as tensors, of the same item size as `dtype`."""
 
     def row_width(self, feature_dim: int) -> int:
-        """Return W, the numbers in a stored row of ``feature_dim`` channels.
-
-        Raises:
-            ConfigError: The codec cannot store this width.
-        """
+        """Return W, the numbers in a stored row of ``feature_dim`` channels."""
         return feature_dim
 
     @abstractmethod
@@ -65,7 +60,7 @@ class FeatureCodec(ABC):
             features_TD: (..., D) in any float dtype, finite.
 
         Returns:
-            (..., W) in `torch_dtype`. Numbers that are too large become infinite; see `all_finite`.
+            (..., W) in `torch_dtype`. Overflow becomes infinite; see `all_finite`.
         """
 
     @abstractmethod
@@ -74,35 +69,28 @@ class FeatureCodec(ABC):
 
         Args:
             stored: (..., W), as `encode` returns it.
-
-        Raises:
-            ShapeError: The codec does not store this dtype or width.
         """
 
     @abstractmethod
     def all_finite(self, stored: NDArray[np.generic]) -> bool:
-        """Return whether a stored feature map has only finite numbers."""
+        """Return whether all numbers of a stored feature map are finite."""
 
     def form(self, *, num_tokens: int, feature_dim: int) -> StoredForm:
-        """Return dtype and shape in which feature maps (T, D) are stored.
-
-        Raises:
-            ConfigError: The codec cannot store this width.
-        """
+        """Return the stored dtype and shape of feature maps (T, D)."""
         return StoredForm(dtype=self.dtype, shape=(num_tokens, self.row_width(feature_dim)))
 
     def to_array(self, stored: Tensor) -> NDArray[np.generic]:
-        """Return what `encode` gave as the array that a `CachedSample` holds."""
+        """Return the result of `encode` as the array of a `CachedSample`."""
         return stored.cpu().contiguous().view(torch.uint8).numpy().view(self.dtype)
 
     def to_tensor(self, stored: NDArray[np.generic]) -> Tensor:
-        """Return what a `CachedSample` holds as a tensor for `decode`; a copy."""
-        owned = np.array(stored)  # the cache's is a read-only view, which torch does not take
+        """Return the array of a `CachedSample` as a tensor for `decode`; a copy."""
+        owned = np.array(stored)  # torch does not accept the cache's read-only views
         return torch.from_numpy(owned.view(np.uint8)).view(self.torch_dtype)
 
 
 class _Rounded(FeatureCodec):
-    """A float dtype of 16 bits: encoding rounds to nearest, decoding copies nothing."""
+    """A 16-bit float dtype: encoding rounds to nearest, decoding makes no copy."""
 
     @override
     def encode(self, features_TD: Tensor) -> Tensor:
@@ -119,7 +107,7 @@ class _Rounded(FeatureCodec):
 
 
 class Float16(_Rounded):
-    """Half precision: each number within 0.05 %, up to 65504."""
+    """Half precision: relative error up to 0.05 %, largest number 65504."""
 
     name = "float16"
     dtype = "<f2"
@@ -131,7 +119,7 @@ class Float16(_Rounded):
 
 
 class BFloat16(_Rounded):
-    """The upper half of float32: each number within 0.4 %. NumPy sees its bits as ``<u2``."""
+    """The upper half of float32: relative error up to 0.4 %. Its bits are ``<u2`` in NumPy."""
 
     name = "bfloat16"
     dtype = "<u2"
@@ -144,13 +132,13 @@ class BFloat16(_Rounded):
 
 
 class Int8(FeatureCodec):
-    """int8 with one scale a token, and the 8 largest channels of each token as float16.
+    """int8 with one scale per token, and the 8 largest channels of each token as float16.
 
-    Trained CLIPs have a few channels that are a hundred times as large as the others. One scale for
-    a whole token would spend all of int8 on them.
+    Trained CLIPs have a few channels a hundred times as large as the others; one scale for all
+    channels would leave almost no codes for the others.
 
-    A row has W = D + 36 bytes: D codes (0 where there is an outlier); their scale, float32; the
-    channels of the 8 outliers ascending, int16; their values, float16. Decoded it is float32.
+    A row has W = D + 36 bytes: D codes (0 at outliers); their scale, float32; the channels of the 8
+    outliers, ascending, int16; their values, float16. It is decoded to float32.
     """
 
     name = "int8"
@@ -217,15 +205,11 @@ CODECS: Final[dict[str, FeatureCodec]] = {
 
 
 def find_codec(name: str) -> FeatureCodec:
-    """Return the codec of a name.
-
-    Raises:
-        CacheMismatchError: There is no such codec.
-    """
+    """Return the codec of a name."""
     codec = CODECS.get(name)
     if codec is None:
         raise CacheMismatchError(
-            f"feature maps are stored as {name!r}; this RegionSpot knows {', '.join(CODECS)}. Use"
-            " the RegionSpot that wrote them."
+            f"feature maps are stored as {name!r}; this RegionSpot supports"
+            f" {', '.join(CODECS)}. Use the RegionSpot that wrote them."
         )
     return codec

@@ -1,11 +1,12 @@
-"""The index: where every image lies, in arrays that load in a second for millions of images.
+"""The index: where every image is, in arrays that load in a second for millions of images.
 
-`build_index` derives it, and the list of quarantined images, from the sidecars. It can be rebuilt
-at any time.
+`build_index` makes it, and the list of quarantined images, from the sidecars, at any time. Its seal
+proves that an index was not changed, not who wrote it: a cache may come from a stranger. Arrays are
+copied out of memory maps by its numbers, so all of them are checked when a cache is opened.
 """
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.feature_codec import StoredForm
-from regionspot.cache.index_checks import COLUMNS, column_fault, value_fault
 from regionspot.cache.layout import (
     CACHE_COMMAND,
+    MAX_KEY_LENGTH,
     index_path,
     quarantine_path,
     shard_path,
@@ -30,38 +31,44 @@ from regionspot.core.errors import CacheCorruptError
 from regionspot.core.files import canonical_json, sha256_bytes, write_bytes_atomic
 
 _COMMAND = f"Rebuild it: {CACHE_COMMAND}"
-_NUMBERS = (
-    "num_quarantined",
-    "num_clipped_regions",
-    "num_dropped_regions",
-    "num_feature_tokens",
-    "feature_map_width",
-    "token_dim",
-)
-_TEXTS = ("manifest_sha256", "feature_map_dtype")
+
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "keys": ("S", "N"),
+    "image_ids": ("i8", "N"),
+    "sizes_hw": ("i4", "N2"),
+    "num_regions": ("i4", "N"),
+    "shards": ("i4", "N"),
+    "json_offsets": ("i8", "N"),
+    "data_offsets": ("i8", "N5"),
+    "image_checksums": ("u8", "N"),
+    "label_counts": ("i8", "C"),
+    "tar_bytes": ("i8", "K"),
+    "sidecar_sha256": ("S", "K"),
+}
+"""Dtype and shape of each column of an index: N images, K shards, C classes, or a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CacheIndex:
-    """Where every image of a cache lies. N images without quarantined ones, C classes, K shards.
+    """Where every image of a cache is. N images without quarantined ones, C classes, K shards.
 
-    Images keep the order of the plan: by shard, and in a shard as in its tar.
+    Images are in the order of the plan: by shard, and within a shard as in its tar.
     """
 
     manifest_sha256: str
-    """Seal of the manifest that the cache was written under."""
+    """Seal of the cache's manifest."""
     feature_map_dtype: str
-    """NumPy's name of the type of stored feature maps."""
+    """NumPy's name of the dtype of stored feature maps."""
     num_quarantined: int
-    """Images of the plan that the cache does not hold."""
+    """Number of planned images that are not in the cache."""
     num_clipped_regions: int
-    """Regions whose box was clipped when their image was decoded."""
+    """Number of regions whose box was clipped when their image was decoded."""
     num_dropped_regions: int
-    """Regions that were dropped then."""
+    """Number of regions that were dropped then."""
     num_feature_tokens: int
-    """Tokens of every feature map, T."""
+    """Number of tokens of every feature map, T."""
     feature_map_width: int
-    """Numbers in a row of every stored feature map: D, or W for int8."""
+    """Width of stored feature maps: D, or W for int8."""
     token_dim: int
     """Width of every position token, S."""
     keys: NDArray[np.bytes_]
@@ -73,7 +80,7 @@ class CacheIndex:
     num_regions: NDArray[np.int32]
     """Regions of each image, (N,)."""
     shards: NDArray[np.int32]
-    """Shard of each image, (N,), never decreasing."""
+    """Shard of each image, (N,), ascending."""
     json_offsets: NDArray[np.int64]
     """Where the ``json`` member of each image starts in its tar, (N,)."""
     data_offsets: NDArray[np.int64]
@@ -103,23 +110,32 @@ class CacheIndex:
 
     @property
     def contents_sha256(self) -> str:
-        """Identity of all that the cache holds: SHA-256 of the seals of manifest and sidecars."""
-        seals = [self.manifest_sha256, *(seal.decode("ascii") for seal in self.sidecar_sha256)]
+        """Identity of the cache's contents: SHA-256 of the seals of manifest and sidecars."""
+        seals = [self.manifest_sha256, *map(self.sidecar_seal, range(self.num_shards))]
         return sha256_bytes("\n".join(seals).encode("ascii"))
 
     def key(self, index: int) -> str:
         """Return the key of the image at a position."""
         return self.keys[index].decode("ascii")
 
-    def layout(self, shard_index: int) -> ShardLayout:
+    def sidecar_seal(self, shard: int) -> str:
+        """Return the seal of a shard's sidecar."""
+        return self.sidecar_sha256[shard].decode("ascii")
+
+    def layout(self, shard: int) -> ShardLayout:
         """Return what `ShardReader` needs of a shard; views, no copies."""
-        images = slice(self.shard_starts[shard_index], self.shard_starts[shard_index + 1])
+        images = slice(self.shard_starts[shard], self.shard_starts[shard + 1])
+        return self._layout(images, int(self.tar_bytes[shard]))
+
+    def range_fault(self) -> str | None:
+        """Return which image has parts outside its tar; None if none has."""
+        return self._layout(slice(None), 0).range_fault(self.tar_bytes[self.shards])
+
+    def _layout(self, images: slice, tar_bytes: int) -> ShardLayout:
+        shape = (self.num_feature_tokens, self.feature_map_width)
         return ShardLayout(
-            tar_bytes=int(self.tar_bytes[shard_index]),
-            feature_map_form=StoredForm(
-                dtype=self.feature_map_dtype,
-                shape=(self.num_feature_tokens, self.feature_map_width),
-            ),
+            tar_bytes=tar_bytes,
+            feature_map_form=StoredForm(dtype=self.feature_map_dtype, shape=shape),
             token_dim=self.token_dim,
             json_offsets=self.json_offsets[images],
             data_offsets=self.data_offsets[images],
@@ -129,33 +145,32 @@ class CacheIndex:
 
     @classmethod
     def read(cls, cache_dir: Path) -> Self:
-        """Read ``index.h5`` after comparing its bytes with its seal.
-
-        Raises:
-            MissingFileError: The cache has no index.
-            CacheMismatchError: The index is of another schema version.
-            CacheCorruptError: The index was changed after it was written, or lacks a part.
-        """
+        """Read ``index.h5`` and compare its bytes with its seal."""
         path = index_path(cache_dir)
         with open_sealed_hdf5(path, remedy=_COMMAND) as h5:
             try:
                 values: dict[str, Any] = {name: int(h5.attrs[name]) for name in _NUMBERS}
-                columns: dict[str, Any] = {name: hdf5_array(h5, name) for name in COLUMNS}
+                columns: dict[str, Any] = {name: hdf5_array(h5, name) for name in _COLUMNS}
                 values |= {name: h5.attrs[name].decode("ascii") for name in _TEXTS}
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise CacheCorruptError(f"{path} is no index: {error}. {_COMMAND}") from error
-        if fault := column_fault(columns) or value_fault(columns):
+        if fault := _column_fault(columns) or _value_fault(columns):
             raise CacheCorruptError(f"{path} was not written by this library: {fault}. {_COMMAND}")
         return cls(**values, **columns)
 
     def write(self, h5: h5py.File) -> None:
-        """Write the index into an open file; `build_index` makes it whole and seals it."""
+        """Write the index into an open file, which `build_index` seals."""
         for name in _TEXTS:
             h5.attrs[name] = np.bytes_(getattr(self, name))
         for name in _NUMBERS:
             h5.attrs[name] = getattr(self, name)
-        for name in COLUMNS:
+        for name in _COLUMNS:
             h5.create_dataset(name, data=getattr(self, name), track_times=False)
+
+
+_TEXTS, _NUMBERS = (
+    tuple(field.name for field in fields(CacheIndex) if field.type is kind) for kind in (str, int)
+)
 
 
 def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = None) -> CacheIndex:
@@ -163,16 +178,10 @@ def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = No
 
     Args:
         cache_dir: The cache's folder.
-        names_of_shards: The tars and sidecars that there are, if the tars are not in the folder.
+        names_of_shards: File names of the tars and sidecars; by default those in the folder.
 
     Returns:
         The index, as it was written.
-
-    Raises:
-        MissingFileError: There is no manifest.
-        CacheMismatchError: The cache is of another schema version.
-        CacheCorruptError: A shard is missing, damaged, or was written under another manifest; or
-            two images share a key.
     """
     index, quarantine = collect_index(cache_dir, names_of_shards)
     write_bytes_atomic(quarantine_path(cache_dir), quarantine)
@@ -183,16 +192,40 @@ def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = No
 def collect_index(
     cache_dir: Path, names_of_shards: Collection[str] | None = None
 ) -> tuple[CacheIndex, bytes]:
-    """Return the index and the ``quarantine.jsonl`` that `build_index` writes, or its errors."""
+    """Return the index and the ``quarantine.jsonl`` that `build_index` writes."""
     manifest = read_manifest(cache_dir)
     manifest_sha256 = manifest.sha256
     check_all_shards_present(cache_dir, manifest.plan.num_shards, names_of_shards)
-    collected = _Collected(manifest)
+    label_counts = np.zeros(len(manifest.vocabulary), np.int64)
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
+    columns["label_counts"].append(label_counts)
+    quarantine: list[bytes] = []
+    num_clipped = num_dropped = 0
     for shard in range(manifest.plan.num_shards):
         sidecar, seal = read_sealed_sidecar(cache_dir, shard)
         check_sidecar(cache_dir, sidecar, manifest, manifest_sha256)
-        collected.add(sidecar, seal)
-    index = collected.index()
+        for name, column in _columns_of(sidecar, seal).items():
+            columns[name].append(column)
+        for label, count in sidecar.label_counts:
+            label_counts[label] += count
+        num_clipped += sidecar.num_clipped_regions
+        num_dropped += sidecar.num_dropped_regions
+        quarantine += [
+            canonical_json({"shard": shard, **asdict(image)}).encode("utf-8") + b"\n"
+            for image in sidecar.quarantined
+        ]
+    form = manifest.feature_map_form
+    index = CacheIndex(
+        manifest_sha256=manifest_sha256,
+        feature_map_dtype=form.dtype,
+        num_quarantined=len(quarantine),
+        num_clipped_regions=num_clipped,
+        num_dropped_regions=num_dropped,
+        num_feature_tokens=form.shape[0],
+        feature_map_width=form.shape[1],
+        token_dim=manifest.fingerprint.token_dim,
+        **{name: np.concatenate(parts) for name, parts in columns.items()},
+    )
     keys, counts = np.unique(index.keys, return_counts=True)
     if len(keys) != len(index):
         twice = keys[counts > 1][0].decode("ascii")
@@ -200,24 +233,31 @@ def collect_index(
             f"{cache_dir}: two images have the key {twice!r}; wanted unique keys. Check the"
             f" annotations, then remove the folder and make the cache again: {CACHE_COMMAND}"
         )
-    return index, b"".join(collected.quarantine)
+    return index, b"".join(quarantine)
+
+
+def _columns_of(sidecar: ShardSidecar, seal: str) -> dict[str, NDArray[Any]]:
+    return {
+        "keys": np.array(sidecar.keys, dtype=np.bytes_),
+        "image_ids": sidecar.image_ids,
+        "sizes_hw": sidecar.sizes_hw.astype(np.int32),
+        "num_regions": sidecar.num_regions.astype(np.int32),
+        "shards": np.full(sidecar.num_images, sidecar.shard, np.int32),
+        "json_offsets": sidecar.json_offsets,
+        "data_offsets": sidecar.data_offsets,
+        "image_checksums": sidecar.image_checksums,
+        "tar_bytes": np.array([sidecar.tar_bytes], np.int64),
+        "sidecar_sha256": np.array([seal], dtype=np.bytes_),
+    }
 
 
 def check_all_shards_present(
     cache_dir: Path, num_shards: int, names_of_shards: Collection[str] | None = None
 ) -> None:
-    """Refuse an unfinished cache by looking at which files there are.
-
-    Args:
-        cache_dir: The cache's folder.
-        num_shards: Shards that it must have.
-        names_of_shards: The tars and sidecars that there are; by default those in the folder.
-
-    Raises:
-        CacheCorruptError: A tar or a sidecar is missing.
-    """
-    found = CacheFiles(cache_dir).names_of_shards() if names_of_shards is None else names_of_shards
-    names = frozenset(found)
+    """Raise `CacheCorruptError` if a tar or a sidecar is missing; see `build_index`."""
+    if names_of_shards is None:
+        names_of_shards = CacheFiles(cache_dir).names_of_shards()
+    names = frozenset(names_of_shards)
     missing = [
         shard
         for shard in range(num_shards)
@@ -234,21 +274,14 @@ def check_all_shards_present(
 def check_sidecar(
     cache_dir: Path, sidecar: ShardSidecar, manifest: Manifest, manifest_sha256: str
 ) -> None:
-    """Refuse a shard that does not belong to the cache's manifest.
+    """Raise `CacheCorruptError` if a shard does not belong to the cache's manifest.
 
-    Args:
-        cache_dir: The cache's folder.
-        sidecar: The sidecar of the shard.
-        manifest: The cache's manifest.
-        manifest_sha256: Its seal, which is costly to work out for every shard again.
-
-    Raises:
-        CacheCorruptError: It was written under another manifest, or does not keep to the plan.
+    The manifest's seal is an argument, as computing it for every shard would be slow.
     """
     path = sidecar_path(cache_dir, sidecar.shard)
     if sidecar.manifest_sha256 != manifest_sha256:
         raise CacheCorruptError(
-            f"{path} was written under another manifest.json than the one that lies there now."
+            f"{path} was written under another manifest.json than the one that is there now."
             f" Restore that one, or remove the folder and cache again: {CACHE_COMMAND}"
         )
     num_planned = len(manifest.plan.images_of(sidecar.shard))
@@ -262,52 +295,44 @@ def check_sidecar(
         )
 
 
-class _Collected:
-    """Gathers the columns of the index, one sidecar at a time."""
+_SEAL_LENGTH = 64
+_KEY_LETTERS = np.zeros(256, np.bool_)
+_KEY_LETTERS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")] = True
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.quarantine: list[bytes] = []
-        self._manifest = manifest
-        self._label_counts = np.zeros(len(manifest.vocabulary), np.int64)
-        self._num_clipped = self._num_dropped = 0
-        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
 
-    def add(self, sidecar: ShardSidecar, seal: str) -> None:
-        layout = sidecar.layout
-        columns = {
-            "keys": np.array(sidecar.keys, dtype=np.bytes_),
-            "image_ids": sidecar.image_ids,
-            "sizes_hw": sidecar.sizes_hw.astype(np.int32),
-            "num_regions": sidecar.num_regions.astype(np.int32),
-            "shards": np.full(sidecar.num_images, sidecar.shard, np.int32),
-            "json_offsets": layout.json_offsets,
-            "data_offsets": layout.data_offsets,
-            "image_checksums": layout.image_checksums,
-            "tar_bytes": np.array([sidecar.tar_bytes], np.int64),
-            "sidecar_sha256": np.array([seal], dtype=np.bytes_),
-        }
-        for name, column in columns.items():
-            self._columns[name].append(column)
-        self._num_clipped += sidecar.num_clipped_regions
-        self._num_dropped += sidecar.num_dropped_regions
-        for label, count in sidecar.label_counts:
-            self._label_counts[label] += count
-        self.quarantine += [
-            canonical_json({"shard": sidecar.shard, **asdict(image)}).encode("utf-8") + b"\n"
-            for image in sidecar.quarantined
-        ]
+def _column_fault(columns: Mapping[str, NDArray[Any]]) -> str | None:
+    """Return which column has another dtype or shape than in `_COLUMNS`; None if none has."""
+    lengths: dict[str, int] = {}
+    for name, (dtype, sides) in _COLUMNS.items():
+        column = columns[name]
+        found = column.dtype.kind if dtype == "S" else f"{column.dtype.kind}{column.dtype.itemsize}"
+        shape = column.shape[:1] + tuple(int(side) for side in sides[1:])
+        if found != dtype or column.shape != shape or not column.dtype.isnative:
+            return f"{name} is {column.dtype} {column.shape}"
+        if lengths.setdefault(sides[0], len(column)) != len(column):
+            return f"{name} has {len(column)} entries, others {lengths[sides[0]]}"
+    return None
 
-    def index(self) -> CacheIndex:
-        self._columns["label_counts"] = [self._label_counts]
-        form = self._manifest.feature_map_form
-        return CacheIndex(
-            manifest_sha256=self._manifest.sha256,
-            feature_map_dtype=form.dtype,
-            num_quarantined=len(self.quarantine),
-            num_clipped_regions=self._num_clipped,
-            num_dropped_regions=self._num_dropped,
-            num_feature_tokens=form.shape[0],
-            feature_map_width=form.shape[1],
-            token_dim=self._manifest.fingerprint.token_dim,
-            **{name: np.concatenate(parts) for name, parts in self._columns.items()},
-        )
+
+def _value_fault(columns: Mapping[str, NDArray[Any]]) -> str | None:
+    """Return which column has an impossible value; None if none has. Call `_column_fault` first."""
+    shards, num_shards = columns["shards"], len(columns["tar_bytes"])
+    if len(shards) and not (shards.min() >= 0 and shards.max() < num_shards):
+        return f"images are in the shards {shards.min()} to {shards.max()} of {num_shards}"
+    if (np.diff(shards) < 0).any():
+        return "shards are out of order"
+    starts = columns["json_offsets"]
+    if ((starts[1:] <= starts[:-1]) & (shards[1:] == shards[:-1])).any():
+        return "images are out of order"
+    for name, least in {"tar_bytes": 0, "label_counts": 0, "num_regions": 0, "sizes_hw": 1}.items():
+        if columns[name].min(initial=least) < least:
+            return f"{name} has {columns[name].min()}"
+    for name, length in {"keys": MAX_KEY_LENGTH, "sidecar_sha256": _SEAL_LENGTH}.items():
+        column = columns[name]
+        size = column.dtype.itemsize
+        letters = np.ascontiguousarray(column).view(np.uint8).reshape(len(column), size)
+        # Shorter texts are padded with zeros; numpy strips them at the end only.
+        used = np.arange(size) < np.char.str_len(column)[:, None]
+        if size > length or not (_KEY_LETTERS[letters] | ~used).all() or not used.any(axis=1).all():
+            return f"{name} holds something else than 1 to {length} of A-Z a-z 0-9 _ -"
+    return None

@@ -26,16 +26,21 @@ MEMBERS: Final = ("json", *ARRAY_MEMBERS)
 """All members of an image in the order of the tar, where one is called ``<key>.<name>``."""
 
 CACHE_COMMAND: Final = "python cache_features.py --config <your config>"
-"""What to type to make a cache, or to finish one."""
+"""The command that makes a cache, or finishes one."""
 
 REPAIR_COMMAND: Final = "regionspot cache repair --config <your config>"
-"""What to type to make damaged parts of a cache again."""
+"""The command that makes the damaged parts of a cache again."""
+
+REPAIR_ADVICE: Final = (
+    f"List all damage with `regionspot cache verify`, and make it again: {REPAIR_COMMAND}"
+)
+"""What to do about damage, as a sentence without its full stop."""
 
 MERGED: Final = "merged"
-"""What the manifest of a merged cache says in place of the format of its annotations."""
+"""Annotation format in the manifest of a merged cache."""
 
 MERGE_COMMAND: Final = "regionspot cache merge --output_dir <its folder> <the same caches>"
-"""What to type to go on with a merged cache, or with --repair to mend it."""
+"""The command that finishes a merged cache, or repairs it with --repair."""
 
 MAX_KEY_LENGTH: Final = 80
 """A plain tar header holds 100 characters, of which ``.position_tokens.npy`` takes 20."""
@@ -44,73 +49,88 @@ _KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY_LENGTH}}}")
 
 
 def is_key(text: str) -> bool:
-    """Say whether ``text`` can name an image in a shard: 1 to 80 of ``A-Z a-z 0-9 _ -``."""
+    """Return whether ``text`` can name an image in a shard: 1 to 80 of ``A-Z a-z 0-9 _ -``."""
     return _KEY.fullmatch(text) is not None
 
 
+MANIFEST: Final = "manifest.json"
+SHARDS: Final = "shards"
+_TEXT_BANKS = "text_banks.h5"
+_CATEGORY_TREE = "category_tree.json"
+_QUARANTINE = "quarantine.jsonl"
+_INDEX = "index.h5"
+EXTRAS: Final = (_TEXT_BANKS, _CATEGORY_TREE, _QUARANTINE, _INDEX)
+"""The files beside the manifest and the shards, in the order in which they are published."""
+
+
+def tar_name(shard: int) -> str:
+    """Return the name of a shard's tar below the cache; shards count from 0."""
+    return f"{SHARDS}/{shard:06d}.tar"
+
+
+def sidecar_name(shard: int) -> str:
+    """Return the name of a shard's sidecar below the cache."""
+    return f"{SHARDS}/{shard:06d}.json"
+
+
 def manifest_path(cache_dir: Path) -> Path:
-    """Return where the manifest of a cache lies."""
-    return cache_dir / "manifest.json"
+    """Return the path of the manifest."""
+    return cache_dir / MANIFEST
 
 
 def index_path(cache_dir: Path) -> Path:
-    """Return where the index of a cache lies."""
-    return cache_dir / "index.h5"
+    """Return the path of the index."""
+    return cache_dir / _INDEX
 
 
 def quarantine_path(cache_dir: Path) -> Path:
-    """Return where the list of images that could not be read lies."""
-    return cache_dir / "quarantine.jsonl"
+    """Return the path of the list of quarantined images."""
+    return cache_dir / _QUARANTINE
 
 
 def text_banks_path(cache_dir: Path) -> Path:
-    """Return where the text banks of a cache lie."""
-    return cache_dir / "text_banks.h5"
+    """Return the path of the text banks."""
+    return cache_dir / _TEXT_BANKS
 
 
 def category_tree_path(cache_dir: Path) -> Path:
-    """Return where the category tree of a cache lies, if its data set has one."""
-    return cache_dir / "category_tree.json"
+    """Return the path of the category tree; not every data set has one."""
+    return cache_dir / _CATEGORY_TREE
 
 
 def shards_path(cache_dir: Path) -> Path:
     """Return the folder of the shards and their sidecars."""
-    return cache_dir / "shards"
+    return cache_dir / SHARDS
 
 
-def shard_path(cache_dir: Path, shard_index: int) -> Path:
-    """Return where the tar of a shard lies; shards count from 0."""
-    return shards_path(cache_dir) / f"{shard_index:06d}.tar"
+def shard_path(cache_dir: Path, shard: int) -> Path:
+    """Return the path of a shard's tar."""
+    return cache_dir / tar_name(shard)
 
 
-def shard_lock_path(cache_dir: Path, shard_index: int) -> Path:
-    """Return where the lock of a shard lies while several processes share a cache's shards."""
-    return shards_path(cache_dir) / f"{shard_index:06d}.lock"
-
-
-def sidecar_path(cache_dir: Path, shard_index: int) -> Path:
-    """Return where the sidecar of a shard lies; shards count from 0."""
-    return shards_path(cache_dir) / f"{shard_index:06d}.json"
+def sidecar_path(cache_dir: Path, shard: int) -> Path:
+    """Return the path of a shard's sidecar."""
+    return cache_dir / sidecar_name(shard)
 
 
 MAX_SHARDS: Final = 1_000_000
-"""Shards of a cache at most."""
+"""The largest number of shards of a cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The fixed place of each image: image ``i`` goes to shard ``i // images_per_shard``.
+    """Assignment of images to shards: image ``i`` goes to shard ``i // images_per_shard``.
 
     Raises:
         ConfigError: There is no image, or the number of shards does not follow from the other two.
     """
 
     num_images: int
-    """Images of the data set, quarantined ones included."""
+    """Number of images in the data set, including quarantined ones."""
     images_per_shard: int
-    """Images of every shard but the last, which may have fewer."""
+    """Number of images in every shard but the last, which may have fewer."""
     num_shards: int
-    """Shards, counted from 0."""
+    """Number of shards."""
     order_sha256: str
     """SHA-256 over the keys of all images in order, joined by line breaks."""
 
@@ -137,15 +157,11 @@ class Plan:
         """Plan the shards of a data set.
 
         Args:
-            keys: The keys of all its images, in the order in which they are to be stored.
-            images_per_shard: Images of every shard but the last.
-
-        Raises:
-            AnnotationError: Two images share a key.
-            ConfigError: There is no image, or ``images_per_shard`` is below 1.
+            keys: Keys of all its images, in the order in which they are stored.
+            images_per_shard: Number of images in every shard but the last.
         """
         if len(set(keys)) != len(keys):
-            twice = next(key for key, count in Counter(keys).items() if count > 1)
+            twice = Counter(keys).most_common(1)[0][0]
             raise AnnotationError(f"two images share the key {twice!r}: keys must be unique.")
         return cls(
             num_images=len(keys),
@@ -155,11 +171,7 @@ class Plan:
         )
 
     def images_of(self, shard_index: int) -> range:
-        """Return the positions of a shard's images in the data set.
-
-        Raises:
-            IndexError: The plan has no such shard.
-        """
+        """Return the positions of a shard's images in the data set."""
         if not 0 <= shard_index < self.num_shards:
             raise IndexError(f"shard {shard_index} is not among the plan's {self.num_shards}.")
         first = shard_index * self.images_per_shard

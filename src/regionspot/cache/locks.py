@@ -1,55 +1,38 @@
-"""Who may write into a cache: one process alone, or several that share its shards.
+"""Locks of writers: one process alone writes a cache, or several share its shards.
 
-Locks are ``flock``: they end with their process, however it ends. Folders are locked where it can
-be; a file is only needed for a single shard, and goes with the shard's completion. On a file system
-that cannot lock, a warning is logged and writers are unprotected.
+Locks are ``flock``, released when their process ends, however it ends. Folders are locked where
+possible; a lock file is needed only for a single shard, and is removed once the shard is complete.
+On a file system without locks a warning is logged, and writers are not protected.
 """
 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from regionspot.cache.layout import shard_lock_path, shards_path
-from regionspot.storage import folder_lock, try_flock
+from regionspot.cache.layout import shard_path, shards_path
+from regionspot.core.files import folder_lock, try_flock
 
 _ADVICE = "Wait for it, give all of them a --part, or give another output_dir."
 
 
-@contextmanager
-def exclusive_writer(cache_dir: Path) -> Iterator[None]:
-    """Keep all other writers out of a cache while the block runs.
+def exclusive_writer(cache_dir: Path) -> AbstractContextManager[None]:
+    """Lock a cache against all other writers; its folder is created if necessary."""
+    return folder_lock(cache_dir, advice=_ADVICE)
 
-    Args:
-        cache_dir: The cache's folder; it is created if need be.
 
-    Raises:
-        ConfigError: Another process is writing there.
+def sharing_writer(cache_dir: Path) -> AbstractContextManager[None]:
+    """Lock a cache against all but other sharing writers; its folder is created if necessary.
+
+    Sharing writers lock single shards by `try_lock_shard`, and common files by `one_at_a_time`.
     """
-    with folder_lock(cache_dir, advice=_ADVICE):
-        yield
-
-
-@contextmanager
-def sharing_writer(cache_dir: Path) -> Iterator[None]:
-    """Let only other sharing writers into a cache while the block runs.
-
-    They agree on shards by `try_lock_shard`, and take turns at what all share by `one_at_a_time`.
-
-    Args:
-        cache_dir: The cache's folder; it is created if need be.
-
-    Raises:
-        ConfigError: A process is writing there that does not share.
-    """
-    with folder_lock(cache_dir, advice=_ADVICE, shared=True):
-        yield
+    return folder_lock(cache_dir, advice=_ADVICE, shared=True)
 
 
 @contextmanager
 def one_at_a_time(cache_dir: Path) -> Iterator[None]:
-    """Wait until no other sharing writer is in such a block, then run it."""
+    """Run a block that only one of the sharing writers may run at a time; wait for the others."""
     folder = shards_path(cache_dir)
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -61,28 +44,24 @@ def one_at_a_time(cache_dir: Path) -> Iterator[None]:
 
 
 class ShardLock:
-    """The right to write one shard, until it is given back or the process ends."""
+    """The lock of one shard, held until it is released or the process ends."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
 
     def release(self, *, is_complete: bool) -> None:
-        """Give the right back.
-
-        Args:
-            is_complete: Whether the shard is complete: then nobody needs the lock's file again.
-        """
+        """Release the lock; if the shard is complete, also remove the lock file."""
         if is_complete:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
 def try_lock_shard(cache_dir: Path, shard_index: int) -> ShardLock | None:
-    """Take the right to write a shard; None if another process has it.
+    """Lock a shard for writing; None if another process holds the lock.
 
-    Who gets it has to look whether the shard was completed meanwhile.
+    The shard may have been completed before the lock was acquired.
     """
-    path = shard_lock_path(cache_dir, shard_index)
+    path = shard_path(cache_dir, shard_index).with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -94,9 +73,9 @@ def try_lock_shard(cache_dir: Path, shard_index: int) -> ShardLock | None:
 
 
 def remove_shard_locks(cache_dir: Path) -> None:
-    """Remove the locks' files that killed processes left, once all shards are complete.
+    """Remove the lock files of killed processes, once all shards are complete.
 
-    Whoever still holds one is about to give it back: a complete shard is not written again.
+    A lock that is still held is about to be released: a complete shard is not written again.
     """
     for path in shards_path(cache_dir).glob("[0-9]*.lock"):
         path.unlink(missing_ok=True)

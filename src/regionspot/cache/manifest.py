@@ -1,10 +1,10 @@
-"""The manifest: what a cache holds, what made it, and how it is cut into shards.
+"""The manifest: what a cache holds, what made it, and which image is in which shard.
 
-`image_bytes` follows from it: the sizes of N images in a shard before anything is written.
+`image_bytes` predicts from it the size of images in their tars.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache.feature_codec import CodecName, FeatureCodec, StoredForm, find_codec
-from regionspot.cache.fingerprint import Fingerprint, refuse_differences
+from regionspot.cache.fingerprint import Fingerprint, field_differences, refuse_differences
 from regionspot.cache.layout import (
     CACHE_COMMAND,
     MERGE_COMMAND,
@@ -23,6 +23,7 @@ from regionspot.cache.layout import (
     manifest_path,
 )
 from regionspot.cache.member_bytes import BLOCK_BYTES, HEADER_BYTES
+from regionspot.cache.sample import array_bytes
 from regionspot.cache.sealed import check_schema_version, open_sealed_json, seal_json
 from regionspot.core.errors import (
     CacheCorruptError,
@@ -36,22 +37,22 @@ from regionspot.core.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredError:
-    """How far stored numbers are from those of float32 models, on a few images.
+    """Relative error of stored numbers against those of float32 models, on a few images.
 
-    Each is the root mean square of the differences over that of the numbers.
+    It is the root mean square of the differences over that of the numbers.
     """
 
     feature_map: float | None
-    """Relative error of feature maps; None if no image could be measured."""
+    """Error of feature maps; None if no image was measured."""
     position_tokens: float | None
-    """Relative error of position tokens; None if no region could be."""
+    """Error of position tokens; None if no region was measured."""
     num_images: int
-    """Images that it was measured on."""
+    """Number of images measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything that all shards of a cache have in common; it is written before the first of them.
+    """Everything that the shards of a cache have in common; written before the first shard.
 
     Raises:
         ConfigError: The data set's category ids do not match the vocabulary one to one, or the
@@ -64,28 +65,28 @@ class Manifest:
     name: str
     """Name of the data set."""
     fingerprint: Fingerprint
-    """What made the numbers."""
+    """Identity of the frozen models."""
     annotation_sha256: str
     """SHA-256 of the annotation file."""
     annotation_format: str
     """Format of the annotation file, such as ``lvis``."""
     proposals: str | None = None
-    """Identity of the proposals that the regions are; None if they are the annotated ones."""
+    """Identity of the proposals used as regions; None for annotated regions."""
     prompt: str = "box"
-    """What of a region SAM was shown."""
+    """Kind of prompt given to SAM for each region."""
     codec: CodecName = "float16"
     """How feature maps are stored."""
     precision: str = "float32"
-    """In which precision the frozen models ran."""
+    """Precision of the frozen models."""
     measured_error: MeasuredError | None = None
-    """What codec and precision cost; None where both are the default."""
+    """Error due to codec and precision; None if both are the default."""
     reused: str | None = None
-    """`CacheIndex.contents_sha256` of the cache that feature maps and tokens were taken from where
-    it had them; None if all were computed."""
+    """`CacheIndex.contents_sha256` of the cache from which feature maps and tokens were reused;
+    None if all were computed."""
     plan: Plan
     """Which image is in which shard."""
     vocabulary: Vocabulary
-    """The class names that labels count."""
+    """The class names; labels are indices into them."""
     category_ids: tuple[int, ...]
     """The data set's own id of each class, in the order of the vocabulary."""
 
@@ -99,12 +100,12 @@ class Manifest:
 
     @property
     def feature_codec(self) -> FeatureCodec:
-        """What encodes and decodes feature maps."""
+        """The codec of feature maps."""
         return find_codec(self.codec)
 
     @property
     def feature_map_form(self) -> StoredForm:
-        """How feature maps lie in the shards."""
+        """Dtype and shape of stored feature maps."""
         return self.feature_codec.form(
             num_tokens=self.fingerprint.num_feature_tokens,
             feature_dim=self.fingerprint.feature_dim,
@@ -117,11 +118,7 @@ class Manifest:
 
 
 def write_manifest(cache_dir: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` atomically; equal manifests give equal bytes.
-
-    Raises:
-        CacheMismatchError: The manifest's schema version is not the one this library writes.
-    """
+    """Write ``manifest.json`` atomically; equal manifests give equal bytes."""
     path = manifest_path(cache_dir)
     check_schema_version(manifest.schema_version, path)
     write_text_atomic(path, _sealed(manifest)[0])
@@ -132,7 +129,7 @@ def read_manifest(cache_dir: Path) -> Manifest:
 
     Raises:
         MissingFileError: The folder is no cache.
-        CacheMismatchError: It is of another schema version, or stored in a way unknown to this one.
+        CacheMismatchError: It has another schema version, or an unknown codec.
         CacheCorruptError: It was changed after it was written.
     """
     path = manifest_path(cache_dir)
@@ -151,9 +148,7 @@ def read_manifest(cache_dir: Path) -> Manifest:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CacheMismatchError):
             raise
-        raise CacheCorruptError(
-            f"{path} lacks or garbles a part of a manifest: {error!s:.300}"
-        ) from error
+        raise CacheCorruptError(f"{path} is incomplete or invalid: {error!s:.300}") from error
     if not is_as_written:
         raise CacheCorruptError(
             f"{path} is sealed, but not as this library writes a manifest. Do not trust where it"
@@ -163,21 +158,18 @@ def read_manifest(cache_dir: Path) -> Manifest:
 
 
 def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
-    """Refuse to go on with a cache that was begun with other models, settings or annotations.
+    """Raise `CacheMismatchError` if a cache was begun with other models, settings or annotations.
 
     The measured error may differ: it is a result, not a setting.
-
-    Raises:
-        CacheMismatchError: The manifests differ; the message names each field.
     """
     advice = (
-        "Set these options as they were found to go on with it, or write to another"
+        "Set these options as they were found to continue it, or write to another"
         f" output_dir: {CACHE_COMMAND} --output_dir <another folder>"
     )
     if found.annotation_format == MERGED:
         advice = (
-            "It was merged from other caches. Give these again to go on with it, with --repair"
-            f" to mend it, or set another output_dir: {MERGE_COMMAND}"
+            "It was merged from other caches. Give these again to continue it, with --repair"
+            f" after damage, or set another output_dir: {MERGE_COMMAND}"
         )
     refuse_differences(
         manifest_differences(found, wanted),
@@ -189,32 +181,23 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
 def manifest_differences(
     found: Manifest, wanted: Manifest, *, but: Collection[str] = ()
 ) -> list[str]:
-    """Return ``field: found X, wanted Y`` for each field unequal in the wanted one.
+    """Return ``field: found X, wanted Y`` for each field unequal in the wanted manifest.
 
-    Args:
-        found: The manifest of what is there.
-        wanted: The manifest of what is needed.
-        but: Fields that may differ.
+    Fields in ``but`` may differ.
     """
-    allowed = {name: getattr(wanted, name) for name in but}
-    return list(_differences(replace(found, **allowed), wanted))
-
-
-def _differences(found: Manifest, wanted: Manifest) -> Iterator[str]:
+    lines: list[str] = []
     for field in fields(Manifest):
         ours, theirs = getattr(found, field.name), getattr(wanted, field.name)
-        if ours == theirs or field.name == "measured_error":
+        if ours == theirs or field.name in {"measured_error", *but}:
             continue
-        if isinstance(ours, Fingerprint):
-            yield from (f"fingerprint.{line}" for line in ours.differences(theirs))
-        elif isinstance(ours, Plan):
-            for name, value in asdict(ours).items():
-                if value != asdict(theirs)[name]:
-                    yield f"plan.{name}: found {value!r}, wanted {asdict(theirs)[name]!r}"
+        if isinstance(ours, Fingerprint | Plan):
+            inner = field_differences(asdict(ours), asdict(theirs))
+            lines += [f"{field.name}.{line}" for line in inner]
         elif isinstance(ours, Vocabulary | tuple):
-            yield f"{field.name}: {_first_difference(tuple(ours), tuple(theirs))}"
+            lines.append(f"{field.name}: {_first_difference(tuple(ours), tuple(theirs))}")
         else:
-            yield f"{field.name}: found {ours!r}, wanted {theirs!r}"
+            lines.append(f"{field.name}: found {ours!r}, wanted {theirs!r}")
+    return lines
 
 
 def _first_difference(found: tuple[object, ...], wanted: tuple[object, ...]) -> str:
@@ -225,29 +208,18 @@ def _first_difference(found: tuple[object, ...], wanted: tuple[object, ...]) -> 
 
 
 def _sealed(manifest: Manifest) -> tuple[str, str]:
-    error = manifest.measured_error
-    return seal_json(
-        {
-            "name": manifest.name,
-            "fingerprint": manifest.fingerprint.to_dict(),
-            "annotation_sha256": manifest.annotation_sha256,
-            "annotation_format": manifest.annotation_format,
-            "proposals": manifest.proposals,
-            "prompt": manifest.prompt,
-            "codec": manifest.codec,
-            "precision": manifest.precision,
-            "measured_error": None if error is None else asdict(error),
-            "reused": manifest.reused,
-            "plan": asdict(manifest.plan),
-            "vocabulary": list(manifest.vocabulary.names),
-            "category_ids": list(manifest.category_ids),
-        },
-        indent=2,
-    )
+    values = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
+    values |= {
+        "fingerprint": manifest.fingerprint.to_dict(),
+        "measured_error": manifest.measured_error and asdict(manifest.measured_error),
+        "plan": asdict(manifest.plan),
+        "vocabulary": manifest.vocabulary.names,
+    }
+    return seal_json(values, indent=2)
 
 
 class _Stored(msgspec.Struct, kw_only=True):
-    """The types of what is stored; the classes that are made of it check the rest."""
+    """The types of the stored values; the classes built from them check the rest."""
 
     name: str
     fingerprint: dict[str, Any]
@@ -266,36 +238,21 @@ class _Stored(msgspec.Struct, kw_only=True):
 
 def _from_json(values: dict[str, Any]) -> Manifest:
     stored = msgspec.convert(values, _Stored)
-    parts = {name: getattr(stored, name) for name in _Stored.__struct_fields__}
-    parts |= {
-        "fingerprint": Fingerprint.from_dict(stored.fingerprint),
-        "vocabulary": Vocabulary.from_names(stored.vocabulary),
-    }
+    parts = msgspec.structs.asdict(stored)
+    parts["fingerprint"] = Fingerprint.from_dict(stored.fingerprint)
+    parts["vocabulary"] = Vocabulary(stored.vocabulary)
     return Manifest(**parts)
 
 
 def image_bytes(manifest: Manifest, num_regions: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return what each image takes in its tar, (N,), tar headers and padding included.
+    """Return the size of each image in its tar, (N,), including tar headers and padding.
 
     Args:
-        manifest: Says how large feature maps and tokens are, and how they are stored.
-        num_regions: Regions of each image, (N,).
+        manifest: The manifest of the cache.
+        num_regions: Number of regions of each image, (N,).
     """
-    regions = num_regions.astype(np.int64)
-    feature_map = np.full_like(regions, manifest.feature_map_form.num_bytes)
-    rows = (
-        2 * manifest.fingerprint.token_dim,
-        4 * 4,
-        8,
-        4,
-    )  # position token, box, label, box score
-    arrays = [feature_map, *(regions * row_bytes for row_bytes in rows)]
-    # The json member fills one block, and each member has a tar header of one block.
-    return 2 * BLOCK_BYTES + sum(
-        (BLOCK_BYTES + _whole_blocks(HEADER_BYTES + array) for array in arrays),
-        start=np.zeros_like(regions),
-    )
-
-
-def _whole_blocks(num_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
-    return -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES
+    form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
+    members = HEADER_BYTES + array_bytes(form, token_dim, num_regions)
+    # Each member follows a tar header of one block; the json member fills one block.
+    blocks = 2 + (1 - (-members // BLOCK_BYTES)).sum(axis=1)
+    return blocks * BLOCK_BYTES

@@ -1,7 +1,7 @@
-"""One cache of the images of several: shards are cut anew, the bytes of each image stay.
+"""Merges finished caches into one: images are distributed to new shards, their bytes stay.
 
-No model runs and no image is decoded. Every source is finished, so the new cache follows from them
-alone: the same sources in the same order give the same bytes, however often merging was stopped.
+No model runs and no image is decoded. The same sources in the same order give the same bytes,
+however often merging was stopped.
 """
 
 import logging
@@ -16,7 +16,6 @@ from regionspot.cache.feature_cache import FeatureCache
 from regionspot.cache.fingerprint import refuse_differences
 from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
-    CACHE_COMMAND,
     MERGED,
     Plan,
     category_tree_path,
@@ -34,9 +33,15 @@ from regionspot.cache.manifest import (
     write_manifest,
 )
 from regionspot.cache.sample import CachedSample
-from regionspot.cache.shard import shard_is_complete, write_shard
-from regionspot.cache.sidecar import QuarantinedImage, read_sealed_sidecar
-from regionspot.cache.text_banks import Descendants, TextBankStore, write_category_tree
+from regionspot.cache.shard_pool import read_indexed_sidecar
+from regionspot.cache.shard_writer import shard_is_complete, write_shard
+from regionspot.cache.sidecar import QuarantinedImage
+from regionspot.cache.text_banks import (
+    Descendants,
+    TextBankStore,
+    read_category_tree,
+    write_category_tree,
+)
 from regionspot.cache.verify import Problem, verify_cache
 from regionspot.core.errors import (
     AnnotationError,
@@ -54,13 +59,13 @@ _MAY_DIFFER = ("name", "annotation_sha256", "annotation_format", "reused", "plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
-    """The images of one shard of a source: those that it holds, then those that it left out."""
+    """The images of one shard of a source, then its quarantined images."""
 
     cache: FeatureCache
     first: int
     """Position of its first image in the source."""
     keys: tuple[str, ...]
-    """Keys of all of them."""
+    """Keys of all its images."""
     quarantined: tuple[QuarantinedImage, ...]
 
     def image(self, number: int) -> CachedSample | QuarantinedImage:
@@ -71,18 +76,18 @@ class _Block:
 
 
 class CacheMerge:
-    """Finished caches that become one; making it checks that they can.
+    """A merge of finished caches into one; the constructor checks that they fit together.
 
     Args:
-        sources: Their folders or URLs. Images stand in this order.
-        images_per_shard: Images in one shard of the new cache.
-        name: Name of the new cache, for people; by default those of the sources.
+        sources: Their folders or URLs, in the order of the images of the new cache.
+        images_per_shard: Number of images per shard of the new cache.
+        name: Name of the new cache; by default the names of the sources.
 
     Raises:
         MissingFileError: A folder is no cache.
-        CacheMismatchError: Models, settings or classes differ; each field is named.
+        CacheMismatchError: Models, settings or classes differ; the message names each field.
         CacheCorruptError: A source is not finished, or damaged.
-        AnnotationError: Two sources have an image of the same key.
+        AnnotationError: Two images have the same key.
         ConfigError: There is no source, or ``images_per_shard`` is below 1.
     """
 
@@ -115,22 +120,18 @@ class CacheMerge:
 
     @property
     def num_repeated_ids(self) -> int:
-        """Images whose image id an earlier one has, too: formats without ids count images."""
+        """Number of images whose id an earlier image has, as formats without ids count images."""
         ids = np.concatenate([cache.index.image_ids for cache in self._caches])
         return len(ids) - len(np.unique(ids))
 
-    def take_away_damage(self, output_dir: Path) -> list[Problem]:
-        """Remove what is damaged in a merged cache, so that `write` makes it again.
+    def remove_damage(self, output_dir: Path) -> list[Problem]:
+        """Remove the damaged parts of a merged cache, so that `write` makes them again.
 
         Args:
-            output_dir: The cache's folder, which nobody else writes to.
+            output_dir: The cache's folder, locked against other writers.
 
         Returns:
-            What was found.
-
-        Raises:
-            MissingFileError: The folder is no cache.
-            CacheMismatchError: It was not merged from these sources.
+            The damage.
         """
         is_damaged = False
         try:
@@ -141,8 +142,7 @@ class CacheMerge:
         if is_damaged:
             write_manifest(output_dir, self.manifest)
         for problem in problems:
-            if problem.shard is None:
-                # About one of the small files, which are soon made again.
+            if problem.shard is None:  # one of the small files: `write` makes all of them again
                 for path in (index_path, quarantine_path, text_banks_path, category_tree_path):
                     path(output_dir).unlink(missing_ok=True)
             else:
@@ -150,19 +150,15 @@ class CacheMerge:
         return problems
 
     def write(self, output_dir: Path) -> tuple[CacheIndex, int]:
-        """Write what is missing of the merged cache.
+        """Write the missing parts of the merged cache.
 
         Every byte of a source is compared with its checksum when it is read.
 
         Args:
-            output_dir: The cache's folder, which nobody else writes to.
+            output_dir: The cache's folder, locked against other writers.
 
         Returns:
-            The index of the merged cache, and how many shards were written.
-
-        Raises:
-            CacheMismatchError: The folder holds another cache.
-            CacheCorruptError: A source is damaged.
+            The index of the merged cache, and the number of shards written.
         """
         if manifest_path(output_dir).exists():
             check_same_manifest(read_manifest(output_dir), self.manifest)
@@ -193,7 +189,7 @@ class CacheMerge:
                 yield image
 
     def _store_text_banks(self, output_dir: Path) -> None:
-        """Keep the text banks of all sources; where two have the same one, that of the first."""
+        """Store the text banks of all sources; the first of equal names and templates is kept."""
         store = TextBankStore(text_banks_path(output_dir))
         clip_sha256 = self.manifest.fingerprint.clip_weights_sha256
         for cache in self._caches:
@@ -206,38 +202,33 @@ class CacheMerge:
 
 def _check_can_be_mixed(first: FeatureCache, other: FeatureCache) -> None:
     differences = manifest_differences(other.manifest, first.manifest, but=_MAY_DIFFER)
-    advice = "Only caches of the same models, settings and classes can become one."
+    advice = "Only caches of the same models, settings and classes can be merged."
     if all(line.startswith(("vocabulary", "category_ids")) for line in differences):
         advice = (
-            "Labels count other classes. Train on both as they are, which mixes them:"
+            "Their classes differ. Train on both as they are, which mixes them:"
             f" --data.train '[{first.location}, {other.location}]'"
         )
     refuse_differences(differences, found=other.location, wanted=first.location, advice=advice)
 
 
 def _common_tree(caches: Sequence[FeatureCache]) -> Descendants | None:
-    """Return the category tree of those that have one; the classes are the same anyway."""
-    found = [(cache.location, cache.category_tree()) for cache in caches]
-    trees = [(location, tree) for location, tree in found if tree is not None]
-    for location, tree in trees:
-        if tree != trees[0][1]:
+    """Return the category tree of the caches that have one; all have the same classes."""
+    trees = {cache.location: read_category_tree(cache.path) for cache in caches}
+    known = [(location, tree) for location, tree in trees.items() if tree is not None]
+    for location, tree in known:
+        if tree != known[0][1]:
             raise CacheMismatchError(
-                f"{location} has another category tree than {trees[0][0]}; wanted the same, as"
-                " there can be one only. Make one of them again with the tree of the other"
+                f"{location} has another category tree than {known[0][0]}; wanted the same, as"
+                " a cache has only one. Make one of them again with the tree of the other"
                 " (--annotations.tree_path)."
             )
-    return trees[0][1] if trees else None
+    return known[0][1] if known else None
 
 
 def _blocks_of(cache: FeatureCache) -> Iterator[_Block]:
     cache.files.pull(sidecars=True)
     for shard in range(cache.index.num_shards):
-        sidecar, seal = read_sealed_sidecar(cache.path, shard)
-        if seal != cache.index.sidecar_sha256[shard].decode("ascii"):
-            raise CacheCorruptError(
-                f"{sidecar_path(cache.path, shard)} is not the one that the index was built from."
-                f" Run the command that makes the cache again to rebuild it: {CACHE_COMMAND}"
-            )
+        sidecar = read_indexed_sidecar(cache.path, cache.index, shard)
         yield _Block(
             cache=cache,
             first=int(cache.index.shard_starts[shard]),

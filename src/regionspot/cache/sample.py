@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot.cache.feature_codec import CODECS
+from regionspot.cache.feature_codec import CODECS, StoredForm
 from regionspot.cache.layout import MAX_KEY_LENGTH, is_key
 from regionspot.core.errors import AnnotationError, ShapeError
 
@@ -16,9 +16,9 @@ _STORED_DTYPES = {np.dtype(codec.dtype) for codec in CODECS.values()}
 class CachedSample:
     """Everything that training and evaluation need of one image, so that no backbone runs again.
 
-    Rows of ``boxes_xyxy``, ``labels``, ``box_scores`` and ``position_tokens`` correspond: row ``i``
-    is region ``i``. An image may have no region at all (R == 0). A sample that was read from a
-    cache holds read-only views into the mapped shard: copy what has to be changed.
+    Row ``i`` of ``boxes_xyxy``, ``labels``, ``box_scores`` and ``position_tokens`` is region ``i``.
+    An image may have no regions (R == 0). The arrays of a sample from a cache are read-only views
+    into the mapped shard; copy them to change them.
 
     Raises:
         AnnotationError: The key cannot name an image in a shard.
@@ -35,19 +35,19 @@ class CachedSample:
     boxes_xyxy: NDArray[np.float32]
     """Boxes of the regions, (R, 4), pixels of the original image."""
     labels: NDArray[np.int64]
-    """Class of each region, (R,), counted from 0 in the manifest's vocabulary; -1 for proposals,
-    whose class nobody knows."""
+    """Class of each region, (R,), an index into the manifest's vocabulary; -1 for proposals, whose
+    class is unknown."""
     box_scores: NDArray[np.float32]
     """A detector's confidence in each box, (R,), 0..1; 1 for annotated boxes."""
     position_tokens: NDArray[np.float16]
     """The localizer's token of each region, (R, S)."""
     feature_map: NDArray[np.generic]
-    """The encoder's tokens of the image, class token first, as they are stored: float16 (T, D), or
-    as another codec stores it; `FeatureCache.features` decodes it."""
+    """The encoder's tokens of the image, class token first, as stored by the codec: (T, D) for
+    float16. `FeatureCache.features` decodes it."""
     num_clipped_regions: int = 0
-    """Regions among them whose box was clipped when the image's size became known."""
+    """Number of these regions whose box was clipped to the image."""
     num_dropped_regions: int = 0
-    """Further regions that were dropped then: outside the image, or equal once clipped."""
+    """Number of further regions that were dropped: outside the image, or equal once clipped."""
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
@@ -61,15 +61,15 @@ class CachedSample:
                 " more pixels."
             )
         num_regions = len(self.labels)
-        self._check("labels", self.labels, np.int64, (num_regions,))
-        self._check("box_scores", self.box_scores, np.float32, (num_regions,))
-        self._check("boxes_xyxy", self.boxes_xyxy, np.float32, (num_regions, 4))
-        self._check("position_tokens", self.position_tokens, np.float16, (num_regions, None))
+        self._check("labels", self.labels, np.int64, num_regions)
+        self._check("box_scores", self.box_scores, np.float32, num_regions)
+        self._check("boxes_xyxy", self.boxes_xyxy, np.float32, num_regions, 4)
+        self._check("position_tokens", self.position_tokens, np.float16, num_regions, None)
         if self.feature_map.dtype not in _STORED_DTYPES or self.feature_map.ndim != 2:
             raise ShapeError(
                 f"image {self.key}: feature_map is {self.feature_map.dtype}"
-                f" {self.feature_map.shape}; wanted float16 (any, any), or what the encode"
-                " of another codec gives."
+                f" {self.feature_map.shape}; wanted float16 (any, any), or the output"
+                " of another codec."
             )
 
     @property
@@ -89,20 +89,31 @@ class CachedSample:
         )
 
     def _check(
-        self,
-        name: str,
-        array: NDArray[np.generic],
-        dtype: type[np.generic],
-        shape: tuple[int | None, ...],
+        self, name: str, array: NDArray[np.generic], dtype: type[np.generic], *shape: int | None
     ) -> None:
-        fits = len(array.shape) == len(shape) and all(
-            wanted is None or found == wanted
-            for found, wanted in zip(array.shape, shape, strict=True)
+        wanted = tuple(
+            found if side is None else side for found, side in zip(array.shape, shape, strict=False)
         )
-        if not fits or array.dtype != dtype:
+        if array.ndim != len(shape) or array.shape != wanted or array.dtype != dtype:
+            sides = ", ".join("any" if side is None else str(side) for side in shape)
             raise ShapeError(
                 f"image {self.key}: {name} is {array.dtype} {array.shape}; wanted"
-                f" {np.dtype(dtype)}"
-                f" ({', '.join('any' if side is None else str(side) for side in shape)}). All"
-                " arrays have one row a region, except the feature map."
+                f" {np.dtype(dtype)} ({sides}). All arrays have one row a region, except the"
+                " feature map."
             )
+
+
+def array_bytes(
+    form: StoredForm, token_dim: int, num_regions: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Return the bytes of each array of images, (N, 5), columns as `ARRAY_MEMBERS`.
+
+    Args:
+        form: Dtype and shape of feature maps.
+        token_dim: Width of position tokens, S.
+        num_regions: Number of regions of each image, (N,).
+    """
+    per_region = np.array([0, 2 * token_dim, 4 * 4, 8, 4])  # token, box, label, box score
+    return per_region * num_regions.astype(np.int64)[:, None] + np.array(
+        [form.num_bytes, 0, 0, 0, 0]
+    )

@@ -1,9 +1,8 @@
-"""Files that carry their own SHA-256, so that one flipped bit is seen when they are opened.
+"""Files that carry their own SHA-256, so that a flipped bit is found when they are opened.
 
 Sealed JSON is plain JSON whose last key, ``sha256``, holds the hash of every byte before that key's
-comma. Sealed HDF5 is plain HDF5 behind a user block of 512 bytes that holds the hash of every byte
-after it. Both have bytes that depend on what was stored only: no times, no order of writing, no
-host.
+comma. Sealed HDF5 is plain HDF5 after a user block of 512 bytes that holds the hash of every byte
+after it. The bytes of both depend only on their contents, not on times, order of writing or host.
 """
 
 import hashlib
@@ -12,14 +11,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.cache.cache_files import open_regular
 from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION
-from regionspot.cache.regular_files import open_regular
 from regionspot.core.errors import (
     CacheCorruptError,
     CacheMismatchError,
@@ -34,19 +33,19 @@ USER_BLOCK_BYTES: Final = 512
 """Length of the block before the HDF5 part of a sealed HDF5 file."""
 
 _PIECE_BYTES = 1 << 20
-# What h5py raises of a file that has no such parts, or parts of other kinds.
+# What h5py raises if a part of a file is missing or of another kind.
 _HDF5_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OSError, RuntimeError)
 
 
 def seal_json(value: Mapping[str, Any], *, indent: int | None = None) -> tuple[str, str]:
-    """Write a JSON object with its schema version in front and its own SHA-256 as the last key.
+    """Format a JSON object with the schema version as first and its SHA-256 as last key.
 
     Args:
         value: The object; its keys keep their order.
-        indent: Spaces a level for a file that people read; None for the most compact form.
+        indent: Spaces per level; None for the most compact form.
 
     Returns:
-        The text of the file, and its seal: the hash in that last key.
+        The text, and its seal: the hash in the last key.
     """
     separators = (",", ":") if indent is None else (",", ": ")
     versioned = {"schema_version": SCHEMA_VERSION, **value}
@@ -59,7 +58,7 @@ def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
 
     Args:
         path: The file.
-        remedy: What to do when the file is not whole, as a sentence for the user.
+        remedy: What to do if the file is missing or damaged, as a sentence for the user.
 
     Returns:
         The object without its seal, and the seal.
@@ -67,13 +66,10 @@ def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
     Raises:
         MissingFileError: There is no such file.
         CacheMismatchError: The file is of another schema version.
-        CacheCorruptError: The bytes are not the ones that were sealed.
+        CacheCorruptError: The file was changed after it was sealed.
     """
-    try:
-        with open_regular(path) as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise MissingFileError(f"{path} does not exist. {remedy}") from None
+    with _open(path, remedy) as file:
+        data = file.read()
     try:
         value = load_json(data)
     except ValueError as error:
@@ -91,55 +87,43 @@ def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
     return value, seal
 
 
+def _open(path: Path, remedy: str) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} does not exist. {remedy}") from None
+
+
 def write_sealed_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> None:
     """Write a sealed HDF5 file atomically.
 
     Args:
-        path: The file; a former one is replaced.
-        fill: Called once with the empty, open file, to write into it.
+        path: The file; an existing one is replaced.
+        fill: Called once with the empty, open file to write its contents.
     """
     with open_atomic(path) as file:
         with h5py.File(file, "w", userblock_size=USER_BLOCK_BYTES) as h5:
             h5.attrs["schema_version"] = SCHEMA_VERSION
             fill(h5)
         file.seek(USER_BLOCK_BYTES)
-        digest = hashlib.sha256()
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
+        block = _user_block(file)
         file.seek(0)
-        file.write(_user_block(digest.hexdigest()))
+        file.write(block)
 
 
 @contextmanager
 def open_sealed_hdf5(path: Path, *, remedy: str) -> Iterator[h5py.File]:
-    """Open a sealed HDF5 file for reading, after all its bytes were compared with its seal.
-
-    Args:
-        path: The file.
-        remedy: What to do when the file is not whole, as a sentence for the user.
-
-    Raises:
-        MissingFileError: There is no such file.
-        CacheMismatchError: The file is of another schema version.
-        CacheCorruptError: The bytes are not the ones that were sealed.
-    """
-    try:
-        file = open_regular(path)
-    except FileNotFoundError:
-        raise MissingFileError(f"{path} does not exist. {remedy}") from None
-    with file:
-        block = file.read(USER_BLOCK_BYTES)
-        digest = hashlib.sha256()
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-        if block != _user_block(digest.hexdigest()):
+    """Compare a sealed HDF5 file with its seal and open it; see `open_sealed_json`."""
+    with _open(path, remedy) as file:
+        if file.read(USER_BLOCK_BYTES) != _user_block(file):
             raise CacheCorruptError(
                 f"{path} is damaged or was edited: its contents do not have the sha256 in its first"
                 f" line. {remedy}"
             )
         try:
-            with h5py.File(file, "r") as h5:  # the very file that was hashed
-                check_schema_version(_version(h5), path)
+            with h5py.File(file, "r") as h5:  # the file that was hashed, not what the path is now
+                version = h5.attrs["schema_version"]
+                check_schema_version(int(version) if np.ndim(version) == 0 else -1, path)
                 yield h5
         except RegionSpotError:
             raise
@@ -151,18 +135,10 @@ def open_sealed_hdf5(path: Path, *, remedy: str) -> Iterator[h5py.File]:
 
 
 def hdf5_array(group: h5py.Group, name: str) -> NDArray[Any]:
-    """Return a dataset of a sealed HDF5 file, if it is stored the way this library stores them.
+    """Return a dataset of a sealed HDF5 file, if it is stored the way this library stores it.
 
-    HDF5 can place data in other files, give them room that the file does not have, or have them
-    unpacked by a library that it looks for on this machine. None of it is followed.
-
-    Args:
-        group: The file, or a group of it.
-        name: The dataset's name.
-
-    Raises:
-        KeyError: There is none.
-        ValueError: It is a link, of no plain numbers or bytes, or not stored whole in the file.
+    HDF5 data can be in other files, claim more bytes than the file has, or need a filter library
+    that HDF5 looks for on this machine. Such data is refused.
     """
     dataset = _member(group, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iufS":
@@ -180,11 +156,7 @@ def hdf5_array(group: h5py.Group, name: str) -> NDArray[Any]:
 
 
 def hdf5_groups(group: h5py.Group) -> dict[str, h5py.Group]:
-    """Return the groups in a group of a sealed HDF5 file, by name.
-
-    Raises:
-        ValueError: One of its members is a link or no group.
-    """
+    """Return the groups in a group of a sealed HDF5 file, by name."""
     members = {name: _member(group, name) for name in group}
     if not all(isinstance(member, h5py.Group) for member in members.values()):
         raise ValueError(f"{group.name} holds something else than groups")
@@ -198,17 +170,8 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     return group[name]
 
 
-def _version(h5: h5py.File) -> int:
-    version = h5.attrs["schema_version"]
-    return int(version) if np.ndim(version) == 0 else -1
-
-
 def check_schema_version(found: object, path: Path) -> None:
-    """Refuse a file of another version of the format.
-
-    Raises:
-        CacheMismatchError: ``found`` is not the version that this library writes.
-    """
+    """Raise `CacheMismatchError` if a file has another version of the format."""
     if found != SCHEMA_VERSION:
         raise CacheMismatchError(
             f"{path} is of cache schema version {found!r}; this RegionSpot reads version"
@@ -217,6 +180,10 @@ def check_schema_version(found: object, path: Path) -> None:
         )
 
 
-def _user_block(digest: str) -> bytes:
-    text = f"regionspot sealed hdf5: sha256 of all bytes from {USER_BLOCK_BYTES} on\n{digest}\n"
-    return text.encode("ascii").ljust(USER_BLOCK_BYTES, b"\0")
+def _user_block(file: BinaryIO) -> bytes:
+    """Hash the rest of a file, and return the block that belongs before it."""
+    digest = hashlib.sha256()
+    while piece := file.read(_PIECE_BYTES):
+        digest.update(piece)
+    text = f"regionspot sealed hdf5: sha256 of all bytes from {USER_BLOCK_BYTES} on\n"
+    return f"{text}{digest.hexdigest()}\n".encode("ascii").ljust(USER_BLOCK_BYTES, b"\0")

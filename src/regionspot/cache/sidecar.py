@@ -1,33 +1,49 @@
-"""The sidecar of a shard: what lies where in the tar, and how to tell that it still does.
+"""The sidecar of a shard: where its members are in the tar, and their checksums.
 
-It is written after the tar, so a shard without a sidecar does not exist.
+It is written after the tar: a shard without a sidecar is unfinished. `read_quarantine` reads the
+list of the images that are in no shard.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.cache.cache_files import open_regular
 from regionspot.cache.feature_codec import StoredForm
-from regionspot.cache.layout import CACHE_COMMAND, MEMBERS, is_key, sidecar_path
+from regionspot.cache.layout import CACHE_COMMAND, MEMBERS, is_key, quarantine_path, sidecar_path
 from regionspot.cache.member_bytes import BLOCK_BYTES, HEADER_BYTES
+from regionspot.cache.sample import array_bytes
 from regionspot.cache.sealed import open_sealed_json, seal_json
 from regionspot.core.errors import CacheCorruptError
 from regionspot.core.files import write_text_atomic
+from regionspot.core.json_text import load_json
+from regionspot.core.shown import shown
 
 _TOO_LARGE = 2**31
+_MAX_WIDTH = 1 << 24
+_MAX_REGIONS = 1 << 31
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
-CHECKSUM = "crc32"
-"""The checksum of a member's bytes: CRC-32 as in zlib, which finds every single flipped bit."""
+CHECKSUM: Final = "crc32"
+"""Checksum of a member's bytes: CRC-32 as in zlib, which detects every single flipped bit."""
+
+_NUMBERS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
+    ("image_ids", "image_ids", ()),
+    ("sizes_hw", "sizes_hw", (2,)),
+    ("regions", "num_regions", ()),
+    ("offsets", "offsets", (len(MEMBERS),)),
+    ("lengths", "lengths", (len(MEMBERS),)),
+    ("checksums", "checksums", (len(MEMBERS),)),
+)
+"""Name in the file, name in `ShardSidecar` and shape after N of its arrays of integers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedImage:
-    """An image that could not be used, so that the cache does not hold it."""
+    """An image that could not be used and is not in the cache."""
 
     key: str
     """The key that it would have had."""
@@ -36,15 +52,12 @@ class QuarantinedImage:
     file_name: str
     """Its file, relative to the folder of the images."""
     reason: str
-    """What was wrong with it, for a person."""
+    """Why it could not be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShardLayout:
-    """Where to find the samples of one mapped shard: what `ShardReader` needs and no more.
-
-    N is the number of images of the shard.
-    """
+    """Where the N images of a shard are: the part of its sidecar that `ShardReader` needs."""
 
     tar_bytes: int
     """Size of the tar."""
@@ -56,80 +69,84 @@ class ShardLayout:
     """Where the ``json`` member of each image starts in the tar, (N,)."""
     data_offsets: NDArray[np.int64]
     """Where the data of each image's arrays starts in the tar, (N, 5), multiples of 64."""
-    num_regions: NDArray[np.int32] | NDArray[np.int64]
+    num_regions: NDArray[np.signedinteger]
     """Regions of each image, (N,)."""
     image_checksums: NDArray[np.uint64]
-    """XXH3-64 of all bytes of each image, (N,), headers and padding included."""
+    """XXH3-64 over the bytes of each image, (N,), from its first tar header to that of the next
+    image or, for the last image, to the end of the tar."""
 
     def image_span(self, index: int) -> slice:
-        """Return all bytes of an image in the tar: up to the next image, or to the tar's end."""
+        """Return the bytes of an image in the tar, up to the next image or the end of the tar."""
         is_last = index + 1 == len(self.json_offsets)
         stop = self.tar_bytes if is_last else int(self.json_offsets[index + 1]) - BLOCK_BYTES
         return slice(int(self.json_offsets[index]) - BLOCK_BYTES, stop)
 
+    def range_fault(self, tar_bytes: int | NDArray[np.int64]) -> str | None:
+        """Return which image has parts outside its tar; None if none has.
+
+        No sum is formed that could exceed 64 bits.
+
+        Args:
+            tar_bytes: Size of the tar, or of the tar of each image, (N,).
+        """
+        if not len(self.json_offsets):
+            return None
+        if self.num_regions.min() < 0 or self.num_regions.max() > _MAX_REGIONS:
+            return f"images have {self.num_regions.min()} to {self.num_regions.max()} regions"
+        widths = (*self.feature_map_form.shape, self.token_dim)
+        if not all(0 < width <= _MAX_WIDTH for width in widths):
+            return f"arrays have the widths {widths}"
+        room = np.broadcast_to(np.asarray(tar_bytes, np.int64), self.json_offsets.shape)
+        needed = array_bytes(self.feature_map_form, self.token_dim, self.num_regions)
+        data, json = self.data_offsets, self.json_offsets
+        outside = ((data < HEADER_BYTES) | (data > room[:, None] - needed)).any(axis=1)
+        outside |= (json < BLOCK_BYTES) | (json > room - BLOCK_BYTES)
+        if outside.any():
+            return f"image {int(np.flatnonzero(outside)[0])} points outside its tar"
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ShardSidecar:
-    """Everything about a shard but the arrays themselves.
-
-    N is its number of images, without quarantined ones.
-    """
+class ShardSidecar(ShardLayout):
+    """Everything about a shard but its arrays. N images, without quarantined ones."""
 
     shard: int
     """Number of the shard, counted from 0."""
     manifest_sha256: str
-    """Seal of the manifest under which the shard was written."""
-    tar_bytes: int
-    """Size of the tar."""
+    """Seal of the manifest when the shard was written."""
     tar_sha256: str
     """SHA-256 of the whole tar."""
-    feature_map_form: StoredForm
-    """How every feature map is stored."""
-    token_dim: int
-    """Width of every position token, S."""
     keys: tuple[str, ...]
     """Key of each image, in the order of the tar."""
     image_ids: NDArray[np.int64]
     """The data set's own id of each image, (N,)."""
     sizes_hw: NDArray[np.int64]
     """Height and width of each original image in pixels, (N, 2)."""
-    num_regions: NDArray[np.int64]
-    """Regions of each image, (N,)."""
     offsets: NDArray[np.int64]
     """Where the bytes of each member start in the tar, (N, 6), columns as `layout.MEMBERS`."""
     lengths: NDArray[np.int64]
     """Number of bytes of each member, (N, 6)."""
     checksums: NDArray[np.int64]
     """CRC-32 over the bytes of each member, (N, 6)."""
-    image_checksums: NDArray[np.uint64]
-    """XXH3-64 over all bytes of each image, (N,), from its first tar header to that of the next
-    image; those of the last image reach to the end of the tar."""
     label_counts: tuple[tuple[int, int], ...]
     """Pairs (label, number of regions) of the labels that occur, by label; without -1."""
     num_clipped_regions: int
-    """Regions whose box was clipped when their image was decoded."""
+    """Number of regions whose box was clipped when their image was decoded."""
     num_dropped_regions: int
-    """Regions that were dropped then."""
+    """Number of regions that were dropped then."""
     quarantined: tuple[QuarantinedImage, ...]
-    """Images of the plan that are not in the tar."""
+    """Planned images that are not in the tar."""
+    json_offsets: NDArray[np.int64] = field(init=False)
+    data_offsets: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "json_offsets", self.offsets[:, 0])
+        object.__setattr__(self, "data_offsets", self.offsets[:, 1:] + HEADER_BYTES)
 
     @property
     def num_images(self) -> int:
         """Number of images in the tar, N."""
         return len(self.keys)
-
-    @property
-    def layout(self) -> ShardLayout:
-        """What `ShardReader` needs."""
-        return ShardLayout(
-            tar_bytes=self.tar_bytes,
-            feature_map_form=self.feature_map_form,
-            token_dim=self.token_dim,
-            json_offsets=self.offsets[:, 0],
-            data_offsets=self.offsets[:, 1:] + HEADER_BYTES,
-            num_regions=self.num_regions,
-            image_checksums=self.image_checksums,
-        )
 
 
 def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
@@ -148,12 +165,7 @@ def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
             "checksum": CHECKSUM,
             "members": MEMBERS,
             "keys": sidecar.keys,
-            "image_ids": sidecar.image_ids.tolist(),
-            "sizes_hw": sidecar.sizes_hw.tolist(),
-            "regions": sidecar.num_regions.tolist(),
-            "offsets": sidecar.offsets.tolist(),
-            "lengths": sidecar.lengths.tolist(),
-            "checksums": sidecar.checksums.tolist(),
+            **{name: getattr(sidecar, part).tolist() for name, part, _ in _NUMBERS},
             # In hex, as 64 bits are more than JSON's numbers hold in some languages.
             "image_checksums": [f"{number:016x}" for number in sidecar.image_checksums.tolist()],
             "label_counts": sidecar.label_counts,
@@ -169,7 +181,7 @@ def read_sidecar(cache_dir: Path, shard_index: int) -> ShardSidecar:
     """Read the sidecar of a shard.
 
     Raises:
-        MissingFileError: The shard has no sidecar, so it was never finished.
+        MissingFileError: The shard has no sidecar: it is unfinished.
         CacheMismatchError: The sidecar is of another schema version.
         CacheCorruptError: The sidecar was changed after it was written.
     """
@@ -177,17 +189,15 @@ def read_sidecar(cache_dir: Path, shard_index: int) -> ShardSidecar:
 
 
 def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar, str]:
-    """Read the sidecar of a shard together with its seal, with the errors of `read_sidecar`."""
+    """Read the sidecar of a shard and its seal; raises what `read_sidecar` raises."""
     path = sidecar_path(cache_dir, shard_index)
-    values, seal = open_sealed_json(
-        path, remedy=f"Remove it and make the shard again: {CACHE_COMMAND}"
-    )
+    remedy = f"Remove it and make the shard again: {CACHE_COMMAND}"
+    values, seal = open_sealed_json(path, remedy=remedy)
     try:
         sidecar = _from_json(values)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CacheCorruptError(
-            f"{path} lacks or garbles a part of a sidecar: {error!s:.300}. Remove it and make the"
-            f" shard again: {CACHE_COMMAND}"
+            f"{path} is incomplete or invalid: {error!s:.300}. {remedy}"
         ) from error
     if sidecar.shard != shard_index:
         raise CacheCorruptError(
@@ -197,15 +207,13 @@ def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar
     return sidecar, seal
 
 
-class _Counts(msgspec.Struct, kw_only=True):
-    """The types of what is stored beside arrays."""
+class _Stored(msgspec.Struct, kw_only=True):
+    """The types of the stored values other than arrays."""
 
     shard: int
     manifest_sha256: str
     tar_bytes: Annotated[int, msgspec.Meta(ge=0)]
     tar_sha256: str
-    feature_map_dtype: str
-    feature_map_shape: tuple[int, int]
     token_dim: int
     keys: tuple[str, ...]
     label_counts: tuple[tuple[int, _Count], ...]
@@ -217,31 +225,19 @@ class _Counts(msgspec.Struct, kw_only=True):
 def _from_json(values: dict[str, Any]) -> ShardSidecar:
     if tuple(values["members"]) != MEMBERS or values["checksum"] != CHECKSUM:
         raise ValueError(f"members {values['members']} with {values['checksum']} checksums")
-    stored = msgspec.convert(values, _Counts)
+    stored = msgspec.convert(values, _Stored)
+    form = {"dtype": values["feature_map_dtype"], "shape": values["feature_map_shape"]}
     num_images = len(stored.keys)
     if not all(map(is_key, stored.keys)):
         raise ValueError("keys of other than 1 to 80 of A-Z a-z 0-9 _ -")
+    checksums = [int(digits, 16) for digits in values["image_checksums"]]
+    parts = msgspec.structs.asdict(stored)
+    for name, attribute, sides in _NUMBERS:
+        parts[attribute] = np.array(values[name], np.int64).reshape(num_images, *sides)
     sidecar = ShardSidecar(
-        shard=stored.shard,
-        manifest_sha256=stored.manifest_sha256,
-        tar_bytes=stored.tar_bytes,
-        tar_sha256=stored.tar_sha256,
-        feature_map_form=StoredForm(dtype=stored.feature_map_dtype, shape=stored.feature_map_shape),
-        token_dim=stored.token_dim,
-        keys=stored.keys,
-        image_ids=_integers(values["image_ids"], (num_images,)),
-        sizes_hw=_integers(values["sizes_hw"], (num_images, 2)),
-        num_regions=_integers(values["regions"], (num_images,)),
-        offsets=_integers(values["offsets"], (num_images, len(MEMBERS))),
-        lengths=_integers(values["lengths"], (num_images, len(MEMBERS))),
-        checksums=_integers(values["checksums"], (num_images, len(MEMBERS))),
-        image_checksums=np.array(
-            [int(digits, 16) for digits in values["image_checksums"]], np.uint64
-        ).reshape(num_images),
-        label_counts=stored.label_counts,
-        num_clipped_regions=stored.num_clipped_regions,
-        num_dropped_regions=stored.num_dropped_regions,
-        quarantined=stored.quarantined,
+        feature_map_form=msgspec.convert(form, StoredForm),
+        image_checksums=np.array(checksums, np.uint64).reshape(num_images),
+        **parts,
     )
     for name in ("sizes_hw", "num_regions", "lengths"):
         numbers = getattr(sidecar, name)
@@ -250,5 +246,30 @@ def _from_json(values: dict[str, Any]) -> ShardSidecar:
     return sidecar
 
 
-def _integers(values: Sequence[Any], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    return np.array(values, dtype=np.int64).reshape(shape)
+def read_quarantine(cache_dir: Path) -> tuple[QuarantinedImage, ...]:
+    """Read ``quarantine.jsonl``, the images that could not be used, in the order of the plan.
+
+    The list is not sealed: `verify_cache` compares it with the sidecars. Without a file it is
+    empty.
+    """
+    path = quarantine_path(cache_dir)
+    try:
+        with open_regular(path) as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return ()
+    return tuple(_image(line, f"{path}, line {number}") for number, line in enumerate(lines, 1))
+
+
+def _image(line: bytes, place: str) -> QuarantinedImage:
+    remedy = f"Write the list again, with the index: {CACHE_COMMAND}"
+    try:
+        row = load_json(line)
+    except ValueError as error:
+        raise CacheCorruptError(f"{place} is not JSON ({error}). {remedy}") from error
+    try:
+        return msgspec.convert(row, QuarantinedImage)
+    except msgspec.ValidationError as error:
+        raise CacheCorruptError(
+            f"{place} is {shown(row)}; wanted an image with a reason. {remedy}"
+        ) from error

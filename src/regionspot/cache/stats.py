@@ -1,4 +1,4 @@
-"""Statistics of a cache from its index, manifest and labels, without reading feature maps."""
+"""Statistics of a cache, and its labels, without reading feature maps."""
 
 import json
 import os
@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot.cache.cache_files import open_regular
 from regionspot.cache.feature_cache import FeatureCache
-from regionspot.cache.layout import ARRAY_MEMBERS, REPAIR_COMMAND, shards_path, text_banks_path
+from regionspot.cache.layout import ARRAY_MEMBERS, REPAIR_ADVICE, SHARDS, text_banks_path
 from regionspot.cache.manifest import MeasuredError
-from regionspot.cache.quarantine import read_quarantine
-from regionspot.cache.regular_files import open_regular
-from regionspot.cache.sidecar import ShardLayout
+from regionspot.cache.sidecar import ShardLayout, read_quarantine
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import CacheCorruptError
 
@@ -35,51 +34,51 @@ class CacheStats:
     annotation_format: str
     """Format of its annotations."""
     prompt: str
-    """What of a region SAM was shown."""
+    """Kind of prompt given to SAM for each region."""
     proposals: str | None
-    """Which proposals the regions are; None where they are annotated."""
+    """Identity of the proposals used as regions; None for annotated regions."""
     sam_model: str
     """Name of the localizer."""
     clip_model: str
     """Name of the encoder."""
     precision: str
-    """In which precision they ran."""
+    """Precision of both models."""
     codec: str
     """How feature maps are stored."""
     measured_error: MeasuredError | None
-    """What codec and precision cost, as the manifest states it; None where both are the default."""
+    """Error due to codec and precision; None if both are the default."""
     num_shards: int
-    """Shards."""
+    """Number of shards."""
     num_images: int
-    """Images, without quarantined ones."""
+    """Number of images, without quarantined ones."""
     num_images_without_regions: int
-    """Images among them without a region."""
+    """Number of these images without a region."""
     num_quarantined: int
-    """Images that were left out."""
+    """Number of quarantined images."""
     quarantine_reasons: dict[str, int]
-    """Why, and how many for each reason, the most frequent first."""
+    """Number of images per reason, the most frequent first."""
     num_regions: int
-    """Regions of all images."""
+    """Number of regions of all images."""
     regions_per_image: dict[str, float]
-    """Their number by image: ``median``, ``p95`` (95 % have no more), ``max``."""
+    """Regions per image: ``median``, ``p95`` (95th percentile), ``max``."""
     num_clipped_regions: int
-    """Regions that were clipped when their image was decoded."""
+    """Number of regions that were clipped when their image was decoded."""
     num_dropped_regions: int
-    """Regions that were dropped then, and are not among ``num_regions``."""
+    """Number of regions that were dropped then; not part of ``num_regions``."""
     num_classes: int
-    """Names of the vocabulary."""
+    """Number of classes in the vocabulary."""
     num_classes_without_regions: int
-    """Names among them that no region has."""
+    """Number of these classes without a region."""
     most_frequent_classes: dict[str, int]
-    """The names of most regions, and how many."""
+    """Number of regions of the most frequent classes."""
     text_banks: list[str]
-    """Template sets that there are text banks of."""
+    """Template sets of the stored text banks."""
     shard_bytes: int
-    """Size of all tars, with the sidecars."""
+    """Size of all tars and sidecars."""
     total_bytes: int
     """Size of all files of the cache."""
     bytes_per_image: float
-    """``total_bytes`` over ``num_images``; 0 for no image."""
+    """``total_bytes`` over ``num_images``; 0 without images."""
 
     def to_json(self) -> str:
         """Return the fields as a JSON object."""
@@ -94,16 +93,16 @@ def collect_stats(location: str | Path) -> CacheStats:
 
     Raises:
         MissingFileError: The folder is no cache.
-        CacheMismatchError: It is of another schema version.
-        CacheCorruptError: It is not finished, or damaged where it was read.
-        StorageError: The URL's server refuses, or does not answer.
+        CacheMismatchError: It has another schema version.
+        CacheCorruptError: It is not finished, or a file is damaged.
+        StorageError: The server refuses access or does not answer.
     """
     with FeatureCache.open(location) as cache:
         manifest, index, cache_dir = cache.manifest, cache.index, cache.path
         sizes = cache.files.sizes()
     counts = index.num_regions
-    shard_files = [name for name in sizes if Path(name).parent == shards_path(Path())]
     by_label = np.argsort(-index.label_counts, kind="stable")[:_NUM_CLASSES_SHOWN].tolist()
+    reasons = Counter(image.reason for image in read_quarantine(cache_dir))
     store = TextBankStore(text_banks_path(cache_dir))
     return CacheStats(
         cache_dir=str(location),
@@ -120,7 +119,7 @@ def collect_stats(location: str | Path) -> CacheStats:
         num_images=len(index),
         num_images_without_regions=int((counts == 0).sum()),
         num_quarantined=index.num_quarantined,
-        quarantine_reasons=_reasons(cache_dir),
+        quarantine_reasons=dict(reasons.most_common()),
         num_regions=int(counts.sum()),
         regions_per_image={
             "median": float(np.median(counts)) if len(counts) else 0.0,
@@ -137,36 +136,26 @@ def collect_stats(location: str | Path) -> CacheStats:
             if index.label_counts[label]
         },
         text_banks=list(store.templates_of(manifest.vocabulary)),
-        shard_bytes=sum(sizes[name] for name in shard_files),
+        shard_bytes=sum(sizes[name] for name in sizes if Path(name).parent == Path(SHARDS)),
         total_bytes=sum(sizes.values()),
         bytes_per_image=sum(sizes.values()) / len(index) if len(index) else 0.0,
     )
 
 
-def _reasons(cache_dir: Path) -> dict[str, int]:
-    reasons = Counter(image.reason for image in read_quarantine(cache_dir))
-    return dict(reasons.most_common())
-
-
 _COLUMN = ARRAY_MEMBERS.index("labels.npy")
 _LABEL_BYTES = 8
-_NUM_THREADS = 8
-"""A disk gives its full rate only to many requests at once."""
+_NUM_THREADS = 8  # a disk reaches its full rate only with many requests at once
 
 
 def read_labels(cache: FeatureCache) -> NDArray[np.int32]:
-    """Return the labels of all regions of a cache, image after image in its order.
+    """Return the labels of all regions of a cache, in the order of its images.
 
-    Only the labels are read, a page of the disk for each image: no checksum of the image, which is
-    compared when training reads it. Instead the labels must add up to the index's counts of each
-    class. Of a cache behind a URL every shard is fetched.
+    Only the labels are read, one page of the disk per image. The images' checksums are not
+    compared; instead the labels must add up to the index's count of each class. For a URL, every
+    shard is downloaded.
 
     Returns:
         Labels, (sum of ``cache.index.num_regions``,).
-
-    Raises:
-        CacheCorruptError: These are not the labels that the index counted.
-        StorageError: A shard cannot be fetched.
     """
     index = cache.index
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
@@ -177,21 +166,20 @@ def read_labels(cache: FeatureCache) -> NDArray[np.int32]:
     if not np.array_equal(np.bincount(known, minlength=num_classes), index.label_counts):
         raise CacheCorruptError(
             f"{cache.location} holds other labels than its index counted, so a shard is damaged."
-            f" List all damage with `regionspot cache verify`, and make it again: {REPAIR_COMMAND}"
+            f" {REPAIR_ADVICE}"
         )
     return labels
 
 
 def _of_shard(cache: FeatureCache, shard: int) -> NDArray[np.int32]:
-    sidecar_sha256 = cache.index.sidecar_sha256[shard].decode("ascii")
-    with cache.files.tar(shard, sidecar_sha256) as path:
+    with cache.files.tar(shard, cache.index.sidecar_seal(shard)) as path:
         content = b"".join(_label_bytes(path, cache.index.layout(shard)))
     whole = content[: len(content) // _LABEL_BYTES * _LABEL_BYTES]  # a tar may be cut short
     return np.frombuffer(whole, "<i8").clip(-1, np.iinfo(np.int32).max).astype(np.int32)
 
 
 def _label_bytes(path: Path, layout: ShardLayout) -> Iterator[bytes]:
-    # Not through a memory map: there the system would read a good part of each image along.
+    # Not through a memory map, where the system would also read a good part of each image.
     with open_regular(path) as file:
         descriptor = file.fileno()
         if sys.platform == "linux":

@@ -1,15 +1,14 @@
 """Text banks on disk: the embeddings of a vocabulary, by template set.
 
-Embedding 13,000 names with 81 templates each takes a while and needs the text encoder. Neither
-training nor recognition by the names of the training has to repeat it.
-
-The category tree beside them says which classes are kinds of which, if the data set does (V3Det).
-Neither training nor evaluation uses it.
+Embedding 13,000 names with 81 templates each is slow and needs the text encoder, so it is done once
+per cache. The category tree, also stored here, says which classes are kinds of which, if the data
+set does (V3Det); neither training nor evaluation uses it.
 
 Shape letters: C classes, E text width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,22 +35,22 @@ _NORM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredBank:
-    """A text bank as it lies in a store."""
+    """A text bank of a store."""
 
     templates: str
-    """Name of the template set that the names were put into."""
+    """Name of its template set."""
     vocabulary: Vocabulary
-    """The class names, one a row."""
+    """The class names, one per row."""
     bank: NDArray[np.float32]
     """Unit-norm embeddings, (C, E)."""
 
 
 class TextBankStore:
-    """Keeps text banks of one CLIP in a file, for any number of vocabularies and template sets.
+    """A file of text banks of one CLIP, for any number of vocabularies and template sets.
 
     Args:
-        path: The file; it comes into being with the first bank.
-        remedy: What to do when the file is damaged or of another CLIP, as a sentence for the user.
+        path: The file; it is created with the first bank.
+        remedy: What to do if the file is damaged or of another CLIP, as a sentence for the user.
     """
 
     def __init__(self, path: Path, *, remedy: str = _REMEDY) -> None:
@@ -61,23 +60,16 @@ class TextBankStore:
     def get(
         self, vocabulary: Vocabulary, *, templates: str, clip_sha256: str
     ) -> NDArray[np.float32] | None:
-        """Return a stored bank, (C, E), or None if there is none of these names and templates.
+        """Return a stored bank, (C, E), or None if there is none for these names and templates.
 
         Args:
             vocabulary: The class names.
             templates: Name of the template set.
             clip_sha256: Identity of the CLIP that must have made the bank.
-
-        Raises:
-            CacheMismatchError: The store holds banks of another CLIP.
-            CacheCorruptError: The file was changed after it was written.
         """
-        if not self.path.exists():
-            return None
-        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
-            self._check_clip(h5, clip_sha256)
-            banks = hdf5_groups(h5).get(templates)
-            group = None if banks is None else hdf5_groups(banks).get(vocabulary.sha256)
+        with self._open(clip_sha256) as groups:
+            banks = hdf5_groups(groups[templates]) if templates in groups else {}
+            group = banks.get(vocabulary.sha256)
             return None if group is None else self._read(group, templates).bank
 
     def put(
@@ -88,9 +80,9 @@ class TextBankStore:
         templates: str,
         clip_sha256: str,
     ) -> None:
-        """Store a bank atomically, in place of a former one of the same names and templates.
+        """Store a bank atomically, replacing one of the same names and templates.
 
-        The bytes of the file depend on its banks only, not on the order in which they came.
+        The bytes of the file depend only on its banks, not on the order in which they were stored.
 
         Args:
             vocabulary: The class names.
@@ -102,7 +94,7 @@ class TextBankStore:
             CacheMismatchError: The store holds banks of another CLIP.
             CacheCorruptError: The file was changed after it was written.
             ConfigError: The name of the template set is empty or has a slash.
-            ShapeError: The bank does not have one unit-norm float32 row a name.
+            ShapeError: The bank does not have one unit-norm float32 row per name.
         """
         _check_bank(vocabulary, bank, templates)
         banks = {
@@ -123,49 +115,45 @@ class TextBankStore:
         write_sealed_hdf5(self.path, fill)
 
     def banks(self, *, clip_sha256: str) -> tuple[StoredBank, ...]:
-        """Return all banks by template set, none if there is no file; raises what `get` does."""
-        if not self.path.exists():
-            return ()
-        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
-            self._check_clip(h5, clip_sha256)
+        """Return all banks, by template set, or none without a file."""
+        with self._open(clip_sha256) as groups:
             return tuple(
                 self._read(group, templates)
-                for templates, groups in hdf5_groups(h5).items()
-                for group in hdf5_groups(groups).values()
+                for templates, banks in groups.items()
+                for group in hdf5_groups(banks).values()
             )
 
     def templates_of(self, vocabulary: Vocabulary) -> tuple[str, ...]:
-        """Return the names of the template sets that the store has for a vocabulary, sorted."""
-        if not self.path.exists():
-            return ()
-        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
-            return tuple(
-                name for name, groups in hdf5_groups(h5).items() if vocabulary.sha256 in groups
-            )
+        """Return the names of the template sets stored for a vocabulary, sorted."""
+        with self._open() as groups:
+            return tuple(name for name, banks in groups.items() if vocabulary.sha256 in banks)
 
-    def _check_clip(self, h5: h5py.File, clip_sha256: str) -> None:
-        found = h5.attrs["clip_sha256"].decode("ascii")
-        if found != clip_sha256:
-            raise CacheMismatchError(
-                f"{self.path} holds text banks of the CLIP with weights {found}, wanted those of"
-                f" {clip_sha256}. Embeddings of two CLIPs cannot be compared: use the CLIP that"
-                f" made this file, or another file. {self._remedy}"
-            )
+    @contextmanager
+    def _open(self, clip_sha256: str | None = None) -> Iterator[dict[str, h5py.Group]]:
+        """Open the file, if there is one, and yield the groups of its template sets."""
+        if not self.path.exists():
+            yield {}
+            return
+        with open_sealed_hdf5(self.path, remedy=self._remedy) as h5:
+            found = h5.attrs["clip_sha256"].decode("ascii")
+            if clip_sha256 not in {None, found}:
+                raise CacheMismatchError(
+                    f"{self.path} holds text banks of the CLIP with weights {found}, wanted those"
+                    f" of {clip_sha256}. Embeddings of two CLIPs cannot be compared: use the CLIP"
+                    f" that made this file, or another file. {self._remedy}"
+                )
+            yield hdf5_groups(h5)
 
     def _read(self, group: h5py.Group, templates: str) -> StoredBank:
         names = tuple(name.decode("utf-8") for name in hdf5_array(group, "names").tolist())
         bank = hdf5_array(group, "embeddings")
-        stored = StoredBank(
-            templates=templates,
-            vocabulary=Vocabulary(names),
-            bank=bank.astype(np.float32, copy=False),
-        )
-        fits = bank.ndim == 2 and len(bank) == len(names)
-        if not (group.name.endswith(stored.vocabulary.sha256) and fits):
+        vocabulary, fits = Vocabulary(names), bank.ndim == 2 and len(bank) == len(names)
+        if not (group.name.endswith(vocabulary.sha256) and fits):
             raise CacheCorruptError(
                 f"{self.path}: the bank {group.name} does not belong to its names. {self._remedy}"
             )
-        return stored
+        bank = bank.astype(np.float32, copy=False)
+        return StoredBank(templates=templates, vocabulary=vocabulary, bank=bank)
 
 
 def _as_bytes(vocabulary: Vocabulary) -> NDArray[np.bytes_]:
@@ -193,7 +181,7 @@ def _check_bank(vocabulary: Vocabulary, bank: NDArray[np.float32], templates: st
 
 
 Descendants = tuple[tuple[int, ...], ...]
-"""For each class the labels of the classes that are kinds of it, ascending."""
+"""For each class, the labels of the classes that are kinds of it, ascending."""
 
 
 def write_category_tree(cache_dir: Path, descendants: Sequence[Sequence[int]]) -> None:
@@ -203,19 +191,13 @@ def write_category_tree(cache_dir: Path, descendants: Sequence[Sequence[int]]) -
 
 
 def read_category_tree(cache_dir: Path) -> Descendants | None:
-    """Read ``category_tree.json``; None if the cache has none.
-
-    Raises:
-        CacheMismatchError: It is of another schema version.
-        CacheCorruptError: It was changed after it was written.
-    """
+    """Read ``category_tree.json``; None if the cache has none."""
     path = category_tree_path(cache_dir)
     if not path.exists():
         return None
-    values, _ = open_sealed_json(path, remedy=f"Remove it and write it again: {CACHE_COMMAND}")
+    remedy = f"Remove it and write it again: {CACHE_COMMAND}"
+    values, _ = open_sealed_json(path, remedy=remedy)
     try:
         return tuple(tuple(int(label) for label in labels) for labels in values["descendants"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CacheCorruptError(
-            f"{path} is no category tree ({error!r}). Remove it and write it again: {CACHE_COMMAND}"
-        ) from error
+        raise CacheCorruptError(f"{path} is no category tree ({error!r}). {remedy}") from error

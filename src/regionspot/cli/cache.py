@@ -167,7 +167,7 @@ def _merge(options: Namespace) -> None:
     merge = CacheMerge(options.caches, images_per_shard=options.images_per_shard, name=options.name)
     with stop_advice(_GO_ON), exclusive_writer(output_dir):
         check_cache_or_empty(output_dir)
-        problems = merge.take_away_damage(output_dir) if options.repair else []
+        problems = merge.remove_damage(output_dir) if options.repair else []
         index, num_written = merge.write(output_dir)
     lines = [describe_problem(str(output_dir), problem) for problem in problems]
     lines.append(

@@ -36,13 +36,13 @@ from regionspot.cli.options import (
 )
 from regionspot.cli.run import run_cli
 from regionspot.core.errors import ConfigError, MissingExtraError
-from regionspot.core.files import write_text_atomic
+from regionspot.core.files import folder_lock, write_text_atomic
 from regionspot.core.stopping import end_with_process, stop_advice
 from regionspot.core.text import needs_extra
 from regionspot.core.workers import threads_of_torch
 from regionspot.data import CachedRegions
 from regionspot.model import RUN_FOLDER
-from regionspot.storage import folder_lock, is_url
+from regionspot.storage import is_url
 from regionspot.training import (
     SUMMARY_NAME,
     ImagesPerSecond,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from regionspot.cache import FeatureCache, Fingerprint, check_same_fingerprint
+from regionspot.cache import FeatureCache, Fingerprint, refuse_differences
 from regionspot.core.errors import CacheMismatchError, ConfigError
 from regionspot.core.text import human_bytes
 from regionspot.core.vocabulary import Vocabulary
@@ -281,11 +281,10 @@ class CachedRegions(pl.LightningDataModule):
     def _check_fingerprints(self) -> None:
         others = self.train_caches[1:] + (() if self.val_cache is None else (self.val_cache,))
         for cache in others:
-            check_same_fingerprint(
-                cache.manifest.fingerprint,
-                self.fingerprint,
-                found_in=cache.location,
-                wanted_by=self.train_caches[0].location,
+            refuse_differences(
+                cache.manifest.fingerprint.differences(self.fingerprint),
+                found=cache.location,
+                wanted=self.train_caches[0].location,
                 advice="Make both with one `models` section (python cache_features.py), or train"
                 " on one of them.",
             )

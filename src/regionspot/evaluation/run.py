@@ -31,7 +31,8 @@ from regionspot.scoring.results import (
     write_metrics,
     write_per_category,
 )
-from regionspot.storage import folder_lock, local_input
+from regionspot.core.files import folder_lock
+from regionspot.storage import local_input
 
 _SECOND_EVALUATION = "Wait for it to end, or give another --output_dir."
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from regionspot.backbones import template_texts
 from regionspot.cache import Fingerprint, TextBankStore, text_banks_path
 from regionspot.core.errors import CacheMismatchError, ConfigError, RegionSpotError
-from regionspot.core.files import canonical_json, sha256_bytes
+from regionspot.core.files import canonical_json, file_lock, sha256_bytes
 from regionspot.core.vocabulary import Vocabulary
-from regionspot.storage import file_lock, local_home, make_room
+from regionspot.storage import local_home, make_room
 
 LIMIT_VARIABLE: Final = "REGIONSPOT_TEXT_BANKS_MB"
 """Disk space for the banks of earlier calls, in units of 1e6 bytes; 0 keeps none."""

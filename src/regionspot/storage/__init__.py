@@ -1,6 +1,5 @@
 """Files behind URLs (s3://, gs://, https://, any scheme of fsspec), and their local copies."""
 
-from regionspot.core.files import file_lock, folder_lock, try_flock
 from regionspot.storage.copies import (
     Mirror,
     is_url,
@@ -18,13 +17,10 @@ __all__ = [
     "RemoteObject",
     "StorageError",
     "attempt",
-    "file_lock",
-    "folder_lock",
     "is_url",
     "local_home",
     "local_input",
     "make_room",
     "max_local_bytes",
     "place_of",
-    "try_flock",
 ]

@@ -1,17 +1,17 @@
-"""Local copies of remote files: where they are, how they stay up to date, how much disk they take.
+"""Local copies of remote files.
 
-`Mirror` keeps small files of a remote folder and their copies equal, in both directions.
+`Mirror` synchronizes small files of a remote folder with their copies, in both directions.
 `local_input` downloads a single file, such as annotations, unless its copy is up to date.
-`make_room` removes the least recently used copies of shards, which can be downloaded again.
+`make_room` removes the least recently used copies of shards.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -28,19 +28,17 @@ _NOTE = ".note"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
-    """The remote file that a copy was equal to when it was fetched or sent."""
+    """The remote file that a copy was equal to when it was downloaded or uploaded."""
 
     identity: str
-    """That of the remote file."""
     sha256: str
-    """Hash of the bytes."""
 
 
 class Mirror:
     """Local copies of files of a remote folder.
 
-    A note beside the copies records which remote file each one equals. So a copy is fetched again
-    only if the remote file changed, and sent only if the copy changed.
+    A note per copy records which version of the remote file it equals. So a file is downloaded only
+    if the remote file changed, and uploaded only if the copy changed.
 
     Args:
         remote: The remote folder.
@@ -54,12 +52,12 @@ class Mirror:
         self._notes = notes
 
     def pull(self, names: Iterable[str], listing: Mapping[str, RemoteObject]) -> None:
-        """Fetch new and changed remote files, and remove copies of those that are gone.
+        """Download new and changed files, and remove copies of files that are gone.
 
-        A file that was created here and never sent stays.
+        Local files that were never uploaded stay.
 
         Args:
-            names: Which files.
+            names: Names of the files.
             listing: The files in the remote folder.
         """
         with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
@@ -67,7 +65,7 @@ class Mirror:
                 pass
 
     def push(self, name: str) -> None:
-        """Send a file, unless it is missing or equals the remote one."""
+        """Upload a file, unless it is missing or equals the remote one."""
         path = self.folder / name
         if not path.is_file():
             return
@@ -81,26 +79,26 @@ class Mirror:
         self._note_path(name).unlink(missing_ok=True)
 
     def withdraw_removed(self) -> None:
-        """Remove the remote files whose copies were removed since they were fetched or sent."""
+        """Remove the remote files whose copies were removed."""
         for note in sorted(self._notes.glob(f"*{_NOTE}")):
             name = unquote(note.name.removesuffix(_NOTE))
             if not (self.folder / name).exists():
                 self.withdraw(name)
 
     def clear(self) -> None:
-        """Remove all local files, copies or not; remote files stay."""
+        """Remove all local files; remote files stay."""
         for folder in (self._notes, self.folder):
             for path in folder.rglob("*"):
                 if not path.is_dir():
                     path.unlink(missing_ok=True)
 
     def is_copy(self, name: str) -> bool:
-        """Return whether a local file equals the remote one, as of the last look."""
+        """Return whether a local file equals the remote one, as of its last transfer."""
         path, origin = self.folder / name, self._origin(name)
         return origin is not None and path.is_file() and origin.sha256 == sha256_file(path)
 
     def is_known(self, name: str) -> bool:
-        """Return whether the remote folder had a file, as of the last look."""
+        """Return whether the remote folder had a file, as of its last transfer."""
         return self._note_path(name).is_file()
 
     def _pull(self, name: str, found: RemoteObject | None) -> None:
@@ -135,19 +133,8 @@ _DEFAULT_GB = 100.0
 _KEPT_FREE_BYTES = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Copy:
-    path: Path
-    num_bytes: int
-    used_ns: int
-
-
 def max_local_bytes(gigabytes: float | None = None) -> int:
-    """Return the limit in bytes: as given, else from the environment, else 100 GB.
-
-    Raises:
-        ConfigError: It is not a positive number.
-    """
+    """Return the limit in bytes: as given, else from the environment, else 100 GB."""
     text = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_GB)) if gigabytes is None else str(gigabytes)
     try:
         limit = float(text)
@@ -169,15 +156,15 @@ def make_room(
     patterns: Sequence[str],
     lock_of: Callable[[Path], AbstractContextManager[bool]],
 ) -> None:
-    """Remove copies until one more fits into the limit and onto the disk.
+    """Remove the least recently used copies until one more fits into the limit and onto the disk.
 
-    A removed copy stays readable where it is mapped; its space is free once it is unmapped.
+    A removed copy stays readable while it is mapped; its space is free once it is unmapped.
 
     Args:
         num_bytes: Size of the next copy.
-        limit_bytes: Disk space that all copies together may take.
-        home: The folder above all copies.
-        patterns: Glob patterns of the copies below it.
+        limit_bytes: Disk space for all copies.
+        home: The folder of all copies.
+        patterns: Glob patterns of the copies in it.
         lock_of: Locks a copy without waiting; a copy that is in use is kept.
 
     Raises:
@@ -189,17 +176,17 @@ def make_room(
             f"a shard takes {human_bytes(num_bytes)}, but copies of remote shards may take only"
             f" {human_bytes(limit_bytes)}. Raise data.max_local_gb or ${LIMIT_VARIABLE}."
         )
-    copies = sorted(_copies(home, patterns), key=lambda copy: copy.used_ns)
-    total = sum(copy.num_bytes for copy in copies)
+    copies = sorted(_copies(home, patterns))
+    total = sum(size for _, size, _ in copies)
     kept_free = min(_KEPT_FREE_BYTES, shutil.disk_usage(home).total // 20)
-    for copy in copies:
+    for _, size, copy in copies:
         if total + num_bytes <= limit_bytes and _free(home) >= num_bytes + kept_free:
             return
-        with lock_of(copy.path) as is_ours:
+        with lock_of(copy) as is_ours:
             if is_ours:
-                for path in copy.path.parent.glob(f"{copy.path.stem}.*"):  # what a crash left, too
+                for path in copy.parent.glob(f"{copy.stem}.*"):  # with remains of a crash
                     path.unlink(missing_ok=True)
-                total -= copy.num_bytes
+                total -= size
     if _free(home) < num_bytes:
         raise StorageError(
             f"the disk of {home} has no room for a shard of {human_bytes(num_bytes)}. Make room, or"
@@ -211,15 +198,12 @@ def _free(home: Path) -> int:
     return shutil.disk_usage(home).free
 
 
-def _copies(home: Path, patterns: Sequence[str]) -> list[_Copy]:
-    copies = []
+def _copies(home: Path, patterns: Sequence[str]) -> Iterator[tuple[int, int, Path]]:
+    """Yield time of last use in ns, size in bytes, and path of each copy."""
     for path in (path for pattern in patterns for path in home.glob(pattern)):
-        try:
+        with suppress(FileNotFoundError):  # another process may remove it meanwhile
             status = path.stat()
-        except FileNotFoundError:  # another process removed it just now
-            continue
-        copies.append(_Copy(path=path, num_bytes=status.st_size, used_ns=status.st_mtime_ns))
-    return copies
+            yield status.st_mtime_ns, status.st_size, path
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.+")
@@ -237,9 +221,8 @@ def local_home() -> Path:
     """
     if home := os.environ.get("REGIONSPOT_HOME"):
         return Path(home).expanduser()
-    if caches := os.environ.get("XDG_CACHE_HOME"):
-        return Path(caches).expanduser() / "regionspot"
-    return Path.home() / ".cache" / "regionspot"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "regionspot"
 
 
 def place_of(url: str, purpose: str) -> Path:
@@ -248,12 +231,9 @@ def place_of(url: str, purpose: str) -> Path:
 
 
 def local_input(location: str) -> Path:
-    """Return the local path of a file; a URL is downloaded unless its copy is up to date.
+    """Return the local path of a file or URL; download a URL unless its copy is up to date.
 
     The copy keeps the file's name, which appears in messages and in names of data sets.
-
-    Args:
-        location: A path or a URL.
 
     Raises:
         MissingFileError: There is no file at the URL.

@@ -1,4 +1,4 @@
-"""A folder behind a URL: list, read, fetch, put and remove its files.
+"""A folder behind a URL: lists, reads, downloads, uploads and removes its files.
 
 Failed requests are retried for 60 s, unless the server refused access. A missing file raises
 `FileNotFoundError`, as only the caller knows what that means.
@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,7 @@ _DEFAULT_SECONDS = 60.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.25, 10.0
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOSYS}
 _OF_THIS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-# Their packages may not be installed, so their classes are known by name only.
+# By name, as their packages may not be installed.
 _REFUSED_BY_CLIENT = {
     *("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidURL"),
     *("ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError", "NoRegionError"),
@@ -52,11 +53,12 @@ def attempt(url: str, action: Callable[[], T]) -> T:
 
     Args:
         url: URL of the file or folder, for messages.
-        action: The request; it may be run more than once.
+        action: The request; it may run more than once.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        StorageError: The server refused, or did not answer for ``$REGIONSPOT_RETRY_SECONDS``.
+        FileNotFoundError: The file does not exist.
+        StorageError: The server refused access, or did not answer for
+            ``$REGIONSPOT_RETRY_SECONDS``.
     """
     deadline = time.monotonic() + _retry_seconds()
     delay = _FIRST_DELAY
@@ -72,13 +74,13 @@ def attempt(url: str, action: Callable[[], T]) -> T:
                 raise StorageError(
                     f"{url}: access was refused ({_reason(error)}). Check the URL and the"
                     " credentials in the environment (for s3 AWS_ACCESS_KEY_ID,"
-                    " AWS_SECRET_ACCESS_KEY or AWS_PROFILE, AWS_ENDPOINT_URL). A server that may"
-                    " not list a folder answers so for missing files, too."
+                    " AWS_SECRET_ACCESS_KEY or AWS_PROFILE, AWS_ENDPOINT_URL). If listing is not"
+                    " allowed, missing files are refused like this, too."
                 ) from error
             if time.monotonic() + delay > deadline:
                 raise StorageError(
                     f"{url}: the server does not answer ({_reason(error)}), tried for"
-                    f" {_retry_seconds():g} s (${RETRY_VARIABLE}). Nothing is lost: give the same"
+                    f" {_retry_seconds():g} s (${RETRY_VARIABLE}). Nothing is lost: run the same"
                     " command again when it does."
                 ) from error
             _logger.warning("%s: %s; trying again in %.3g s", url, _reason(error), delay)
@@ -95,7 +97,7 @@ def _retry_seconds() -> float:
 
 
 def _is_of_a_server(error: Exception) -> bool:
-    """Return whether an error is the server's, not a bug and not about this machine's disk."""
+    """Return whether an error comes from the server, not from a bug or this machine's disk."""
     if isinstance(error, OSError):
         return not isinstance(error, StorageError) and error.errno not in _OF_THIS_DISK
     return type(error).__module__.partition(".")[0] in _CLIENTS
@@ -115,7 +117,7 @@ def _reason(error: Exception) -> str:
 
 
 _APPEARS_WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
-"""Stores where a file never appears incomplete; elsewhere it is renamed into place."""
+"""Stores where a file never appears incomplete; elsewhere it is renamed when complete."""
 
 _HTTP = {"http", "https"}
 _IDENTITY = ("ETag", "etag", "md5Hash", "Content-MD5", "Last-Modified", "mtime", "LastModified")
@@ -127,16 +129,15 @@ class RemoteObject:
     """A file in a remote folder, as the server describes it."""
 
     num_bytes: int
-    """Size of the file; -1 where the server does not say."""
+    """Size of the file; -1 if unknown."""
     identity: str
-    """Differs for another version of the file: size and ETag, or time of modification."""
+    """Changes with every version of the file: size and ETag, or time of modification."""
 
 
 class RemoteFolder:
     """A folder behind a URL. It can be pickled and used from several threads.
 
-    Names are relative to the folder, with ``/`` between parts. A missing file is a
-    `FileNotFoundError`; failed requests are retried (see `attempt`).
+    Names of files are relative to the folder. Requests are made by `attempt`, and raise its errors.
 
     Args:
         url: Any URL that fsspec supports, such as ``s3://bucket/folder``.
@@ -168,17 +169,16 @@ class RemoteFolder:
         return f"{self.url}/{name}"
 
     def listing(self) -> dict[str, RemoteObject]:
-        """Return all files in the folder and in the folders in it; {} if there is no such folder.
+        """Return all files in the folder and its subfolders; {} if the folder does not exist.
 
         Raises:
-            StorageError: There is no such bucket; the server refuses, or does not answer.
+            StorageError: The bucket does not exist; or see `attempt`.
         """
         root = self._path("").rstrip("/")
         self._check_bucket()
+        found: Mapping[str, Any]
         try:
-            found: Mapping[str, Any] = attempt(
-                self.url, lambda: self._files.find(root, detail=True)
-            )
+            found = attempt(self.url, lambda: self._files.find(root, detail=True))
         except FileNotFoundError:
             return {}
         return {
@@ -188,7 +188,7 @@ class RemoteFolder:
         }
 
     def find(self, name: str) -> RemoteObject | None:
-        """Describe one file; None if it is not there."""
+        """Describe a file; None if it does not exist."""
         try:
             info = attempt(self.url_of(name), lambda: self._files.info(self._path(name)))
         except FileNotFoundError:
@@ -196,7 +196,7 @@ class RemoteFolder:
         return _described(info) if info.get("type") == "file" else None
 
     def find_all(self, names: list[str]) -> dict[str, RemoteObject]:
-        """Describe those of many files that exist, where they cannot be listed."""
+        """Describe those of some files that exist, if the folder cannot be listed."""
         with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
             found = list(pool.map(self.find, names))
         return {name: one for name, one in zip(names, found, strict=True) if one is not None}
@@ -205,38 +205,25 @@ class RemoteFolder:
         """Return the bytes of a file.
 
         Raises:
-            FileNotFoundError: There is no such file, though there is the folder or its bucket.
-            StorageError: There is no bucket, or the server refuses or does not answer.
+            FileNotFoundError: The file does not exist, but its bucket does.
+            StorageError: The bucket does not exist; or see `attempt`.
         """
+        content: bytes
         try:
-            content: bytes = attempt(
-                self.url_of(name), lambda: self._files.cat_file(self._path(name))
-            )
+            content = attempt(self.url_of(name), lambda: self._files.cat_file(self._path(name)))
         except FileNotFoundError:
-            self._check_bucket()  # without it every file is missing, which says nothing about one
+            self._check_bucket()
             raise
         return content
 
     def fetch(self, name: str, path: Path) -> None:
-        """Download a file; it appears at ``path`` only when complete.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            OSError: The disk is full, or may not be written to.
-        """
+        """Download a file; it appears at ``path`` only when complete."""
         with open_atomic(path) as file:
-            temporary = Path(file.name)
-            attempt(
-                self.url_of(name),
-                lambda: self._files.get_file(self._path(name), os.fspath(temporary)),
-            )
+            temporary = str(file.name)
+            attempt(self.url_of(name), lambda: self._files.get_file(self._path(name), temporary))
 
     def put(self, path: Path, name: str) -> RemoteObject:
-        """Upload a file; it appears only when complete, and its size is checked.
-
-        Raises:
-            StorageError: The remote file has another size afterwards.
-        """
+        """Upload a file; it appears only when complete, and its size is checked afterwards."""
         target = self._path(name)
 
         def upload() -> None:
@@ -255,24 +242,22 @@ class RemoteFolder:
         if found is None or found.num_bytes != wanted:
             size = "nothing" if found is None else f"{found.num_bytes} bytes"
             raise StorageError(
-                f"{self.url_of(name)} holds {size} after {wanted} bytes were sent: somebody else"
-                " writes there, or the server keeps nothing. Give the same command again."
+                f"{self.url_of(name)} holds {size} after {wanted} bytes were sent: another process"
+                " writes there, or the server stores nothing. Run the same command again."
             )
         return found
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        try:
+        """Remove a file, if it exists."""
+        with suppress(FileNotFoundError):
             attempt(self.url_of(name), lambda: self._files.rm_file(self._path(name)))
-        except FileNotFoundError:
-            return
 
     @cached_property
     def _files(self) -> Any:
         with needs_extra("remote"):
             from fsspec.core import url_to_fs
         try:
-            # Others write there, too: what was listed a minute ago is no answer.
+            # Other processes write there, too, so listings must not be cached.
             options = {} if self.protocol in _HTTP else {"use_listings_cache": False}
             return url_to_fs(self.url, **options)[0]
         except ImportError as error:
@@ -283,9 +268,9 @@ class RemoteFolder:
             ) from error
         except ValueError as error:
             raise ConfigError(
-                f"{self.url}: {self.protocol}:// is no scheme that fsspec knows ({error}). Give"
-                " s3://bucket/folder, gs://bucket/folder, https://host/folder or a folder of this"
-                " machine."
+                f"{self.url}: {self.protocol}:// is not a scheme that fsspec supports ({error})."
+                " Give s3://bucket/folder, gs://bucket/folder, https://host/folder or a folder of"
+                " this machine."
             ) from error
 
     def _path(self, name: str) -> str:
@@ -295,7 +280,7 @@ class RemoteFolder:
         return f"{root}/{name}"
 
     def _check_bucket(self) -> None:
-        """Tell a missing bucket from a missing file; other stores create folders on writing."""
+        """Raise `StorageError` if the bucket is missing; other stores create folders on writing."""
         if self.protocol not in {"s3", "s3a", "gs", "gcs"}:
             return
         bucket = self._path("").partition("/")[0]

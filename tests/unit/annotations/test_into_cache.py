@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from regionspot.backbones import ModelsConfig
-from regionspot.cache import FeatureCache
+from regionspot.cache import FeatureCache, read_category_tree
 from regionspot.core.errors import AnnotationError
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 
@@ -141,7 +141,7 @@ def test_a_category_tree_is_kept_by_label(images_dir: Path) -> None:
     with cached(config, images_dir) as cache:
         # Labels count the categories 1, 3, 7, 9; category 4 is in the tree alone.
         assert cache.manifest.vocabulary.names == ("egg", "star", "toy egg", "small egg")
-        assert cache.category_tree() == ((2, 3), (), (3,), ())
+        assert read_category_tree(cache.path) == ((2, 3), (), (3,), ())
 
 
 def test_a_cache_without_a_category_tree_says_so(images_dir: Path) -> None:
@@ -150,4 +150,4 @@ def test_a_cache_without_a_category_tree_says_so(images_dir: Path) -> None:
         format="csv", path=str(images_dir / "own.csv"), images_dir=str(images_dir)
     )
     with cached(config, images_dir) as cache:
-        assert cache.category_tree() is None
+        assert read_category_tree(cache.path) is None

@@ -179,7 +179,7 @@ def test_a_tar_that_is_cut_after_opening_is_refused_too(cache_dir: Path) -> None
 
 def test_a_manifest_put_there_later_is_refused(cache_dir: Path, manifest: Manifest) -> None:
     write_manifest(cache_dir, replace(manifest, name="renamed"))
-    with pytest.raises(CacheCorruptError, match="not the one that the cache was made under"):
+    with pytest.raises(CacheCorruptError, match="not the one that the cache was made with"):
         FeatureCache.open(cache_dir)
 
 

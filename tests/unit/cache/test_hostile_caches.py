@@ -284,8 +284,8 @@ def test_labels_that_the_vocabulary_does_not_have_are_refused_when_first_read(
     make_sample: Callable[[int], CachedSample],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("regionspot.cache.shard.check_sample", lambda *_: None)
-    monkeypatch.setattr("regionspot.cache.shard_contents.Counter.update", lambda *_: None)
+    monkeypatch.setattr("regionspot.cache.shard_writer.check_sample", lambda *_: None)
+    monkeypatch.setattr("regionspot.cache.shard_writer.Counter.update", lambda *_: None)
     write_manifest(tmp_path, manifest)
     for shard in range(3):
         numbers = range(3 * shard, min(3 * shard + 3, 7))

@@ -73,7 +73,7 @@ def test_quarantined_images_are_listed_with_reason_and_place(cache_dir: Path) ->
 def test_a_layout_of_the_index_is_that_of_the_sidecar(cache_dir: Path) -> None:
     index = CacheIndex.read(cache_dir)
     for shard in range(3):
-        found, wanted = index.layout(shard), read_sidecar(cache_dir, shard).layout
+        found, wanted = index.layout(shard), read_sidecar(cache_dir, shard)
         for name in ("json_offsets", "data_offsets", "num_regions", "image_checksums"):
             np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
         for name in ("tar_bytes", "feature_map_form", "token_dim"):

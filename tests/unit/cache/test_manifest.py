@@ -69,7 +69,7 @@ def test_another_schema_version_is_refused_by_name(tmp_path: Path, manifest: Man
 
 def test_a_manifest_that_lacks_a_part_is_refused(tmp_path: Path) -> None:
     manifest_path(tmp_path).write_text(seal_json({"name": "x"})[0], encoding="utf-8")
-    with pytest.raises(CacheCorruptError, match="lacks or garbles"):
+    with pytest.raises(CacheCorruptError, match="is incomplete or invalid"):
         read_manifest(tmp_path)
 
 
@@ -84,7 +84,9 @@ def test_a_codec_of_later_versions_is_refused(tmp_path: Path, manifest: Manifest
     del values["schema_version"], values["sha256"]
     text, _ = seal_json(values | {"codec": "zstd"})
     manifest_path(tmp_path).write_text(text, encoding="utf-8")
-    with pytest.raises(CacheMismatchError, match="stored as 'zstd'; this RegionSpot knows float16"):
+    with pytest.raises(
+        CacheMismatchError, match="stored as 'zstd'; this RegionSpot supports float16"
+    ):
         read_manifest(tmp_path)
 
 

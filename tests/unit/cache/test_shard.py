@@ -112,7 +112,7 @@ def test_array_data_lies_on_64_byte_boundaries_and_a_map_of_the_tar_is_the_array
     np.testing.assert_array_equal(boxes, wanted.boxes_xyxy)
     np.testing.assert_array_equal(labels, wanted.labels)
     np.testing.assert_array_equal(box_scores, wanted.box_scores)
-    data_offsets = read_sidecar(begun, 0).layout.data_offsets
+    data_offsets = read_sidecar(begun, 0).data_offsets
     assert data_offsets[2].tolist() == [13952, 14976, 16000, 17024, 18048]
     assert not (data_offsets % 64).any()
 
@@ -476,8 +476,8 @@ def test_offsets_outside_the_tar_are_refused(
     begun: Path, write_tiny_shard: Callable[[Path, int], None]
 ) -> None:
     write_tiny_shard(begun, 0)
-    layout = read_sidecar(begun, 0).layout
-    beyond = replace(layout, data_offsets=layout.data_offsets + layout.tar_bytes)
+    sidecar = read_sidecar(begun, 0)
+    beyond = replace(sidecar, offsets=sidecar.offsets + sidecar.tar_bytes)
     with pytest.raises(CacheCorruptError, match="points outside"):
         ShardReader(shard_path(begun, 0), beyond)
 

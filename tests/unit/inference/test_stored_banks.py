@@ -23,13 +23,13 @@ from helpers.files import flip_bit
 from regionspot.backbones import FrozenModels, ModelsConfig, template_texts
 from regionspot.cache import TextBankStore
 from regionspot.core.errors import ConfigError, MissingFileError, ShapeError
+from regionspot.core.files import file_lock
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.data import CachedRegions
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 from regionspot.inference import ImageError, RegionSpot
 from regionspot.inference.stored_banks import StoredBanks
 from regionspot.model import TrainedHead, load_trained_head
-from regionspot.storage import file_lock
 from regionspot.training import export_head
 
 Pixels = NDArray[np.uint8]

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from regionspot.core.errors import ConfigError
+from regionspot.core.files import file_lock, folder_lock
 from regionspot.storage import (
     Mirror,
     RemoteFolder,
     StorageError,
     attempt,
-    file_lock,
-    folder_lock,
     is_url,
     local_home,
     make_room,

@@ -1,6 +1,6 @@
 import threading
 
-from regionspot.cache.shard_pool import FetchingAhead
+from regionspot.cache.shard_pool import Prefetcher
 from regionspot.core.errors import CacheCorruptError
 
 WAIT_S = 30
@@ -39,21 +39,21 @@ class Gate:
 
 def test_a_shard_that_was_asked_for_twice_is_fetched_once_until_it_is_there() -> None:
     gate = Gate()
-    ahead = FetchingAhead(gate)
+    ahead = Prefetcher(gate)
     for shard in (7, 7, 3, 7):
-        ahead.ask(shard)
+        ahead.request(shard)
     gate.open()
     assert sorted(gate.begun) == [3, 7]
-    ahead.ask(7)  # perhaps it was evicted meanwhile
+    ahead.request(7)  # perhaps it was evicted meanwhile
     join_all()
     assert sorted(gate.begun) == [3, 7, 7]
 
 
 def test_a_few_are_fetched_at_once() -> None:
     gate = Gate()
-    ahead = FetchingAhead(gate)
+    ahead = Prefetcher(gate)
     for shard in range(20):
-        ahead.ask(shard)
+        ahead.request(shard)
     gate.open()
     assert sorted(gate.begun) == list(range(20))
     assert 1 <= gate.most_at_once <= 4
@@ -66,8 +66,8 @@ def test_what_goes_wrong_is_left_to_whoever_reads_the_shard() -> None:
         tried.append(shard)
         raise CacheCorruptError(f"shard {shard} is damaged")
 
-    ahead = FetchingAhead(fails)
+    ahead = Prefetcher(fails)
     for _ in range(2):  # again, not remembered
-        ahead.ask(1)
+        ahead.request(1)
         join_all()
     assert tried == [1, 1]
