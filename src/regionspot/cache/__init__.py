@@ -50,6 +50,7 @@ from regionspot.cache.shard_reader import ShardReader
 from regionspot.cache.shard_writer import shard_is_complete, write_shard
 from regionspot.cache.sidecar import (
     QuarantinedImage,
+    ShardSidecar,
     read_quarantine,
     read_sidecar,
     write_sidecar,
@@ -83,6 +84,7 @@ __all__ = [
     "RemoteFiles",
     "ShardLock",
     "ShardReader",
+    "ShardSidecar",
     "TextBankStore",
     "build_index",
     "category_tree_path",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from regionspot.core.files import folder_lock
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData, open_evaluation_data
 from regionspot.evaluation.methods import MethodOutput, MethodRun, check_methods, run_methods
@@ -31,7 +32,6 @@ from regionspot.scoring.results import (
     write_metrics,
     write_per_category,
 )
-from regionspot.core.files import folder_lock
 from regionspot.storage import local_input
 
 _SECOND_EVALUATION = "Wait for it to end, or give another --output_dir."
