@@ -72,7 +72,7 @@ def test_outputs_and_gradients_equal_torchs(
     queries, source, attend = inputs(num_queries, dtype)
     weights = torch.randn(queries.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
     mine, others = ([x.clone().requires_grad_() for x in (queries, source)] for _ in range(2))
-    found = ours(*mine, attend if masked else None)
+    found = ours(*mine, attend[:, None, None] if masked else None)
     wanted, _ = theirs(
         others[0], others[1], others[1], key_padding_mask=~attend if masked else None
     )
@@ -103,7 +103,7 @@ def test_a_key_that_is_masked_cannot_reach_the_result() -> None:
     ours, _ = pair()
     queries, source, attend = inputs(FEW, torch.float32)
     source.requires_grad_()
-    ours(queries, source, attend).sum().backward()
+    ours(queries, source, attend[:, None, None]).sum().backward()
     assert source.grad is not None
     assert (source.grad[~attend] == 0).all()
     assert source.grad[attend].abs().min() > 0
@@ -177,9 +177,9 @@ def test_bf16_autocast_stays_near_float32(num_queries: int) -> None:
     ours, _ = pair()
     queries, source, attend = inputs(num_queries, torch.float32)
     exact, half = copy.deepcopy(ours), ours
-    wanted = exact(queries, source, attend)
+    wanted = exact(queries, source, attend[:, None, None])
     with torch.autocast("cpu", torch.bfloat16):
-        found = half(queries, source, attend)
+        found = half(queries, source, attend[:, None, None])
     assert (found.float() - wanted).norm() / wanted.norm() < 0.02
     for output in (wanted, found):
         output.float().square().sum().backward()

@@ -95,8 +95,8 @@ def save_released_head(path: Path | str, trained: TrainedHead) -> None:
             "the released layout knows the paper's head only (3 blocks, 8 heads, 2048 hidden, plain"
             f" inputs, scale 100, bias 0); this one has {spec.num_blocks} blocks, {spec.num_heads}"
             f" heads, {spec.ffn_dim} hidden, normalize_inputs {spec.normalize_inputs},"
-            f" position_code {spec.position_code}, scale {float(scale):g}, bias {bias:g}. Share its"
-            " head/ folder instead."
+            f" position_code {spec.position_code}, guidance {spec.guidance}, scale"
+            f" {float(scale):g}, bias {bias:g}. Share its head/ folder instead."
         )
     buffer = io.BytesIO()
     tensors = {name: tensor.detach().cpu() for name, tensor in trained.head.state_dict().items()}
