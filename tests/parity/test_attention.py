@@ -87,6 +87,31 @@ def test_outputs_and_gradients_equal_torchs(
         )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)], ids=["f32", "f64"]
+)
+@pytest.mark.parametrize("num_queries", [FEW, MANY])
+def test_numbers_added_to_the_scores_are_torchs_mask(
+    num_queries: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    ours, theirs = (module.to(dtype) for module in pair())
+    queries, source, _ = inputs(num_queries, dtype)
+    generator = torch.Generator().manual_seed(3)
+    shape = (3, HEADS, num_queries, 30)
+    added = 4 * torch.randn(shape, generator=generator, dtype=dtype)
+    weights = torch.randn(queries.shape, generator=generator, dtype=dtype)
+    mine, others = added.clone().requires_grad_(), added.clone().requires_grad_()
+    found = ours(queries, source, mine)
+    wanted, mean_weights = theirs(queries, source, source, attn_mask=others.flatten(0, 1))
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    torch.testing.assert_close(mine.grad, others.grad, atol=10 * tolerance, rtol=10 * tolerance)
+    torch.testing.assert_close(
+        ours.weights(queries, source, added), mean_weights, atol=1e-5, rtol=1e-5, check_dtype=False
+    )
+
+
 def test_attention_to_itself_equals_torchs() -> None:
     ours, theirs = pair()
     queries, _, _ = inputs(FEW, torch.float32)
