@@ -94,7 +94,8 @@ def test_outputs_and_gradients_equal_torchs(
 def test_numbers_added_to_the_scores_are_torchs_mask(
     num_queries: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    ours, theirs = (module.to(dtype) for module in pair())
+    ours, theirs = pair()
+    ours, theirs = ours.to(dtype), theirs.to(dtype)
     queries, source, _ = inputs(num_queries, dtype)
     generator = torch.Generator().manual_seed(3)
     shape = (3, HEADS, num_queries, 30)

@@ -90,6 +90,7 @@ def test_points_by_the_extent_of_sams_mask(
     points = np.array([[36.0, 40.0], [104.0, 52.0]], np.float32)
     found = RegionSpot(guided, models).recognize(pixels, points=points)
     extents = []
+    assert found.masks is not None
     for mask in found.masks:
         rows, columns = np.nonzero(mask)
         extents.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])

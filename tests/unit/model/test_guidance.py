@@ -95,7 +95,7 @@ def test_halves_show_the_inside_to_half_of_the_heads_and_everything_to_the_other
     for number in range(4):
         # Only this attention head's values go on: 4 of the 16 inputs of the output projection.
         only = head_with(guidance="halves", num_blocks=1)
-        attention: Any = only.decoder.layers[0].multihead_attn  # type: ignore[union-attr]
+        attention: Any = only.decoder.layers[0].multihead_attn
         kept = torch.zeros(16)
         kept[4 * number : 4 * number + 4] = 1
         with torch.no_grad():
