@@ -90,7 +90,7 @@ class HeadSpec(HeadOptions):
                 f" {', '.join(get_args(GuidanceKind))}."
             )
         if self.guidance == "halves" and self.num_heads < 2:
-            raise ConfigError("guidance 'halves' needs 2 heads or more, found num_heads 1.")
+            raise ConfigError("guidance 'halves' needs model.head.num_heads 2 or more, found 1.")
         if not 0.0 <= self.guidance_spread < math.inf:
             raise ConfigError(
                 f"head option guidance_spread is {self.guidance_spread}; wanted 0 or more."

@@ -190,7 +190,7 @@ def test_half_precision_features_and_autocast_stay_near_float32(dtype: torch.dty
         ({"guidance": "learned", "guidance_spread": float("nan")}, "guidance_spread is nan"),
         ({"guidance_spread": 8.0}, "guidance is 'none', which learns nothing"),
         ({"guidance": "halves", "guidance_spread": 8.0}, "guidance is 'halves', which learns"),
-        ({"guidance": "halves", "num_heads": 1}, "needs 2 heads or more"),
+        ({"guidance": "halves", "num_heads": 1}, "needs model.head.num_heads 2 or more"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
