@@ -6,15 +6,17 @@
 
 Forward pass, focal loss, backward pass and optimizer of one BL batch (16 images of 16 regions, 257
 feature tokens), in turn, several times, from the same weights: with ``torch.nn.TransformerDecoder``
-and plain AdamW; with ours and fused AdamW. Prints the median times, the ratio, the arithmetic as
+and plain AdamW; with ours and fused AdamW; and with ours and learned guidance, whose strengths
+start at 0. Prints the median times, the ratio, the arithmetic as
 torch counts it and its share of what ``torch.mm`` does in the same run; and how far apart the
-losses of the two trainings are, which says something only without dropout.
+losses of the trainings with the same arithmetic (all but guidance) are, which says something only
+without dropout.
 """
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -59,7 +61,7 @@ class TorchHead(nn.Module):
         self.projector = nn.Linear(width, size.text_dim)
 
     @override
-    def forward(self, tokens: Tensor, features: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, features: Tensor, mask: Tensor, _: Tensor) -> Tensor:
         queries = self.to_clip(tokens.float())
         decoded = self.decoder(queries, features.float(), tgt_key_padding_mask=~mask)
         return self.projector(decoded)
@@ -80,6 +82,13 @@ def make_heads(size: StepSize, dropout: float, device: str) -> tuple[TorchHead, 
     ).to(device)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
+
+
+def with_guidance(head: FusionHead, device: str) -> FusionHead:
+    """Return a head with the same weights and learned guidance that starts at 0."""
+    guided = FusionHead(replace(head.spec, guidance="learned")).to(device)
+    guided.load_state_dict(guided.state_dict() | head.state_dict())
+    return guided
 
 
 def make_step(
@@ -110,13 +119,15 @@ def make_step(
     bank = torch.randn(size.num_classes, size.text_dim, generator=generator)
     bank = F.normalize(bank, dim=-1).to(device)
     labels = torch.randint(0, size.num_classes, shape, generator=generator).to(device)
+    corners = torch.rand(*shape, 2, 2, generator=generator).sort(dim=-2).values
+    boxes = corners.flatten(2).to(device)
     num_counted = int(counts.sum())
     classifier = RegionClassifier().to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2.5e-5, weight_decay=1e-4, fused=fused)
 
     def step() -> Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            embeddings = head(tokens, features, mask)
+            embeddings = head(tokens, features, mask, boxes)
             loss = region_focal_loss(
                 embeddings, bank, labels, mask, classifier=classifier, num_counted=num_counted
             )
@@ -137,7 +148,7 @@ def benchmark(
     *,
     compile: bool = False,  # noqa: A002 - the option's name on the command line
 ) -> None:
-    """Compare the two steps.
+    """Compare the steps.
 
     Args:
         repeats: How often each step is timed, in turn, after two rounds that do not count.
@@ -152,11 +163,13 @@ def benchmark(
     size, bf16 = StepSize(), precision == "bf16"
     counts = 10 + torch.arange(size.num_images) % 7
     theirs, ours = make_heads(size, dropout, device)
+    guided = with_guidance(ours, device)
     steps = {
         "nn.TransformerDecoder": make_step(
             theirs, size, counts, fused=False, device=device, bf16=bf16
         ),
         "regionspot": make_step(ours, size, counts, fused=True, device=device, bf16=bf16),
+        "regionspot, guided": make_step(guided, size, counts, fused=True, device=device, bf16=bf16),
     }
     flops, losses, times = {}, {}, {name: list[float]() for name in steps}
     for name, step in steps.items():
@@ -165,6 +178,7 @@ def benchmark(
         flops[name] = counter.get_total_flops()
     if compile:
         ours.compile()
+        guided.compile()
     rates = []
     for round_number in range(repeats + 1):
         dtype = torch.bfloat16 if bf16 else torch.float32
@@ -188,7 +202,9 @@ def benchmark(
             f" {size.num_images / median:>7.1f} images/s  {flops[name] / 1e9:>6.1f} GFLOP"
             f" at {share:.2f} of torch.mm's rate"
         )
-    pairs = zip(*losses.values(), strict=True)
+    unguided, seconds = times["regionspot"], times["regionspot, guided"]
+    print(f"guidance takes {1 / median_ratio(unguided, seconds):.3f} of the step's time")
+    pairs = zip(losses["nn.TransformerDecoder"], losses["regionspot"], strict=True)
     largest = max(abs(mine - other) / abs(other) for other, mine in pairs)
     print(f"losses of {repeats + 2} steps: largest relative difference {largest:.1e}")
 

@@ -17,6 +17,8 @@ TOY_FAST = ROOT / "configs" / "toy" / "train_fast.yaml"
 PAPER = sorted((ROOT / "configs" / "train").glob("*_stage*.yaml"))
 FAST = ROOT / "configs" / "train" / "bl_fast.yaml"
 OWN = ROOT / "configs" / "train" / "own.yaml"
+GUIDED = ROOT / "configs" / "train" / "bl_guided.yaml"
+TOY_GUIDED = ROOT / "configs" / "toy" / "train_guided.yaml"
 MakeCache = Callable[..., Path]
 
 
@@ -33,7 +35,8 @@ def test_the_configurations_are_there() -> None:
         *("bb_stage1", "bb_stage2", "bl336_stage1", "bl336_stage2", "bl_stage1", "bl_stage2"),
     ]
     assert [path.stem for path in TOY] == ["train_stage1", "train_stage2"]
-    for folder, known in (("train", [*PAPER, FAST, OWN]), ("toy", [*TOY, TOY_FAST])):
+    known_of = {"train": [*PAPER, FAST, GUIDED, OWN], "toy": [*TOY, TOY_FAST, TOY_GUIDED]}
+    for folder, known in known_of.items():
         pattern = "*.yaml" if folder == "train" else "train_*.yaml"
         assert set((ROOT / "configs" / folder).glob(pattern)) == set(known)
 
@@ -58,6 +61,8 @@ def test_the_papers_recipe_is_written_out(path: Path, capsys: pytest.CaptureFixt
         "dropout": 0.1,
         "normalize_inputs": False,
         "position_code": "none",
+        "guidance": "none",
+        "guidance_spread": 0.0,
     }
     assert model["classifier"] | {"lr": None} == {
         "scale": 100.0,
@@ -120,7 +125,19 @@ def test_the_fast_recipe_sees_fewer_images_of_all_caches_in_larger_batches(
 
 
 @pytest.mark.parametrize(
-    "path", [*TOY, TOY_FAST, *PAPER[:1]], ids=lambda path: f"{path.parent.stem}-{path.stem}"
+    ("path", "stage_2"), [(GUIDED, PAPER[-1]), (TOY_GUIDED, TOY[-1])], ids=["bl", "toy"]
+)
+def test_the_guided_recipe_is_stage_2_but_for_guidance(path: Path, stage_2: Path) -> None:
+    guided, wanted = (yaml.safe_load(one.read_text(encoding="utf-8")) for one in (path, stage_2))
+    assert guided["model"]["head"].pop("guidance") == "learned"
+    assert guided["trainer"].pop("default_root_dir") != wanted["trainer"].pop("default_root_dir")
+    assert guided == wanted
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*TOY, TOY_FAST, TOY_GUIDED, *PAPER[:1]],
+    ids=lambda path: f"{path.parent.stem}-{path.stem}",
 )
 def test_the_recipe_runs(make_cache: MakeCache, tmp_path: Path, path: Path) -> None:
     torch.set_num_threads(1)

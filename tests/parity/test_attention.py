@@ -72,7 +72,7 @@ def test_outputs_and_gradients_equal_torchs(
     queries, source, attend = inputs(num_queries, dtype)
     weights = torch.randn(queries.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
     mine, others = ([x.clone().requires_grad_() for x in (queries, source)] for _ in range(2))
-    found = ours(*mine, attend if masked else None)
+    found = ours(*mine, attend[:, None, None] if masked else None)
     wanted, _ = theirs(
         others[0], others[1], others[1], key_padding_mask=~attend if masked else None
     )
@@ -85,6 +85,32 @@ def test_outputs_and_gradients_equal_torchs(
         torch.testing.assert_close(
             a.grad, b.grad, atol=20 * tolerance, rtol=20 * tolerance, msg=name
         )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)], ids=["f32", "f64"]
+)
+@pytest.mark.parametrize("num_queries", [FEW, MANY])
+def test_numbers_added_to_the_scores_are_torchs_mask(
+    num_queries: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    ours, theirs = pair()
+    ours, theirs = ours.to(dtype), theirs.to(dtype)
+    queries, source, _ = inputs(num_queries, dtype)
+    generator = torch.Generator().manual_seed(3)
+    shape = (3, HEADS, num_queries, 30)
+    added = 4 * torch.randn(shape, generator=generator, dtype=dtype)
+    weights = torch.randn(queries.shape, generator=generator, dtype=dtype)
+    mine, others = added.clone().requires_grad_(), added.clone().requires_grad_()
+    found = ours(queries, source, mine)
+    wanted, mean_weights = theirs(queries, source, source, attn_mask=others.flatten(0, 1))
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    torch.testing.assert_close(mine.grad, others.grad, atol=10 * tolerance, rtol=10 * tolerance)
+    torch.testing.assert_close(
+        ours.weights(queries, source, added), mean_weights, atol=1e-5, rtol=1e-5, check_dtype=False
+    )
 
 
 def test_attention_to_itself_equals_torchs() -> None:
@@ -103,7 +129,7 @@ def test_a_key_that_is_masked_cannot_reach_the_result() -> None:
     ours, _ = pair()
     queries, source, attend = inputs(FEW, torch.float32)
     source.requires_grad_()
-    ours(queries, source, attend).sum().backward()
+    ours(queries, source, attend[:, None, None]).sum().backward()
     assert source.grad is not None
     assert (source.grad[~attend] == 0).all()
     assert source.grad[attend].abs().min() > 0
@@ -177,9 +203,9 @@ def test_bf16_autocast_stays_near_float32(num_queries: int) -> None:
     ours, _ = pair()
     queries, source, attend = inputs(num_queries, torch.float32)
     exact, half = copy.deepcopy(ours), ours
-    wanted = exact(queries, source, attend)
+    wanted = exact(queries, source, attend[:, None, None])
     with torch.autocast("cpu", torch.bfloat16):
-        found = half(queries, source, attend)
+        found = half(queries, source, attend[:, None, None])
     assert (found.float() - wanted).norm() / wanted.norm() < 0.02
     for output in (wanted, found):
         output.float().square().sum().backward()

@@ -1,5 +1,9 @@
 """The fusion head against torch.nn.TransformerDecoder with the same weights."""
 
+from dataclasses import replace
+from typing import Literal
+
+import pytest
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -96,3 +100,46 @@ def test_attention_maps_equal_torchs_averaged_weights() -> None:
     _, wanted = last.multihead_attn(*seen[0], need_weights=True)
     found = ours.attention_maps(tokens, features, mask)
     torch.testing.assert_close(found[mask], wanted[mask], atol=1e-5, rtol=1e-4)
+
+
+def inside_by_hand(box: list[float], side: int) -> list[bool]:
+    """Which tokens are in a box: not the class token, and patches whose centre is."""
+    x1, y1, x2, y2 = box
+    centres = [(number + 0.5) / side for number in range(side)]
+    return [False, *(x1 <= x < x2 and y1 <= y < y2 for y in centres for x in centres)]
+
+
+@pytest.mark.parametrize("num_regions", [5, 40])  # by the absorbed form, by the projected one
+@pytest.mark.parametrize("kind", ["learned", "halves"])
+def test_guidance_equals_torchs_decoder_with_a_mask_for_each_attention_head(
+    kind: Literal["learned", "halves"], num_regions: int
+) -> None:
+    paper, theirs = pair()
+    ours = FusionHead(replace(paper.spec, guidance=kind))
+    ours.load_state_dict(ours.state_dict() | paper.state_dict())
+    strengths = [[0.0, 0.5, 3.0, 7.0], [2.0, 0.0, 0.25, 9.0], [1.0, 4.0, 0.0, 0.125]]
+    if kind == "halves":
+        strengths = [[float("inf"), float("inf"), 0.0, 0.0]] * 3
+    else:
+        for guidance, of_block in zip(ours.guidance(), strengths, strict=True):
+            guidance.weight.data = torch.tensor(of_block)
+    ours, theirs = ours.double(), theirs.double()
+    generator = torch.Generator().manual_seed(4)
+    tokens = torch.randn(2, num_regions, 12, generator=generator, dtype=torch.float64)
+    features = torch.randn(2, 17, 32, generator=generator, dtype=torch.float64)
+    mask = torch.ones(2, num_regions, dtype=torch.bool)
+    # At least a patch wide, so that no region is without a centre.
+    corner = 0.7 * torch.rand(2, num_regions, 2, generator=generator)
+    boxes = torch.cat([corner, corner + 0.3], dim=-1)
+    inside = torch.tensor(
+        [[inside_by_hand(box, 4) for box in image] for image in boxes.tolist()]
+    )  # (2, R, 17)
+
+    x = theirs.to_clip(tokens)
+    for layer, of_block in zip(theirs.decoder.layers, strengths, strict=True):
+        lowered = [-b * torch.ones(2, num_regions, 17, dtype=torch.float64) for b in of_block]
+        added = torch.stack([one.masked_fill(inside, 0.0) for one in lowered], dim=1)
+        x = layer(x, features, memory_mask=added.flatten(0, 1))
+    wanted = theirs.projector(theirs.decoder.norm(x))  # type: ignore[misc]
+    found = ours(tokens, features, mask, boxes)
+    torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)

@@ -95,6 +95,13 @@ def relative_to_pixels(boxes_xyxy: FloatArray, size_hw: tuple[int, int]) -> Floa
     return as_boxes(boxes_xyxy) * np.array([width, height, width, height], np.float32)
 
 
+def pixels_to_relative(
+    boxes_xyxy: FloatArray, size_hw: tuple[int, int] | NDArray[np.integer | np.floating]
+) -> FloatArray:
+    """Turn boxes, (R, 4), in pixels of an image into ones that count its width and height as 1."""
+    return as_boxes(boxes_xyxy) / np.asarray(size_hw, np.float32)[..., [1, 0, 1, 0]]
+
+
 def box_area(boxes_xyxy: FloatArray) -> FloatArray:
     """Return the areas of boxes (R, 4) in square pixels, (R,); 0 for an inverted box."""
     boxes = as_boxes(boxes_xyxy)

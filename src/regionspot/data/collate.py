@@ -70,6 +70,14 @@ class RegionBatch:
         """Return the feature maps decoded, where the batch is: (B, T, D) in a float dtype."""
         return find_codec(self.codec).decode(self.feature_map)
 
+    def relative_boxes(self) -> Tensor:
+        """Return the boxes with the image's width and height counted as 1, (B, R, 4) float32.
+
+        Zeros in the padding. Guided heads want them (`FusionHead`).
+        """
+        width_height_twice_B14 = self.size_hw.flip(-1).repeat(1, 2)[:, None]
+        return self.boxes_xyxy / width_height_twice_B14
+
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with all tensors on ``device``.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from regionspot.backbones.presets import as_exif_policy
 from regionspot.cache import CachedSample, FeatureCache
 from regionspot.core.errors import MissingFileError
+from regionspot.core.geometry import pixels_to_relative
 from regionspot.evaluation.data import EvaluationData
 from regionspot.evaluation.methods import MethodOutput
 from regionspot.evaluation.report_parts import ReportPicture
@@ -24,6 +25,7 @@ from regionspot.viz import (
     draw_ap_curve,
     draw_attention,
     draw_contact_sheet,
+    draw_guidance,
     draw_loss_curve,
     draw_numbered_regions,
     find_metrics_csv,
@@ -83,7 +85,7 @@ def draw_region_pictures(
 
 
 def draw_curves(training_dirs: Sequence[str]) -> tuple[ReportPicture, ...]:
-    """Draw loss and validation AP of the stages of a training; () if there are none.
+    """Draw loss, validation AP and learned guidance of the stages of a training; () if none.
 
     Raises:
         MissingFileError: A folder holds no metrics.csv.
@@ -96,6 +98,7 @@ def draw_curves(training_dirs: Sequence[str]) -> tuple[ReportPicture, ...]:
     drawn = {
         "Training loss by optimizer step": draw_loss_curve(log),
         "AP on the validation images by optimizer step": draw_ap_curve(log),
+        "Learned guidance of each attention head by optimizer step": draw_guidance(log),
     }
     return tuple(
         ReportPicture(data=picture, alt=alt)
@@ -212,9 +215,11 @@ def _attention_of(
     device = next(head.head.parameters()).device
     tokens = torch.from_numpy(np.array(sample.position_tokens, np.float32)).to(device)
     features = cache.features(sample).to(device)
-    maps: NDArray[np.float32] = (
-        head.head.attention_maps(tokens[None], features[None])[0].cpu().numpy()
+    boxes = torch.from_numpy(pixels_to_relative(sample.boxes_xyxy, sample.size_hw)).to(device)
+    attention = head.head.attention_maps(
+        tokens[None], features[None], relative_boxes_BR4=boxes[None]
     )
+    maps: NDArray[np.float32] = attention[0].cpu().numpy()
     return maps
 
 

@@ -226,8 +226,8 @@ def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Ma
     for name, head in run.heads.items():
         shape = head.card.head
         told[f"head {name}"] = (
-            f"{config.heads[name]}: {shape.num_blocks} blocks, {shape.feature_dim} wide, scale"
-            f" {head.card.scale:g}, bias {head.card.bias:g}"
+            f"{config.heads[name]}: {shape.num_blocks} blocks, {shape.feature_dim} wide, guidance"
+            f" {shape.guidance}, scale {head.card.scale:g}, bias {head.card.bias:g}"
         )
     device = resolve_device(config.device)
     told["machine"] = f"{platform.machine()} {platform.system()}, device {device}"

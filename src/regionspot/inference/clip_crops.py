@@ -27,7 +27,8 @@ from torch import Tensor
 
 from regionspot.backbones import BoxPrompts, FrozenModels, region_masks
 from regionspot.core.errors import ConfigError
-from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy
+from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy, pixels_to_relative
+from regionspot.core.patch_grid import patches_in_boxes, square_grid_hw
 from regionspot.core.region_scores import RegionScores
 from regionspot.inference.crops import (
     ImageArray,
@@ -36,9 +37,7 @@ from regionspot.inference.crops import (
     grey_outside_mask,
     mask_crop,
     mean_grey,
-    patches_in_boxes,
     pooled_patch_logits,
-    square_grid_hw,
 )
 from regionspot.inference.from_cache import TextBank, as_text_bank, class_probabilities
 from regionspot.inference.inputs import load_image
@@ -218,8 +217,8 @@ class _PixelScorer:
         tokens_BTE = self._encoder.project(self._encoder.features(pixels_BCHW))
         grid_hw = square_grid_hw(tokens_BTE.shape[1] - 1)
         for image, tokens_TE in zip(images, tokens_BTE, strict=True):
-            boxes_R4 = torch.from_numpy(image.boxes_xyxy).to(self._bank_CE.device)
-            inside_RP = patches_in_boxes(boxes_R4, size_hw=image.size_hw, grid_hw=grid_hw)
+            boxes = torch.from_numpy(pixels_to_relative(image.boxes_xyxy, image.size_hw))
+            inside_RP = patches_in_boxes(boxes.to(self._bank_CE.device), grid_hw=grid_hw)
             logits_RC = pooled_patch_logits(
                 tokens_TE[1:], inside_RP, self._bank_CE, scale=self._encoder.info.logit_scale
             )

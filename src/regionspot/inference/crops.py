@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import FloatArray
 
 ImageArray = NDArray[np.uint8]
@@ -92,28 +91,6 @@ def _pixel_range(low: float, high: float, length: int) -> tuple[int, int]:
     return start, min(max(math.ceil(high), start + 1), length)
 
 
-def patches_in_boxes(
-    boxes_xyxy: Tensor, *, size_hw: tuple[int, int], grid_hw: tuple[int, int]
-) -> Tensor:
-    """Say which patches belong to each box: those whose centre lies in it, and at least one.
-
-    CLIP sees the image squashed, so the patch grid divides the original height and width evenly.
-    Along an axis where no centre lies in the box, the patch that holds the box's own centre is
-    taken.
-
-    Args:
-        boxes_xyxy: Boxes, (R, 4), pixels of the original image, half-open.
-        size_hw: Height and width of the original image in pixels.
-        grid_hw: Rows and columns of patches.
-
-    Returns:
-        Membership, (R, P) bool with P = rows * columns, row-major over the grid; no row is empty.
-    """
-    rows_Rh = _centres_inside(boxes_xyxy[:, 1], boxes_xyxy[:, 3], length=size_hw[0], num=grid_hw[0])
-    cols_Rw = _centres_inside(boxes_xyxy[:, 0], boxes_xyxy[:, 2], length=size_hw[1], num=grid_hw[1])
-    return (rows_Rh[:, :, None] & cols_Rw[:, None, :]).flatten(1)
-
-
 def pooled_patch_logits(
     patches_PE: Tensor, inside_RP: Tensor, text_bank_CE: Tensor, *, scale: float
 ) -> Tensor:
@@ -135,29 +112,3 @@ def pooled_patch_logits(
         for inside_P in inside_RP
     ]
     return torch.stack(pooled) if pooled else logits_PC.new_zeros((0, len(text_bank_CE)))
-
-
-def square_grid_hw(num_patches: int) -> tuple[int, int]:
-    """Return the grid of a square input's patches.
-
-    Raises:
-        ShapeError: The number is not a square, so where a patch lies is unknown.
-    """
-    side = math.isqrt(num_patches)
-    if side * side != num_patches:
-        raise ShapeError(
-            f"{num_patches} patch tokens do not form a square grid; patch pooling needs a CLIP"
-            " with square input."
-        )
-    return side, side
-
-
-def _centres_inside(low_R: Tensor, high_R: Tensor, *, length: int, num: int) -> Tensor:
-    # Coordinates are multiplied by 2 num, so that centres are whole numbers and exact.
-    index_N = torch.arange(num, device=low_R.device)
-    centre_N = (2 * index_N + 1) * length
-    low_R, high_R = 2 * num * low_R, 2 * num * high_R
-    inside_RN = (centre_N >= low_R[:, None]) & (centre_N < high_R[:, None])
-    nearest_R = ((low_R + high_R) / (4 * length)).floor().clamp(0, num - 1)
-    nearest_RN = index_N == nearest_R[:, None]
-    return torch.where(inside_RN.any(dim=1, keepdim=True), inside_RN, nearest_RN)

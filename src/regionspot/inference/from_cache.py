@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from regionspot.cache import CachedSample, FeatureCache, FeatureCodec
 from regionspot.cache.fingerprint import check_same_models
 from regionspot.core.errors import ConfigError, ShapeError
+from regionspot.core.geometry import FloatArray, pixels_to_relative
 from regionspot.core.region_scores import RegionScores
 from regionspot.core.workers import map_batches, workers_on
 from regionspot.model import TrainedHead
@@ -105,14 +106,20 @@ def _check_origin(trained_head: TrainedHead, cache: FeatureCache) -> None:
 
 @torch.inference_mode()
 def embed_regions(
-    trained_head: TrainedHead, tokens_of_images: Sequence[Tensor], feature_map_BTD: Tensor
+    trained_head: TrainedHead,
+    feature_map_BTD: Tensor,
+    tokens_of_images: Sequence[Tensor],
+    boxes_of_images: Sequence[FloatArray],
+    sizes_hw: Sequence[tuple[int, int]],
 ) -> list[Tensor]:
     """Run the head on images with different numbers of regions.
 
     Args:
         trained_head: The head, in eval mode, on the tensors' device.
-        tokens_of_images: Position tokens of each image, (R_i, S), any float dtype.
         feature_map_BTD: Feature maps, (B, T, D), any float dtype.
+        tokens_of_images: Position tokens of each image, (R_i, S), any float dtype.
+        boxes_of_images: Boxes of each image, (R_i, 4), pixels of the original image.
+        sizes_hw: Height and width of each original image in pixels.
 
     Returns:
         Region embeddings of each image, (R_i, E) float32, not normalised.
@@ -120,8 +127,14 @@ def embed_regions(
     tokens_BRS = pad_sequence([tokens.float() for tokens in tokens_of_images], batch_first=True)
     counts_B1 = torch.tensor([[len(tokens)] for tokens in tokens_of_images])
     mask_BR = torch.arange(tokens_BRS.shape[1]) < counts_B1
+    relative_boxes = [
+        torch.from_numpy(pixels_to_relative(boxes, size_hw))
+        for boxes, size_hw in zip(boxes_of_images, sizes_hw, strict=True)
+    ]
+    boxes_BR4 = pad_sequence(relative_boxes, batch_first=True)
+    device = feature_map_BTD.device
     z_BRE = trained_head.head(
-        tokens_BRS, feature_map_BTD.float(), mask_BR.to(feature_map_BTD.device)
+        tokens_BRS, feature_map_BTD.float(), mask_BR.to(device), boxes_BR4.to(device)
     )
     return [
         z_RE[: len(tokens)].float() for z_RE, tokens in zip(z_BRE, tokens_of_images, strict=True)
@@ -136,8 +149,10 @@ def _score_batches(
         samples = [cache.sample(position) for position in positions]
         embeddings = embed_regions(
             trained_head,
-            [_to_device(sample.position_tokens, bank_CE.device) for sample in samples],
             _feature_maps(samples, cache.manifest.feature_codec, bank_CE.device),
+            [_to_device(sample.position_tokens, bank_CE.device) for sample in samples],
+            [sample.boxes_xyxy for sample in samples],
+            [sample.size_hw for sample in samples],
         )
         return [
             RegionScores(

@@ -337,7 +337,11 @@ class RegionSpot:
             for index, image in enumerate(images)
         ]
         embeddings = embed_regions(
-            self._trained_head, [regions.tokens for regions in located], features_BTD
+            self._trained_head,
+            features_BTD,
+            [regions.tokens for regions in located],
+            [regions.boxes_xyxy for regions in located],
+            [image.size_hw for image in images],
         )
         return [
             self._named(image, where, z_RE, question)
@@ -345,11 +349,7 @@ class RegionSpot:
         ]
 
     def _named(
-        self,
-        image: PromptedPixels,
-        located: LocatedRegions,
-        z_RE: Tensor,
-        question: _Question,
+        self, image: PromptedPixels, located: LocatedRegions, z_RE: Tensor, question: _Question
     ) -> Regions:
         logits_RC = self._trained_head.classifier(z_RE, question.names.bank_CE)
         scores_RC = class_probabilities(logits_RC)

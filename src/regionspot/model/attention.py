@@ -62,15 +62,16 @@ class Attention(nn.Module):
 
     @override
     def forward(
-        self, queries_BQD: Tensor, source_BKD: Tensor, attend_BK: Tensor | None = None
+        self, queries_BQD: Tensor, source_BKD: Tensor, attn_mask: Tensor | None = None
     ) -> Tensor:
         """Let every query gather from the source.
 
         Args:
             queries_BQD: Queries, (B, Q, D).
             source_BKD: What keys and values are made of, (B, K, D).
-            attend_BK: True where a key may be attended to, (B, K) bool; None for all. A row must
-                allow at least one key.
+            attn_mask: As in `torch.nn.functional.scaled_dot_product_attention`, broadcastable to
+                (B, N, Q, K): bool, True where a key may be attended to, at least one for each
+                query; or numbers of the scores' dtype, added to them before the softmax.
 
         Returns:
             The gathered values after the output projection, (B, Q, D).
@@ -78,21 +79,27 @@ class Attention(nn.Module):
         num_queries, width = queries_BQD.shape[1:]
         absorb = absorbing_is_cheaper(num_queries, source_BKD.shape[1], width, self.num_heads)
         gather = self._gather_absorbed if absorb else self._gather_projected
-        return self.out_proj(gather(queries_BQD, source_BKD, attend_BK))
+        return self.out_proj(gather(queries_BQD, source_BKD, attn_mask))
 
-    def weights(self, queries_BQD: Tensor, source_BKD: Tensor) -> Tensor:
+    def weights(
+        self, queries_BQD: Tensor, source_BKD: Tensor, bias_BNQK: Tensor | None = None
+    ) -> Tensor:
         """Return how much each query draws from each key, the mean of the heads, (B, Q, K).
 
-        Rows sum to 1. Meant for looking at: `forward` returns no such matrix.
+        Rows sum to 1. ``bias_BNQK`` is added to the scores of each head. Meant for looking at:
+        `forward` returns no such matrix.
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         queries_BNQd = self._split_heads(F.linear(queries_BQD, weights[0], biases[0]))
         keys_BNKd = self._split_heads(F.linear(source_BKD, weights[1], biases[1]))
         scores_BNQK = (queries_BNQd @ keys_BNKd.transpose(-2, -1)).float()
-        return (scores_BNQK / math.sqrt(queries_BNQd.shape[-1])).softmax(dim=-1).mean(dim=1)
+        scores_BNQK = scores_BNQK / math.sqrt(queries_BNQd.shape[-1])
+        if bias_BNQK is not None:
+            scores_BNQK = scores_BNQK + bias_BNQK
+        return scores_BNQK.softmax(dim=-1).mean(dim=1)
 
     def _gather_projected(
-        self, queries_BQD: Tensor, source_BKD: Tensor, attend_BK: Tensor | None
+        self, queries_BQD: Tensor, source_BKD: Tensor, attn_mask: Tensor | None
     ) -> Tensor:
         """Gather values, (B, Q, D), after keys and values are made of the source."""
         if source_BKD is queries_BQD:  # one product, and its gradient is whole at once
@@ -108,13 +115,13 @@ class Attention(nn.Module):
             self._split_heads(queries),
             self._split_heads(keys),
             self._split_heads(values),
-            attn_mask=None if attend_BK is None else attend_BK[:, None, None, :],
+            attn_mask=attn_mask,
             dropout_p=self.dropout if self.training else 0.0,
         )
         return gathered_BNQd.transpose(1, 2).flatten(2)
 
     def _gather_absorbed(
-        self, queries_BQD: Tensor, source_BKD: Tensor, attend_BK: Tensor | None
+        self, queries_BQD: Tensor, source_BKD: Tensor, attn_mask: Tensor | None
     ) -> Tensor:
         """Gather values, (B, Q, D), without keys and values ever being made.
 
@@ -132,8 +139,10 @@ class Attention(nn.Module):
             "bnqd,ndw->bnqw", queries_BNQd, key_weight.unflatten(0, (self.num_heads, -1))
         )
         scores_BNQK = torch.einsum("bnqw,bkw->bnqk", absorbed_BNQD, source_BKD)
-        if attend_BK is not None:
-            scores_BNQK = scores_BNQK.masked_fill(~attend_BK[:, None, None, :], -math.inf)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores_BNQK = scores_BNQK.masked_fill(~attn_mask, -math.inf)
+        elif attn_mask is not None:
+            scores_BNQK = scores_BNQK + attn_mask
         dtype = torch.promote_types(scores_BNQK.dtype, torch.float32)
         shares_BNQK = scores_BNQK.softmax(dim=-1, dtype=dtype).to(source_BKD.dtype)
         shares_BNQK = F.dropout(shares_BNQK, self.dropout, self.training)

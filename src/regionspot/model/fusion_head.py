@@ -5,7 +5,7 @@ Shapes: `B` images, `R` regions (padded), `T` feature tokens; widths: `S` SAM, `
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,46 +14,8 @@ from typing_extensions import override
 
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.model.attention import Attention
-
-
-def sincos_position_code(num_tokens: int, width: int, *, device: torch.device) -> Tensor:
-    """Return a 2-D sine-cosine code of a square patch grid with a class token in front.
-
-    The patch tokens of real CLIP encoders contain their positions; those of a very small encoder
-    may not. The code is not in the paper.
-
-    Args:
-        num_tokens: Tokens of the feature map: one class token and a square number of patches,
-            row-major.
-        width: Channels of the code; a multiple of 4.
-        device: Where to make it.
-
-    Returns:
-        (num_tokens, width) float32: zeros for the class token; for a patch sines and cosines of x,
-        then of y.
-
-    Raises:
-        ShapeError: The patches do not form a square, or the width is not a multiple of 4.
-    """
-    side = math.isqrt(max(num_tokens - 1, 0))
-    if side * side != num_tokens - 1 or side == 0:
-        raise ShapeError(
-            f"position_code 'sincos' needs a class token and a square grid of patches, found"
-            f" {num_tokens} feature tokens (26 would be 1 + 5 x 5). Set position_code to 'none'."
-        )
-    if width % 4:
-        raise ShapeError(f"position_code 'sincos' needs a width in fours, found {width}.")
-    frequencies = 2 / 100 ** (torch.arange(width // 4, device=device) / (width / 4))
-    along = torch.arange(side, device=device) / side * (2 * math.pi)
-    angles = along[:, None] * frequencies
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # one grid axis, (side, width / 2)
-    x_code = waves[None, :, :].expand(side, -1, -1)
-    y_code = waves[:, None, :].expand(-1, side, -1)
-    patches = torch.cat([x_code, y_code], dim=-1).flatten(0, 1)
-    return torch.cat([patches.new_zeros(1, width), patches])
-
-
-PositionCode = Literal["none", "sincos"]
+from regionspot.model.guidance import Guidance, GuidanceKind, tokens_outside
+from regionspot.model.position_code import PositionCode, sincos_position_code
 
 
 # Without slots, as jsonargparse reads the default values of a group from ``__dict__``.
@@ -73,6 +35,13 @@ class HeadOptions:
     """Give both inputs zero mean and unit variance first; not in the paper."""
     position_code: PositionCode = "none"
     """'sincos' adds a fixed code of the patch grid to the feature map; not in the paper."""
+    guidance: GuidanceKind = "none"
+    """How cross-attention prefers the patches in a region's box: 'learned' lowers the scores of
+    those outside by a learned number for each attention head, 'halves' hides them from half of the
+    heads; not in the paper."""
+    guidance_spread: float = 0.0
+    """For 'learned': the numbers of a block start evenly spaced from 0 to this one; at 0 the head
+    starts as the paper's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +81,25 @@ class HeadSpec(HeadOptions):
             raise ConfigError(
                 f"head option position_code is {self.position_code!r}; wanted 'none' or 'sincos'."
             )
+        self._check_guidance()
+
+    def _check_guidance(self) -> None:
+        if self.guidance not in get_args(GuidanceKind):
+            raise ConfigError(
+                f"head option guidance is {self.guidance!r}; wanted one of"
+                f" {', '.join(get_args(GuidanceKind))}."
+            )
+        if self.guidance == "halves" and self.num_heads < 2:
+            raise ConfigError("guidance 'halves' needs model.head.num_heads 2 or more, found 1.")
+        if not 0.0 <= self.guidance_spread < math.inf:
+            raise ConfigError(
+                f"head option guidance_spread is {self.guidance_spread}; wanted 0 or more."
+            )
+        if self.guidance_spread and self.guidance != "learned":
+            raise ConfigError(
+                f"guidance_spread is {self.guidance_spread}, but guidance is {self.guidance!r},"
+                " which learns nothing. Set model.head.guidance to 'learned'."
+            )
 
 
 class FusionHead(nn.Module):
@@ -120,7 +108,8 @@ class FusionHead(nn.Module):
     Regions attend to each other and to the whole feature map in post-norm decoder blocks, and are
     projected into CLIP's text space. Equal, weight for weight, to ``Linear`` ->
     ``torch.nn.TransformerDecoder`` -> ``LayerNorm`` -> ``Linear``, except that padding is masked:
-    an image's result depends on that image alone.
+    an image's result depends on that image alone. With `guidance`, which is not in the paper,
+    cross-attention also knows the regions' boxes.
 
     Args:
         spec: Widths and shape of the head; the weights are drawn at random.
@@ -139,6 +128,7 @@ class FusionHead(nn.Module):
         position_tokens_BRS: Tensor,
         feature_map_BTD: Tensor,
         region_mask_BR: Tensor | None = None,
+        relative_boxes_BR4: Tensor | None = None,
     ) -> Tensor:
         """Embed regions in CLIP's text space.
 
@@ -147,15 +137,18 @@ class FusionHead(nn.Module):
             feature_map_BTD: Feature maps, class token first, (B, T, D), any float dtype.
             region_mask_BR: True for a real region, (B, R) bool; None when all are. Whatever stands
                 in the padding has no influence.
+            relative_boxes_BR4: Boxes (x1, y1, x2, y2) that count the image's width and height as 1,
+                (B, R, 4) float32. Only a head with guidance needs them; others ignore them.
 
         Returns:
             Region embeddings, (B, R, E), not normalised; zeros for padding. ``R == 0`` gives
             (B, 0, E).
 
         Raises:
-            ShapeError: The shapes do not fit each other or the head.
+            ShapeError: The shapes do not fit each other or the head, or boxes are missing.
         """
         self._check_shapes(position_tokens_BRS, feature_map_BTD, region_mask_BR)
+        outside_BRT = self._outside(position_tokens_BRS, feature_map_BTD, relative_boxes_BR4)
         batch_size, num_regions, _ = position_tokens_BRS.shape
         if batch_size * num_regions == 0:
             # Tied to all parameters, so that each gets a gradient (zeros): DDP waits for them all.
@@ -164,7 +157,9 @@ class FusionHead(nn.Module):
         queries_BRD, memory_BTD, attend_BR = self._prepare(
             position_tokens_BRS, feature_map_BTD, region_mask_BR
         )
-        embeddings_BRE = self.projector(self.decoder(queries_BRD, memory_BTD, attend_BR))
+        embeddings_BRE = self.projector(
+            self.decoder(queries_BRD, memory_BTD, attend_BR, outside_BRT)
+        )
         if region_mask_BR is None:
             return embeddings_BRE
         return embeddings_BRE.masked_fill(~region_mask_BR[..., None], 0.0)
@@ -174,6 +169,7 @@ class FusionHead(nn.Module):
         position_tokens_BRS: Tensor,
         feature_map_BTD: Tensor,
         region_mask_BR: Tensor | None = None,
+        relative_boxes_BR4: Tensor | None = None,
     ) -> Tensor:
         """Return where in the image the last block looks for each region.
 
@@ -181,23 +177,48 @@ class FusionHead(nn.Module):
             position_tokens_BRS: Position tokens, (B, R, S).
             feature_map_BTD: Feature maps, (B, T, D).
             region_mask_BR: True for a real region, (B, R) bool; None when all are.
+            relative_boxes_BR4: Boxes as in `forward`, (B, R, 4).
 
         Returns:
             Cross-attention weights, mean of the heads, (B, R, T) float32; a row sums to 1, also
             for padding (where it means nothing).
 
         Raises:
-            ShapeError: The shapes do not fit each other or the head.
+            ShapeError: The shapes do not fit each other or the head, or boxes are missing.
         """
         self._check_shapes(position_tokens_BRS, feature_map_BTD, region_mask_BR)
+        outside_BRT = self._outside(position_tokens_BRS, feature_map_BTD, relative_boxes_BR4)
         batch_size, num_regions, _ = position_tokens_BRS.shape
         if batch_size * num_regions == 0:
             return feature_map_BTD.new_zeros(
                 batch_size, num_regions, feature_map_BTD.shape[1], dtype=torch.float32
             )
         return self.decoder.attention_maps(
-            *self._prepare(position_tokens_BRS, feature_map_BTD, region_mask_BR)
+            *self._prepare(position_tokens_BRS, feature_map_BTD, region_mask_BR), outside_BRT
         )
+
+    def guidance(self) -> list[Guidance]:
+        """Return the guidance of each block, or nothing where the head has none."""
+        blocks = cast("list[DecoderBlock]", list(self.decoder.layers))
+        return [block.guidance for block in blocks if block.guidance is not None]
+
+    def _outside(
+        self, tokens_BRS: Tensor, feature_map_BTD: Tensor, relative_boxes_BR4: Tensor | None
+    ) -> Tensor | None:
+        """Return 1 for tokens outside boxes and 0 for those inside, (B, R, T), if guided."""
+        if self.spec.guidance == "none":
+            return None
+        wanted = (*tokens_BRS.shape[:2], 4)
+        if relative_boxes_BR4 is None or relative_boxes_BR4.shape != wanted:
+            found = None if relative_boxes_BR4 is None else tuple(relative_boxes_BR4.shape)
+            raise ShapeError(
+                f"this head has guidance {self.spec.guidance!r} and wants the boxes of the regions,"
+                f" {wanted}, relative to the image; found {found}. They are"
+                " RegionBatch.relative_boxes(), or regionspot.core.geometry.pixels_to_relative"
+                " of boxes in pixels."
+            )
+        outside_BRT = tokens_outside(relative_boxes_BR4, feature_map_BTD.shape[1])
+        return outside_BRT.to(self._matmul_dtype())
 
     def _prepare(
         self, tokens_BRS: Tensor, feature_map_BTD: Tensor, region_mask_BR: Tensor | None
@@ -260,20 +281,38 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(spec.feature_dim)
 
     @override
-    def forward(self, queries_BRD: Tensor, memory_BTD: Tensor, attend_BR: Tensor | None) -> Tensor:
-        """Refine queries, (B, R, D); ``attend_BR`` is True where a region may be seen."""
+    def forward(
+        self,
+        queries_BRD: Tensor,
+        memory_BTD: Tensor,
+        attend_BR: Tensor | None,
+        outside_BRT: Tensor | None,
+    ) -> Tensor:
+        """Refine queries.
+
+        Args:
+            queries_BRD: One query a region, (B, R, D).
+            memory_BTD: Feature tokens, (B, T, D).
+            attend_BR: True where a region may be seen by others, (B, R) bool; None for everywhere.
+            outside_BRT: 1 for a token outside a region's box, else 0, (B, R, T) in the memory's
+                dtype; None without guidance.
+        """
         for block in self.layers:
-            queries_BRD = block(queries_BRD, memory_BTD, attend_BR)
+            queries_BRD = block(queries_BRD, memory_BTD, attend_BR, outside_BRT)
         return self.norm(queries_BRD)
 
     def attention_maps(
-        self, queries_BRD: Tensor, memory_BTD: Tensor, attend_BR: Tensor | None
+        self,
+        queries_BRD: Tensor,
+        memory_BTD: Tensor,
+        attend_BR: Tensor | None,
+        outside_BRT: Tensor | None,
     ) -> Tensor:
         """Return the last block's cross-attention weights, (B, R, T)."""
         for block in self.layers[:-1]:
-            queries_BRD = block(queries_BRD, memory_BTD, attend_BR)
+            queries_BRD = block(queries_BRD, memory_BTD, attend_BR, outside_BRT)
         last = cast("DecoderBlock", self.layers[-1])
-        return last.attention_maps(queries_BRD, memory_BTD, attend_BR)
+        return last.attention_maps(queries_BRD, memory_BTD, attend_BR, outside_BRT)
 
 
 class DecoderBlock(nn.Module):
@@ -293,18 +332,42 @@ class DecoderBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
         self.dropout = nn.Dropout(spec.dropout)
+        self.guidance: Guidance | None = None
+        if spec.guidance != "none":
+            self.guidance = Guidance(spec.guidance, spec.num_heads, spec.guidance_spread)
 
     @override
-    def forward(self, x_BRD: Tensor, memory_BTD: Tensor, attend_BR: Tensor | None) -> Tensor:
-        """Refine queries, (B, R, D)."""
+    def forward(
+        self,
+        x_BRD: Tensor,
+        memory_BTD: Tensor,
+        attend_BR: Tensor | None,
+        outside_BRT: Tensor | None,
+    ) -> Tensor:
+        """Refine queries, (B, R, D); arguments as in `Decoder.forward`."""
         x_BRD = self._look_at_regions(x_BRD, attend_BR)
-        x_BRD = self.norm2(x_BRD + self.dropout(self.multihead_attn(x_BRD, memory_BTD)))
+        seen_BRD = self.multihead_attn(x_BRD, memory_BTD, self._bias(outside_BRT))
+        x_BRD = self.norm2(x_BRD + self.dropout(seen_BRD))
         hidden = self.dropout(F.relu(self.linear1(x_BRD)))
         return self.norm3(x_BRD + self.dropout(self.linear2(hidden)))
 
-    def attention_maps(self, x_BRD: Tensor, memory_BTD: Tensor, attend_BR: Tensor | None) -> Tensor:
+    def attention_maps(
+        self,
+        x_BRD: Tensor,
+        memory_BTD: Tensor,
+        attend_BR: Tensor | None,
+        outside_BRT: Tensor | None,
+    ) -> Tensor:
         """Return this block's cross-attention weights, mean of the heads, (B, R, T)."""
-        return self.multihead_attn.weights(self._look_at_regions(x_BRD, attend_BR), memory_BTD)
+        x_BRD = self._look_at_regions(x_BRD, attend_BR)
+        return self.multihead_attn.weights(x_BRD, memory_BTD, self._bias(outside_BRT))
 
     def _look_at_regions(self, x_BRD: Tensor, attend_BR: Tensor | None) -> Tensor:
-        return self.norm1(x_BRD + self.dropout(self.self_attn(x_BRD, x_BRD, attend_BR)))
+        attend_B11R = None if attend_BR is None else attend_BR[:, None, None]
+        return self.norm1(x_BRD + self.dropout(self.self_attn(x_BRD, x_BRD, attend_B11R)))
+
+    def _bias(self, outside_BRT: Tensor | None) -> Tensor | None:
+        if self.guidance is None or outside_BRT is None:
+            return None
+        bias_BNRT: Tensor = self.guidance(outside_BRT)
+        return bias_BNRT

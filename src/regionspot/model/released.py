@@ -94,9 +94,9 @@ def save_released_head(path: Path | str, trained: TrainedHead) -> None:
         raise WeightsError(
             "the released layout knows the paper's head only (3 blocks, 8 heads, 2048 hidden, plain"
             f" inputs, scale 100, bias 0); this one has {spec.num_blocks} blocks, {spec.num_heads}"
-            f" heads, {spec.ffn_dim} hidden, normalize_inputs {spec.normalize_inputs},"
-            f" position_code {spec.position_code}, scale {float(scale):g}, bias {bias:g}. Share its"
-            " head/ folder instead."
+            f" heads, {spec.ffn_dim} hidden, normalize_inputs {spec.normalize_inputs}, guidance"
+            f" {spec.guidance}, position_code {spec.position_code}, scale {float(scale):g}, bias"
+            f" {bias:g}. Share its head/ folder instead."
         )
     buffer = io.BytesIO()
     tensors = {name: tensor.detach().cpu() for name, tensor in trained.head.state_dict().items()}

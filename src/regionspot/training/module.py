@@ -142,7 +142,9 @@ class RegionSpotModule(pl.LightningModule):
         self._start_fingerprint: Mapping[str, JsonValue] = {}
         if init_from is not None:
             start = load_start(init_from, self.head.spec)
-            load_strictly(self.head, start.head.state_dict(), source=init_from)
+            # A start without guidance leaves this head's as it is; nothing else may be missing.
+            weights = self.head.state_dict() | start.head.state_dict()
+            load_strictly(self.head, weights, source=init_from)
             load_strictly(self.classifier, start.classifier.state_dict(), source=init_from)
             self._start_fingerprint = start.card.fingerprint
         if compile:
@@ -180,14 +182,20 @@ class RegionSpotModule(pl.LightningModule):
     @override
     def forward(self, batch: RegionBatch, text_bank: Tensor) -> Tensor:
         """Return logits of a batch's regions over a text bank (C, E): (B, R, C) float32."""
-        embeddings = self.head(batch.position_tokens, batch.features(), batch.region_mask)
-        return self.classifier(embeddings, text_bank)
+        return self.classifier(self._embed(batch), text_bank)
+
+    def _embed(self, batch: RegionBatch) -> Tensor:
+        """Return the embeddings of a batch's regions, (B, R, E)."""
+        embeddings_BRE: Tensor = self.head(
+            batch.position_tokens, batch.features(), batch.region_mask, batch.relative_boxes()
+        )
+        return embeddings_BRE
 
     @override
     def training_step(self, batch: RegionBatch, batch_idx: int) -> TrainingOutput:
         """Return the loss of a batch over the vocabulary of its source."""
         share = region_focal_loss(
-            self.head(batch.position_tokens, batch.features(), batch.region_mask),
+            self._embed(batch),
             self.get_buffer(_bank_name(batch.source)),
             batch.labels,
             batch.region_mask,
@@ -216,7 +224,7 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the loss of the step over all ranks, its rate, and its gradient before clipping."""
+        """Log loss (over all ranks), rate, gradient before clipping, and learned guidance."""
         loss, self._loss_of_step = self._loss_of_step, 0.0
         if is_logging_step(self.trainer, self.trainer.global_step + 1):
             # The mean, as DDP does with gradients; only here, as all ranks wait for it.
@@ -225,6 +233,16 @@ class RegionSpotModule(pl.LightningModule):
             self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients), batch_size=1)
+            if self.head.spec.guidance == "learned":
+                self.log_dict(self._guidance_strengths(), batch_size=1)
+
+    def _guidance_strengths(self) -> dict[str, Tensor]:
+        """Return the learned strength of each attention head under its name in the log."""
+        return {
+            f"train/guidance/block{block}_head{head}": strength
+            for block, guidance in enumerate(self.head.guidance())
+            for head, strength in enumerate(guidance.weight.detach())
+        }
 
     @override
     def configure_gradient_clipping(

@@ -84,10 +84,13 @@ def provenance_of(data: CachedRegions) -> Provenance:
 def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
     """Load the head that a run starts from.
 
+    A head without guidance may start one with guidance, whose strengths it leaves as they are.
+
     Args:
         init_from: Where it is, see `load_trained_head`; or a ``.pth`` file released with the paper,
             which does not name the SAM and CLIP that it was trained on.
-        wanted: The head of this run. Only dropout may differ: it does not affect weights.
+        wanted: The head of this run. What does not affect weights may differ, which is dropout and
+            the start of the guidance.
 
     Raises:
         WeightsError: It is a head of another shape.
@@ -96,12 +99,27 @@ def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
         start = load_released(init_from)
     else:
         start = load_trained_head(init_from)
-    found = dataclasses.replace(start.card.head, dropout=wanted.dropout)
+    found = start.card.head
+    guidance = wanted.guidance if found.guidance == "none" else found.guidance
+    found = dataclasses.replace(
+        found,
+        dropout=wanted.dropout,
+        guidance=guidance,
+        guidance_spread=wanted.guidance_spread if guidance == "learned" else 0.0,
+    )
     if found != wanted:
         raise WeightsError(
             f"model.init_from {init_from} does not fit this run:"
             f" {'; '.join(_differences(found, wanted))}. Use the same model.head options and caches"
             " of the same widths, or another head to start from."
+        )
+    if start.card.head.guidance != wanted.guidance:
+        _LOGGER.info(
+            "model.init_from %s has no guidance; that of this run (%s) starts from"
+            " model.head.guidance_spread %g",
+            init_from,
+            wanted.guidance,
+            wanted.guidance_spread,
         )
     return start
 

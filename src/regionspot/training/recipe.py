@@ -7,7 +7,7 @@ The options of the head are `HeadOptions`, in `regionspot.model`.
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 
@@ -109,6 +109,11 @@ class LossOptions:
             )
 
 
+GUIDANCE_LR_FACTOR: Final = 10.0
+"""Rate of the strengths of learned guidance over that of the head. AdamW moves every number by
+about its rate a step, and strengths have to reach 1 to 10, weights a hundredth of that."""
+
+
 def learning_rate_factor(images: float, options: ScheduleOptions, *, end_images: float) -> float:
     """Return the factor of the full learning rate.
 
@@ -169,13 +174,18 @@ def make_optimizer(
 ) -> torch.optim.AdamW:
     """Return AdamW; trained scale and bias get their own rate and no decay.
 
+    So do the strengths of learned guidance: `GUIDANCE_LR_FACTOR` times the rate of the head. They
+    are kept at 0 or more, after each step.
+
     Args:
         head: All its weights are trained.
         classifier: Its scale and bias are trained if the options say so.
         optimizer: Rate and decay of the head.
         classifier_options: Whether scale and bias are trained, and at which rate.
     """
-    groups: list[dict[str, Any]] = [{"params": list(head.parameters())}]
+    strengths = [parameter for guidance in head.guidance() for parameter in guidance.parameters()]
+    apart = set(strengths)
+    groups: list[dict[str, Any]] = [{"params": [p for p in head.parameters() if p not in apart]}]
     if classifier_options.trainable:
         groups.append(
             {
@@ -184,6 +194,18 @@ def make_optimizer(
                 "weight_decay": 0.0,
             }
         )
-    return torch.optim.AdamW(
+    if strengths:
+        groups.append(
+            {"params": strengths, "lr": GUIDANCE_LR_FACTOR * optimizer.lr, "weight_decay": 0.0}
+        )
+    adamw = torch.optim.AdamW(
         groups, lr=optimizer.lr, weight_decay=optimizer.weight_decay, fused=optimizer.fused or None
     )
+    if strengths:
+        adamw.register_step_post_hook(lambda *_: _project(head))
+    return adamw
+
+
+def _project(head: FusionHead) -> None:
+    for guidance in head.guidance():
+        guidance.project_()

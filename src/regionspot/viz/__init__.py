@@ -10,6 +10,7 @@ from regionspot.viz.curves import (
     find_metrics_csv,
     read_training_log,
 )
+from regionspot.viz.guidance import draw_guidance
 from regionspot.viz.named_regions import NamedRegion, draw_numbered_regions
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "draw_ap_curve",
     "draw_attention",
     "draw_contact_sheet",
+    "draw_guidance",
     "draw_loss_curve",
     "draw_numbered_regions",
     "find_metrics_csv",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regionspot.core.errors import ShapeError
-from regionspot.model.fusion_head import sincos_position_code
+from regionspot.model.position_code import sincos_position_code
 
 
 def test_two_by_two_grid_by_hand() -> None:

@@ -1,14 +1,17 @@
+import io
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.viz import (
     draw_ap_bars,
     draw_ap_curve,
+    draw_guidance,
     draw_loss_curve,
     find_metrics_csv,
     read_training_log,
@@ -65,6 +68,23 @@ def test_what_was_not_logged_is_not_drawn(tmp_path: Path) -> None:
     log = read_training_log([("only", path)])
     assert draw_loss_curve(log) is None
     assert draw_ap_curve(log) is None
+    assert draw_guidance(log) is None
+
+
+def test_a_panel_shows_the_guidance_of_each_block(tmp_path: Path) -> None:
+    names = [f"train/guidance/block{block}_head{head}" for block in (0, 1) for head in range(12)]
+    (tmp_path / "one.csv").write_text(
+        "\n".join(
+            [",".join(["step", *names]), ",".join(["0"] * 25), ",".join(["9", *["1.5"] * 24])]
+        )
+    )
+    (tmp_path / "two.csv").write_text("\n".join([f"step,{names[0]}", "0,0", "9,1.5"]))
+    two, one = (
+        Image.open(io.BytesIO(draw_guidance(read_training_log([("a", tmp_path / name)])) or b""))
+        for name in ("one.csv", "two.csv")
+    )
+    assert two.format == one.format == "PNG"
+    assert two.width == 2 * one.width
 
 
 def test_the_newest_log_is_found(stages: list[tuple[str, Path]]) -> None:
