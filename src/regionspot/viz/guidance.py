@@ -3,7 +3,7 @@
 import re
 
 from regionspot.viz.curves import TrainingLog
-from regionspot.viz.style import INK, SERIES, figure_png, new_figure, style_axes
+from regionspot.viz.style import INK, SERIES, figure_png, new_panels
 
 _NAME = re.compile(r"train/guidance/block(\d+)_head(\d+)")
 
@@ -19,10 +19,12 @@ def draw_guidance(log: TrainingLog) -> bytes | None:
             blocks.setdefault(int(match[1]), []).append((int(match[2]), name))
     if not blocks:
         return None
-    figure = new_figure(3.2 * len(blocks), 3.5)
-    panels = figure.subplots(1, len(blocks), sharey=True, squeeze=False)[0]
-    for axes, (block, heads) in zip(panels, sorted(blocks.items()), strict=True):
-        style_axes(axes, title=f"Guidance, block {block}", xlabel="optimizer steps")
+    figure, panels = new_panels(
+        (3.2 * len(blocks), 3.5),
+        titles=[f"Guidance, block {block}" for block in sorted(blocks)],
+        xlabel="optimizer steps",
+    )
+    for axes, (_, heads) in zip(panels, sorted(blocks.items()), strict=True):
         for head, name in sorted(heads):
             curve = log.curves[name]
             axes.plot(

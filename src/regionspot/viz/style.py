@@ -1,6 +1,7 @@
 """The style of all pictures: colours, fonts, axes, and their encoding."""
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -53,27 +54,36 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont, width_px: float) -> str:
 def new_axes(
     size_in: tuple[float, float], *, title: str, xlabel: str = "", ylabel: str = ""
 ) -> tuple[Figure, Axes]:
-    """Return an empty figure, not registered with pyplot, and its axes in our style.
+    """Return an empty figure and its axes in our style; see `new_panels`."""
+    figure, panels = new_panels(size_in, titles=[title], xlabel=xlabel, ylabel=ylabel)
+    return figure, panels[0]
+
+
+def new_panels(
+    size_in: tuple[float, float], *, titles: Sequence[str], xlabel: str = "", ylabel: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure, not registered with pyplot, and axes side by side in our style.
 
     Args:
         size_in: Width and height in inches.
-        title: Title, above the axes at the left.
+        titles: A title for each panel, above the axes at the left.
         xlabel: Label below the axes.
-        ylabel: Label beside the axes.
+        ylabel: Label beside the first axes; all have the same range.
     """
     figure = Figure(figsize=size_in, dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
-    axes.set_xlabel(xlabel, fontsize=9.5, color=MUTED)
-    axes.set_ylabel(ylabel, fontsize=9.5, color=MUTED)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
-    axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    return figure, axes
+    panels = list(figure.subplots(1, len(titles), sharey=True, squeeze=False)[0])
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
+        axes.set_xlabel(xlabel, fontsize=9.5, color=MUTED)
+        axes.set_ylabel(ylabel, fontsize=9.5, color=MUTED)
+        axes.tick_params(colors=MUTED, labelsize=9, length=0)
+        axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color(GRID)
+    return figure, panels
 
 
 def figure_png(figure: Figure) -> bytes:

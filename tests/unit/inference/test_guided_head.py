@@ -78,7 +78,7 @@ def test_boxes(
 def test_masks_by_their_extent(guided: TrainedHead, models: FrozenModels, pixels: Pixels) -> None:
     masks = np.zeros((1, *SIZE_HW), np.bool_)
     masks[0, 20:61, 16:57] = True
-    prompts = MaskPrompts(masks=masks, prompt="box")
+    prompts = MaskPrompts(masks=masks, form="box")
     wanted = embeddings_by_hand(guided, models, pixels, prompts, [[16, 20, 57, 61]])
     found = RegionSpot(guided, models).recognize(pixels, masks=masks)
     np.testing.assert_allclose(found.embeddings, wanted, rtol=1e-4, atol=1e-4)
