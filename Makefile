@@ -1,4 +1,4 @@
-# Everything a person needs: `make quickstart` and `make test`. Both install into .venv first, once.
+# The main targets are `make quickstart` and `make test`. Both first install into .venv, once.
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
@@ -10,7 +10,7 @@ DONE   := $(VENV)/installed
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(DONE)  ## Install everything into .venv (the other targets do it by themselves).
+install: $(DONE)  ## Install everything into .venv (the other targets do this automatically).
 
 $(DONE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,9 +22,9 @@ $(DONE): pyproject.toml constraints.txt
 quickstart: $(DONE)  ## Toy world to AP table: generate, cache, train, evaluate, write runs/quickstart/report.html.
 	$(VENV)/bin/regionspot quickstart
 
-# One process a core, of one thread each: threads of several processes would wait for each other.
-# Files in order: tests/e2e and tests/faults, whose tests take longest, come first. By itself xdist
-# begins with the files of most tests, and ends with one core waiting for Ray's single test.
+# One process per core with one thread each: more threads would compete for the cores. Files run in
+# order, with the longest tests first (tests/e2e, tests/faults). By default, xdist starts with the
+# files that have the most tests, so that Ray's single long test would run alone at the end.
 test: $(DONE)  ## Run the tests (a few minutes on 2 cores).
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
@@ -38,20 +38,20 @@ lint: $(DONE)  ## Check style, types, layers and spelling.
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/codespell src tests benchmarks tools docs configs *.md *.py
 
-format: $(DONE)  ## Mend what can be mended automatically.
+format: $(DONE)  ## Fix style automatically.
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-pictures: quickstart  ## Refresh the picture in README from the quickstart's run.
+pictures: quickstart  ## Update the README's picture from the quickstart's run.
 	cp runs/quickstart/named_regions.jpg docs/images/named_regions.jpg
 
-bench: quickstart  ## Run every benchmark; each prints a ratio against a named peer or limit.
+bench: quickstart  ## Run every benchmark; each prints a ratio to a named baseline or limit.
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
 
-# Both, whatever becomes of the first: eight minutes in all, of which the tests take one.
-bench-gpu: $(DONE)  ## On a machine with a CUDA device: all its figures in one table, and the tests that need it.
+# The tests run even if the benchmarks fail: eight minutes in total, one of them for the tests.
+bench-gpu: $(DONE)  ## Run all GPU benchmarks (one table) and GPU tests; needs a CUDA device.
 	@status=0; $(RUN) benchmarks/on_gpu.py --device cuda --budget_s 420 || status=1; \
 	  $(RUN) -m pytest -m gpu || status=1; exit $$status
 
-clean:  ## Remove what building and testing left (not .venv, and no runs).
+clean:  ## Remove build and test leftovers (keeps .venv and runs/).
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
