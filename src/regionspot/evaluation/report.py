@@ -29,9 +29,20 @@ from regionspot.evaluation.report_parts import (
     method_table,
     timing_rows,
 )
-from regionspot.scoring import METRIC_NOTES, PROTOCOL_NOTES
+from regionspot.scoring import (
+    METRIC_NOTES,
+    PROTOCOL_NOTES,
+    Confusion,
+    CrowdAccuracy,
+    NamedRegions,
+    WordAccuracy,
+    accuracy_by_crowd,
+    confusions,
+    reliability,
+    word_accuracies,
+)
 from regionspot.scoring.results import EvaluationResult
-from regionspot.viz import draw_ap_bars
+from regionspot.viz import draw_ap_bars, draw_precision_recall, draw_reliability
 
 REPORT_NAME = "report.html"
 NAMED_REGIONS_NAME = "named_regions.jpg"
@@ -61,6 +72,14 @@ class ReportContent:
     """Attention maps of regions."""
     commands: tuple[str, ...] = ()
     """The commands that give the same figures."""
+    quality: tuple[ReportPicture, ...] = ()
+    """Precision by recall, and reliability of probabilities."""
+    confusions: tuple[Confusion, ...] = ()
+    """The classes that the first method confuses most often."""
+    words: tuple[WordAccuracy, ...] = ()
+    """Which word of a name it gets wrong."""
+    crowds: tuple[CrowdAccuracy, ...] = ()
+    """Its accuracy by number of regions in the image."""
     named_regions: bytes | None = None
     """A JPEG of the first sampled images, written beside the report."""
 
@@ -192,6 +211,8 @@ def build_report(
     pictures = draw_region_pictures(
         data, first, run.heads.get(first.name), num_pictures=config.num_pictures
     )
+    vocabulary = data.cache.manifest.vocabulary.names
+    named = NamedRegions.concatenate(first.named.values())
     names = ("AP", *(f"AP{group}" for group in ("rcf" if result.metric == "lvis" else "sml")))
     bars = draw_ap_bars({method.name: method.figures for method in result.methods}, names)
     return ReportContent(
@@ -205,8 +226,33 @@ def build_report(
         mistakes=pictures.mistakes,
         attention=pictures.attention,
         commands=commands,
+        quality=_quality_charts(run, result),
+        confusions=confusions(named, vocabulary),
+        words=word_accuracies(named, vocabulary),
+        crowds=accuracy_by_crowd(list(first.named.values())),
         named_regions=pictures.named_regions,
     )
+
+
+def _quality_charts(run: MethodRun, result: EvaluationResult) -> tuple[ReportPicture, ...]:
+    """Draw precision by recall of all methods, and reliability of those that name regions."""
+    curves = {one.name: one.scores.precision50 for one in result.methods if one.scores.precision50}
+    bins = {
+        output.name: [
+            (one.confidence, one.accuracy, one.count)
+            for one in reliability(NamedRegions.concatenate(output.named.values()))
+        ]
+        for output in run.outputs
+    }
+    found = []
+    if curves:
+        alt = "Precision by recall at IoU 0.50 of every method"
+        found.append(ReportPicture(data=draw_precision_recall(curves), alt=alt))
+    if any(bins.values()):
+        alt = "How often a name is right, by its probability, for every method"
+        drawn = draw_reliability({name: points for name, points in bins.items() if points})
+        found.append(ReportPicture(data=drawn, alt=alt))
+    return tuple(found)
 
 
 def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Mapping[str, str]:

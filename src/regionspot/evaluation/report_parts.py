@@ -11,7 +11,7 @@ from functools import cached_property
 from regionspot.core.errors import ConfigError
 from regionspot.core.text import human_duration
 from regionspot.scoring import CategoryScore, Interval
-from regionspot.scoring.figures import format_figure, shown_figures
+from regionspot.scoring.figures import FIGURES, format_figure, shown_figures
 from regionspot.scoring.results import MethodResult
 from regionspot.viz import NamedRegion
 
@@ -122,14 +122,24 @@ def cards(methods: Sequence[MethodResult]) -> tuple[Card, ...]:
     return tuple(found)
 
 
+_AP = next(figure for figure in FIGURES if figure.name == "AP")
+
+
 def method_table(methods: Sequence[MethodResult]) -> MethodTable:
     """Return the table of all methods, the best of each column marked."""
-    shown = shown_figures("report", [method.figures for method in methods])
+    figures = [method.figures for method in methods]
+    shown = [
+        figure
+        for figure in shown_figures("report", figures)
+        # With annotated boxes AP50 repeats AP.
+        if figure.name != "AP50" or any(figure.text(own) != _AP.text(own) for own in figures)
+    ]
     columns = [
         _marked(
             [figure.text(method.figures) for method in methods],
             [method.figures[figure.name] for method in methods],
             [method.intervals.get(figure.name) for method in methods],
+            lower_is_better=figure.lower_is_better,
         )
         for figure in shown
     ]
@@ -192,8 +202,11 @@ def _marked(
     texts: Sequence[str],
     values: Sequence[float | None],
     intervals: Sequence[Interval | None],
+    *,
+    lower_is_better: bool,
 ) -> list[Cell]:
-    best = max((value for value in values if value is not None), default=None)
+    choose = min if lower_is_better else max
+    best = choose((value for value in values if value is not None), default=None)
     return [
         Cell(
             text=text,

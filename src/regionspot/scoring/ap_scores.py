@@ -75,6 +75,9 @@ class ApScores:
     """The same for large regions."""
     per_category: tuple[CategoryScore, ...]
     """Every category, in order of ids."""
+    precision50: tuple[float, ...] = ()
+    """Precision in percent at 101 recall levels and IoU 0.50, the mean over categories with ground
+    truth; () where there is none."""
 
     def figures(self) -> dict[str, float | None]:
         """Return the figures by name, in percent."""
@@ -98,6 +101,12 @@ def mean_percent(values: NDArray[np.float64]) -> float | None:
     """Average what is defined (-1 marks categories without ground truth), in percent."""
     defined = values[values > -1]
     return 100.0 * float(np.mean(defined)) if len(defined) else None
+
+
+def mean_curve(precision: NDArray[np.float64]) -> tuple[float, ...]:
+    """Average precision (101, C) over the categories with ground truth, in percent."""
+    defined = precision[:, precision[0] > -1]
+    return tuple((100 * defined.mean(axis=1)).tolist()) if defined.shape[1] else ()
 
 
 def import_hotcoco() -> ModuleType:

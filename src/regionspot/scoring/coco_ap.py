@@ -25,6 +25,7 @@ from regionspot.scoring.ap_scores import (
     Scorer,
     check_scorer,
     import_hotcoco,
+    mean_curve,
     mean_percent,
 )
 from regionspot.scoring.coco_reference import reference_coco_curves
@@ -254,6 +255,7 @@ class CocoScorer:
             **sizes,
             AR=recalls.pop("ARa"),
             **recalls,
+            precision50=mean_curve(everywhere[_AP50]),
             per_category=tuple(
                 CategoryScore(
                     category_id=number,

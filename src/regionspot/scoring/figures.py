@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from regionspot.scoring.diagnosis import reliability
 from regionspot.scoring.named import NamedRegions
 
 Place = Literal["cards", "shell", "report"]
@@ -21,8 +22,6 @@ prints, the table of the report."""
 OfRegions = Callable[[NamedRegions], float | None]
 """From regions whose class is known, at least one, to a figure in 0..1; None if it has no meaning
 for them."""
-
-_CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +36,8 @@ class Figure:
     """Where it is shown."""
     note: str = ""
     """What a reader has to know about it, in whole sentences."""
+    lower_is_better: bool = False
+    """Whether the smallest figure is the best."""
     of_regions: OfRegions | None = None
     """How it follows from the regions whose class is known; None for the figures of `ApScores`."""
 
@@ -73,11 +74,9 @@ def calibration_error(regions: NamedRegions) -> float:
     The mean distance between confidence and accuracy over 15 bins of equal width, weighted by the
     number of regions in each.
     """
-    edges = np.linspace(0.0, 1.0, _CALIBRATION_BINS + 1)[1:-1]
-    bins = np.digitize(regions.probabilities, edges, right=True)
-    confidence = np.bincount(bins, weights=regions.probabilities.astype(np.float64))
-    accuracy = np.bincount(bins, weights=regions.ranks == 0)
-    return float(np.abs(confidence - accuracy).sum() / len(regions))
+    bins = reliability(regions)
+    distance = sum(one.count * abs(one.confidence - one.accuracy) for one in bins)
+    return distance / len(regions)
 
 
 FIGURES: tuple[Figure, ...] = (
@@ -122,6 +121,7 @@ FIGURES: tuple[Figure, ...] = (
         places=("report",),
         note="ECE: expected calibration error, the distance between the probability of the most"
         " likely class and how often it is right.",
+        lower_is_better=True,
         of_regions=calibration_error,
     ),
 )

@@ -24,6 +24,7 @@ from regionspot.scoring.ap_scores import (
     Scorer,
     check_scorer,
     import_hotcoco,
+    mean_curve,
     mean_percent,
 )
 from regionspot.scoring.lvis_reference import reference_curves
@@ -230,6 +231,7 @@ class LvisScorer:
                 group: int((everywhere[0, 0, rows] > -1).sum()) for group, rows in of_group.items()
             },
             per_category=self._per_category(everywhere),
+            precision50=mean_curve(everywhere[0]),
         )
         check_group_mean(scores)
         return scores

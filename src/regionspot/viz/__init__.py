@@ -12,6 +12,7 @@ from regionspot.viz.curves import (
 )
 from regionspot.viz.guidance import draw_guidance
 from regionspot.viz.named_regions import NamedRegion, draw_numbered_regions
+from regionspot.viz.quality import draw_precision_recall, draw_reliability
 
 __all__ = [
     "NamedPhoto",
@@ -24,6 +25,8 @@ __all__ = [
     "draw_guidance",
     "draw_loss_curve",
     "draw_numbered_regions",
+    "draw_precision_recall",
+    "draw_reliability",
     "find_metrics_csv",
     "read_training_log",
 ]
