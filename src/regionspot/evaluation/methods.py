@@ -227,7 +227,9 @@ def _load_models(config: ModelsConfig, device: str, data: EvaluationData) -> Fro
 def _describe_head(head: TrainedHead) -> str:
     training = head.card.training
     caches, steps = training.get("caches"), training.get("steps")
-    details = [f"{steps:,} steps" if isinstance(steps, int) else ""]
+    guidance = head.card.head.guidance
+    details = [f"guidance {guidance}," if guidance != "none" else ""]
+    details.append(f"{steps:,} steps" if isinstance(steps, int) else "")
     details.append(f"on {', '.join(map(str, caches))}" if isinstance(caches, list) else "")
     told = " ".join(detail for detail in details if detail)
     return f"The trained head, from the feature cache{f' ({told})' if told else ''}."

@@ -156,9 +156,9 @@ def test_the_best_of_a_column_is_marked_and_undefined_figures_are_dashes(
     result: EvaluationResult,
 ) -> None:
     html = render_report(ReportContent(title="T", result=result))
-    assert '<td class="best">60.2</td>' in html
-    assert "<td>54.8</td>" in html
-    assert "<td>-</td>" in html
+    assert '<td data-name="AP" class="best">60.2</td>' in html
+    assert '<td data-name="AP">54.8</td>' in html
+    assert '<td data-name="APc">-</td>' in html
     assert "<b>+5.5</b>" in html
 
 

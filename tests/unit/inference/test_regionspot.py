@@ -438,7 +438,11 @@ BOX = [[10, 10, 50, 50]]
         ({"masks": np.zeros((1, 96, 140), np.bool_)}, ShapeError, "mask 0 is empty"),
         ({"boxes_xyxy": BOX, "vocabulary": []}, VocabularyError, "holds no name"),
         ({"boxes_xyxy": BOX, "vocabulary": ["egg", " "]}, VocabularyError, "' ' is empty"),
-        ({"boxes_xyxy": BOX, "vocabulary": ["egg", "egg"]}, VocabularyError, "'egg' stands al"),
+        (
+            {"boxes_xyxy": BOX, "vocabulary": ["egg", "egg"]},
+            VocabularyError,
+            "'egg' already occurs",
+        ),
         (
             {"boxes_xyxy": BOX, "vocabulary": "egg, lamp"},
             VocabularyError,
