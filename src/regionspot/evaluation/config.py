@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 from regionspot.backbones.presets import ModelsConfig
 from regionspot.core.errors import ConfigError
 from regionspot.scoring import Metric, Protocol, Scorer, check_num_draws, check_scorer
 
 DEFAULT_HEAD_NAME = "fusion_head"
+PredictionFiles = Literal["first", "all", "none"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -64,6 +65,9 @@ class EvalConfig:
     """Heading of the report."""
     notes: list[str] = field(default_factory=list)
     """Sentences for the report on how to read the figures."""
+    predictions: PredictionFiles = "first"
+    """Which predictions to write: first (predictions.json of the first method), all (of the others
+    predictions_<name>.json, too) or none."""
     num_pictures: int = 8
     """Sampled images in the report; half as many show the most confident mistakes. 0 for none."""
     training_dirs: list[str] = field(default_factory=list)
@@ -86,6 +90,8 @@ class EvalConfig:
             )
         if self.metric not in (None, *get_args(Metric)):
             raise ConfigError(f"there is no metric {self.metric!r}. Set --metric to lvis or coco.")
+        if self.predictions not in get_args(PredictionFiles):
+            raise ConfigError(f"--predictions is {self.predictions!r}; wanted first, all or none.")
         check_scorer(self.scorer)
         check_num_draws(self.bootstrap)
         names = [

@@ -88,7 +88,7 @@ class MethodTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CategoryTable:
-    """The best or the worst classes of the first method."""
+    """The AP of single classes."""
 
     title: str
     columns: tuple[str, ...]
@@ -171,19 +171,19 @@ def _lead(first: MethodResult, other: MethodResult) -> str:
 
 
 def category_tables(methods: Sequence[MethodResult]) -> tuple[CategoryTable, ...]:
-    """Return the best and the worst classes of the first method, beside the second's AP.
+    """Return the best and the worst classes of the first method, and all classes.
 
     There is no table if no class has ground truth.
     """
     scored = [one for one in methods[0].scores.per_category if one.AP is not None]
     if not scored:
         return ()
-    other = methods[1] if len(methods) > 1 else None
     ranked = sorted(scored, key=lambda one: (-(one.AP or 0.0), one.category_id))
     count = min(_NUM_EXTREME_CATEGORIES, (len(ranked) + 1) // 2)
     return (
-        _category_table("Best", ranked[:count], methods[0].name, other),
-        _category_table("Worst", ranked[-count:][::-1], methods[0].name, other),
+        _category_table("Best", ranked[:count], methods[:2]),
+        _category_table("Worst", ranked[-count:][::-1], methods[:2]),
+        _category_table("All classes", scored, methods),
     )
 
 
@@ -218,20 +218,21 @@ def _marked(
 
 
 def _category_table(
-    title: str, rows: Sequence[CategoryScore], first_name: str, other: MethodResult | None
+    title: str, rows: Sequence[CategoryScore], methods: Sequence[MethodResult]
 ) -> CategoryTable:
-    others = {one.category_id: one.AP for one in other.scores.per_category} if other else {}
-    names = [first_name, *([other.name] if other else [])]
+    figures = [{one.category_id: one.AP for one in m.scores.per_category} for m in methods]
     has_frequency = any(row.frequency for row in rows)
     return CategoryTable(
         title=title,
-        columns=("class", *(["freq."] if has_frequency else []), "regions", *names),
+        columns=(
+            *("class", *(["freq."] if has_frequency else []), "regions"),
+            *(method.name for method in methods),
+        ),
         rows=tuple(
             (
-                row.name,
-                *([row.frequency or ""] if has_frequency else []),
-                *(str(row.num_annotations), format_figure(row.AP)),
-                *([format_figure(others[row.category_id])] if other else []),
+                *(row.name, *([row.frequency or ""] if has_frequency else [])),
+                f"{row.num_annotations:,}",
+                *(format_figure(of_method[row.category_id]) for of_method in figures),
             )
             for row in rows
         ),

@@ -124,6 +124,7 @@ def _with_spread(
 
 def _write_predictions(output_dir: Path, config: EvalConfig, run: MethodRun) -> None:
     computed = [output for output in run.outputs if output.name not in config.results_files]
+    computed = computed[: {"none": 0, "first": 1, "all": None}[config.predictions]]
     for number, output in enumerate(computed):
         name = f"predictions_{output.name}.json" if number else "predictions.json"
         output.predictions().write_lvis_json(output_dir / name)
