@@ -10,6 +10,7 @@ of the heads lies above each method without a head. About four minutes on two co
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import auto_cli
@@ -25,25 +26,49 @@ _TOY = Path(__file__).parents[1] / "configs" / "toy"
 
 def train(quickstart_dir: Path, run_dir: Path, *, seed: int) -> Path:
     """Train both stages, unless that was done before; return the folder of the trained head."""
-    caches = [str(quickstart_dir / "cache" / name) for name in SOURCES]
-    for stage, sources in ((1, caches[:1]), (2, caches)):
-        folder = run_dir / f"stage{stage}"
-        if (folder / "head" / "head.safetensors").is_file():
-            continue
-        words = [
-            *("fit", "--config", str(_TOY / f"train_stage{stage}.yaml")),
-            *("--data.train", json.dumps(sources), "--seed_everything", str(seed)),
-            *("--data.val", str(quickstart_dir / "cache" / "val")),
-            *("--val_annotations", str(quickstart_dir / "world" / "val.json")),
-            *("--trainer.default_root_dir", str(folder)),
-        ]
-        if stage > 1:
-            words += ["--model.init_from", str(run_dir / "stage1" / "head")]
+    train_stage(quickstart_dir, run_dir, 1, seed=seed)
+    return train_stage(quickstart_dir, run_dir, 2, seed=seed)
+
+
+def train_stage(
+    quickstart_dir: Path,
+    run_dir: Path,
+    stage: int,
+    *,
+    seed: int,
+    name: str | None = None,
+    options: Sequence[str] = (),
+) -> Path:
+    """Train one stage, unless that was done before; return the folder of the trained head.
+
+    Args:
+        quickstart_dir: A finished quickstart.
+        run_dir: Folder of the stages.
+        stage: 1, or 2, which starts from the head of stage 1.
+        seed: Seed of initial weights and order of images.
+        name: Name of the stage's folder; None for ``stage<number>``.
+        options: Further options of ``train.py fit``.
+    """
+    folder = run_dir / (name or f"stage{stage}")
+    caches = [str(quickstart_dir / "cache" / source) for source in SOURCES]
+    words = [
+        *("fit", "--config", str(_TOY / f"train_stage{stage}.yaml")),
+        *("--data.train", json.dumps(caches[:1] if stage == 1 else caches)),
+        *("--seed_everything", str(seed)),
+        *("--data.val", str(quickstart_dir / "cache" / "val")),
+        *("--val_annotations", str(quickstart_dir / "world" / "val.json")),
+        *("--trainer.default_root_dir", str(folder), *options),
+    ]
+    if stage > 1:
+        words += ["--model.init_from", str(run_dir / "stage1" / "head")]
+    if not (folder / "head" / "head.safetensors").is_file():
         regionspot(words)
-    return run_dir / "stage2" / "head"
+    return folder / "head"
 
 
-def compare(quickstart_dir: Path, output_dir: Path, heads: dict[str, Path]) -> EvaluationResult:
+def compare(
+    quickstart_dir: Path, output_dir: Path, heads: dict[str, Path], *, options: Sequence[str] = ()
+) -> EvaluationResult:
     """Score all heads and all methods without one."""
     config = parse_config(
         [
@@ -52,6 +77,7 @@ def compare(quickstart_dir: Path, output_dir: Path, heads: dict[str, Path]) -> E
             *("--annotations", str(quickstart_dir / "world" / "val.json")),
             *("--images_dir", str(quickstart_dir / "world"), "--num_pictures", "0"),
             *("--checkpoints", json.dumps([f"{name}={path}" for name, path in heads.items()])),
+            *options,
         ]
     )
     return run_evaluation(config)

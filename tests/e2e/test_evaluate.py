@@ -182,8 +182,8 @@ def test_the_report_holds_everything_and_needs_nothing(finished: Path) -> None:
     assert "1,234 steps on toy365" in report
     for method in METHODS:
         assert f"<b>{method}</b>" in report
-    # bars, loss, AP; three sampled images, two with mistakes, three attention sheets
-    assert len(re.findall(r'src="data:image/(?:png|jpeg);base64,', report)) == 3 + 3 + 2 + 3
+    # bars, loss, AP; precision, reliability; three sampled, two with mistakes, three with attention
+    assert len(re.findall(r'src="data:image/(?:png|jpeg);base64,', report)) == 3 + 2 + 3 + 2 + 3
     assert not re.search(r'(?:src|href)="(?!data:|#)', report)
     assert report.count("<script") == 1, "sorting and filtering; everything is there without it"
 
