@@ -53,8 +53,8 @@ class EvalConfig:
     models: ModelsConfig | None = None
     """The frozen models of the cache; needed by the methods from pixels only."""
     protocol: Protocol = "flattened_top300"
-    """Which (box, class) pairs are scored: flattened_top300 or top1. Never compare figures of the
-    one with figures of the other."""
+    """Which (box, class) pairs are scored: flattened_top300, top1, or ap_fixed (LVIS only). Never
+    compare figures of different protocols."""
     templates: str = "ensemble81"
     """Which of the cache's text banks to compare with, the same for all methods."""
     batch_size: int = 16

@@ -20,11 +20,18 @@ from regionspot.evaluation.data import EvaluationData
 from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
 from regionspot.model import TrainedHead, load_trained_head
-from regionspot.scoring import NamedRegions, Predictions, Protocol, emit_predictions
+from regionspot.scoring import (
+    NamedRegions,
+    Predictions,
+    Protocol,
+    best_of_each_class,
+    emit_predictions,
+)
 
 _logger = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
+_MAX_PENDING = 4_000_000  # pairs of AP-fixed that are held before only the best are kept
 _DESCRIPTIONS: dict[PixelMethod, str] = {
     "clip_box_crop": "CLIP's image embedding of the cropped box; baseline of the paper.",
     "clip_mask_crop": "The same, grey outside SAM's mask; baseline of the paper.",
@@ -46,16 +53,21 @@ class MethodOutput:
     named: dict[int, NamedRegions] = field(default_factory=dict)
     """What it called the regions of each image, by image id, in the cache's order; {} for results
     files, whose boxes are their own."""
+    _num_pending: int = 0
 
     def add(self, scores: RegionScores, data: EvaluationData, protocol: Protocol) -> None:
         """Take over one image's scores."""
         category_ids = data.cache.manifest.category_ids
         self.parts.append(emit_predictions([scores], category_ids, protocol=protocol))
+        self._num_pending += len(self.parts[-1])
+        if protocol == "ap_fixed" and self._num_pending > _MAX_PENDING:
+            self.parts, self._num_pending = [self.predictions(protocol)], 0
         self.named[scores.image_id] = NamedRegions.of_scores(scores, data.labels[scores.image_id])
 
-    def predictions(self) -> Predictions:
-        """Join the predictions of all images."""
-        return Predictions.concatenate(self.parts)
+    def predictions(self, protocol: Protocol) -> Predictions:
+        """Join the predictions of all images, as far as the protocol scores them."""
+        found = Predictions.concatenate(self.parts)
+        return best_of_each_class(found) if protocol == "ap_fixed" else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

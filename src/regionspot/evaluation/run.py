@@ -22,6 +22,7 @@ from regionspot.scoring import (
     CocoScorer,
     LvisScorer,
     NamedRegions,
+    Protocol,
     bootstrap_spread,
     region_figures,
     scorer_of,
@@ -73,13 +74,13 @@ def _evaluate_alone(
     curves: tuple[ReportPicture, ...],
     command: str,
 ) -> EvaluationResult:
-    scorer = scorer_of(data.truth, scorer=config.scorer)
+    scorer = scorer_of(data.truth, scorer=config.scorer, protocol=config.protocol)
     run = run_methods(config, data)
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
-    methods = tuple(_score(output, scorer) for output in run.outputs)
+    methods = tuple(_score(output, scorer, config.protocol) for output in run.outputs)
     if config.bootstrap:
-        methods = _with_spread(methods, run, data, num_draws=config.bootstrap)
+        methods = _with_spread(methods, run, data, config)
     _write_predictions(output_dir, config, run)
     scoring = {"evaluate: AP and predictions files": time.perf_counter() - start}
     result = EvaluationResult(
@@ -100,20 +101,25 @@ def _evaluate_alone(
     return result
 
 
-def _score(output: MethodOutput, scorer: LvisScorer | CocoScorer) -> MethodResult:
+def _score(
+    output: MethodOutput, scorer: LvisScorer | CocoScorer, protocol: Protocol
+) -> MethodResult:
     return MethodResult(
         name=output.name,
         description=output.description,
-        scores=scorer.score(output.predictions()),
+        scores=scorer.score(output.predictions(protocol)),
         region_figures=region_figures(NamedRegions.concatenate(output.named.values())),
     )
 
 
 def _with_spread(
-    methods: tuple[MethodResult, ...], run: MethodRun, data: EvaluationData, *, num_draws: int
+    methods: tuple[MethodResult, ...], run: MethodRun, data: EvaluationData, config: EvalConfig
 ) -> tuple[MethodResult, ...]:
     spread = bootstrap_spread(
-        data.truth, [output.predictions() for output in run.outputs], num_draws=num_draws
+        data.truth,
+        [output.predictions(config.protocol) for output in run.outputs],
+        num_draws=config.bootstrap,
+        protocol=config.protocol,
     )
     rows = zip(methods, spread.of_methods, spread.of_differences, strict=True)
     return tuple(
@@ -127,7 +133,7 @@ def _write_predictions(output_dir: Path, config: EvalConfig, run: MethodRun) -> 
     computed = computed[: {"none": 0, "first": 1, "all": None}[config.predictions]]
     for number, output in enumerate(computed):
         name = f"predictions_{output.name}.json" if number else "predictions.json"
-        output.predictions().write_lvis_json(output_dir / name)
+        output.predictions(config.protocol).write_lvis_json(output_dir / name)
 
 
 def _timings(steps: Sequence[EarlierStep], evaluation: Mapping[str, float]) -> Mapping[str, float]:

@@ -42,6 +42,7 @@ from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.protocols import (
     PROTOCOL_NOTES,
     Protocol,
+    best_of_each_class,
     emit_predictions,
     flatten_top_k,
     top_1,
@@ -74,6 +75,7 @@ __all__ = [
     "Spread",
     "WordAccuracy",
     "accuracy_by_crowd",
+    "best_of_each_class",
     "bootstrap_spread",
     "check_num_draws",
     "check_same_data",

@@ -23,6 +23,7 @@ from regionspot.annotations import FREQUENCIES, LvisGroundTruth
 from regionspot.core.errors import ConfigError
 from regionspot.scoring.coco_ap import CocoGroundTruth
 from regionspot.scoring.predictions import Predictions
+from regionspot.scoring.protocols import Protocol
 from regionspot.scoring.scorers import scorer_of
 
 CONFIDENCE = 0.95
@@ -62,7 +63,11 @@ class Spread:
 
 
 def bootstrap_spread(
-    truth: LvisGroundTruth | CocoGroundTruth, methods: Sequence[Predictions], *, num_draws: int
+    truth: LvisGroundTruth | CocoGroundTruth,
+    methods: Sequence[Predictions],
+    *,
+    num_draws: int,
+    protocol: Protocol = "flattened_top300",
 ) -> Spread:
     """Compute intervals of AP over draws of images.
 
@@ -70,6 +75,7 @@ def bootstrap_spread(
         truth: The ground truth.
         methods: Predictions of at least one method.
         num_draws: How often images are drawn.
+        protocol: How the predictions were chosen.
 
     Raises:
         ConfigError: There are too few draws for an interval.
@@ -80,7 +86,7 @@ def bootstrap_spread(
     generator = np.random.default_rng(_SEED)
     drawn = generator.integers(0, num_images, (num_draws, num_images))
     counts = np.stack([np.bincount(row, minlength=num_images) for row in drawn])
-    figures = [draw_figures(truth, predictions, counts) for predictions in methods]
+    figures = [draw_figures(truth, found, counts, protocol=protocol) for found in methods]
     return Spread(
         of_methods=tuple(_intervals(found) for found in figures),
         of_differences=tuple(
@@ -106,6 +112,8 @@ def draw_figures(
     truth: LvisGroundTruth | CocoGroundTruth,
     predictions: Predictions,
     counts: NDArray[np.int64],
+    *,
+    protocol: Protocol = "flattened_top300",
 ) -> dict[str, NDArray[np.float64]]:
     """Compute the figures of a method on draws of images.
 
@@ -113,11 +121,12 @@ def draw_figures(
         truth: The ground truth; its images in ascending order of ids.
         predictions: Predictions of the method.
         counts: How often each image occurs in each draw, (D, I).
+        protocol: How the predictions were chosen.
 
     Returns:
         Figures by name, in percent, (D,); NaN in draws without the ground truth that they need.
     """
-    precision = _draw_precision(_match(truth, predictions), counts)
+    precision = _draw_precision(_match(truth, predictions, protocol), counts)
     groups = {"AP": np.ones(precision.shape[1], bool)}
     if isinstance(truth, LvisGroundTruth):
         groups |= {
@@ -154,14 +163,16 @@ class _Matches:
         self.region_images += [image] * int(np.sum(entry["gtInDenominator"]))
 
 
-def _match(truth: LvisGroundTruth | CocoGroundTruth, predictions: Predictions) -> list[_Matches]:
+def _match(
+    truth: LvisGroundTruth | CocoGroundTruth, predictions: Predictions, protocol: Protocol
+) -> list[_Matches]:
     """Match predictions with regions, chunk by chunk of images; return the matches by class."""
     image_ids = sorted(truth.image_ids)
     matches: list[_Matches] = []
     for start in range(0, len(image_ids), _CHUNK):
         chunk = image_ids[start : start + _CHUNK]
         own = predictions.select(np.isin(predictions.image_ids, chunk))
-        evaluation = scorer_of(truth.subset(chunk)).match(own)
+        evaluation = scorer_of(truth.subset(chunk), protocol=protocol).match(own)
         matches = matches or [_Matches() for _ in evaluation.params.cat_ids]
         everywhere = list(evaluation.params.area_rng[0])
         for entry in evaluation.eval_imgs:

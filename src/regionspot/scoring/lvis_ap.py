@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations import FREQUENCIES, Frequency, LvisGroundTruth
-from regionspot.core.errors import AnnotationError, RegionSpotError
+from regionspot.core.errors import AnnotationError, ConfigError, RegionSpotError
 from regionspot.scoring.ap_scores import (
     SIZES,
     ApScores,
@@ -96,14 +96,27 @@ class LvisScorer:
         *,
         iou_type: Literal["bbox"] = "bbox",
         scorer: Scorer = "hotcoco",
+        max_detections: int | None = LVIS_MAX_DETECTIONS,
     ) -> None:
         """Index the ground truth.
 
+        Args:
+            truth: The ground truth.
+            iou_type: Boxes; results with masks are not read.
+            scorer: hotcoco, or the reference.
+            max_detections: Predictions that count of an image; None for all, as in AP-fixed.
+
         Raises:
-            ConfigError: There is no such scorer.
+            ConfigError: There is no such scorer, or the reference is to score without a limit.
             MissingExtraError: hotcoco is not installed.
         """
         check_scorer(scorer)
+        if scorer == "reference" and max_detections != LVIS_MAX_DETECTIONS:
+            raise ConfigError(
+                f"--scorer reference scores {LVIS_MAX_DETECTIONS} predictions an image. Set"
+                " --scorer hotcoco for --protocol ap_fixed."
+            )
+        self._max_detections = max_detections
         self._scorer = scorer
         self._truth = truth
         self._iou_type = iou_type
@@ -135,13 +148,17 @@ class LvisScorer:
                 np.searchsorted(self._category_ids, predictions.category_ids),
             ]
         ).astype(np.float64)
-        detections = self._hotcoco.LVISResults(self._indexed, table, max_dets=LVIS_MAX_DETECTIONS)
+        detections = self._hotcoco.LVISResults(self._indexed, table, max_dets=self._max_detections)
         if not has_area(boxes_xywh).all():
             # As lvis does: they count among the 300 of their image, and then no more.
             detections = detections.filter(area_rng=_ANY_AREA, drop_empty_images=False)
         evaluation = self._hotcoco.COCOeval(
             self._indexed, detections, self._iou_type, lvis_style=True
         )
+        if self._max_detections is None:
+            parameters = evaluation.params
+            parameters.max_dets = [max(1, len(predictions))]
+            evaluation.params = parameters
         evaluation.evaluate()
         return evaluation
 

@@ -22,10 +22,13 @@ from regionspot.core.geometry import xyxy_to_xywh
 from regionspot.core.region_scores import RegionScores
 from regionspot.scoring.predictions import Predictions
 
-Protocol = Literal["flattened_top300", "top1"]
+Protocol = Literal["flattened_top300", "top1", "ap_fixed"]
 
 LVIS_MAX_DETECTIONS = 300
 """LVIS scores this many predictions an image, over all categories together."""
+
+FIXED_MAX_DETECTIONS = 10_000
+"""AP-fixed scores this many predictions of a category, over all images together."""
 
 PROTOCOL_NOTES: dict[Protocol, str] = {
     "flattened_top300": (
@@ -35,6 +38,11 @@ PROTOCOL_NOTES: dict[Protocol, str] = {
     "top1": (
         "Top 1: every box is predicted as its one most likely class. The figures are far lower than"
         " the flattened ones and must not be compared with them."
+    ),
+    "ap_fixed": (
+        "AP-fixed (Dave et al. 2021): the 10,000 pairs of every class with the highest scores over"
+        " all images are scored, any number of them in an image, so that classes do not compete for"
+        " 300 places. Not comparable with the flattened figures."
     ),
 }
 
@@ -86,6 +94,27 @@ def top_1(region_scores: RegionScores, category_ids: Sequence[int]) -> Predictio
     return _emit(region_scores, category_ids, weighted, rows, columns)
 
 
+def all_pairs(region_scores: RegionScores, category_ids: Sequence[int]) -> Predictions:
+    """Emit every (box, class) pair of an image, best first.
+
+    Args:
+        region_scores: One image's class scores; ``box_scores`` are multiplied in.
+        category_ids: The data set's own id of each class of the vocabulary, C in all.
+
+    Raises:
+        ShapeError: ``category_ids`` does not name every column of the scores.
+    """
+    return flatten_top_k(region_scores, category_ids, k=max(1, region_scores.scores.size))
+
+
+def best_of_each_class(predictions: Predictions, *, k: int = FIXED_MAX_DETECTIONS) -> Predictions:
+    """Keep the ``k`` highest scores of every category over all images, the first of equal ones."""
+    order = np.lexsort((-predictions.scores, predictions.category_ids))
+    categories = predictions.category_ids[order]
+    ranks = np.arange(len(order)) - np.searchsorted(categories, categories)
+    return predictions.select(np.sort(order[ranks < k]))
+
+
 def emit_predictions(
     scored: Iterable[RegionScores], category_ids: Sequence[int], *, protocol: Protocol
 ) -> Predictions:
@@ -99,7 +128,7 @@ def emit_predictions(
         raise ConfigError(
             f"there is no protocol {protocol!r}; choose one of {sorted(PROTOCOL_NOTES)}."
         )
-    emit = flatten_top_k if protocol == "flattened_top300" else top_1
+    emit = {"flattened_top300": flatten_top_k, "top1": top_1, "ap_fixed": all_pairs}[protocol]
     return Predictions.concatenate(emit(image, category_ids) for image in scored)
 
 
