@@ -307,13 +307,16 @@ def test_results_of_others_stand_in_the_table_with_the_same_figures(
         [
             *setting.options,
             *("--results", f"[theirs={path}]", "--output_dir", str(tmp_path), "--num_pictures"),
-            *("0", "--scorer", "reference"),
+            *("0", "--scorer", "reference", "--retrieval", "true"),
         ]
     )
     methods = json.loads((tmp_path / "metrics.json").read_text())["methods"]
     wanted = json.loads((finished / "metrics.json").read_text())["methods"]
     assert list(methods) == ["fusion_head", "theirs"]
-    assert methods["fusion_head"] == wanted["fusion_head"], "the reference agrees in every bit"
+    shown = {name: methods["fusion_head"][name] for name in wanted["fusion_head"]}
+    assert shown == wanted["fusion_head"], "the reference agrees in every bit"
+    assert 0 < methods["fusion_head"]["retrieval_mAP"] <= 100
+    assert methods["theirs"]["retrieval_mAP"] is None
     assert methods["theirs"]["AP"] == pytest.approx(wanted["pooled_patches"]["AP"], abs=0.5)
     assert methods["theirs"]["top1_accuracy"] is None
     assert not (tmp_path / "predictions_theirs.json").exists(), "it is the user's own file"

@@ -37,6 +37,9 @@ class EvalConfig:
     references take far longer."""
     bootstrap: int = 0
     """Draws of images for 95 % intervals of AP and of its differences, e.g. 200; 0 for none."""
+    retrieval: bool = False
+    """Whether to score retrieval, too: class names rank all regions. Keeps all probabilities in
+    memory: 4 bytes for each region and class, 1.2 GB for LVIS val."""
     checkpoints: list[str] = field(default_factory=list)
     """Trained heads, each as name=path or just path (its name is then fusion_head). A path is a
     run's folder, its head/ folder, or a .ckpt or .safetensors file. The first is the one in the

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models, resolve_device
@@ -53,10 +54,16 @@ class MethodOutput:
     named: dict[int, NamedRegions] = field(default_factory=dict)
     """What it called the regions of each image, by image id, in the cache's order; {} for results
     files, whose boxes are their own."""
+    scores: list[NDArray[np.float32]] = field(default_factory=list)
+    """Class probabilities of the regions of each image, in the same order; [] unless retrieval is
+    scored."""
     _num_pending: int = 0
 
-    def add(self, scores: RegionScores, data: EvaluationData, protocol: Protocol) -> None:
+    def add(self, scores: RegionScores, data: EvaluationData, config: EvalConfig) -> None:
         """Take over one image's scores."""
+        protocol = config.protocol
+        if config.retrieval:
+            self.scores.append(scores.scores)
         category_ids = data.cache.manifest.category_ids
         self.parts.append(emit_predictions([scores], category_ids, protocol=protocol))
         self._num_pending += len(self.parts[-1])
@@ -176,7 +183,7 @@ def _run_head(
     output = MethodOutput(name=name, description=_describe_head(head))
     with safe_points():
         for scores in _with_progress(scored, name, len(data.cache)):
-            output.add(scores, data, config.protocol)
+            output.add(scores, data, config)
             check_stop()
     return output
 
@@ -205,7 +212,7 @@ def _run_from_pixels(
     with safe_points():
         for by_method in _with_progress(scored, "methods from pixels", len(data.cache)):
             for method, scores in by_method.items():
-                outputs[method].add(scores, data, config.protocol)
+                outputs[method].add(scores, data, config)
             check_stop()
     return list(outputs.values())
 

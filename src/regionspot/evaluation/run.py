@@ -22,9 +22,9 @@ from regionspot.scoring import (
     CocoScorer,
     LvisScorer,
     NamedRegions,
-    Protocol,
     bootstrap_spread,
     region_figures,
+    retrieval_figures,
     scorer_of,
 )
 from regionspot.scoring.results import (
@@ -78,7 +78,7 @@ def _evaluate_alone(
     run = run_methods(config, data)
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
-    methods = tuple(_score(output, scorer, config.protocol) for output in run.outputs)
+    methods = tuple(_score(output, scorer, config) for output in run.outputs)
     if config.bootstrap:
         methods = _with_spread(methods, run, data, config)
     _write_predictions(output_dir, config, run)
@@ -102,13 +102,17 @@ def _evaluate_alone(
 
 
 def _score(
-    output: MethodOutput, scorer: LvisScorer | CocoScorer, protocol: Protocol
+    output: MethodOutput, scorer: LvisScorer | CocoScorer, config: EvalConfig
 ) -> MethodResult:
+    figures = region_figures(NamedRegions.concatenate(output.named.values()))
+    if config.retrieval:
+        labels = [named.labels for named in output.named.values()]
+        figures |= retrieval_figures(output.scores, labels[: len(output.scores)])
     return MethodResult(
         name=output.name,
         description=output.description,
-        scores=scorer.score(output.predictions(protocol)),
-        region_figures=region_figures(NamedRegions.concatenate(output.named.values())),
+        scores=scorer.score(output.predictions(config.protocol)),
+        region_figures=figures,
     )
 
 

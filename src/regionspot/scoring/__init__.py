@@ -47,6 +47,7 @@ from regionspot.scoring.protocols import (
     flatten_top_k,
     top_1,
 )
+from regionspot.scoring.retrieval import retrieval_figures
 from regionspot.scoring.scorers import scorer_of
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "format_figure",
     "region_figures",
     "reliability",
+    "retrieval_figures",
     "score_lvis",
     "scorer_of",
     "shown_figures",

@@ -124,6 +124,15 @@ FIGURES: tuple[Figure, ...] = (
         lower_is_better=True,
         of_regions=calibration_error,
     ),
+    Figure(
+        name="retrieval_mAP",
+        title="retr. mAP",
+        places=("shell", "report"),
+        note="retr. mAP, R@1, R@10: each class name ranks all regions by their probability of it;"
+        " mean average precision, and the share of names with a right region among the best 1, 10.",
+    ),
+    Figure(name="retrieval_recall_at_1", title="R@1", places=("report",)),
+    Figure(name="retrieval_recall_at_10", title="R@10", places=("report",)),
 )
 """The figures that are shown, in the order of the columns."""
 

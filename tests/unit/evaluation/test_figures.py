@@ -79,7 +79,9 @@ def test_figures_are_those_of_torchmetrics(seed: int, num_regions: int) -> None:
 
 
 def test_figures_that_no_method_has_are_not_shown() -> None:
-    some: dict[str, float | None] = {figure.name: None for figure in FIGURES}
+    some: dict[str, float | None] = {
+        figure.name: None for figure in FIGURES if not figure.name.startswith("retrieval")
+    }
     lvis = ["AP", "APr", "APc", "APf", "AP50"]
     assert [figure.title for figure in shown_figures("report", [some, some])] == lvis
     titles = [figure.title for figure in shown_figures("report", [some, some | _TOP1])]
