@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +107,12 @@ def mean_curve(precision: NDArray[np.float64]) -> tuple[float, ...]:
     """Average precision (101, C) over the categories with ground truth, in percent."""
     defined = precision[:, precision[0] > -1]
     return tuple((100 * defined.mean(axis=1)).tolist()) if defined.shape[1] else ()
+
+
+def keep_all_sizes_only(parameters: Any) -> None:
+    """Take the ranges of small, medium and large regions out of hotcoco's parameters."""
+    parameters.area_rng = parameters.area_rng[:1]
+    parameters.area_rng_lbl = parameters.area_rng_lbl[:1]
 
 
 def import_hotcoco() -> ModuleType:

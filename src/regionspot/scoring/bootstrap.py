@@ -172,11 +172,10 @@ def _match(
     for start in range(0, len(image_ids), _CHUNK):
         chunk = image_ids[start : start + _CHUNK]
         own = predictions.select(np.isin(predictions.image_ids, chunk))
-        evaluation = scorer_of(truth.subset(chunk), protocol=protocol).match(own)
+        evaluation = scorer_of(truth.subset(chunk), protocol=protocol).match(own, by_size=False)
         matches = matches or [_Matches() for _ in evaluation.params.cat_ids]
-        everywhere = list(evaluation.params.area_rng[0])
         for entry in evaluation.eval_imgs:
-            if entry is not None and list(entry["aRng"]) == everywhere:
+            if entry is not None:
                 # Ids there are positions among classes and among the images of the chunk.
                 matches[entry["category_id"]].add(entry, image=start + entry["image_id"])
     return matches

@@ -25,6 +25,7 @@ from regionspot.scoring.ap_scores import (
     Scorer,
     check_scorer,
     import_hotcoco,
+    keep_all_sizes_only,
     mean_curve,
     mean_percent,
 )
@@ -191,16 +192,25 @@ class CocoScorer:
             )
         return self._summarize(*(theirs or self._curves(found)))
 
-    def match(self, predictions: Predictions) -> Any:
-        """Return hotcoco's evaluator after it has matched predictions with the ground truth."""
-        return self._matched(self._ranked(predictions))
+    def match(self, predictions: Predictions, *, by_size: bool = True) -> Any:
+        """Return hotcoco's evaluator after it has matched predictions with the ground truth.
 
-    def _matched(self, found: Detections) -> Any:
+        Args:
+            predictions: What to match.
+            by_size: Whether to match within small, medium and large regions, too.
+        """
+        return self._matched(self._ranked(predictions), by_size=by_size)
+
+    def _matched(self, found: Detections, *, by_size: bool = True) -> Any:
         table = np.column_stack(
             [found.images, found.boxes_xywh, found.scores, found.labels]
         ).astype(np.float64)
         detections = self._indexed.load_res(table)
         evaluation = self._hotcoco.COCOeval(self._indexed, detections, "bbox")
+        if not by_size:
+            parameters = evaluation.params
+            keep_all_sizes_only(parameters)
+            evaluation.params = parameters
         evaluation.evaluate()
         return evaluation
 

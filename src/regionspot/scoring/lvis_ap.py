@@ -24,6 +24,7 @@ from regionspot.scoring.ap_scores import (
     Scorer,
     check_scorer,
     import_hotcoco,
+    keep_all_sizes_only,
     mean_curve,
     mean_percent,
 )
@@ -137,8 +138,13 @@ class LvisScorer:
             theirs = reference_curves(self._truth, predictions)
         return self._summarize(*(theirs or self._curves(predictions)))
 
-    def match(self, predictions: Predictions) -> Any:
-        """Return hotcoco's evaluator after it has matched predictions with the ground truth."""
+    def match(self, predictions: Predictions, *, by_size: bool = True) -> Any:
+        """Return hotcoco's evaluator after it has matched predictions with the ground truth.
+
+        Args:
+            predictions: What to match.
+            by_size: Whether to match within small, medium and large regions, too.
+        """
         boxes_xywh = predictions.boxes_xywh
         table = np.column_stack(
             [
@@ -155,10 +161,12 @@ class LvisScorer:
         evaluation = self._hotcoco.COCOeval(
             self._indexed, detections, self._iou_type, lvis_style=True
         )
+        parameters = evaluation.params
         if self._max_detections is None:
-            parameters = evaluation.params
             parameters.max_dets = [max(1, len(predictions))]
-            evaluation.params = parameters
+        if not by_size:
+            keep_all_sizes_only(parameters)
+        evaluation.params = parameters
         evaluation.evaluate()
         return evaluation
 
