@@ -1,13 +1,8 @@
-"""The CLIP baselines and controls of the paper: crops of regions, and patch tokens over a box.
+"""Crops of regions for the paper's CLIP baselines, and patch tokens pooled over boxes.
 
-Crops take and return uint8 RGB arrays (H, W, 3) and boxes in pixels of the original image. A box is
-widened to whole pixels, and always covers at least one pixel of the image: a box thinner than a
-pixel, or outside the image, becomes the nearest pixel row or column.
-
-The control pools CLIP's own patch tokens, with nothing trained and no crop encoded: each patch
-token of the whole image, after CLIP's final norm and projection, is compared with the class names,
-and a region's logit is the log of the mean of ``exp`` of its patches' logits. A fusion head that is
-not better has only learned to look up its box.
+Images are uint8 RGB arrays (H, W, 3); boxes are in pixels of the original image. A box is widened
+to whole pixels and covers at least one: a box thinner than a pixel, or outside the image, becomes
+the nearest pixel row or column.
 """
 
 import math
@@ -22,12 +17,14 @@ from regionspot.core.geometry import FloatArray
 
 ImageArray = NDArray[np.uint8]
 MaskArray = NDArray[np.bool_]
-PixelBox = tuple[int, int, int, int]
-"""Whole pixels ``(x1, y1, x2, y2)``, half-open: ``image[y1:y2, x1:x2]``."""
 
 
-def pixel_box(box_xyxy: FloatArray, size_hw: tuple[int, int]) -> PixelBox:
-    """Widen one box, (4,), to the whole pixels it touches, at least one pixel inside the image."""
+def pixel_box(box_xyxy: FloatArray, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Widen one box, (4,), to the whole pixels it touches, at least one pixel inside the image.
+
+    Returns:
+        ``(x1, y1, x2, y2)``, half-open: ``image[y1:y2, x1:x2]``.
+    """
     height, width = size_hw
     x1, x2 = _pixel_range(float(box_xyxy[0]), float(box_xyxy[2]), width)
     y1, y2 = _pixel_range(float(box_xyxy[1]), float(box_xyxy[3]), height)
@@ -43,38 +40,34 @@ def box_crop(image: ImageArray, box_xyxy: FloatArray) -> ImageArray:
 def mask_crop(
     image: ImageArray, box_xyxy: FloatArray, mask: MaskArray, grey: ImageArray
 ) -> ImageArray:
-    """Cut the box out of the image and paint what lies outside the mask grey.
+    """Cut the box out of the image and paint everything outside the mask grey.
 
-    A mask without a pixel in the box says nothing about the region; the plain crop is returned
-    then.
+    A mask without a pixel in the box says nothing about the region and is ignored.
 
     Args:
         image: The whole image, (H, W, 3) uint8 RGB.
         box_xyxy: One box, (4,), original pixels.
         mask: The region at the image's size, (H, W) bool.
-        grey: The colour to fill with, (3,) uint8 RGB.
+        grey: The fill colour, (3,) uint8 RGB.
     """
     x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
-    inside = mask[y1:y2, x1:x2]
-    crop = image[y1:y2, x1:x2]
+    inside, crop = mask[y1:y2, x1:x2], image[y1:y2, x1:x2]
     return np.where(inside[..., None], crop, grey) if inside.any() else crop
 
 
 def grey_outside_mask(
     image: ImageArray, box_xyxy: FloatArray, mask: MaskArray, grey: ImageArray
 ) -> ImageArray:
-    """Keep the image's size and the region's place and scale, and paint all outside the mask grey.
+    """Paint everything outside the mask grey, and keep the image's size.
 
-    The mask counts beyond the box too. An empty mask is replaced by the box, so that something of
-    the region stays visible. Arguments as in `mask_crop`.
+    The mask is not cut to the box. An empty mask is replaced by the box, so that some of the region
+    stays visible. Arguments as in `mask_crop`.
     """
-    if mask.any():
-        return np.where(mask[..., None], image, grey)
-    x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
-    kept = np.empty_like(image)
-    kept[:] = grey
-    kept[y1:y2, x1:x2] = image[y1:y2, x1:x2]
-    return kept
+    if not mask.any():
+        x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
+        mask = np.zeros_like(mask)
+        mask[y1:y2, x1:x2] = True
+    return np.where(mask[..., None], image, grey)
 
 
 def mean_grey(mean: tuple[float, float, float]) -> ImageArray:
@@ -86,19 +79,17 @@ def mean_grey(mean: tuple[float, float, float]) -> ImageArray:
     return np.rint(np.array(mean) * 255).astype(np.uint8)
 
 
-def _pixel_range(low: float, high: float, length: int) -> tuple[int, int]:
-    start = min(max(math.floor(low), 0), length - 1)
-    return start, min(max(math.ceil(high), start + 1), length)
-
-
 def pooled_patch_logits(
     patches_PE: Tensor, inside_RP: Tensor, text_bank_CE: Tensor, *, scale: float
 ) -> Tensor:
-    """Pool patch logits over each region by log-mean-exp.
+    """Pool the logits of CLIP's own patch tokens over each region by log-mean-exp.
+
+    Nothing is trained and no crop is encoded: a fusion head that is not better than this control
+    has only learned to look up its box.
 
     Args:
-        patches_PE: Patch tokens in CLIP's text space, (P, E), without the class token; normalised
-            here.
+        patches_PE: Patch tokens after CLIP's final norm and projection, (P, E), without the class
+            token; normalised here.
         inside_RP: Which patches belong to each region, (R, P) bool, no row empty.
         text_bank_CE: Unit-norm class embeddings, (C, E).
         scale: CLIP's logit scale.
@@ -112,3 +103,8 @@ def pooled_patch_logits(
         for inside_P in inside_RP
     ]
     return torch.stack(pooled) if pooled else logits_PC.new_zeros((0, len(text_bank_CE)))
+
+
+def _pixel_range(low: float, high: float, length: int) -> tuple[int, int]:
+    start = min(max(math.floor(low), 0), length - 1)
+    return start, min(max(math.ceil(high), start + 1), length)

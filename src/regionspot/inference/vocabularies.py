@@ -1,17 +1,16 @@
-"""The names to choose from: read from what a person gives, checked, and embedded once."""
+"""The names to choose from: read from the user's input, checked, and embedded once."""
 
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from regionspot.backbones import FrozenModels, SameTokens
+from regionspot.backbones import FrozenModels, SameTokens, check_templates
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.stored_banks import StoredBanks
@@ -22,10 +21,11 @@ _NUM_KEPT_BANKS = 16
 
 
 def as_vocabulary(names: object) -> Vocabulary:
-    """Read a vocabulary: one that is given, or a list of names.
+    """Return a vocabulary as it is, or make one from a list of names.
 
     Raises:
-        VocabularyError: It is one text, a path, no list, empty, or holds an empty or repeated name.
+        VocabularyError: It is a text, a path or no list; or it is empty, or a name is empty or
+            repeated.
     """
     if isinstance(names, Vocabulary):
         return names
@@ -45,37 +45,32 @@ def as_vocabulary(names: object) -> Vocabulary:
     return Vocabulary.from_names(names)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ChosenNames:
-    """Names to choose from, checked; they are embedded when their bank is first asked for.
+    """Names that CLIP can read."""
 
-    Args:
-        vocabulary: The names.
-        templates: The sentences that they are put into.
-        models: The frozen models, whose CLIP embeds them.
-        stored: Where banks are looked for first, and kept.
-    """
-
-    def __init__(
-        self, vocabulary: Vocabulary, templates: str, *, models: FrozenModels, stored: StoredBanks
-    ) -> None:
-        self.vocabulary = vocabulary
-        self._templates = templates
-        self._models = models
-        self._stored = stored
+    vocabulary: Vocabulary
+    """The names."""
+    templates: str
+    """The template set for the names."""
+    models: FrozenModels
+    """The frozen models, whose CLIP embeds the names."""
+    stored: StoredBanks
+    """The banks on disk."""
 
     @cached_property
     def bank_CE(self) -> Tensor:  # noqa: N802 - shape letters
-        """Their embeddings, (C, E) float32 of unit norm, on CLIP's device."""
-        found = self._stored.get(self.vocabulary, templates=self._templates)
+        """Embeddings, (C, E) float32 of unit norm, on CLIP's device; computed on first use."""
+        found = self.stored.get(self.vocabulary, templates=self.templates)
         if found is not None:
-            return torch.from_numpy(found).to(self._models.encoder.device)
-        bank_CE = self._models.encoder.text_bank(self.vocabulary.names, self._templates)
-        self._stored.keep(self.vocabulary, bank_CE.cpu().numpy(), templates=self._templates)
+            return torch.from_numpy(found).to(self.models.encoder.device)
+        bank_CE = self.models.encoder.text_bank(self.vocabulary.names, self.templates)
+        self.stored.keep(self.vocabulary, bank_CE.cpu().numpy(), templates=self.templates)
         return bank_CE
 
 
 class TextBanks:
-    """Vocabularies with their embeddings, of which those asked for lately stay in memory.
+    """Chosen names with their embeddings; the most recently used stay in memory.
 
     Args:
         models: The frozen models, whose CLIP embeds the names.
@@ -83,19 +78,17 @@ class TextBanks:
     """
 
     def __init__(self, models: FrozenModels, stored: StoredBanks) -> None:
-        self._models = models
-        self._stored = stored
-        self._kept: OrderedDict[tuple[str, str, str], ChosenNames] = OrderedDict()
+        self._choose = lru_cache(_NUM_KEPT_BANKS)(partial(_choose, models, stored))
 
     def choose(
         self, vocabulary: Vocabulary, *, templates: str, same_tokens: SameTokens
     ) -> ChosenNames:
-        """Check names, and return them without running CLIP.
+        """Check names without running CLIP.
 
         Args:
             vocabulary: The names.
-            templates: The sentences that they are put into.
-            same_tokens: What is done about names that CLIP cannot tell apart: "keep" them, with a
+            templates: The template set for the names.
+            same_tokens: How to treat names that CLIP cannot tell apart: "keep" them, with a
                 warning; "merge" them under the first of each; or "refuse" them.
 
         Raises:
@@ -107,24 +100,24 @@ class TextBanks:
             raise ConfigError(
                 f"same_tokens is {same_tokens!r}; wanted one of {', '.join(get_args(SameTokens))}."
             )
-        key = (vocabulary.sha256, str(templates), same_tokens)
-        if key not in self._kept:
-            self._kept[key] = self._choose(vocabulary, templates, same_tokens)
-        self._kept.move_to_end(key)
-        while len(self._kept) > _NUM_KEPT_BANKS:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        check_templates(templates)
+        return self._choose(vocabulary, templates, same_tokens)
 
-    def _choose(
-        self, vocabulary: Vocabulary, templates: str, same_tokens: SameTokens
-    ) -> ChosenNames:
-        findings = self._models.encoder.examine_names(vocabulary.names, templates)
-        findings.check_words()
-        if same_tokens == "refuse":
-            findings.check_alike()
-        elif same_tokens == "merge":
-            vocabulary = Vocabulary(findings.merged_names())
-            findings = replace(findings, alike=())
-        for line in findings.lines():
-            _logger.warning("%s", line)
-        return ChosenNames(vocabulary, templates, models=self._models, stored=self._stored)
+
+def _choose(
+    models: FrozenModels,
+    stored: StoredBanks,
+    vocabulary: Vocabulary,
+    templates: str,
+    same_tokens: SameTokens,
+) -> ChosenNames:
+    findings = models.encoder.examine_names(vocabulary.names, templates)
+    findings.check_words()
+    if same_tokens == "refuse":
+        findings.check_alike()
+    elif same_tokens == "merge":
+        vocabulary = Vocabulary(findings.merged_names())
+        findings = replace(findings, alike=())
+    for line in findings.lines():
+        _logger.warning("%s", line)
+    return ChosenNames(vocabulary=vocabulary, templates=templates, models=models, stored=stored)
