@@ -7,10 +7,12 @@
   which keeps the region's place and scale but removes its context.
 - ``pooled_patches`` (control): patch tokens of the whole image, pooled over the box.
 
-All methods share one pass: each image is decoded and segmented once.
+All methods share one pass: each image is decoded and segmented once. Images are uint8 RGB arrays
+(H, W, 3); boxes are in pixels of the original image.
 """
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,24 +24,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from regionspot.backbones import BoxPrompts, FrozenModels, region_masks
 from regionspot.core.errors import ConfigError
 from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy, pixels_to_relative
 from regionspot.core.patch_grid import patches_in_boxes, square_grid_hw
 from regionspot.core.region_scores import RegionScores
-from regionspot.inference.crops import (
-    ImageArray,
-    MaskArray,
-    box_crop,
-    grey_outside_mask,
-    mask_crop,
-    mean_grey,
-    pooled_patch_logits,
-)
 from regionspot.inference.from_cache import TextBank, as_text_bank, class_probabilities
 from regionspot.inference.inputs import load_image
 
+ImageArray = NDArray[np.uint8]
+MaskArray = NDArray[np.bool_]
 PixelMethod = Literal["clip_box_crop", "clip_mask_crop", "grey_outside_mask", "pooled_patches"]
 PIXEL_METHODS: tuple[PixelMethod, ...] = get_args(PixelMethod)
 """All methods that need pixels and no head, in the order of the report."""
@@ -235,3 +231,91 @@ def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def pixel_box(box_xyxy: FloatArray, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Widen one box, (4,), to the whole pixels it touches, at least one pixel inside the image.
+
+    A box thinner than a pixel, or outside the image, becomes the nearest pixel row or column.
+
+    Returns:
+        ``(x1, y1, x2, y2)``, half-open: ``image[y1:y2, x1:x2]``.
+    """
+    limits_xy = np.array([size_hw[1], size_hw[0]])
+    start = np.clip(np.floor(box_xyxy[:2]), 0, limits_xy - 1).astype(np.int64)
+    stop = np.clip(np.ceil(box_xyxy[2:]), start + 1, limits_xy).astype(np.int64)
+    return int(start[0]), int(start[1]), int(stop[0]), int(stop[1])
+
+
+def box_crop(image: ImageArray, box_xyxy: FloatArray) -> ImageArray:
+    """Cut the box out of the image: a view of at least (1, 1, 3)."""
+    x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
+    return image[y1:y2, x1:x2]
+
+
+def mask_crop(
+    image: ImageArray, box_xyxy: FloatArray, mask: MaskArray, grey: ImageArray
+) -> ImageArray:
+    """Cut the box out of the image and paint everything outside the mask grey.
+
+    A mask without a pixel in the box says nothing about the region and is ignored.
+
+    Args:
+        image: The whole image, (H, W, 3) uint8 RGB.
+        box_xyxy: One box, (4,), original pixels.
+        mask: The region at the image's size, (H, W) bool.
+        grey: The fill colour, (3,) uint8 RGB.
+    """
+    x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
+    inside, crop = mask[y1:y2, x1:x2], image[y1:y2, x1:x2]
+    return np.where(inside[..., None], crop, grey) if inside.any() else crop
+
+
+def grey_outside_mask(
+    image: ImageArray, box_xyxy: FloatArray, mask: MaskArray, grey: ImageArray
+) -> ImageArray:
+    """Paint everything outside the mask grey, and keep the image's size.
+
+    The mask is not cut to the box. An empty mask is replaced by the box, so that some of the region
+    stays visible. Arguments as in `mask_crop`.
+    """
+    if not mask.any():
+        x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
+        mask = np.zeros_like(mask)
+        mask[y1:y2, x1:x2] = True
+    return np.where(mask[..., None], image, grey)
+
+
+def mean_grey(mean: tuple[float, float, float]) -> ImageArray:
+    """Return the colour, (3,) uint8 RGB, that a CLIP with this input mean sees as (nearly) zero.
+
+    Args:
+        mean: The encoder's input mean by channel, as fractions of full brightness.
+    """
+    return np.rint(np.array(mean) * 255).astype(np.uint8)
+
+
+def pooled_patch_logits(
+    patches_PE: Tensor, inside_RP: Tensor, text_bank_CE: Tensor, *, scale: float
+) -> Tensor:
+    """Pool the logits of CLIP's own patch tokens over each region by log-mean-exp.
+
+    Nothing is trained and no crop is encoded: a fusion head that is not better than this control
+    has only learned to look up its box.
+
+    Args:
+        patches_PE: Patch tokens after CLIP's final norm and projection, (P, E), without the class
+            token; normalised here.
+        inside_RP: Which patches belong to each region, (R, P) bool, no row empty.
+        text_bank_CE: Unit-norm class embeddings, (C, E).
+        scale: CLIP's logit scale.
+
+    Returns:
+        Logits, (R, C): between the mean and the maximum of the region's patch logits.
+    """
+    logits_PC = scale * F.normalize(patches_PE.float(), dim=-1) @ text_bank_CE.T
+    pooled = [
+        logits_PC[inside_P].logsumexp(dim=0) - math.log(int(inside_P.sum()))
+        for inside_P in inside_RP
+    ]
+    return torch.stack(pooled) if pooled else logits_PC.new_zeros((0, len(text_bank_CE)))

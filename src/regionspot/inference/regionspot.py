@@ -29,8 +29,7 @@ from regionspot.inference.inputs import ImageLike, as_count, is_one_image, load_
 from regionspot.inference.matching_models import exif_policy_of, load_matching_models
 from regionspot.inference.prompts import PromptedPixels, mask_form_for, open_prompted
 from regionspot.inference.regions import Regions
-from regionspot.inference.stored_banks import StoredBanks
-from regionspot.inference.vocabularies import ChosenNames, TextBanks, as_vocabulary
+from regionspot.inference.text_banks import ChosenNames, TextBanks, as_vocabulary
 from regionspot.model import TrainedHead, load_trained_head
 
 _IMAGE_BATCH_SIZE = 4
@@ -62,12 +61,11 @@ class RegionSpot:
     def __init__(self, trained_head: TrainedHead, models: FrozenModels) -> None:
         self._trained_head = trained_head
         self._models = models
-        self._device = models.encoder.device
         self._exif_policy = exif_policy_of(trained_head.card)
         self._mask_form = mask_form_for(trained_head.card.prompts)
-        self._banks = TextBanks(models, StoredBanks(models.fingerprint(), trained_head.folder))
-        trained_head.head.to(self._device).eval()
-        trained_head.classifier.to(self._device).eval()
+        self._banks = TextBanks(models, trained_head.folder)
+        trained_head.head.to(models.encoder.device).eval()
+        trained_head.classifier.to(models.encoder.device).eval()
 
     @classmethod
     def from_pretrained(

@@ -71,9 +71,10 @@ def save_released_head(path: Path | str, trained: TrainedHead) -> None:
         raise WeightsError(
             "the released layout supports the paper's head only (3 blocks, 8 heads, 2048 hidden,"
             f" plain inputs, scale 100, bias 0); this one has {spec.num_blocks} blocks,"
-            f" {spec.num_heads} heads, {spec.ffn_dim} hidden, normalize_inputs {spec.normalize_inputs}, guidance"
-            f" {spec.guidance}, position_code {spec.position_code}, scale {float(scale):g}, bias"
-            f" {bias:g}. Share its head/ folder instead."
+            f" {spec.num_heads} heads, {spec.ffn_dim} hidden, normalize_inputs"
+            f" {spec.normalize_inputs}, guidance {spec.guidance}, position_code"
+            f" {spec.position_code}, scale {float(scale):g}, bias {bias:g}. Share its head/ folder"
+            " instead."
         )
     buffer = io.BytesIO()
     tensors = {name: tensor.detach().cpu() for name, tensor in trained.head.state_dict().items()}

@@ -28,7 +28,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.data import CachedRegions
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 from regionspot.inference import ImageError, RegionSpot
-from regionspot.inference.stored_banks import StoredBanks
+from regionspot.inference.text_banks import StoredBanks
 from regionspot.model import TrainedHead, load_trained_head
 from regionspot.training import export_head
 
