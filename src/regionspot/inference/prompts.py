@@ -131,7 +131,7 @@ def read_prompts(
 def mask_form_for(prompts: Sequence[str]) -> MaskForm:
     """Return how to pass masks to SAM for a head that was trained on tokens of these prompts.
 
-    As in training, or by their extent ("box") if the head was not trained on tokens of masks.
+    As in training, or by their extent ("box") if training had no masks.
     """
     if "box_and_mask" in prompts:
         return "box_and_mask"

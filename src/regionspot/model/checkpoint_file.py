@@ -59,20 +59,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if state == "unsealed":
         _logger.warning("%s has no checksum, so damage cannot be detected", path)
     checkpoint = load_tensors(path, advice=lambda: _advice(path))
-    if not isinstance(checkpoint, dict) or CHECKPOINT_CARD_KEY not in checkpoint:
+    found = checkpoint if isinstance(checkpoint, dict) else {}
+    tensors = found.get("state_dict")
+    if not isinstance(found.get(CHECKPOINT_CARD_KEY), str) or not isinstance(tensors, Mapping):
         raise WeightsError(
-            f"{path} was not written by RegionSpot's train.py: it has no"
-            f" {CHECKPOINT_CARD_KEY!r}. For one of the paper's released checkpoints use"
-            " `regionspot convert` (load_released_head), or --model.init_from to train from it."
-        )
-    tensors = checkpoint.get("state_dict")
-    if not isinstance(tensors, Mapping) or not isinstance(checkpoint[CHECKPOINT_CARD_KEY], str):
-        raise WeightsError(
-            f"{path} is not a checkpoint of train.py: it has no 'state_dict', or no card of a head."
-            f" {_advice(path)}"
+            f"{path} was not written by RegionSpot's train.py: it has no {CHECKPOINT_CARD_KEY!r} or"
+            " no 'state_dict'. For one of the paper's released checkpoints use `regionspot convert`"
+            " (load_released_head), or --model.init_from to train from it."
         )
     check_finite(tensors, where=str(path))
-    return checkpoint
+    return found
 
 
 def load_tensors(path: Path, *, advice: Callable[[], str]) -> Any:
