@@ -127,7 +127,7 @@ def test_json_tells_a_script_the_same(
     assert first == {"path": str(cache), "kind": "cache", "is_whole": True, "problems": []}
     (problem,) = second.pop("problems")
     assert second == {"path": str(last), "kind": "checkpoint", "is_whole": False}
-    assert problem["message"].startswith(f"{last} is no whole checkpoint")
+    assert problem["message"].startswith(f"{last} is not a whole checkpoint")
     assert set(problem) == {"message", "shard", "key", "member", "offset"}
 
 

@@ -318,7 +318,7 @@ def test_a_checkpoint_of_before_there_were_seals_goes_on_with_a_warning(
     torch.save(torch.load(checkpoint, weights_only=True), checkpoint)
     assert SealedCheckpointIO().load_checkpoint(checkpoint)["global_step"] == 3
     (message,) = caplog.messages
-    assert message.startswith(f"{checkpoint} carries no checksum")
+    assert message.startswith(f"{checkpoint} has no checksum")
 
 
 KILLER = """

@@ -72,9 +72,9 @@ def _convert_head(
 
 
 def _read_released(source: Path, models: "ModelsConfig | None", templates: str) -> "TrainedHead":
-    from regionspot.model import load_released
+    from regionspot.model import load_released_head
 
-    released = load_released(source)
+    released = load_released_head(source)
     fingerprint = {}
     if models is not None:
         from regionspot.backbones import load_frozen_models

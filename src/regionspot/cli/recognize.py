@@ -65,8 +65,8 @@ def _regions(
     from regionspot.backbones import BoxPrompts
     from regionspot.inference import RegionSpot, load_image
     from regionspot.inference.inputs import as_count
+    from regionspot.inference.matching_models import exif_policy_of, load_matching_models
     from regionspot.inference.prompts import read_prompts
-    from regionspot.inference.regionspot import exif_policy_of, load_matching_models
     from regionspot.model import load_trained_head
 
     as_count(options.top_k, name="top_k")

@@ -1,7 +1,6 @@
-"""Names for regions: from a cache by a trained head, or from pixels with and without one.
+"""Naming regions: from a cache with a trained head, or from pixels with or without one.
 
-Names are imported when first used: scoring a cache needs neither SAM, CLIP nor an image library, so
-`regionspot.inference` must not ask for them.
+Imports are lazy, as scoring a cache needs neither SAM, CLIP nor an image library.
 """
 
 from importlib import import_module
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
         PIXEL_METHODS,
         PixelMethod,
         PromptedImage,
-        score_clip_crops,
         score_pixel_methods,
     )
     from regionspot.inference.from_cache import score_cached
@@ -32,7 +30,6 @@ __all__ = [
     "Regions",
     "load_image",
     "score_cached",
-    "score_clip_crops",
     "score_pixel_methods",
 ]
 
@@ -40,7 +37,6 @@ _HOMES = {
     "PIXEL_METHODS": "clip_crops",
     "PixelMethod": "clip_crops",
     "PromptedImage": "clip_crops",
-    "score_clip_crops": "clip_crops",
     "score_pixel_methods": "clip_crops",
     "score_cached": "from_cache",
     "ImageError": "inputs",

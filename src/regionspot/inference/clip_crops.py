@@ -1,18 +1,18 @@
 """Name regions from pixels without a head: the paper's two CLIP baselines, and two controls.
 
-- ``clip_box_crop``: crop the box, squash it to CLIP's input, compare its image embedding with the
-  class names.
-- ``clip_mask_crop``: the same, with what lies outside SAM's predicted mask painted grey.
-- ``grey_outside_mask`` (control): the whole image at its own size, everything outside the mask
-  grey, so that scale and place are kept and context is not.
-- ``pooled_patches`` (control): patch tokens of the whole image, pooled over the box; see
-  `patch_pooling`.
+- ``clip_box_crop``: crop the box, squash it to CLIP's input size, and compare its image embedding
+  with the class names.
+- ``clip_mask_crop``: the same, with everything outside SAM's predicted mask painted grey.
+- ``grey_outside_mask`` (control): the whole image with everything outside the mask painted grey,
+  which keeps the region's place and scale but removes its context.
+- ``pooled_patches`` (control): patch tokens of the whole image, pooled over the box.
 
-One pass over the images serves all the methods asked for: each image is decoded once, and SAM
-segments it once.
+All methods share one pass: each image is decoded and segmented once. Images are uint8 RGB arrays
+(H, W, 3); boxes are in pixels of the original image.
 """
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,27 +24,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from regionspot.backbones import BoxPrompts, FrozenModels, region_masks
 from regionspot.core.errors import ConfigError
 from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy, pixels_to_relative
 from regionspot.core.patch_grid import patches_in_boxes, square_grid_hw
 from regionspot.core.region_scores import RegionScores
-from regionspot.inference.crops import (
-    ImageArray,
-    MaskArray,
-    box_crop,
-    grey_outside_mask,
-    mask_crop,
-    mean_grey,
-    pooled_patch_logits,
-)
 from regionspot.inference.from_cache import TextBank, as_text_bank, class_probabilities
 from regionspot.inference.inputs import load_image
 
+ImageArray = NDArray[np.uint8]
+MaskArray = NDArray[np.bool_]
 PixelMethod = Literal["clip_box_crop", "clip_mask_crop", "grey_outside_mask", "pooled_patches"]
 PIXEL_METHODS: tuple[PixelMethod, ...] = get_args(PixelMethod)
-"""Every method that needs pixels and no head, in the order of the report."""
+"""All methods that need pixels and no head, in the order of the report."""
 
 _Item = TypeVar("_Item")
 _MASKED: frozenset[PixelMethod] = frozenset({"clip_mask_crop", "grey_outside_mask"})
@@ -52,28 +46,16 @@ _MASKED: frozenset[PixelMethod] = frozenset({"clip_mask_crop", "grey_outside_mas
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptedImage:
-    """An image on disk and the boxes in it that want names."""
+    """An image on disk and the boxes to name."""
 
     image_id: int
     """The data set's own image id."""
     path: Path
     """The image file."""
     boxes_xyxy: FloatArray
-    """Boxes, (R, 4) float32, pixels of the original image; what lies outside of it is cut off."""
+    """Boxes, (R, 4) float32, pixels of the original image, to which they are clipped."""
     box_scores: NDArray[np.float32] | None = None
-    """A detector's confidence in each box, (R,), handed through to the scores."""
-
-
-def score_clip_crops(
-    models: FrozenModels,
-    images: Iterable[PromptedImage],
-    text_bank: TextBank,
-    *,
-    method: PixelMethod,
-) -> Iterator[RegionScores]:
-    """Score regions by one method; see `score_pixel_methods`, which does several at once."""
-    for by_method in score_pixel_methods(models, images, text_bank, methods=[method]):
-        yield by_method[method]
+    """A detector's confidence in each box, (R,), passed on with the scores."""
 
 
 def score_pixel_methods(
@@ -89,25 +71,24 @@ def score_pixel_methods(
 
     Args:
         models: The frozen SAM and CLIP; SAM runs only if a method needs masks.
-        images: Images with their boxes, read as they come.
+        images: Images with their boxes; consumed lazily.
         text_bank: Unit-norm class embeddings, (C, E), of the same CLIP.
-        methods: The methods wanted.
-        image_batch_size: Images decoded, and looked at by SAM and CLIP, at once.
+        methods: The methods.
+        image_batch_size: Images decoded, segmented and encoded at once.
         crop_batch_size: Crops encoded at once. With ``image_batch_size`` it bounds the memory;
             neither changes the scores.
 
     Returns:
-        For each image, in order, the scores of every method; probabilities over the vocabulary. An
-        image without boxes yields zero rows.
+        For each image, in order, its scores by method: probabilities over the vocabulary. An image
+        without boxes yields zero rows.
 
     Raises:
-        ConfigError: A method is unknown, none is given, or a batch size is not positive; or
-            pooled_patches is wanted of a CLIP that gives single patches no place in its text space.
+        ConfigError: A method is unknown, none is given, or a batch size is not positive; or the
+            CLIP does not support pooled_patches, as it cannot project patches to its text space.
         ShapeError: The text bank or some boxes have a wrong shape.
         MissingFileError: An image file does not exist.
     """
-    unknown = sorted(set(methods) - set(PIXEL_METHODS))
-    if unknown or not methods:
+    if not methods or set(methods) - set(PIXEL_METHODS):
         raise ConfigError(
             f"methods are {list(methods)}; wanted one or more of {', '.join(PIXEL_METHODS)}."
         )
@@ -121,17 +102,22 @@ def score_pixel_methods(
     bank_CE = as_text_bank(
         text_bank, text_dim=models.encoder.info.text_dim, device=models.encoder.device
     )
-    scorer = _PixelScorer(models, bank_CE, tuple(dict.fromkeys(methods)), crop_batch_size)
+    scorer = _PixelScorer(
+        models=models,
+        bank_CE=bank_CE,
+        methods=tuple(dict.fromkeys(methods)),
+        crop_batch_size=crop_batch_size,
+    )
     return scorer.score_all(images, image_batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OpenImage:
-    """An image in memory, its boxes cut to it, and room for its scores."""
+    """A decoded image, its boxes clipped to it, and room for its scores."""
 
     pixels: ImageArray
     boxes_xyxy: FloatArray
-    scores: Mapping[PixelMethod, NDArray[np.float32]]
+    scores: Mapping[PixelMethod, RegionScores]
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -139,36 +125,19 @@ class _OpenImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Crop:
-    """A picture at the encoder's size, (3, H, W) uint8, and the row of scores that it fills."""
-
-    pixels: Tensor
-    scores: NDArray[np.float32]
-
-
 class _PixelScorer:
     """One pass over images; a worker holds at most a batch of images and a batch of crops."""
 
-    def __init__(
-        self,
-        models: FrozenModels,
-        bank_CE: Tensor,
-        methods: tuple[PixelMethod, ...],
-        crop_batch_size: int,
-    ) -> None:
-        self._models = models
-        self._localizer = models.localizer
-        self._encoder = models.encoder
-        self._bank_CE = bank_CE
-        self._methods = methods
-        self._crop_batch_size = crop_batch_size
-        self._grey = mean_grey(models.encoder.info.mean)
+    models: FrozenModels
+    bank_CE: Tensor  # noqa: N815 - shape letters
+    methods: tuple[PixelMethod, ...]
+    crop_batch_size: int
 
     def score_all(
         self, images: Iterable[PromptedImage], image_batch_size: int
     ) -> Iterator[Mapping[PixelMethod, RegionScores]]:
         batches = _batches(images, image_batch_size)
-        with closing(self._models.map_batches(self._score_batch, batches)) as scored:
+        with closing(self.models.map_batches(self._score_batch, batches)) as scored:
             yield from chain.from_iterable(scored)
 
     @torch.inference_mode()
@@ -176,91 +145,177 @@ class _PixelScorer:
         self, batch: Sequence[PromptedImage]
     ) -> list[Mapping[PixelMethod, RegionScores]]:
         opened = [self._open(image) for image in batch]
-        self._fill_scores(opened)
-        return [
-            {
-                method: RegionScores(
-                    image_id=image.image_id,
-                    boxes_xyxy=as_boxes(image.boxes_xyxy),
-                    scores=filled.scores[method],
-                    box_scores=image.box_scores,
-                )
-                for method in self._methods
-            }
-            for image, filled in zip(batch, opened, strict=True)
-        ]
+        with_boxes = [image for image in opened if len(image.boxes_xyxy)]
+        if with_boxes and "pooled_patches" in self.methods:
+            self._pool_patches(with_boxes)
+        if with_boxes:
+            self._embed_crops(with_boxes)
+        return [image.scores for image in opened]
 
     def _open(self, image: PromptedImage) -> _OpenImage:
         pixels = load_image(image.path, rotation_log_level=logging.DEBUG)
         boxes = clip_boxes_xyxy(image.boxes_xyxy, (pixels.shape[0], pixels.shape[1]))
-        shape = (len(boxes), len(self._bank_CE))
-        scores = {method: np.zeros(shape, np.float32) for method in self._methods}
+        scores = {
+            method: RegionScores(
+                image_id=image.image_id,
+                boxes_xyxy=as_boxes(image.boxes_xyxy),
+                scores=np.zeros((len(boxes), len(self.bank_CE)), np.float32),
+                box_scores=image.box_scores,
+            )
+            for method in self.methods
+        }
         return _OpenImage(pixels=pixels, boxes_xyxy=boxes, scores=scores)
 
-    def _fill_scores(self, images: Sequence[_OpenImage]) -> None:
-        filled = [image for image in images if len(image.boxes_xyxy)]
-        if not filled:
-            return
-        if "pooled_patches" in self._methods:
-            self._pool_patches(filled)
-        for crops in _batches(self._crops(filled), self._crop_batch_size):
-            pixels_NCHW = self._encoder.normalise(torch.stack([crop.pixels for crop in crops]))
-            embedded_NE = self._encoder.embed_images(pixels_NCHW).float()
-            rows_NC = class_probabilities(
-                self._encoder.info.logit_scale * embedded_NE @ self._bank_CE.T
-            )
-            for crop, row_C in zip(crops, rows_NC, strict=True):
-                crop.scores[:] = row_C
-
     def _pool_patches(self, images: Sequence[_OpenImage]) -> None:
-        pixels_BCHW = torch.stack([self._encoder.preprocess(image.pixels) for image in images])
-        tokens_BTE = self._encoder.project(self._encoder.features(pixels_BCHW))
+        encoder = self.models.encoder
+        pixels_BCHW = torch.stack([encoder.preprocess(image.pixels) for image in images])
+        tokens_BTE = encoder.project(encoder.features(pixels_BCHW))
         grid_hw = square_grid_hw(tokens_BTE.shape[1] - 1)
         for image, tokens_TE in zip(images, tokens_BTE, strict=True):
             boxes = torch.from_numpy(pixels_to_relative(image.boxes_xyxy, image.size_hw))
-            inside_RP = patches_in_boxes(boxes.to(self._bank_CE.device), grid_hw=grid_hw)
+            inside_RP = patches_in_boxes(boxes.to(self.bank_CE.device), grid_hw=grid_hw)
             logits_RC = pooled_patch_logits(
-                tokens_TE[1:], inside_RP, self._bank_CE, scale=self._encoder.info.logit_scale
+                tokens_TE[1:], inside_RP, self.bank_CE, scale=encoder.info.logit_scale
             )
-            image.scores["pooled_patches"][:] = class_probabilities(logits_RC)
+            image.scores["pooled_patches"].scores[:] = class_probabilities(logits_RC)
 
-    def _crops(self, images: Sequence[_OpenImage]) -> Iterator[_Crop]:
-        cropping = [method for method in self._methods if method != "pooled_patches"]
+    def _embed_crops(self, images: Sequence[_OpenImage]) -> None:
+        encoder = self.models.encoder
+        for batch in _batches(self._crops(images), self.crop_batch_size):
+            pixels_NCHW = encoder.normalise(torch.stack([crop for crop, _ in batch]))
+            embedded_NE = encoder.embed_images(pixels_NCHW).float()
+            rows_NC = class_probabilities(encoder.info.logit_scale * embedded_NE @ self.bank_CE.T)
+            for (_, scores_C), row_C in zip(batch, rows_NC, strict=True):
+                scores_C[:] = row_C
+
+    def _crops(self, images: Sequence[_OpenImage]) -> Iterator[tuple[Tensor, NDArray[np.float32]]]:
+        """Yield crops at the encoder's size, (3, H, W) uint8, and the row of scores of each."""
+        cropping = [method for method in self.methods if method != "pooled_patches"]
         if not cropping:
             return
-        for image, row, mask in self._regions(images):
-            for method in cropping:
-                cut = self._cut(method, image.pixels, image.boxes_xyxy[row], mask)
-                yield _Crop(pixels=self._encoder.resize(cut), scores=image.scores[method][row])
+        grey = mean_grey(self.models.encoder.info.mean)
+        for image, masks in zip(images, self._masks(images), strict=True):
+            for row, mask in enumerate(masks):
+                for method in cropping:
+                    crop = _crop(method, image.pixels, image.boxes_xyxy[row], mask, grey)
+                    scores_C = image.scores[method].scores[row]
+                    yield self.models.encoder.resize(crop), scores_C
 
-    def _regions(
-        self, images: Sequence[_OpenImage]
-    ) -> Iterator[tuple[_OpenImage, int, MaskArray | None]]:
-        """Walk over all regions, with their masks where a method needs them."""
-        if not _MASKED & set(self._methods):
-            yield from (
-                (image, row, None) for image in images for row in range(len(image.boxes_xyxy))
-            )
+    def _masks(self, images: Sequence[_OpenImage]) -> Iterator[Iterable[MaskArray | None]]:
+        """Yield the masks of each image, which are None if no method needs them."""
+        if not _MASKED & set(self.methods):
+            yield from ([None] * len(image.boxes_xyxy) for image in images)
             return
-        frames_BCHW = torch.stack([self._localizer.preprocess(image.pixels) for image in images])
-        embedded_BSHW = self._localizer.embed(frames_BCHW)
+        localizer = self.models.localizer
+        frames_BCHW = torch.stack([localizer.preprocess(image.pixels) for image in images])
+        embedded_BSHW = localizer.embed(frames_BCHW)
         for index, image in enumerate(images):
             boxes = BoxPrompts(boxes_xyxy=image.boxes_xyxy)
-            embedded_1SHW = embedded_BSHW[index : index + 1]
-            masks = region_masks(self._localizer, embedded_1SHW, boxes, image.size_hw)
-            yield from ((image, row, mask) for row, mask in enumerate(masks))
+            yield region_masks(localizer, embedded_BSHW[index : index + 1], boxes, image.size_hw)
 
-    def _cut(
-        self, method: PixelMethod, pixels: ImageArray, box_xyxy: FloatArray, mask: MaskArray | None
-    ) -> ImageArray:
-        if mask is None or method == "clip_box_crop":
-            return box_crop(pixels, box_xyxy)
-        if method == "clip_mask_crop":
-            return mask_crop(pixels, box_xyxy, mask, self._grey)
-        return grey_outside_mask(pixels, box_xyxy, mask, self._grey)
+
+def _crop(
+    method: PixelMethod,
+    pixels: ImageArray,
+    box_xyxy: FloatArray,
+    mask: MaskArray | None,
+    grey: ImageArray,
+) -> ImageArray:
+    if mask is None or method == "clip_box_crop":
+        return box_crop(pixels, box_xyxy)
+    cut = mask_crop if method == "clip_mask_crop" else grey_outside_mask
+    return cut(pixels, box_xyxy, mask, grey)
 
 
 def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def pixel_box(box_xyxy: FloatArray, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Widen one box, (4,), to the whole pixels it touches, at least one pixel inside the image.
+
+    A box thinner than a pixel, or outside the image, becomes the nearest pixel row or column.
+
+    Returns:
+        ``(x1, y1, x2, y2)``, half-open: ``image[y1:y2, x1:x2]``.
+    """
+    limits_xy = np.array([size_hw[1], size_hw[0]])
+    start = np.clip(np.floor(box_xyxy[:2]), 0, limits_xy - 1).astype(np.int64)
+    stop = np.clip(np.ceil(box_xyxy[2:]), start + 1, limits_xy).astype(np.int64)
+    return int(start[0]), int(start[1]), int(stop[0]), int(stop[1])
+
+
+def box_crop(image: ImageArray, box_xyxy: FloatArray) -> ImageArray:
+    """Cut the box out of the image: a view of at least (1, 1, 3)."""
+    x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
+    return image[y1:y2, x1:x2]
+
+
+def mask_crop(
+    image: ImageArray, box_xyxy: FloatArray, mask: MaskArray, grey: ImageArray
+) -> ImageArray:
+    """Cut the box out of the image and paint everything outside the mask grey.
+
+    A mask without a pixel in the box says nothing about the region and is ignored.
+
+    Args:
+        image: The whole image, (H, W, 3) uint8 RGB.
+        box_xyxy: One box, (4,), original pixels.
+        mask: The region at the image's size, (H, W) bool.
+        grey: The fill colour, (3,) uint8 RGB.
+    """
+    x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
+    inside, crop = mask[y1:y2, x1:x2], image[y1:y2, x1:x2]
+    return np.where(inside[..., None], crop, grey) if inside.any() else crop
+
+
+def grey_outside_mask(
+    image: ImageArray, box_xyxy: FloatArray, mask: MaskArray, grey: ImageArray
+) -> ImageArray:
+    """Paint everything outside the mask grey, and keep the image's size.
+
+    The mask is not cut to the box. An empty mask is replaced by the box, so that some of the region
+    stays visible. Arguments as in `mask_crop`.
+    """
+    if not mask.any():
+        x1, y1, x2, y2 = pixel_box(box_xyxy, (image.shape[0], image.shape[1]))
+        mask = np.zeros_like(mask)
+        mask[y1:y2, x1:x2] = True
+    return np.where(mask[..., None], image, grey)
+
+
+def mean_grey(mean: tuple[float, float, float]) -> ImageArray:
+    """Return the colour, (3,) uint8 RGB, that a CLIP with this input mean sees as (nearly) zero.
+
+    Args:
+        mean: The encoder's input mean by channel, as fractions of full brightness.
+    """
+    return np.rint(np.array(mean) * 255).astype(np.uint8)
+
+
+def pooled_patch_logits(
+    patches_PE: Tensor, inside_RP: Tensor, text_bank_CE: Tensor, *, scale: float
+) -> Tensor:
+    """Pool the logits of CLIP's own patch tokens over each region by log-mean-exp.
+
+    Nothing is trained and no crop is encoded: a fusion head that is not better than this control
+    has only learned to look up its box.
+
+    Args:
+        patches_PE: Patch tokens after CLIP's final norm and projection, (P, E), without the class
+            token; normalised here.
+        inside_RP: Which patches belong to each region, (R, P) bool, no row empty.
+        text_bank_CE: Unit-norm class embeddings, (C, E).
+        scale: CLIP's logit scale.
+
+    Returns:
+        Logits, (R, C): between the mean and the maximum of the region's patch logits.
+    """
+    logits_PC = scale * F.normalize(patches_PE.float(), dim=-1) @ text_bank_CE.T
+    pooled = [
+        logits_PC[inside_P].logsumexp(dim=0) - math.log(int(inside_P.sum()))
+        for inside_P in inside_RP
+    ]
+    return torch.stack(pooled) if pooled else logits_PC.new_zeros((0, len(text_bank_CE)))

@@ -1,10 +1,7 @@
 """Scores a feature cache with a trained head: no SAM, no CLIP, no image.
 
-Probabilities are a softmax over the vocabulary in float32, whatever the precision of the logits: in
-float16 the tail of a long vocabulary underflows to ties, and ties decide a top-k.
-
-Shape letters as in the whole project: B images, R regions (padded), T tokens, S SAM width, D CLIP
-width, E text width, C classes.
+Shape letters: B images, R regions (padded), T tokens, S SAM width, D CLIP width, E text width,
+C classes.
 """
 
 import logging
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from regionspot.cache import CachedSample, FeatureCache, FeatureCodec
+from regionspot.cache import FeatureCache
 from regionspot.cache.fingerprint import check_same_models
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import FloatArray, pixels_to_relative
@@ -27,37 +24,30 @@ from regionspot.core.workers import map_batches, workers_on
 from regionspot.model import TrainedHead
 
 TextBank = NDArray[np.float32] | Tensor
-"""Unit-norm class name embeddings, (C, E), as the cache (numpy) or the text encoder (torch) returns
-them."""
+"""Unit-norm class embeddings, (C, E): numpy from a cache, torch from the text encoder."""
+
+_logger = logging.getLogger(__name__)
 
 
 def as_text_bank(text_bank: TextBank, *, text_dim: int, device: torch.device) -> Tensor:
-    """Check a text bank and bring it to ``device`` as float32.
-
-    Args:
-        text_bank: Class embeddings, (C, E), unit norm, one row a class.
-        text_dim: The width E of the space that the regions are embedded in.
-        device: Where the scores will be computed.
-
-    Raises:
-        ShapeError: The bank is not (C, E) with at least one class.
-    """
+    """Return a bank as float32 on ``device``; raise `ShapeError` if it is not (C, text_dim)."""
     bank_CE = torch.as_tensor(text_bank)
     if bank_CE.ndim != 2 or len(bank_CE) == 0 or bank_CE.shape[1] != text_dim:
         raise ShapeError(
-            f"the text bank has shape {tuple(bank_CE.shape)}; wanted (C, {text_dim}): one row a"
+            f"the text bank has shape {tuple(bank_CE.shape)}; wanted (C, {text_dim}): one row per"
             " class, in the text space of the CLIP that the regions are embedded with."
         )
     return bank_CE.to(device=device, dtype=torch.float32)
 
 
 def class_probabilities(logits: Tensor) -> NDArray[np.float32]:
-    """Turn logits (..., C) into probabilities over the vocabulary, float32, in host memory."""
+    """Turn logits (..., C) into probabilities over the vocabulary, on the CPU.
+
+    The softmax runs in float32 whatever the precision of the logits: in float16 the tail of a long
+    vocabulary underflows to ties, and ties decide a top-k.
+    """
     probabilities: NDArray[np.float32] = logits.float().softmax(dim=-1).cpu().numpy()
     return probabilities
-
-
-_logger = logging.getLogger(__name__)
 
 
 def score_cached(
@@ -71,14 +61,14 @@ def score_cached(
     """Score every region of a feature cache against a vocabulary.
 
     Args:
-        trained_head: A head with its classifier and card; put in eval mode on ``device``.
+        trained_head: A head with its classifier and card; moved to ``device`` in eval mode.
         cache: The cache of the images to score.
         text_bank: Unit-norm class embeddings, (C, E), of the CLIP that made the cache.
         batch_size: Images scored at once. It changes the speed, not the scores.
         device: Where the head runs.
 
     Returns:
-        One `RegionScores` an image, in the cache's order, with probabilities over the vocabulary;
+        One `RegionScores` per image, in the cache's order, with probabilities over the vocabulary;
         an image without regions yields zero rows.
 
     Raises:
@@ -88,20 +78,18 @@ def score_cached(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
-    _check_origin(trained_head, cache)
+    where = f"the cache {cache.location}"
+    if trained_head.card.fingerprint:
+        check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
+    else:
+        _logger.warning(
+            "the head's card names no frozen models: cannot check that %s fits it", where
+        )
     target = torch.device(device)
     trained_head.head.to(target).eval()
     trained_head.classifier.to(target).eval()
     bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
     return _score_batches(trained_head, cache, bank_CE, batch_size)
-
-
-def _check_origin(trained_head: TrainedHead, cache: FeatureCache) -> None:
-    where = f"the cache {cache.location}"
-    if trained_head.card.fingerprint:
-        check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
-    else:
-        _logger.warning("the head's card names no frozen models; trusting that they made %s", where)
 
 
 @torch.inference_mode()
@@ -144,13 +132,16 @@ def embed_regions(
 def _score_batches(
     trained_head: TrainedHead, cache: FeatureCache, bank_CE: Tensor, batch_size: int
 ) -> Iterator[RegionScores]:
+    device, codec = bank_CE.device, cache.manifest.feature_codec
+
     @torch.inference_mode()
     def scored(positions: range) -> list[RegionScores]:
         samples = [cache.sample(position) for position in positions]
+        feature_maps = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
         embeddings = embed_regions(
             trained_head,
-            _feature_maps(samples, cache.manifest.feature_codec, bank_CE.device),
-            [_to_device(sample.position_tokens, bank_CE.device) for sample in samples],
+            codec.decode(feature_maps.to(device)),
+            [_to_device(sample.position_tokens, device) for sample in samples],
             [sample.boxes_xyxy for sample in samples],
             [sample.size_hw for sample in samples],
         )
@@ -166,23 +157,14 @@ def _score_batches(
 
     everything = range(len(cache))
     batches = [everything[start : start + batch_size] for start in everything[::batch_size]]
-    num_workers, num_threads = workers_on(bank_CE.device, len(batches))
+    num_workers, num_threads = workers_on(device, len(batches))
     with closing(
         map_batches(scored, batches, num_workers=num_workers, num_threads=num_threads)
     ) as of_batches:
         yield from chain.from_iterable(of_batches)
 
 
-def _feature_maps(
-    samples: Sequence[CachedSample], codec: FeatureCodec, device: torch.device
-) -> Tensor:
-    stored = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
-    return codec.decode(stored.to(device))
-
-
-def _to_device(
-    array: np.ndarray[tuple[int, ...], np.dtype[np.float16]], device: torch.device
-) -> Tensor:
-    # The cache hands out read-only views of a memory map, which torch does not accept as they are.
+def _to_device(array: NDArray[np.float16], device: torch.device) -> Tensor:
+    # The cache returns read-only views of a memory map, which torch warns about.
     writable = array if array.flags.writeable else array.copy()
     return torch.from_numpy(writable).to(device)

@@ -1,4 +1,4 @@
-"""Reads what users pass: numbers as arrays, tensors or lists, and images of any kind as pixels."""
+"""Converts user input: numbers to arrays, and images of any kind to pixels."""
 
 import io
 import logging
@@ -29,19 +29,28 @@ with needs_extra("extract"):
     from PIL import Image
 
 
+_logger = logging.getLogger(__name__)
+
+ImageLike = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor
+"""An image as `RegionSpot.recognize` accepts it."""
+
+_CHANNELS = (1, 3, 4)
+"""Grey, RGB, RGBA."""
+
+
 def as_array(values: object, *, name: str, dtype: DTypeLike | None = None) -> NDArray[Any]:
-    """Turn numbers into an array.
+    """Convert numbers to an array.
 
     Args:
         values: An array, a tensor, or a list or generator of these or of numbers.
-        name: The argument they were given for, for the message.
+        name: The argument's name, for the message.
         dtype: Type of the numbers; None keeps theirs.
 
     Raises:
-        ShapeError: They are no numbers, or rows differ in length.
+        ShapeError: They are not numbers, or rows differ in length.
     """
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told so
+        with np.errstate(over="ignore"):  # a number too large for float32 is reported as infinite
             return np.asarray(_plain(values), dtype=dtype)
     except (TypeError, ValueError) as error:
         raise ShapeError(
@@ -50,21 +59,8 @@ def as_array(values: object, *, name: str, dtype: DTypeLike | None = None) -> ND
         ) from error
 
 
-def tensor_to_array(tensor: Tensor) -> NDArray[Any]:
-    """Return a tensor of any device and any number type as an array."""
-    on_cpu = tensor.detach().cpu()
-    try:
-        return on_cpu.numpy()
-    except TypeError:  # numpy has no bfloat16
-        return on_cpu.float().numpy()
-
-
 def as_count(value: object, *, name: str) -> int:
-    """Check that a value is a whole number of 1 or more.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Return a whole number of 1 or more; raise `ConfigError` if the value is not one."""
     try:
         count = 0 if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -76,23 +72,22 @@ def as_count(value: object, *, name: str) -> int:
 
 def _plain(values: object) -> object:
     if isinstance(values, Tensor):
-        return tensor_to_array(values)
+        return _tensor_to_array(values)
     if isinstance(values, list | tuple | Iterator):
         return [_plain(value) for value in values]
     return values
 
 
-_logger = logging.getLogger(__name__)
-
-ImageLike = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor
-"""What `RegionSpot.recognize` takes for an image."""
-
-_CHANNELS = (1, 3, 4)
-"""Grey, RGB, RGBA."""
+def _tensor_to_array(tensor: Tensor) -> NDArray[Any]:
+    on_cpu = tensor.detach().cpu()
+    try:
+        return on_cpu.numpy()
+    except TypeError:  # numpy has no bfloat16
+        return on_cpu.float().numpy()
 
 
 def is_one_image(image: object) -> bool:
-    """Say whether something is meant to be a single image, and not a list or generator of some."""
+    """Return whether this is a single image, not a list or generator of images."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
     return isinstance(image, kinds) or hasattr(image, "read")
 
@@ -105,30 +100,29 @@ def load_image(
 ) -> NDArray[np.uint8]:
     """Return an image's pixels as an (H, W, 3) uint8 RGB array.
 
-    Files are decoded by the code that makes caches, so that pixels are the same in both.
+    Files are decoded by the same code as for caches, so pixels are the same in both.
 
     Args:
-        image: A path to an image file, its bytes, an open file, a PIL image of any mode, or pixels
-            as uint8: an array (H, W, 3) in RGB order (returned as it is), (H, W) or (H, W, 1) in
-            grey, or (H, W, 4) in RGBA; or a tensor of these forms or with channels first.
-            Transparent pixels show white.
-        exif_policy: "ignore" takes the pixels as they are stored, as data sets' boxes mean them;
-            "apply" turns the picture as its EXIF orientation says, as viewers show it. Arrays have
-            no EXIF.
-        rotation_log_level: How loudly an ignored rotation is logged. A person's own photograph
-            deserves a warning; in a data set, whose boxes are in the stored frame, it is normal.
+        image: A path to an image file, its bytes, an open file, a PIL image of any mode, or uint8
+            pixels: an array (H, W, 3) in RGB order (returned as it is), (H, W) or (H, W, 1) in
+            grey, or (H, W, 4) in RGBA; or a tensor of these shapes or with channels first.
+            Transparent pixels become white.
+        exif_policy: "ignore" keeps the pixels as stored, the frame of a data set's boxes; "apply"
+            rotates the image by its EXIF orientation, as viewers do. Arrays have no EXIF.
+        rotation_log_level: Log level for an ignored rotation: a warning for a user's own photo, but
+            normal in a data set, whose boxes are in the stored frame.
 
     Raises:
         MissingFileError: There is no file at the path.
-        ImageError: The file is not an image, is cut short, or has more pixels than
-            ``PIL.Image.MAX_IMAGE_PIXELS``, to which Pillow gives a number of its own.
+        ImageError: The file is not an image, is truncated, or has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS`` (at least Pillow's default).
         ShapeError: It is none of these, or an array or tensor has another shape or type, or is
             empty.
     """
     if isinstance(image, np.ndarray):
         return _rgb(image)
     if isinstance(image, Tensor):
-        return _rgb(_channels_last(tensor_to_array(image)))
+        return _rgb(_channels_last(_tensor_to_array(image)))
     if isinstance(image, Image.Image):
         _log_ignored_rotation(image, "the image", exif_policy, rotation_log_level)
         try:
@@ -148,7 +142,7 @@ def load_image(
 
 
 def _read(image: object) -> tuple[bytes, str]:
-    """Return an image file's bytes, and what to call it."""
+    """Return an image file's bytes and its name for messages."""
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         if not is_file(path):
@@ -169,14 +163,14 @@ def _log_ignored_rotation(
     if exif_policy == "ignore" and exif_orientation(image) != 1:
         _logger.log(
             level,
-            "%s carries an EXIF rotation, which is ignored as it was in training: boxes must be in"
-            " the stored pixels' frame, not in the one a viewer shows.",
+            "%s has an EXIF rotation, which is ignored as in training: boxes must be in the frame"
+            " of the stored pixels, not of what a viewer shows.",
             name,
         )
 
 
 def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Move the channels of a tensor's pixels to where arrays have them."""
+    """Move the channels of a tensor's pixels last."""
     if pixels.ndim != 3 or pixels.shape[0] not in _CHANNELS:
         return pixels
     if pixels.shape[2] in _CHANNELS:
@@ -188,22 +182,19 @@ def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Check pixels, (H, W) or (H, W, channels), and bring them to RGB."""
+    """Check pixels, (H, W) or (H, W, channels), and convert them to RGB."""
     if pixels.dtype != np.uint8:
         raise ShapeError(
             f"the image array has dtype {pixels.dtype}; wanted uint8 from 0 to 255. Convert a"
-            " float image in 0..1 by `(image * 255).round().astype(numpy.uint8)`."
+            " float image in 0..1 with `(image * 255).round().astype(numpy.uint8)`."
         )
     num_channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in {2, 3} or num_channels not in _CHANNELS or 0 in pixels.shape:
-        remedy = (
-            " Pass several images as a list, one array each."
-            if pixels.ndim == 4
-            else " Move channels last."
-        )
+        several = "Pass several images as a list, one array each."
+        remedy = several if pixels.ndim == 4 else "Move channels last."
         raise ShapeError(
             f"the image array has shape {pixels.shape}; wanted (height, width, 3) in RGB order,"
-            f" (height, width) in grey or (height, width, 4) in RGBA, not empty.{remedy}"
+            f" (height, width) in grey or (height, width, 4) in RGBA, not empty. {remedy}"
         )
     if num_channels == 3:
         return pixels

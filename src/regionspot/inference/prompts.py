@@ -1,10 +1,7 @@
-"""Reads the prompts that users pass: boxes, points or masks, of one image or of several.
-
-Messages quote the numbers as they were given, in pixels of the original image.
-"""
+"""Reads and checks the user's prompts: boxes, points or masks, for one image or several."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,7 +21,6 @@ from regionspot.backbones.presets import ExifPolicy
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import (
     FloatArray,
-    as_boxes,
     box_area,
     check_corners,
     clip_boxes_xyxy,
@@ -37,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 _SMALLEST_SHARE_INSIDE = 0.5
 _NOTICED_PX = 1.0
-"""Rounding carries a box over the edge by less."""
+"""Rounding moves a box over the edge by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +43,7 @@ class PromptedPixels:
     pixels: NDArray[np.uint8]
     """RGB, (H, W, 3)."""
     prompts: Prompts
-    """Boxes, points or masks, or the grid that SAM proposes regions from."""
+    """Boxes, points or masks, or the grid from which SAM proposes regions."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -63,21 +59,18 @@ def open_prompted(
     exif_policy: ExifPolicy,
     mask_form: MaskForm,
 ) -> list[PromptedPixels]:
-    """Open images and check their prompts.
+    """Open images and read their prompts; raises as `load_image` and `read_prompts` do.
 
     Args:
         image: One image, or several.
         prompts: By kind (``boxes_xyxy``, ``points``, ``masks``) the prompts of the one image, or a
             list with one entry for each of several; None for a kind that is not used.
         several: Whether there are several.
-        exif_policy: Whether images are rotated as their EXIF orientation says.
-        mask_form: What of a mask SAM is shown; see `mask_form_for`.
+        exif_policy: Whether to rotate images by their EXIF orientation.
+        mask_form: How masks are passed to SAM; see `mask_form_for`.
 
     Raises:
-        ConfigError: Not exactly one kind of prompt is given.
-        ShapeError: Image or prompts have a wrong shape or type, or lie outside the image.
-        MissingFileError: There is no image at a path.
-        ImageError: A file is not an image.
+        ShapeError: The numbers of images and of entries differ.
     """
     images = list(cast("Iterable[ImageLike]", image if several else [image]))
     by_kind = {
@@ -102,28 +95,31 @@ def read_prompts(
     size_hw: tuple[int, int],
     mask_form: MaskForm = "box",
 ) -> RegionPrompts:
-    """Read the prompts of one image; exactly one kind is given.
+    """Read the prompts of one image, in pixels of the original; exactly one kind is given.
 
     Args:
         boxes_xyxy: Boxes, (R, 4).
         points: Points, (R, 2), (R, K, 2), or (R, K, 3) with SAM's point label as third column.
         masks: Masks, (R, H, W) bool.
         size_hw: Height and width of the image in pixels.
-        mask_form: What of a mask SAM is shown; see `mask_form_for`.
+        mask_form: How masks are passed to SAM; see `mask_form_for`.
+
+    Returns:
+        The prompts; boxes that extend over the image's edge are clipped with a warning, as they are
+        when a cache is made.
 
     Raises:
         ConfigError: No kind of prompt is given, or more than one.
-        ShapeError: The prompts have a wrong shape or type, end before they start, look relative to
-            the image, or lie outside it, boxes for the most part. Boxes that reach over its edge
-            are clipped, as they are when a cache is made, with a warning.
+        ShapeError: The prompts have a wrong shape or type, look relative to the image or lie
+            outside it; or a box ends before it starts, or lies outside by more than half its area.
     """
     given = {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks}
     names = [f"{name}=" for name, value in given.items() if value is not None]
     if len(names) != 1:
         raise ConfigError(
             f"found {' and '.join(names) if names else 'no prompts'}; wanted exactly one of"
-            " boxes_xyxy=, points= or masks=, which say where the regions are. Where nobody"
-            " can say, recognize_everything(image) lets SAM find them."
+            " boxes_xyxy=, points= or masks=, which say where the regions are. Without prompts,"
+            " use recognize_everything(image), which lets SAM propose regions."
         )
     if boxes_xyxy is not None:
         return BoxPrompts(boxes_xyxy=_read_boxes(boxes_xyxy, size_hw))
@@ -133,9 +129,9 @@ def read_prompts(
 
 
 def mask_form_for(prompts: Sequence[str]) -> MaskForm:
-    """Return what of a mask SAM is shown, for a head that was trained on tokens of these prompts.
+    """Return how to pass masks to SAM for a head that was trained on tokens of these prompts.
 
-    "box", the extent, for heads that were trained on tokens of boxes; else as in the training.
+    As in training, or by their extent ("box") if training had no masks.
     """
     if "box_and_mask" in prompts:
         return "box_and_mask"
@@ -144,39 +140,31 @@ def mask_form_for(prompts: Sequence[str]) -> MaskForm:
 
 def _read_boxes(boxes_xyxy: ArrayLike, size_hw: tuple[int, int]) -> FloatArray:
     """Check boxes and clip them to the image."""
-    boxes = check_corners(as_boxes(as_array(boxes_xyxy, name="boxes_xyxy", dtype=np.float32)))
+    boxes = check_corners(as_array(boxes_xyxy, name="boxes_xyxy", dtype=np.float32))
     height, width = size_hw
+    size = f"the image of {width} x {height} pixels (width x height)"
     if look_relative(boxes) and max(size_hw) > 1:
         raise ShapeError(
             f"box 0 is {format_numbers(boxes[0])}: these boxes look normalised, as they end within"
-            f" 1.5 pixels of the corner of an image of {width} x {height} pixels (width x height)."
-            f" Wanted pixels: multiply x by {width} and y by {height}."
+            f" 1.5 pixels of the corner of {size}. Wanted pixels: multiply x by {width} and y by"
+            f" {height}."
         )
     clipped = clip_boxes_xyxy(boxes, size_hw)
     areas = box_area(boxes)
-    is_outside = box_area(clipped) < _SMALLEST_SHARE_INSIDE * areas
-    if (areas <= 0).any():
-        row = int((areas <= 0).argmax())
+    for row in np.flatnonzero(areas <= 0).tolist():
         raise ShapeError(
             f"box {row} {format_numbers(boxes[row])} has no area; wanted (x1, y1, x2, y2) with"
             " x1 < x2 and y1 < y2."
         )
-    if is_outside.any():
-        row = int(is_outside.argmax())
+    for row in np.flatnonzero(box_area(clipped) < _SMALLEST_SHARE_INSIDE * areas).tolist():
         raise ShapeError(
-            f"box {row} {format_numbers(boxes[row])} lies outside the image of {width} x {height}"
-            " pixels (width x height), for more than half of its area; wanted (x1, y1, x2, y2) in"
-            " pixels of that image, not of a resized one."
+            f"box {row} {format_numbers(boxes[row])} lies outside {size} by more than half of its"
+            " area; wanted (x1, y1, x2, y2) in pixels of that image, not of a resized one."
         )
     for row in np.flatnonzero((np.abs(clipped - boxes) > _NOTICED_PX).any(axis=1)).tolist():
+        given, used = format_numbers(boxes[row]), format_numbers(clipped[row])
         _logger.warning(
-            "box %d %s reaches over the edge of the image of %d x %d pixels (width x height) and is"
-            " clipped to %s.",
-            row,
-            format_numbers(boxes[row]),
-            width,
-            height,
-            format_numbers(clipped[row]),
+            "box %d %s extends over the edge of %s and is clipped to %s.", row, given, size, used
         )
     return clipped
 
@@ -189,8 +177,8 @@ def _read_points(points: ArrayLike, size_hw: tuple[int, int]) -> PointPrompts:
         array = array[:, None, :]
     if array.ndim != 3 or array.shape[2] not in {2, 3}:
         raise ShapeError(
-            f"points has shape {array.shape}; wanted (R, 2) for one (x, y) a region, (R, K, 2) for"
-            " K points a region, or (R, K, 3) for (x, y, label)."
+            f"points has shape {array.shape}; wanted (R, 2) for one (x, y) per region, (R, K, 2)"
+            " for K points per region, or (R, K, 3) for (x, y, label)."
         )
     labels = array[..., 2] if array.shape[2] == 3 else np.ones(array.shape[:2], np.float32)
     if not np.isin(labels, (-1, 0, 1)).all() or not (labels == 1).any(axis=1).all():
@@ -204,7 +192,7 @@ def _read_points(points: ArrayLike, size_hw: tuple[int, int]) -> PointPrompts:
 
 
 def _check_inside(prompts: PointPrompts, size_hw: tuple[int, int]) -> None:
-    """Refuse points outside the image, and those that only make sense relative to its size."""
+    """Refuse points outside the image, and points that look relative to its size."""
     height, width = size_hw
     is_point = prompts.point_labels != -1
     given = prompts.points_xy[is_point]
@@ -230,8 +218,8 @@ def _read_masks(masks: ArrayLike | None, size_hw: tuple[int, int]) -> NDArray[np
     if array.dtype != np.bool_ or array.shape[1:] != size_hw:
         raise ShapeError(
             f"masks has shape {array.shape} and dtype {array.dtype}; wanted"
-            f" (R, {size_hw[0]}, {size_hw[1]}) bool: one mask of the image's height and width a"
-            f" region{'' if array.dtype == np.bool_ else ', for instance masks > 0'}."
+            f" (R, {size_hw[0]}, {size_hw[1]}) bool: one mask of the image's height and width per"
+            f" region{'' if array.dtype == np.bool_ else ', for example masks > 0'}."
         )
     return array
 
@@ -246,10 +234,10 @@ def _per_image(
         return [cast("ArrayLike", prompts)]
     if isinstance(prompts, Iterator):
         prompts = list(prompts)
-    is_list = isinstance(prompts, Sequence | np.ndarray | Tensor)
-    has_rows = is_list and getattr(prompts, "ndim", 1) > 0
-    if not has_rows or len(cast("Sized", prompts)) != num_images:
-        found = len(cast("Sized", prompts)) if has_rows else type(prompts).__name__
+    found: object = type(prompts).__name__
+    if isinstance(prompts, Sequence | np.ndarray | Tensor) and getattr(prompts, "ndim", 1) > 0:
+        found = len(prompts)
+    if found != num_images:
         raise ShapeError(
             f"{name} has {found} entries for {num_images} images; wanted a list with one array for"
             " each image (an empty one where an image has no regions)."

@@ -1,10 +1,7 @@
-"""What recognition returns: regions with names, easy to look at and to hand on.
-
-A plain picture of named regions.
-"""
+"""What recognition returns: named regions, and pictures of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -12,7 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from regionspot.backbones import DecodedMasks
-from regionspot.core.errors import MissingExtraError, ShapeError
+from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import FloatArray
 from regionspot.core.text import needs_extra
 from regionspot.core.vocabulary import Vocabulary
@@ -46,13 +43,13 @@ def draw_regions(
 ) -> Image.Image:
     """Draw boxes with captions, and masks as a tint.
 
-    A small image is enlarged by a whole factor, so that captions stay readable.
+    A small image is enlarged by a whole factor to keep captions readable.
 
     Args:
         image: Pixels, (H, W, 3) uint8 RGB; not changed.
         boxes_xyxy: Boxes, (R, 4), pixels of the image.
-        captions: One text a box.
-        masks: One (H, W) bool mask a box, taken one at a time; or none at all.
+        captions: One text per box.
+        masks: One (H, W) bool mask per box, read one at a time; or none at all.
     """
     factor = max(1, -(-_SHORTEST_SIDE_PX // min(image.shape[:2])))
     picture = Image.fromarray(image)
@@ -81,7 +78,7 @@ def _caption(
     colour: tuple[int, int, int],
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
-    """Write white on colour, above the box if there is room, and always inside the picture."""
+    """Write white on colour, above the box if there is room and always inside the picture."""
     left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
     width, height = right - left + 6, bottom - top + 6
     picture_width, _picture_height = draw.im.size
@@ -98,40 +95,37 @@ class Region:
     label: str
     """The most probable name."""
     score: float
-    """Its probability over the vocabulary, times the region's box score if it has one, 0 to 1."""
+    """Its probability over the vocabulary, times the box score if there is one, 0 to 1."""
     box_xyxy: FloatArray
     """Box, (4,), pixels of the original image."""
     embedding: FloatArray
     """Embedding in CLIP's text space, (E,), not normalised."""
     kept_masks: NDArray[np.bool_] | DecodedMasks | None = field(repr=False)
-    """What the mask is made from, one row: see `Regions`."""
+    """The mask as stored, one row; see `Regions`."""
 
     @property
     def mask(self) -> NDArray[np.bool_] | None:
-        """Mask at the original image's size, (H, W), if masks were asked for.
-
-        It is made anew whenever it is asked for, and not kept.
-        """
+        """Mask at the original image's size, (H, W), or None; upsampled on every access."""
         return None if self.kept_masks is None else self.kept_masks[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Regions:
-    """The named regions of one image, in the order of the prompts; without these, best first.
+    """The named regions of one image, in the order of the prompts; without prompts, best first.
 
-    Row ``i`` of every array belongs to region ``i``; k is the ``top_k`` that was asked for.
-    Iterating yields one `Region` each, and an index, slice or mask selects.
+    Row ``i`` of every array belongs to region ``i``; k is the ``top_k`` of the call. Iterating
+    yields a `Region` each; an index, slice or mask selects.
 
-    SAM's masks are kept as it decodes them, 256 x 256 numbers each, and made at the image's size
-    when asked for: one by ``mask(i)`` or while iterating, all by ``masks``.
+    SAM's masks are stored as it decodes them, 256 x 256 logits each, and upsampled to the image's
+    size on access: one by ``mask(i)`` or by iterating, all by ``masks``.
     """
 
     image: NDArray[np.uint8]
     """The image's pixels, (H, W, 3) uint8 RGB."""
     vocabulary: Vocabulary
-    """The names that were to choose from."""
+    """The names to choose from."""
     boxes_xyxy: FloatArray
-    """Boxes, (R, 4) float32, original pixels: the prompts, the extent of the mask, or found."""
+    """Boxes, (R, 4) float32, original pixels: the prompts, the extent of masks, or proposed."""
     top_class_ids: NDArray[np.int64]
     """The k most probable classes, best first, (R, k), as indices into the vocabulary."""
     top_scores: FloatArray
@@ -139,18 +133,15 @@ class Regions:
     embeddings: FloatArray
     """Region embeddings in CLIP's text space, (R, E) float32, not normalised."""
     kept_masks: NDArray[np.bool_] | DecodedMasks | None
-    """What masks are made from, R rows, if they were asked for: SAM's logits, or given masks."""
+    """The masks as stored, R rows: SAM's logits, or the masks given as prompts; None without."""
     box_scores: FloatArray | None = None
-    """How sure SAM is of each region, (R,) float32, 0 to 1, where it was SAM that found them. All
-    scores contain it already: divide by it for the probabilities alone."""
+    """SAM's confidence in each region that it proposed, (R,) float32, 0 to 1. It is already in all
+    scores: divide by it to get the probabilities."""
 
     def __post_init__(self) -> None:
-        shapes = [self.boxes_xyxy.shape, self.top_class_ids.shape, self.top_scores.shape]
-        shapes.append(self.embeddings.shape)
-        if self.kept_masks is not None:
-            shapes.append(self.kept_masks.shape)
-        if self.box_scores is not None:
-            shapes.append(self.box_scores.shape)
+        arrays = (self.boxes_xyxy, self.top_class_ids, self.top_scores, self.embeddings)
+        optional = (self.kept_masks, self.box_scores)
+        shapes = [array.shape for array in (*arrays, *optional) if array is not None]
         if len({shape[0] for shape in shapes}) != 1:
             raise ShapeError(f"regions need one row each in every array; found shapes {shapes}.")
 
@@ -170,9 +161,8 @@ class Regions:
     def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.intp]) -> Self:
         """Select by index, slice, boolean mask or index array; the result is `Regions` too."""
         chosen = np.atleast_1d(np.arange(len(self))[rows])
-        return type(self)(
-            image=self.image,
-            vocabulary=self.vocabulary,
+        return replace(
+            self,
             boxes_xyxy=self.boxes_xyxy[chosen],
             top_class_ids=self.top_class_ids[chosen],
             top_scores=self.top_scores[chosen],
@@ -216,15 +206,15 @@ class Regions:
 
     @property
     def masks(self) -> NDArray[np.bool_] | None:
-        """All masks at the original image's size, (R, H, W), if they were asked for.
+        """All masks at the original image's size, (R, H, W), or None.
 
-        They are made anew whenever they are asked for, R * H * W bytes: for one by one take
-        `mask`, or iterate.
+        They are upsampled on every access and take R * H * W bytes; `mask` and iterating make one
+        at a time.
         """
         return None if self.kept_masks is None else np.array(self.kept_masks)
 
     def mask(self, row: int) -> NDArray[np.bool_] | None:
-        """Make the mask of one region at the original image's size, (H, W), if asked for."""
+        """Return one region's mask at the original image's size, (H, W), or None."""
         return None if self.kept_masks is None else self.kept_masks[row]
 
     def to_supervision(self) -> "supervision.Detections":
@@ -233,12 +223,8 @@ class Regions:
         Raises:
             MissingExtraError: The package ``supervision`` is not installed.
         """
-        try:
+        with needs_extra("demo"):
             import supervision as sv
-        except ImportError as error:
-            raise MissingExtraError(
-                'to_supervision() needs the package supervision: pip install "regionspot[demo]".'
-            ) from error
         return sv.Detections(
             xyxy=self.boxes_xyxy.copy(),
             mask=self.masks,
@@ -251,7 +237,7 @@ class Regions:
         """Draw the boxes, masks and names on the image.
 
         Returns:
-            A picture to ``.show()``, to ``.save("named.png")``, or to look at in a notebook.
+            A picture to ``.show()``, to ``.save("named.png")``, or to display in a notebook.
         """
         captions = [
             f"{label} {score:.0%}" for label, score in zip(self.labels, self.scores, strict=True)

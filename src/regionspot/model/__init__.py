@@ -14,7 +14,6 @@ from regionspot.model.position_code import PositionCode
 from regionspot.model.region_loss import region_focal_loss
 from regionspot.model.released import (
     RELEASED_SUFFIX,
-    load_released,
     load_released_head,
     save_released_head,
 )
@@ -44,7 +43,6 @@ __all__ = [
     "RegionClassifier",
     "TrainedHead",
     "classification_logits",
-    "load_released",
     "load_released_head",
     "load_trained_head",
     "read_checkpoint",

@@ -14,23 +14,15 @@ from typing_extensions import override
 def absorbing_is_cheaper(num_queries: int, num_keys: int, width: int, num_heads: int) -> bool:
     """Return whether the absorbed form of attention takes fewer multiply-adds than the projected.
 
-    Multiply-adds of an image, less the projections of queries and outputs that both forms need:
+    Multiply-adds per image, without the projections of queries and outputs that both forms need:
 
-    - projected: ``2 K D^2`` for keys and values, ``2 Q K D`` for scores and what they gather;
-    - absorbed: ``2 Q D^2`` for taking the two weights to the queries' side, ``2 N Q K D`` for
-      scores and what they gather, as every head now looks at the whole width.
+    - projected: ``2 K D^2`` for keys and values, ``2 Q K D`` for scores and weighted sums;
+    - absorbed: ``2 Q D^2`` for moving the two weights to the queries' side, ``2 N Q K D`` for
+      scores and weighted sums, as every head now spans the whole width.
 
     The backward pass over a frozen source shifts the break-even by about a tenth, which is ignored:
-    near it both forms take as long.
-
-    Args:
-        num_queries: Queries (Q).
-        num_keys: Keys (K).
-        width: Width of both (D).
-        num_heads: Heads (N).
-
-    Returns:
-        True for the absorbed form: for BL's 257 keys, up to 93 regions; in self-attention never.
+    near it both forms take equally long. For BL's 257 keys the absorbed form is chosen up to 93
+    regions; in self-attention never.
     """
     projected = num_keys * width + num_queries * num_keys
     absorbed = num_queries * width + num_heads * num_queries * num_keys
@@ -41,13 +33,13 @@ class Attention(nn.Module):
     """Multi-head attention whose parameters are those of `torch.nn.MultiheadAttention`.
 
     The packed layout (``in_proj_weight``, ``in_proj_bias``, ``out_proj``) is kept so that weights
-    trained with torch's own decoder load one to one. There are two forms of one result, and
-    `absorbing_is_cheaper` chooses.
+    trained with torch's own decoder load one to one. The result has two equivalent forms;
+    `absorbing_is_cheaper` selects one.
 
     Args:
         width: Width of queries, keys and values; a multiple of ``num_heads``.
         num_heads: Number of heads.
-        dropout: Share of attention weights dropped in training.
+        dropout: Dropout probability of the attention weights in training.
     """
 
     def __init__(self, width: int, num_heads: int, *, dropout: float = 0.0) -> None:
@@ -64,17 +56,17 @@ class Attention(nn.Module):
     def forward(
         self, queries_BQD: Tensor, source_BKD: Tensor, attn_mask: Tensor | None = None
     ) -> Tensor:
-        """Let every query gather from the source.
+        """Attend from queries to the source.
 
         Args:
             queries_BQD: Queries, (B, Q, D).
-            source_BKD: What keys and values are made of, (B, K, D).
+            source_BKD: The source of keys and values, (B, K, D).
             attn_mask: As in `torch.nn.functional.scaled_dot_product_attention`, broadcastable to
-                (B, N, Q, K): bool, True where a key may be attended to, at least one for each
+                (B, N, Q, K): bool, True where a query may attend to a key, at least one per
                 query; or numbers of the scores' dtype, added to them before the softmax.
 
         Returns:
-            The gathered values after the output projection, (B, Q, D).
+            The output, (B, Q, D).
         """
         num_queries, width = queries_BQD.shape[1:]
         absorb = absorbing_is_cheaper(num_queries, source_BKD.shape[1], width, self.num_heads)
@@ -84,10 +76,9 @@ class Attention(nn.Module):
     def weights(
         self, queries_BQD: Tensor, source_BKD: Tensor, bias_BNQK: Tensor | None = None
     ) -> Tensor:
-        """Return how much each query draws from each key, the mean of the heads, (B, Q, K).
+        """Return the attention weights, mean of the heads, (B, Q, K); rows sum to 1.
 
-        Rows sum to 1. ``bias_BNQK`` is added to the scores of each head. Meant for looking at:
-        `forward` returns no such matrix.
+        ``bias_BNQK`` is added to the scores. For visualisation: `forward` computes no such matrix.
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         queries_BNQd = self._split_heads(F.linear(queries_BQD, weights[0], biases[0]))
@@ -101,8 +92,8 @@ class Attention(nn.Module):
     def _gather_projected(
         self, queries_BQD: Tensor, source_BKD: Tensor, attn_mask: Tensor | None
     ) -> Tensor:
-        """Gather values, (B, Q, D), after keys and values are made of the source."""
-        if source_BKD is queries_BQD:  # one product, and its gradient is whole at once
+        """Gather values, (B, Q, D), by projecting the source to keys and values."""
+        if source_BKD is queries_BQD:  # one product instead of two, also in the backward pass
             projected = F.linear(queries_BQD, self.in_proj_weight, self.in_proj_bias)
             queries, keys, values = projected.chunk(3, dim=-1)
         else:
@@ -123,14 +114,14 @@ class Attention(nn.Module):
     def _gather_absorbed(
         self, queries_BQD: Tensor, source_BKD: Tensor, attn_mask: Tensor | None
     ) -> Tensor:
-        """Gather values, (B, Q, D), without keys and values ever being made.
+        """Gather values, (B, Q, D), without computing keys and values.
 
-        A score ``q . (W_k x + b_k)`` is ``(W_k^T q) . x`` and a term that is the same for all keys,
-        so that the softmax loses it; ``sum p (W_v x + b_v)`` is ``W_v (sum p x) + (sum p) b_v``.
-        In place of keys and values stand two tensors (B, N, Q, D) and the scores (B, N, Q, K); the
-        softmax runs in float32 at least.
+        A score ``q . (W_k x + b_k)`` is ``(W_k^T q) . x`` plus a term that is the same for all keys
+        and cancels in the softmax; ``sum p (W_v x + b_v)`` is ``W_v (sum p x) + (sum p) b_v``. This
+        takes two tensors (B, N, Q, D) and the scores (B, N, Q, K) instead of keys and values. The
+        softmax runs in float32 or wider.
         """
-        # Split, not sliced: the gradient of each slice would be filled up to the whole weight.
+        # Split, not sliced: the gradient of a slice would be padded to the whole weight.
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)
         queries_BNQd = self._split_heads(F.linear(queries_BQD, query_weight, query_bias))
@@ -152,11 +143,10 @@ class Attention(nn.Module):
         )
         if not (self.training and self.dropout):
             return gathered_BQNd.flatten(2) + value_bias
-        # Shares sum to 1 only as long as none is dropped.
+        # With dropout, shares do not sum to 1.
         total_BQN1 = shares_BNQK.sum(dim=-1).transpose(1, 2)[..., None]
-        return (gathered_BQNd + total_BQN1 * value_bias.unflatten(0, (self.num_heads, -1))).flatten(
-            2
-        )
+        bias_Nd = value_bias.unflatten(0, (self.num_heads, -1))
+        return (gathered_BQNd + total_BQN1 * bias_Nd).flatten(2)
 
     def _split_heads(self, values_BKD: Tensor) -> Tensor:
         return values_BKD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -20,7 +20,7 @@ def classification_logits(
 ) -> Tensor:
     """Compare region embeddings with class embeddings.
 
-    Computed in float32 whatever autocast says: at a scale of 100 a half-precision logit is off by
+    Computed in float32 even under autocast: at a scale of 100 a half-precision logit is off by
     several tenths, which reorders classes.
 
     Args:
@@ -42,16 +42,12 @@ def classification_logits(
 
 
 def lengths(z_BRE: Tensor) -> Tensor:
-    """Return what embeddings (..., E) are divided by: ``|z| + 1e-7``, (..., 1)."""
+    """Return the divisor of embeddings (..., E): ``|z| + 1e-7``, (..., 1)."""
     return z_BRE.norm(dim=-1, keepdim=True) + 1e-7
 
 
 def check_widths(z_BRE: Tensor, text_bank_CE: Tensor) -> None:
-    """Refuse a text bank that is not (C, E) for region embeddings (..., E).
-
-    Raises:
-        ShapeError: It is not.
-    """
+    """Raise `ShapeError` unless the text bank is (C, E) for region embeddings (..., E)."""
     if text_bank_CE.ndim != 2 or z_BRE.shape[-1] != text_bank_CE.shape[-1]:
         raise ShapeError(
             f"region embeddings {tuple(z_BRE.shape)} and text bank {tuple(text_bank_CE.shape)} do"
@@ -62,13 +58,13 @@ def check_widths(z_BRE: Tensor, text_bank_CE: Tensor) -> None:
 class RegionClassifier(nn.Module):
     """Scale and bias of the logits, fixed as in the paper or trained.
 
-    The scale is kept as its logarithm, so that training cannot turn it negative.
+    The scale is stored as its logarithm, which keeps it positive.
 
     Args:
-        scale: Starting (or fixed) factor of the cosine; the paper's 100 is CLIP's own.
-        bias: Starting (or fixed) offset. The focal loss starts better from a negative one, since
+        scale: Initial (or fixed) factor of the cosine; the paper's 100 is CLIP's own.
+        bias: Initial (or fixed) offset. The focal loss starts better from a negative one, since
             nearly all (region, class) pairs are wrong.
-        trainable: Whether training changes the two.
+        trainable: Whether both are trained.
 
     Raises:
         ConfigError: ``scale`` is not positive.
@@ -88,5 +84,5 @@ class RegionClassifier(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The factor of the cosine, a scalar with a gradient where it is trained."""
+        """The factor of the cosine, a scalar; with a gradient if trained."""
         return self.log_scale.exp()

@@ -1,8 +1,8 @@
 """Guidance: a head's cross-attention prefers the patches inside a region's box; not in the paper.
 
-Without guidance a region has to learn from its position token where it lies on the feature map.
-With it, an attention head lowers the scores of all tokens outside the box by its *strength* b >= 0
-before the softmax. b = 0 changes nothing, and a large b hides the outside.
+Without guidance, only the position token tells where a region lies on the feature map. With it, an
+attention head lowers the scores of all tokens outside the box by its *strength* b >= 0 before the
+softmax. b = 0 changes nothing, and a large b hides the outside.
 
 Shapes: `B` images, `R` regions, `T` feature tokens, `N` attention heads of a block.
 """
@@ -19,20 +19,20 @@ from regionspot.core.patch_grid import patches_in_boxes, square_grid_hw
 GuidanceKind = Literal["none", "halves", "learned"]
 
 _HIDDEN: Final = 1e4
-"""Strength that hides the outside: exp(-1e4) is 0 in float32, and float16 can hold it."""
+"""Strength that hides the outside: exp(-1e4) is 0 in float32, and 1e4 fits float16."""
 
 
 class Guidance(nn.Module):
     """The strengths of the attention heads of one block.
 
-    The parameter ``weight`` is the strength b itself: of a function of it that is never negative
-    (ReLU, square, exponential) 0 would have no gradient or be out of reach. `project_` keeps it at
+    The parameter ``weight`` is the strength b itself: with a non-negative function of a parameter
+    (ReLU, square, exponential), 0 would have no gradient or be unreachable. `project_` keeps it at
     0 or more instead; the optimizer of `regionspot.training` calls it after every step (projected
-    gradient descent), and so should a training loop of your own.
+    gradient descent), and so should your own training loop.
 
     Args:
-        kind: ``learned``: one trained number for each head. ``halves``: the first half of the heads
-            sees the inside only, the others see everything; nothing is trained.
+        kind: ``learned``: one trained number per head. ``halves``: the first half of the heads sees
+            the inside only, the others see everything; nothing is trained.
         num_heads: Attention heads of the block (N).
         spread: Learned strengths start evenly spaced from 0 to this value.
     """
@@ -54,10 +54,10 @@ class Guidance(nn.Module):
 
     @override
     def forward(self, outside_BRT: Tensor) -> Tensor:
-        """Return what to add to the scores, (B, N, R, T), in the dtype of ``outside_BRT``.
+        """Return the term to add to the scores, (B, N, R, T), in the dtype of ``outside_BRT``.
 
         Args:
-            outside_BRT: 1 for a token outside a region's box, else 0: see `tokens_outside`.
+            outside_BRT: 1 for a token outside a region's box, else 0; see `tokens_outside`.
         """
         return outside_BRT[:, None] * -self.weight.to(outside_BRT.dtype)[:, None, None]
 
@@ -66,7 +66,7 @@ def tokens_outside(relative_boxes_BR4: Tensor, num_tokens: int) -> Tensor:
     """Return which feature tokens lie outside each region's box, the class token among them.
 
     Args:
-        relative_boxes_BR4: Boxes (x1, y1, x2, y2) that count the image's width and height as 1,
+        relative_boxes_BR4: Boxes (x1, y1, x2, y2) relative to the image's width and height,
             (B, R, 4).
         num_tokens: Tokens of the feature map (T): a class token and a square number of patches.
 

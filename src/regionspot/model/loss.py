@@ -27,28 +27,28 @@ def sigmoid_focal_loss(
 ) -> Tensor:
     """Return the focal loss (Lin et al., 2017) of one-hot labels, summed over classes.
 
-    The paper divides the sum over images, regions and classes by the regions of an image, once the
-    batch is padded to equal numbers. Here an image is divided by its own number of regions:
-    the same figure for a batch without padding, and one that batch mates cannot change.
+    The paper divides the sum over images, regions and classes by the number of regions per image,
+    after padding the batch to equal numbers. Here each image is divided by its own number of
+    regions: the same value for a batch without padding, and independent of other images.
 
     Args:
-        logits_BRC: Logits, (B, R, C); anything but float32 is converted.
-        labels_BR: Class indices from 0, (B, R) int64; -1 marks a region that does not count.
-        region_mask_BR: True for a real region, (B, R) bool; None leaves it to the labels.
-        alpha: Weight of the right class; the others weigh ``1 - alpha``.
-        gamma: How strongly easy decisions are discounted.
+        logits_BRC: Logits, (B, R, C); converted to float32.
+        labels_BR: Class indices from 0, (B, R) int64; -1 for a region that does not count.
+        region_mask_BR: True for a real region, (B, R) bool; None if the labels say so.
+        alpha: Weight of the right class; the others have ``1 - alpha``.
+        gamma: Exponent that reduces the weight of easy decisions.
         normalization: ``paper``: the sum over images of each image's mean over its regions.
             ``regions``: the mean over all regions of the batch.
-        num_regions: What ``regions`` divides by; None for the regions of this batch. Give those of
-            the whole where the batch is a part: losses of parts then add up to that of the whole,
-            as they always do for ``paper``.
+        num_regions: Divisor of ``regions``; None for the number of regions of this batch. For a
+            part of a batch, pass the number of the whole: losses of parts then add up to that of
+            the whole, as they always do for ``paper``.
 
     Returns:
         A scalar, float32; 0 (with zero gradients) when no region counts.
 
     Raises:
         ShapeError: The shapes differ, or a label is not below ``C``.
-        ConfigError: ``normalization`` is neither of the two.
+        ConfigError: ``normalization`` is unknown.
     """
     counted = CountedRegions(logits_BRC, labels_BR, region_mask_BR)
     counted.check_labels(logits_BRC.shape[-1])
@@ -58,14 +58,14 @@ def sigmoid_focal_loss(
 
 
 class CountedRegions:
-    """The regions of a batch that count for a loss, one after the other: `N` in all.
+    """The `N` regions of a batch that count for a loss.
 
     Args:
-        values_BRX: What there is of every region, (B, R, ...); only the shape is looked at.
-        labels_BR: Class indices from 0, (B, R) int64; -1 marks a region that does not count.
-        region_mask_BR: True for a real region, (B, R) bool; None leaves it to the labels.
-        num_counted: N where it is known. A GPU is then asked nothing; so there it is believed, and
-            labels are not checked.
+        values_BRX: Values of every region, (B, R, ...); only the shape is used.
+        labels_BR: Class indices from 0, (B, R) int64; -1 for a region that does not count.
+        region_mask_BR: True for a real region, (B, R) bool; None if the labels say so.
+        num_counted: N if known. It avoids a synchronisation with a GPU, where neither it nor the
+            labels are then checked.
 
     Raises:
         ShapeError: The shapes differ, or another number of regions counts.
@@ -80,9 +80,9 @@ class CountedRegions:
     ) -> None:
         counts_BR = _counting_regions(values_BRX, labels_BR, region_mask_BR)
         is_counted = counts_BR.flatten()
-        self._may_ask = num_counted is None or not devices.would_sync(is_counted)
-        # One index of rows, not two: its gradient is a sum of rows, which is much faster.
-        if self._may_ask:
+        self._may_sync = num_counted is None or not devices.would_sync(is_counted)
+        # One index, not two, as its gradient is a sum of rows, which is much faster.
+        if self._may_sync:
             self._row_N = is_counted.nonzero()[:, 0]
         else:
             self._row_N = _first_true(is_counted)[:num_counted]
@@ -100,14 +100,10 @@ class CountedRegions:
         return values_BRX.flatten(0, 1).index_select(0, self._row_N)
 
     def check_labels(self, num_classes: int) -> None:
-        """Refuse labels that are not below ``num_classes``, where that costs no wait.
-
-        Raises:
-            ShapeError: There is one.
-        """
-        if not self._may_ask:
+        """Raise `ShapeError` for a label not below ``num_classes``, unless that would sync."""
+        if not self._may_sync or len(self.labels_N) == 0:
             return
-        largest = int(self.labels_N.max()) if len(self.labels_N) else -1
+        largest = int(self.labels_N.max())
         if largest >= num_classes:
             raise ShapeError(
                 f"label {largest} is outside the {num_classes} classes of the text bank: the labels"
@@ -117,11 +113,7 @@ class CountedRegions:
     def average(
         self, losses_N: Tensor, normalization: Normalization, num_regions: int | None
     ) -> Tensor:
-        """Return one loss of the batch from one for each region, see `sigmoid_focal_loss`.
-
-        Raises:
-            ConfigError: ``normalization`` is unknown.
-        """
+        """Return the loss of the batch from one per region, (N,); see `sigmoid_focal_loss`."""
         if normalization == "regions":
             return losses_N.sum() / max(len(losses_N) if num_regions is None else num_regions, 1)
         if normalization == "paper":
@@ -133,14 +125,14 @@ def _focal_terms(logits_NC: Tensor, labels_N: Tensor, *, alpha: float, gamma: fl
     """Return the loss of every (region, class) pair, (N, C)."""
     targets_NC = torch.zeros_like(logits_NC).scatter_(1, labels_N[:, None], 1.0)
     probabilities = logits_NC.sigmoid()
-    missed = probabilities + targets_NC - 2 * probabilities * targets_NC  # 1 - p of what is true
+    missed = probabilities + targets_NC - 2 * probabilities * targets_NC  # 1 - p of the truth
     weights = (1 - alpha) + (2 * alpha - 1) * targets_NC
     entropies = F.binary_cross_entropy_with_logits(logits_NC, targets_NC, reduction="none")
     return weights * missed**gamma * entropies
 
 
 def _first_true(is_counted_N: Tensor) -> Tensor:
-    """Return all positions, those that are true first: ``nonzero`` would have to be waited for."""
+    """Return all positions, the true ones first; ``nonzero`` would synchronise with a GPU."""
     return is_counted_N.int().argsort(descending=True, stable=True)
 
 

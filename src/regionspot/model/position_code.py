@@ -1,4 +1,4 @@
-"""A fixed code of where each patch lies, for encoders whose patch tokens do not tell."""
+"""A fixed code of patch positions, for encoders whose patch tokens do not contain them."""
 
 import math
 from typing import Literal
@@ -12,16 +12,16 @@ PositionCode = Literal["none", "sincos"]
 
 
 def sincos_position_code(num_tokens: int, width: int, *, device: torch.device) -> Tensor:
-    """Return a 2-D sine-cosine code of a square patch grid with a class token in front.
+    """Return a 2-D sine-cosine code of a square patch grid with a class token first.
 
     The patch tokens of real CLIP encoders contain their positions; those of a very small encoder
-    may not. The code is not in the paper.
+    may not. Not in the paper.
 
     Args:
-        num_tokens: Tokens of the feature map: one class token and a square number of patches,
+        num_tokens: Tokens of the feature map: the class token and a square number of patches,
             row-major.
-        width: Channels of the code; a multiple of 4.
-        device: Where to make it.
+        width: Width of the feature map; a multiple of 4.
+        device: Device of the code.
 
     Returns:
         (num_tokens, width) float32: zeros for the class token; for a patch sines and cosines of x,
@@ -37,7 +37,7 @@ def sincos_position_code(num_tokens: int, width: int, *, device: torch.device) -
             f" {num_tokens} feature tokens (26 would be 1 + 5 x 5). Set position_code to 'none'."
         )
     if width % 4:
-        raise ShapeError(f"position_code 'sincos' needs a width in fours, found {width}.")
+        raise ShapeError(f"position_code 'sincos' needs a multiple of 4 as width, found {width}.")
     frequencies = 2 / 100 ** (torch.arange(width // 4, device=device) / (width / 4))
     along = torch.arange(side, device=device) / side * (2 * math.pi)
     angles = along[:, None] * frequencies

@@ -1,9 +1,9 @@
 """Trained heads on disk: a safetensors file with a card, or the checkpoint of a run.
 
-The tensors have the names of `FusionHead.state_dict()`; the two of the classifier are called
-``classifier.log_scale`` and ``classifier.bias``. The card is JSON that says what the head is and
-what it was trained on. It ends with two hashes: ``weights_sha256`` of the bytes of the weights'
-file, and ``sha256`` of the card itself up to there.
+The tensors have the names of `FusionHead.state_dict()`; those of the classifier are
+``classifier.log_scale`` and ``classifier.bias``. The card is JSON that describes the head and its
+training. It ends with two hashes: ``weights_sha256`` of the weights file, and ``sha256`` of the
+card itself up to that key.
 """
 
 import dataclasses
@@ -36,14 +36,24 @@ from regionspot.model.classifier import RegionClassifier
 from regionspot.model.fusion_head import FusionHead, HeadSpec
 
 CARD_VERSION = 1
+WEIGHTS_SUFFIX = ".safetensors"
+WEIGHTS_NAME = f"head{WEIGHTS_SUFFIX}"
+CARD_NAME = "head.json"
+RUN_FOLDER = "head"
 JsonValue: TypeAlias = (
     str | int | float | bool | list["JsonValue"] | Mapping[str, "JsonValue"] | None
 )
 
+_WEIGHTS_KEY = "weights_sha256"
+_CLASSIFIER_PREFIX = "classifier."
+_CHECKPOINT_HEAD_PREFIX = "head."
+_MAX_BLOCKS = 1000
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadCard:
-    """The identity of a trained head: its shape, its inputs' origin, what it was trained on."""
+    """Describes a trained head: its shape, the origin of its inputs, and its training."""
 
     head: HeadSpec
     """Shape and options of the fusion head."""
@@ -52,45 +62,37 @@ class HeadCard:
     bias: float
     """The classifier's bias."""
     fingerprint: Mapping[str, JsonValue] = field(default_factory=dict)
-    """The caches' fingerprint: which SAM, CLIP and preprocessing made the inputs; {} if unknown."""
+    """The caches' fingerprint: SAM, CLIP and preprocessing of the inputs; {} if unknown."""
     vocabulary: tuple[str, ...] = ()
-    """Names of all classes seen in training, without repeats, in order of the training caches."""
+    """Names of all classes of training, without repeats, in the order of the training caches."""
     templates: str = ""
-    """Template set of the text banks trained against."""
+    """Template set of the text banks in training."""
     prompts: tuple[str, ...] = ("box",)
-    """What SAM was shown of the regions trained on: box, points, mask or box_and_mask."""
+    """SAM's prompts for the regions of training: box, points, mask or box_and_mask."""
     library_version: str = ""
-    """Version of regionspot that trained it."""
+    """Version of regionspot that trained the head."""
     training: Mapping[str, JsonValue] = field(default_factory=dict)
     """Summary of the training: steps, images, caches, options."""
 
     def to_json(self) -> str:
-        """Write the card in canonical JSON."""
+        """Return the card as canonical JSON."""
         return canonical_json({"card_version": CARD_VERSION, **dataclasses.asdict(self)})
 
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str) -> "HeadCard":
-        """Read a card back.
-
-        Args:
-            text: What `to_json` wrote.
-            where: Where the text comes from, for messages.
-
-        Raises:
-            WeightsError: The text is no head card, or one of another version.
-        """
-        return cls.from_fields(parse_card(text, where=where), where=where)
+        """Read the text of `to_json`; errors as `from_fields`."""
+        return cls.from_fields(_json_object(text, where=where), where=where)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any], *, where: str) -> "HeadCard":
-        """Build a card from the JSON object that `to_json` writes.
+        """Create a card from the JSON object of `to_json`.
 
         Args:
             fields: The object.
-            where: Where it comes from, for messages.
+            where: Its origin, for messages.
 
         Raises:
-            WeightsError: It is no head card, or one of another version.
+            WeightsError: It is not a head card, or one of another version.
         """
         known = dict(fields)
         version = known.pop("card_version", None)
@@ -101,7 +103,7 @@ class HeadCard:
             )
         try:
             if version is None:
-                raise KeyError("card_version")  # noqa: TRY301 - told as every other missing field
+                raise KeyError("card_version")  # noqa: TRY301 - one message for missing fields
             card = cls(
                 **{
                     **known,
@@ -118,18 +120,13 @@ class HeadCard:
         return card
 
 
-def parse_card(text: str | bytes, *, where: str) -> dict[str, Any]:
-    """Read the JSON object of a card.
-
-    Raises:
-        WeightsError: It is no JSON object.
-    """
+def _json_object(text: str | bytes, *, where: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _no_card(where, error) from error
     if not isinstance(fields, dict):
-        raise _no_card(where, TypeError(f"a JSON {type(fields).__name__}, no object"))
+        raise _no_card(where, TypeError(f"a JSON {type(fields).__name__}, not an object"))
     return fields
 
 
@@ -141,32 +138,21 @@ def _no_card(where: str, error: Exception) -> WeightsError:
 
 
 def _check_types(card: HeadCard) -> None:
-    """Refuse values of another type, which would fail later without the file's name."""
+    """Refuse values of a wrong type, which would fail later without the file's name."""
     for name in ("scale", "bias"):
         value = getattr(card, name)
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise TypeError(f"{name} is {value!r}, no finite number")
+            raise TypeError(f"{name} is {value!r}, not a finite number")
     for option in dataclasses.fields(HeadSpec):
         value, kind = getattr(card.head, option.name), type(option.default)
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise TypeError(f"head.{option.name} is {value!r}, no {kind.__name__}")
+            raise TypeError(f"head.{option.name} is {value!r}, not {kind.__name__}")
     texts = (*card.vocabulary, *card.prompts, card.templates, card.library_version)
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("vocabulary, prompts, templates and library_version have to be text")
+        raise TypeError("vocabulary, prompts, templates and library_version must be text")
     for name in ("fingerprint", "training"):
         if not isinstance(getattr(card, name), Mapping):
-            raise TypeError(f"{name} is no JSON object")
-
-
-WEIGHTS_SUFFIX = ".safetensors"
-WEIGHTS_NAME = f"head{WEIGHTS_SUFFIX}"
-CARD_NAME = "head.json"
-RUN_FOLDER = "head"
-_WEIGHTS_KEY = "weights_sha256"
-_CLASSIFIER_PREFIX = "classifier."
-_CHECKPOINT_HEAD_PREFIX = "head."
-_MAX_BLOCKS = 1000
-_logger = logging.getLogger(__name__)
+            raise TypeError(f"{name} is not a JSON object")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,27 +164,26 @@ class TrainedHead:
     classifier: RegionClassifier
     """Turns region embeddings into logits over a text bank."""
     card: HeadCard
-    """What the head is and where it comes from."""
+    """Description of the head and its training."""
     folder: Path | None = None
-    """The folder that it was loaded from, where text banks may lie beside it."""
+    """The folder that it was loaded from, which may contain text banks."""
 
 
 def save_trained_head(output_dir: Path | str, trained: TrainedHead) -> None:
-    """Write ``head.safetensors`` and ``head.json``, each whole or not at all, with their seal.
+    """Write ``head.safetensors`` and ``head.json`` atomically, with checksums.
 
     Args:
-        output_dir: The directory to write to; made if need be.
-        trained: What to write.
+        output_dir: The directory; created if missing.
+        trained: The head.
     """
-    tensors = dict(trained.head.state_dict())
-    for name, tensor in trained.classifier.state_dict().items():
-        tensors[_CLASSIFIER_PREFIX + name] = tensor
+    tensors = trained.head.state_dict()
+    trained.classifier.state_dict(destination=tensors, prefix=_CLASSIFIER_PREFIX)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     weights = safetensors.torch.save(on_cpu)
     fields = json.loads(trained.card.to_json()) | {_WEIGHTS_KEY: sha256_bytes(weights)}
     card, _ = seal_json_text(canonical_json(fields))
     output_dir = Path(output_dir)
-    # Both are on disk before either gets its name, so that a crash hardly ever parts them.
+    # Both are on disk before either is renamed, so that a crash rarely leaves only one.
     with ExitStack() as both:
         for name, data in ((CARD_NAME, card.encode("utf-8")), (WEIGHTS_NAME, weights)):
             file = both.enter_context(open_atomic(output_dir / name))
@@ -208,7 +193,7 @@ def save_trained_head(output_dir: Path | str, trained: TrainedHead) -> None:
 
 
 def load_trained_head(path: Path | str) -> TrainedHead:
-    """Load a trained head, strictly and without running any code from the file.
+    """Load a trained head, strictly and without running code from the file.
 
     Args:
         path: A directory with ``head.safetensors`` and ``head.json``, or one with such a directory
@@ -220,9 +205,9 @@ def load_trained_head(path: Path | str) -> TrainedHead:
 
     Raises:
         MissingFileError: A file is not there.
-        WeightsError: The file is none of the three, was damaged or edited, holds weights that are
-            not finite, or its tensors do not fit its card. One without a seal, as earlier versions
-            wrote them, is loaded with a warning.
+        WeightsError: The file is none of the three, is damaged or was edited, has weights that are
+            not finite, or its tensors do not fit its card. One without checksums, from an earlier
+            version, is loaded with a warning.
     """
     path = Path(path)
     where = str(path)
@@ -233,9 +218,8 @@ def load_trained_head(path: Path | str) -> TrainedHead:
     if not path.is_file():
         raise MissingFileError(
             f"no trained head at {where}. Give the directory or a .ckpt of a run of `python"
-            " train.py fit`, or the path of a .safetensors file. `regionspot quickstart` makes the"
-            " run runs/quickstart, also where files of it were removed; with --fresh it makes all"
-            " of it again."
+            " train.py fit`, or the path of a .safetensors file. `regionspot quickstart` creates"
+            " the run runs/quickstart and restores removed files; with --fresh it starts over."
         )
     if path.suffix == WEIGHTS_SUFFIX:
         tensors, card = _read_safetensors(path)
@@ -243,19 +227,19 @@ def load_trained_head(path: Path | str) -> TrainedHead:
         tensors, card = _read_checkpoint(path)
     else:
         raise WeightsError(
-            f"{path}: cannot tell what this is by its ending; wanted a directory, .safetensors or"
-            " .ckpt. For the paper's released checkpoints use `regionspot convert`."
+            f"{path} has an unknown suffix; wanted a directory, .safetensors or .ckpt. For the"
+            " paper's released checkpoints use `regionspot convert`."
         )
     return replace(_assemble(tensors, card, where=path), folder=path.parent)
 
 
 def _assemble(tensors: Mapping[str, Tensor], card: HeadCard, *, where: Path) -> TrainedHead:
-    of_head = {n: t for n, t in tensors.items() if not n.startswith(_CLASSIFIER_PREFIX)}
-    of_classifier = {
-        name.removeprefix(_CLASSIFIER_PREFIX): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(_CLASSIFIER_PREFIX)
-    }
+    of_head, of_classifier = {}, {}
+    for name, tensor in tensors.items():
+        if name.startswith(_CLASSIFIER_PREFIX):
+            of_classifier[name.removeprefix(_CLASSIFIER_PREFIX)] = tensor
+        else:
+            of_head[name] = tensor
     check_shapes(_without_memory(card.head, where=where), of_head, source=str(where))
     check_finite(tensors, where=str(where))
     head = FusionHead(card.head)
@@ -266,7 +250,7 @@ def _assemble(tensors: Mapping[str, Tensor], card: HeadCard, *, where: Path) -> 
 
 
 def _without_memory(spec: HeadSpec, *, where: Path) -> FusionHead:
-    """Build a head that holds no weights: a forged card may speak of any size."""
+    """Build a head without weights: a forged card may ask for any size."""
     try:
         if spec.num_blocks > _MAX_BLOCKS:
             raise ValueError(f"{spec.num_blocks} blocks")  # noqa: TRY301 - one message for all
@@ -283,8 +267,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], HeadCard]:
     card_path = path.with_suffix(".json")
     if not card_path.is_file():
         raise MissingFileError(
-            f"{path} has no card: {card_path} is missing, which says what head the weights are of."
-            " Copy it from the run that wrote the weights."
+            f"{path} has no card: {card_path} is missing, which describes the head. Copy it from"
+            " the run that wrote the weights."
         )
     weights = path.read_bytes()
     card = _read_card(card_path, weights, weights_path=path)
@@ -298,24 +282,24 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], HeadCard]:
 
 
 def _read_card(path: Path, weights: bytes, *, weights_path: Path) -> HeadCard:
-    """Read a card and compare its two hashes with the card's and the weights' bytes."""
+    """Read a card and check its two hashes."""
     data = path.read_bytes()
-    fields = parse_card(data, where=str(path))
+    fields = _json_object(data, where=str(path))
     seal, wanted = fields.pop(SEAL_KEY, None), fields.pop(_WEIGHTS_KEY, None)
     if seal is None and wanted is None:
         _logger.warning(
-            "%s carries no checksum, as of an earlier version: damage to it would go unnoticed",
+            "%s has no checksum (written by an earlier version), so damage cannot be detected",
             path.parent,
         )
     elif json_seal(data) is None:
         raise WeightsError(
-            f"{path} is damaged or was edited: its contents do not have the sha256 in its last"
+            f"{path} is damaged or was edited: its contents do not match the sha256 in its last"
             " line. Copy it again from the run that wrote it."
         )
     elif wanted != sha256_bytes(weights):
         raise WeightsError(
-            f"{weights_path} is damaged, or of another head than {path}: its bytes do not have the"
-            f" {_WEIGHTS_KEY} that the card gives. Copy both again from the run that wrote them."
+            f"{weights_path} is damaged, or of another head than {path}: it does not match the"
+            f" card's {_WEIGHTS_KEY}. Copy both again from the run that wrote them."
         )
     return HeadCard.from_fields(fields, where=str(path))
 

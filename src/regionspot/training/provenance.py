@@ -16,7 +16,7 @@ from regionspot.model import (
     HeadSpec,
     JsonValue,
     TrainedHead,
-    load_released,
+    load_released_head,
     load_trained_head,
 )
 
@@ -96,7 +96,7 @@ def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
         WeightsError: It is a head of another shape.
     """
     if Path(init_from).suffix == RELEASED_SUFFIX:
-        start = load_released(init_from)
+        start = load_released_head(init_from)
     else:
         start = load_trained_head(init_from)
     found = start.card.head

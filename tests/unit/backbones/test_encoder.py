@@ -24,7 +24,7 @@ from regionspot.backbones import (
     load_frozen_models,
 )
 from regionspot.core.errors import ConfigError
-from regionspot.inference import PromptedImage, score_clip_crops, score_pixel_methods
+from regionspot.inference import PromptedImage, score_pixel_methods
 
 SIDE, GRID, WIDTH, TEXT_DIM = 8, 2, 6, 5
 
@@ -173,7 +173,8 @@ def test_crops_are_named_and_what_it_cannot_do_is_said(
     whole = np.array([[0, 0, width, height]], np.float32)
     image = PromptedImage(image_id=1, path=tmp_path / "photo.png", boxes_xyxy=whole)
     bank_CE = models.encoder.text_bank(["ab", "c"], "none")
-    (scores,) = score_clip_crops(models, [image], bank_CE, method="clip_box_crop")
+    (by_method,) = score_pixel_methods(models, [image], bank_CE, methods=["clip_box_crop"])
+    scores = by_method["clip_box_crop"]
     embedded_E = models.encoder.embed_images(by_hand(photo))[0]
     torch.testing.assert_close(
         torch.from_numpy(scores.scores[0]), (10 * bank_CE @ embedded_E).softmax(dim=0)

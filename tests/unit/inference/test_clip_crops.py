@@ -24,7 +24,6 @@ from regionspot.inference import (
     PIXEL_METHODS,
     PixelMethod,
     PromptedImage,
-    score_clip_crops,
     score_pixel_methods,
 )
 
@@ -211,9 +210,9 @@ def test_a_method_alone_scores_as_in_company(
     scored: list[dict[PixelMethod, RegionScores]],
     bank: Tensor,
 ) -> None:
-    alone = score_clip_crops(models, images, bank, method=method)
+    alone = score_pixel_methods(models, images, bank, methods=[method])
     for ours, theirs in zip(alone, scored, strict=True):
-        np.testing.assert_allclose(ours.scores, theirs[method].scores, rtol=0, atol=ATOL)
+        np.testing.assert_allclose(ours[method].scores, theirs[method].scores, rtol=0, atol=ATOL)
 
 
 def test_images_without_boxes_have_no_rows(
@@ -229,8 +228,9 @@ def test_more_boxes_than_masks_are_held_at_once_keep_their_rows(
     models: FrozenModels, picture_path: Path, boxes: Boxes, bank: Tensor
 ) -> None:
     many = PromptedImage(image_id=1, path=picture_path, boxes_xyxy=np.tile(boxes, (7, 1)))
-    (ours,) = score_clip_crops(models, [many], bank, method="clip_mask_crop")
-    np.testing.assert_allclose(ours.scores, np.tile(ours.scores[:3], (7, 1)), rtol=0, atol=ATOL)
+    (by_method,) = score_pixel_methods(models, [many], bank, methods=["clip_mask_crop"])
+    scores = by_method["clip_mask_crop"].scores
+    np.testing.assert_allclose(scores, np.tile(scores[:3], (7, 1)), rtol=0, atol=ATOL)
 
 
 def test_boxes_are_cut_to_the_image_for_scoring_and_handed_back_as_they_were(
@@ -265,15 +265,15 @@ def test_a_detectors_confidence_is_handed_through(
 ) -> None:
     confidence = np.array([0.5, 0.25, 1], np.float32)
     image = PromptedImage(image_id=1, path=picture_path, boxes_xyxy=boxes, box_scores=confidence)
-    (ours,) = score_clip_crops(models, [image], bank, method="clip_box_crop")
-    np.testing.assert_array_equal(ours.box_scores, confidence)
+    (ours,) = score_pixel_methods(models, [image], bank, methods=["clip_box_crop"])
+    np.testing.assert_array_equal(ours["clip_box_crop"].box_scores, confidence)
 
 
 def test_images_are_opened_one_batch_at_a_time(
     models: FrozenModels, images: list[PromptedImage], bank: Tensor
 ) -> None:
     missing = PromptedImage(image_id=3, path=Path("nowhere.png"), boxes_xyxy=images[0].boxes_xyxy)
-    scores = score_clip_crops(models, [*images, missing], bank, method="pooled_patches")
+    scores = score_pixel_methods(models, [*images, missing], bank, methods=["pooled_patches"])
     with pytest.raises(MissingFileError, match=r"nowhere\.png"):
         list(scores)
     one_by_one = score_pixel_methods(

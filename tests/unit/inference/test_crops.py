@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionspot.inference.crops import (
+from regionspot.inference.clip_crops import (
     box_crop,
     grey_outside_mask,
     mask_crop,

@@ -97,5 +97,5 @@ def test_mistakes_are_explained_as_for_prompts(model: RegionSpot, pixels: Pixels
 
 
 def test_whoever_gives_no_prompt_is_told_of_this(model: RegionSpot, pixels: Pixels) -> None:
-    with pytest.raises(ConfigError, match=r"recognize_everything\(image\) lets SAM find them"):
+    with pytest.raises(ConfigError, match=r"recognize_everything\(image\), which lets SAM propose"):
         model.recognize(pixels)

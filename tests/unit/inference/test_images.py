@@ -18,7 +18,7 @@ from regionspot.core.errors import MissingFileError, RegionSpotError, ShapeError
 from regionspot.inference import load_image
 
 ORIENTATION_TAG = 0x0112
-WARNING = "carries an EXIF rotation, which is ignored"
+WARNING = "has an EXIF rotation, which is ignored"
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from regionspot.inference.crops import pooled_patch_logits
+from regionspot.inference.clip_crops import pooled_patch_logits
 
 
 def test_pooling_is_the_log_of_the_mean_of_exp_of_scaled_cosines() -> None:

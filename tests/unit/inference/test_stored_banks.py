@@ -28,7 +28,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.data import CachedRegions
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 from regionspot.inference import ImageError, RegionSpot
-from regionspot.inference.stored_banks import StoredBanks
+from regionspot.inference.text_banks import StoredBanks
 from regionspot.model import TrainedHead, load_trained_head
 from regionspot.training import export_head
 
@@ -80,10 +80,10 @@ def counting(models: FrozenModels) -> Iterator[list[int]]:
         hook.remove()
 
 
-def bank_of(model: RegionSpot, **question: Any) -> NDArray[np.float32]:
+def bank_of(model: RegionSpot, **options: Any) -> NDArray[np.float32]:
     """Return the bank that a model compares regions with."""
-    asked = {"vocabulary": None, "templates": None, "same_tokens": "keep", **question}
-    names = model._question(**asked, top_k=1, with_masks=False).names
+    asked = {"vocabulary": None, "templates": None, "same_tokens": "keep", **options}
+    names = model._task(**asked, top_k=1, with_masks=False).names
     bank: NDArray[np.float32] = names.bank_CE.numpy()
     return bank
 
@@ -171,7 +171,7 @@ def test_one_flipped_bit_in_the_bank_of_a_head_is_noticed(
     with counting(models) as runs:
         found = bank_of(model)
         assert runs
-    assert "text_banks.h5 is damaged, or was edited: it is not used" in caplog.text
+    assert "text_banks.h5 is damaged or was edited: it is not used" in caplog.text
     wanted = bank_by_open_clip(models, NAMES, "ensemble81")
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
@@ -205,7 +205,7 @@ def test_the_bank_of_another_clip_is_not_used(
     wanted = bank_by_open_clip(models, NAMES, "ensemble81")
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
     assert "text_banks.h5 " in caplog.text
-    assert "it is not used, and names are embedded anew" in caplog.text
+    assert "it is not used; the names are embedded again" in caplog.text
 
 
 def test_other_sentences_and_another_order_are_another_bank(
@@ -270,7 +270,7 @@ def test_a_damaged_file_is_told_and_replaced(
         with counting(models) as runs:
             found = bank_of(RegionSpot(trained_head, models), vocabulary=NAMES)
             assert runs
-        assert f"{path} is damaged, or was edited: it is not used" in caplog.text
+        assert f"{path} is damaged or was edited: it is not used" in caplog.text
         np.testing.assert_array_equal(found, wanted)
         assert path.read_bytes() == whole
 

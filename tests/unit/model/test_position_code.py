@@ -26,5 +26,5 @@ def test_x_comes_first_and_rows_come_one_after_the_other() -> None:
 
 
 def test_a_width_that_is_no_multiple_of_four_is_refused() -> None:
-    with pytest.raises(ShapeError, match="width in fours, found 6"):
+    with pytest.raises(ShapeError, match="multiple of 4 as width, found 6"):
         sincos_position_code(5, 6, device=torch.device("cpu"))

@@ -41,7 +41,7 @@ def test_released_tensors_arrive_under_their_names(tmp_path: Path, prefix: str) 
     model[prefix + "sam.mask_decoder.iou_token.weight"] = torch.zeros(1, 256)
     model[prefix + "clip_model.logit_scale"] = torch.zeros((), dtype=torch.float16)
     torch.save({"model": model, "iteration": 7, "trainer": {}}, tmp_path / "released.pth")
-    head = load_released_head(tmp_path / "released.pth")
+    head = load_released_head(tmp_path / "released.pth").head
     assert (head.spec.feature_dim, head.spec.text_dim, head.spec.token_dim) == (64, 16, 256)
     for name, tensor in head.state_dict().items():
         assert tensor.equal(tensors[name]), name

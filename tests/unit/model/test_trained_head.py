@@ -157,7 +157,7 @@ def test_a_head_without_a_seal_loads_with_a_warning(
     without_seal(tmp_path)
     assert_same(load_trained_head(tmp_path), trained)
     (message,) = caplog.messages
-    assert message.startswith(f"{tmp_path} carries no checksum")
+    assert message.startswith(f"{tmp_path} has no checksum")
 
 
 def test_weights_and_card_of_two_trainings_are_no_head(
