@@ -412,3 +412,53 @@ def test_heads_of_other_models_are_refused(
     with pytest.raises(SystemExit):
         evaluate([*setting.options, "--checkpoints", f"[{other}]", "--output_dir", str(tmp_path)])
     assert "clip_model: found 'tiny', wanted 'ViT-B-16-quickgelu'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["list", "lines", "file"])
+def test_a_file_of_image_ids_chooses_what_is_scored(
+    setting: Setting, tmp_path: Path, form: str
+) -> None:
+    content = json.loads((setting.world / "val.json").read_text())
+    content["images"] = content["images"][1:4]
+    ids = [image["id"] for image in content["images"]]
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] in ids]
+    fewer, path = tmp_path / "fewer.json", tmp_path / "ids"
+    fewer.write_text(json.dumps(content))
+    texts = {"list": json.dumps(ids), "lines": "\n".join(map(str, ids)), "file": fewer.read_text()}
+    path.write_text(texts[form])
+    evaluate(
+        [
+            *setting.options,
+            *("--image_ids", str(path), "--images_dir", str(setting.world)),
+            *("--output_dir", str(tmp_path / "out")),
+        ]
+    )
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    predictions = Predictions.read_lvis_json(tmp_path / "out" / "predictions.json")
+    assert set(predictions.image_ids.tolist()) == set(ids)
+    theirs = reference_lvis_figures(fewer, predictions)
+    assert metrics["methods"]["fusion_head"]["AP"] == 100 * theirs["AP"]
+    assert metrics["data"]["num_images"] == 3
+    assert metrics["data"]["num_regions"] == len(content["annotations"])
+    assert "3 of 3 images, at even distances" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "--image_ids lists 2 of 2 images that"),
+        ('{"a": 1}', "is no file of image ids"),
+        ("one two", "is no file of image ids"),
+        ("[]", "holds no image id"),
+    ],
+)
+def test_wrong_files_of_image_ids_are_refused(
+    setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = tmp_path / "ids"
+    path.write_text(text)
+    with pytest.raises(SystemExit):
+        evaluate(
+            [*setting.options, "--image_ids", str(path), "--output_dir", str(tmp_path / "out")]
+        )
+    assert message in capsys.readouterr().err

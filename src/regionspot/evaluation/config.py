@@ -29,6 +29,9 @@ class EvalConfig:
     annotations: str | None = None
     """The annotation file that the cache was made from, or its URL. LVIS AP needs it. Other data is
     scored by the regions in the cache; the file then only tells where the images are."""
+    image_ids: str | None = None
+    """File of the ids of the images that count, such as LVIS minival: a JSON list, an LVIS or COCO
+    file, or text with one id a line. Default: all images of the cache."""
     metric: Metric | None = None
     """lvis (federated, with APr, APc, APf) or coco (every class counts in every image). Default:
     lvis for a cache of LVIS annotations, else coco."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from regionspot.annotations import (
 )
 from regionspot.cache import MERGED, FeatureCache, read_quarantine
 from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
+from regionspot.core.json_text import load_json
 from regionspot.scoring import CocoGroundTruth, LvisGroundTruth, Metric, check_same_data
 from regionspot.scoring.results import EvaluatedData
 
@@ -37,6 +38,8 @@ class EvaluationData:
     """The annotation file; None if the ground truth is what the cache holds."""
     images_dir: Path | None
     """Folder of the images."""
+    positions: tuple[int, ...]
+    """Positions in the cache of the images that count, ascending."""
     image_paths: Mapping[int, Path]
     """The image file of every annotated image, by image id; {} where no pixels are at hand."""
     summary: EvaluatedData
@@ -67,7 +70,7 @@ class EvaluationData:
     @cached_property
     def labels(self) -> Mapping[int, NDArray[np.int64]]:
         """Classes of each image's regions, (R,), by image id, in the cache's order; or all -1."""
-        samples = (self.cache.sample(position) for position in range(len(self.cache)))
+        samples = (self.cache.sample(position) for position in self.positions)
         return {sample.image_id: np.array(sample.labels) for sample in samples}
 
 
@@ -77,6 +80,7 @@ def open_evaluation_data(
     images_dir: Path | None,
     *,
     metric: Metric | None = None,
+    image_ids_path: Path | None = None,
 ) -> EvaluationData:
     """Open a cache and its ground truth.
 
@@ -90,6 +94,7 @@ def open_evaluation_data(
         annotations_path: The annotation file that it was made from.
         images_dir: Folder of the images, if their pixels are wanted.
         metric: What AP shall mean; None for LVIS AP on a cache of LVIS annotations, else COCO AP.
+        image_ids_path: File of the ids of the images that count; None for all.
 
     Raises:
         ConfigError: The metric, or finding the images, needs an annotation file.
@@ -105,15 +110,45 @@ def open_evaluation_data(
             f"there is no images folder at {images_dir}. Set --images_dir to the folder that the"
             " cache was made from, or leave it out."
         )
+    chosen = None if image_ids_path is None else read_image_ids(image_ids_path)
     if (metric or _default_metric(cache, annotations_path)) == "coco":
-        return _open_coco(cache, annotations_path, images_dir)
+        return _open_coco(cache, annotations_path, images_dir, chosen)
     if annotations_path is None:
         raise ConfigError(
             f"LVIS AP of {cache.location} needs to know which classes were looked for in each"
             " image. Set --annotations to the LVIS file, or --metric coco for COCO AP of the"
             " regions in the cache."
         )
-    return _open_lvis(cache, annotations_path, images_dir)
+    return _open_lvis(cache, annotations_path, images_dir, chosen)
+
+
+def read_image_ids(path: Path) -> frozenset[int]:
+    """Read the ids of the images that count, such as those of LVIS minival.
+
+    Args:
+        path: A JSON list of ids, a JSON file with a list ``images`` (LVIS, COCO), or a text file
+            with one id a line.
+
+    Raises:
+        MissingFileError: There is no such file.
+        ConfigError: It holds something else, or no id.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no file of image ids at {path}. Correct --image_ids.")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        found = load_json(text) if text.lstrip()[:1] in {"[", "{"} else text.split()
+        if isinstance(found, dict):
+            found = [entry["id"] for entry in found["images"]]
+        ids = frozenset(int(value) for value in cast("list[str]", found))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} is no file of image ids ({type(error).__name__}: {error}). Wanted a JSON list"
+            " of ids, a JSON file with a list of images, or a text file with one id a line."
+        ) from error
+    if not ids:
+        raise ConfigError(f"{path} holds no image id.")
+    return ids
 
 
 def missing_reasons(cache: FeatureCache) -> Counter[str]:
@@ -128,17 +163,20 @@ def _default_metric(cache: FeatureCache, annotations_path: Path | None) -> Metri
 
 
 def _open_lvis(
-    cache: FeatureCache, annotations_path: Path, images_dir: Path | None
+    cache: FeatureCache,
+    annotations_path: Path,
+    images_dir: Path | None,
+    chosen: frozenset[int] | None,
 ) -> EvaluationData:
     whole = LvisGroundTruth.read(annotations_path)
     for remark in check_same_data(cache, whole, option="--annotations"):
         _logger.warning(remark)
-    planned = _planned_ids(cache)
+    planned = _counted_ids(cache, chosen)
     is_subset = not planned.issuperset(whole.image_ids)
     truth = whole.subset(planned) if is_subset else whole
     if is_subset:
         _logger.warning(
-            "the cache was planned for %d of the %d annotated images; only these are scored",
+            "%d of the %d annotated images are scored",
             len(truth.image_ids),
             len(whole.image_ids),
         )
@@ -150,13 +188,17 @@ def _open_lvis(
         truth=truth,
         annotations_path=annotations_path,
         images_dir=images_dir,
+        positions=_positions(cache, truth.image_ids),
         image_paths=paths,
         summary=_summary(cache, truth, is_subset=is_subset, annotation_sha256=truth.sha256),
     )
 
 
 def _open_coco(
-    cache: FeatureCache, annotations_path: Path | None, images_dir: Path | None
+    cache: FeatureCache,
+    annotations_path: Path | None,
+    images_dir: Path | None,
+    chosen: frozenset[int] | None,
 ) -> EvaluationData:
     annotated = None
     if annotations_path is not None:
@@ -165,6 +207,8 @@ def _open_coco(
         truth = CocoGroundTruth.of_annotations(annotated, _planned_ids(cache))
     else:
         truth = CocoGroundTruth.of_cache(cache)
+    if chosen is not None:
+        truth = truth.subset(_counted_ids(cache, chosen))
     paths: Mapping[int, Path] = {}
     if images_dir is not None:
         paths = (
@@ -177,9 +221,13 @@ def _open_coco(
         truth=truth,
         annotations_path=annotations_path,
         images_dir=images_dir,
+        positions=_positions(cache, truth.image_ids),
         image_paths=paths,
         summary=_summary(
-            cache, truth, is_subset=False, annotation_sha256=cache.manifest.annotation_sha256
+            cache,
+            truth,
+            is_subset=chosen is not None,
+            annotation_sha256=cache.manifest.annotation_sha256,
         ),
     )
 
@@ -248,6 +296,25 @@ def _planned_ids(cache: FeatureCache) -> set[int]:
     return {*cache.index.image_ids.tolist(), *quarantined}
 
 
+def _counted_ids(cache: FeatureCache, chosen: frozenset[int] | None) -> set[int]:
+    """Return the images of the cache's plan that count."""
+    planned = _planned_ids(cache)
+    if chosen is None:
+        return planned
+    strange = chosen - planned
+    if strange:
+        raise ConfigError(
+            f"--image_ids lists {len(strange):,} of {len(chosen):,} images that {cache.location}"
+            f" does not hold, e.g. {min(strange)}. Give ids of images in the cache."
+        )
+    return set(chosen)
+
+
+def _positions(cache: FeatureCache, image_ids: Sequence[int]) -> tuple[int, ...]:
+    rows = np.isin(cache.index.image_ids, np.array(image_ids, np.int64))
+    return tuple(np.flatnonzero(rows).tolist())
+
+
 def _summary(
     cache: FeatureCache,
     truth: LvisGroundTruth | CocoGroundTruth,
@@ -255,12 +322,13 @@ def _summary(
     is_subset: bool,
     annotation_sha256: str,
 ) -> EvaluatedData:
+    positions = _positions(cache, truth.image_ids)
     return EvaluatedData(
         name=cache.manifest.name,
         num_images=len(truth.image_ids),
-        num_missing_images=cache.index.num_quarantined,
+        num_missing_images=len(truth.image_ids) - len(positions),
         num_regions=truth.num_annotations,
-        num_cached_regions=int(cache.index.num_regions.sum()),
+        num_cached_regions=int(cache.index.num_regions[list(positions)].sum()),
         proposals=cache.manifest.proposals,
         num_classes=len(cache.manifest.vocabulary),
         is_subset=is_subset,

@@ -177,12 +177,13 @@ def _run_head(
         head,
         data.cache,
         data.cache.text_bank(config.templates),
+        positions=data.positions,
         batch_size=config.batch_size,
         device=resolve_device(config.device),
     )
     output = MethodOutput(name=name, description=_describe_head(head))
     with safe_points():
-        for scores in _with_progress(scored, name, len(data.cache)):
+        for scores in _with_progress(scored, name, len(data.positions)):
             output.add(scores, data, config)
             check_stop()
     return output
@@ -210,7 +211,7 @@ def _run_from_pixels(
         method: MethodOutput(name=method, description=_DESCRIPTIONS[method]) for method in methods
     }
     with safe_points():
-        for by_method in _with_progress(scored, "methods from pixels", len(data.cache)):
+        for by_method in _with_progress(scored, "methods from pixels", len(data.positions)):
             for method, scores in by_method.items():
                 outputs[method].add(scores, data, config)
             check_stop()
@@ -219,7 +220,7 @@ def _run_from_pixels(
 
 def _prompted(data: EvaluationData) -> Iterator[PromptedImage]:
     """Yield the cache's images with the very boxes that the heads see."""
-    for position in range(len(data.cache)):
+    for position in data.positions:
         sample = data.cache.sample(position)
         yield PromptedImage(
             image_id=sample.image_id,

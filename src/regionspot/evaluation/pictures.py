@@ -71,7 +71,7 @@ def draw_region_pictures(
     positions = _sampled_positions(data, num_pictures)
     chosen = [data.cache.sample(position) for position in positions]
     mistaken = _most_confident_mistakes(data, output, math.ceil(num_pictures / 2))
-    total = int((data.cache.index.num_regions > 0).sum())
+    total = int((data.cache.index.num_regions[list(data.positions)] > 0).sum())
     return RegionPictures(
         sampled=tuple(_named_picture(data, output, sample) for sample in chosen),
         sampled_note=(
@@ -108,7 +108,8 @@ def draw_curves(training_dirs: Sequence[str]) -> tuple[ReportPicture, ...]:
 
 
 def _sampled_positions(data: EvaluationData, count: int) -> NDArray[np.int64]:
-    usable = np.flatnonzero(data.cache.index.num_regions)
+    positions = np.array(data.positions, np.int64)
+    usable = positions[data.cache.index.num_regions[positions] > 0]
     steps = np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(np.int64)
     return usable[steps].astype(np.int64)
 
@@ -118,7 +119,7 @@ def _most_confident_mistakes(
 ) -> list[CachedSample]:
     """Return the images with the most confident wrong names, the most confident first."""
     surest: list[tuple[float, int]] = []
-    for position, (image_id, labels) in enumerate(data.labels.items()):
+    for position, (image_id, labels) in zip(data.positions, data.labels.items(), strict=True):
         named = output.named[image_id]
         wrong = named.probabilities[(named.predicted != labels) & (labels >= 0)]
         if len(wrong):

@@ -61,6 +61,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
         None if config.annotations is None else local_input(config.annotations),
         None if config.images_dir is None else Path(config.images_dir),
         metric=config.metric,
+        image_ids_path=None if config.image_ids is None else Path(config.image_ids),
     )
     with folder_lock(Path(config.output_dir), advice=_SECOND_EVALUATION):
         return _evaluate_alone(config, data, steps=steps, curves=curves, command=command)

@@ -55,6 +55,7 @@ def score_cached(
     cache: FeatureCache,
     text_bank: TextBank,
     *,
+    positions: Sequence[int] | None = None,
     batch_size: int = 16,
     device: str | torch.device = "cpu",
 ) -> Iterator[RegionScores]:
@@ -64,12 +65,13 @@ def score_cached(
         trained_head: A head with its classifier and card; moved to ``device`` in eval mode.
         cache: The cache of the images to score.
         text_bank: Unit-norm class embeddings, (C, E), of the CLIP that made the cache.
+        positions: Positions of the images to score; None for all of the cache.
         batch_size: Images scored at once. It changes the speed, not the scores.
         device: Where the head runs.
 
     Returns:
-        One `RegionScores` per image, in the cache's order, with probabilities over the vocabulary;
-        an image without regions yields zero rows.
+        One `RegionScores` per image, in the order of ``positions``, with probabilities over the
+        vocabulary; an image without regions yields zero rows.
 
     Raises:
         CacheMismatchError: The cache was made by other frozen models than the head was trained on.
@@ -89,7 +91,13 @@ def score_cached(
     trained_head.head.to(target).eval()
     trained_head.classifier.to(target).eval()
     bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
-    return _score_batches(trained_head, cache, bank_CE, batch_size)
+    return _score_batches(
+        trained_head,
+        cache,
+        bank_CE,
+        range(len(cache)) if positions is None else positions,
+        batch_size,
+    )
 
 
 @torch.inference_mode()
@@ -130,13 +138,17 @@ def embed_regions(
 
 
 def _score_batches(
-    trained_head: TrainedHead, cache: FeatureCache, bank_CE: Tensor, batch_size: int
+    trained_head: TrainedHead,
+    cache: FeatureCache,
+    bank_CE: Tensor,
+    positions: Sequence[int],
+    batch_size: int,
 ) -> Iterator[RegionScores]:
     device, codec = bank_CE.device, cache.manifest.feature_codec
 
     @torch.inference_mode()
-    def scored(positions: range) -> list[RegionScores]:
-        samples = [cache.sample(position) for position in positions]
+    def scored(batch: Sequence[int]) -> list[RegionScores]:
+        samples = [cache.sample(position) for position in batch]
         feature_maps = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
         embeddings = embed_regions(
             trained_head,
@@ -155,8 +167,8 @@ def _score_batches(
             for sample, z_RE in zip(samples, embeddings, strict=True)
         ]
 
-    everything = range(len(cache))
-    batches = [everything[start : start + batch_size] for start in everything[::batch_size]]
+    starts = range(0, len(positions), batch_size)
+    batches = [positions[start : start + batch_size] for start in starts]
     num_workers, num_threads = workers_on(device, len(batches))
     with closing(
         map_batches(scored, batches, num_workers=num_workers, num_threads=num_threads)
