@@ -355,4 +355,4 @@ def test_a_remote_cache_is_merged_to_the_bytes_that_a_local_one_gives(
         assert (merged / file).read_bytes() == (wanted / file).read_bytes()
     with pytest.raises(SystemExit, match="2"):
         main([*merge, f"{bucket}/merged", url])
-    assert "wanted a folder of this machine" in capsys.readouterr().err
+    assert "wanted a local folder" in capsys.readouterr().err

@@ -255,7 +255,7 @@ def test_stage_two_starts_from_the_weights_of_stage_one(
         (["--model.init_from", "nowhere/head"], "no trained head at nowhere"),
         (["--max_images", "80"], "max_images is 80 and trainer.max_steps is 20"),
         (["--model.head.num_heads", "3"], "does not divide feature_dim 16"),
-        (["--trainer.callbacks.monitor", "val/AP"], "Give both, or take `monitor` out"),
+        (["--trainer.callbacks.monitor", "val/AP"], "Give both, or remove `monitor`"),
     ],
 )
 def test_mistakes_of_the_user_end_with_a_message_and_code_2(
