@@ -134,7 +134,8 @@ def test_a_short_fit_learns_and_leaves_a_head_that_loads(
     last_line = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(
         r"20 steps in \S+ s: 77 images \(\d+ images/s, \S+% of the time waiting for data\)\."
-        r" \S+ CPU hours, \S+ with validation \(1 x CPU, .+\)\. The trained head is in .*head",
+        r" \S+ CPU hours, \S+ with validation \(1 x CPU, .+\)\. Loss \S+\."
+        r" The trained head is in .*head",
         last_line,
     )
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))

@@ -170,7 +170,7 @@ def test_senseless_options_are_refused(
 
 
 def test_a_cache_without_any_region_is_refused(make_cache: MakeCache) -> None:
-    with pytest.raises(ConfigError, match="2 images and not one region"):
+    with pytest.raises(ConfigError, match="2 images without regions"):
         CachedRegions([make_cache(num_images=2, empty={0, 1})])
 
 
