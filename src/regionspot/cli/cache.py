@@ -90,8 +90,8 @@ def repair_damage(words: Sequence[str]) -> None:
     Takes the options that the cache was made with (``--config`` and any others). Reads every byte
     first, so it takes as long as ``regionspot cache verify``. Undamaged shards are not touched, and
     the repaired cache is identical, byte for byte, to the cache before the damage. Exits with 0 if
-    the cache is intact in the end, and with 2 if it cannot be repaired. ``--json`` prints one JSON
-    object.
+    the cache is intact in the end, and with 2 if it cannot be repaired. ``--json true`` prints one
+    JSON object.
     """
     show_progress()
     config = parse_options(

@@ -41,8 +41,6 @@ class FeatureSpec:
     """Width of the feature map (D)."""
     text_dim: int
     """Width of the text banks (E)."""
-    num_feature_tokens: int
-    """Tokens of a feature map, including the class token (T = 1 + P)."""
 
 
 _LOGGER = logging.getLogger(__name__)
@@ -179,12 +177,10 @@ class CachedRegions(pl.LightningDataModule):
     @property
     def spec(self) -> FeatureSpec:
         """Widths of the features."""
-        fingerprint = self.fingerprint
         return FeatureSpec(
-            token_dim=fingerprint.token_dim,
-            feature_dim=fingerprint.feature_dim,
-            text_dim=fingerprint.text_dim,
-            num_feature_tokens=fingerprint.num_feature_tokens,
+            token_dim=self.fingerprint.token_dim,
+            feature_dim=self.fingerprint.feature_dim,
+            text_dim=self.fingerprint.text_dim,
         )
 
     @property

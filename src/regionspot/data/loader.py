@@ -115,7 +115,12 @@ class CacheLoader:
             depth=self._prefetch_batches,
         )
         with closing(made) as batches:
-            for batch in self._waited_for(batches):
+            while True:
+                start = perf_counter()
+                batch = next(batches, None)
+                self.seconds_waited += perf_counter() - start
+                if batch is None:
+                    return
                 # Counted first, as checkpoints are written while the batch is in use.
                 self._next_batch += 1
                 yield batch
@@ -143,12 +148,3 @@ class CacheLoader:
     def _share(self, number: int) -> BatchPlan:
         plan = self._order.batch(number)
         return share_of_rank(plan, rank=self._rank, world_size=self._world_size)
-
-    def _waited_for(self, batches: Iterator[RegionBatch]) -> Iterator[RegionBatch]:
-        while True:
-            start = perf_counter()
-            batch = next(batches, None)
-            self.seconds_waited += perf_counter() - start
-            if batch is None:
-                return
-            yield batch

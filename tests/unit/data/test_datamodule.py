@@ -22,7 +22,7 @@ def test_widths_banks_and_names_come_from_the_caches(make_cache: MakeCache) -> N
     first = make_cache("first")
     second = make_cache("second", names=("sea egg", "kiwi"), seed=1)
     data = CachedRegions([first, str(second)], val=second)
-    assert data.spec == FeatureSpec(token_dim=8, feature_dim=16, text_dim=6, num_feature_tokens=5)
+    assert data.spec == FeatureSpec(token_dim=8, feature_dim=16, text_dim=6)
     assert data.names == ("first", "second")
     assert [v.names for v in data.vocabularies] == [
         ("lemon", "tennis ball", "sea egg"),
