@@ -58,7 +58,7 @@ class PlanConfig(CacheConfig):
 
 @reported_errors()
 def plan_cache(words: Sequence[str]) -> None:
-    """``regionspot cache plan``: estimate the size of a cache and the time to make it.
+    """Estimate the size of a cache and the time to make it.
 
     Takes the options of ``regionspot cache`` and writes nothing. Prints the number of images,
     regions, shards and bytes, the free disk space, and the estimated time, measured by a short run
@@ -85,7 +85,7 @@ class RepairConfig(CacheConfig):
 
 @reported_errors()
 def repair_damage(words: Sequence[str]) -> None:
-    """``regionspot cache repair``: rebuild the damaged parts of a cache.
+    """Rebuild the damaged parts of a cache.
 
     Takes the options that the cache was made with (``--config`` and any others). Reads every byte
     first, so it takes as long as ``regionspot cache verify``. Undamaged shards are not touched, and
@@ -112,7 +112,7 @@ def repair_damage(words: Sequence[str]) -> None:
 
 @reported_errors()
 def merge_caches(words: Sequence[str]) -> None:
-    """``regionspot cache merge``: join several caches into one, without running a model.
+    """Join several caches into one, without running a model.
 
     The caches must have the same models, settings and classes, and no image in common. Images are
     distributed over new shards; their bytes do not change. Merging can be interrupted at any time;

@@ -18,7 +18,7 @@ from regionspot.core.text import human_bytes
 
 @reported_errors()
 def show_stats(words: Sequence[str]) -> None:
-    """``regionspot cache stats``: print statistics of caches.
+    """Print statistics of caches.
 
     Prints tables, or with ``--json`` one JSON object for each cache. Exits with 2 if a cache cannot
     be read; the others are still described.
@@ -95,7 +95,7 @@ class GarbageReport:
 
 @reported_errors()
 def remove_garbage(words: Sequence[str]) -> None:
-    """``regionspot cache gc``: list leftover files in caches, or remove them with ``--delete``.
+    """List leftover files in caches, or remove them with ``--delete``.
 
     Leftover files are temporary files of crashed runs, shards beyond the plan, and locks. Files
     that caching did not make are never listed or removed. Exits with 0 whether or not it finds any,

@@ -1,4 +1,4 @@
-"""``regionspot quickstart``: from images to an AP table, on the embedded toy world.
+"""Runs the whole pipeline on a small generated data set, the toy world.
 
 It prints and runs the other commands: generate the world, cache four data sets, train in two
 stages, evaluate. The last step writes a report and ``named_regions.jpg``, three images with the
@@ -93,10 +93,7 @@ class DoneStep:
         return (
             self.inputs_sha256 == inputs_sha256
             and all(path.exists() for path in step.outputs)
-            and all(
-                (output_dir / name).is_file() and (output_dir / name).stat().st_size == size
-                for name, size in self.num_bytes.items()
-            )
+            and self.num_bytes.items() <= _num_bytes(step.outputs, output_dir).items()
         )
 
 

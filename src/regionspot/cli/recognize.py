@@ -24,7 +24,7 @@ _LIST_FILE = re.compile(r"\.(txt|text|csv|tsv|json|ya?ml|names|lst|list|md)$", r
 
 @reported_errors()
 def recognize(words: Sequence[str]) -> None:
-    """``regionspot recognize``: name the regions of one image and print a table."""
+    """Name the regions of one image and print a table."""
     parser = _parser()
     options = parser.instantiate(parser.parse_args(words))
     # In order of cost: mistakes are reported before SAM and CLIP are loaded, which takes long.

@@ -12,7 +12,7 @@ from regionspot.cli.run import reported_errors
 
 @reported_errors()
 def generate_toy_world(words: Sequence[str]) -> None:
-    """``regionspot toy``: generate the toy world, images with annotations in the LVIS format.
+    """Generate the toy world, images with annotations in the LVIS format.
 
     Does nothing if the folder already holds the world of the same options.
     """

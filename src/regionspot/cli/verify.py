@@ -65,7 +65,7 @@ class VerifyReport:
 
 @reported_errors()
 def verify_paths(words: Sequence[str]) -> None:
-    """``regionspot verify``: read every byte of caches, heads and checkpoints and report damage.
+    """Read every byte of caches, heads and checkpoints, and report damage.
 
     Takes caches (folders or URLs), trained heads (folders or ``.safetensors`` files), checkpoints
     (``.ckpt``) and folders of runs, of which the head and all checkpoints are verified.
