@@ -97,8 +97,8 @@ def online(job: CacheJob, batch_size: int) -> Iterator[Batch]:
 def cached(cache: FeatureCache, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """Yield every photo from the cache, batch by batch, as training moves them to its device."""
     order = SequentialOrder(num_images=len(cache), batch_size=batch_size)
-    assembler = Collator([cache], pin_memory=device.type == "cuda")
-    for batch in CacheLoader(order, assembler):
+    collator = Collator([cache], pin_memory=device.type == "cuda")
+    for batch in CacheLoader(order, collator):
         moved = batch.to(device)
         yield moved.position_tokens, moved.features(), moved.labels
 

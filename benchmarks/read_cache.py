@@ -11,7 +11,7 @@ padded batches of 16, in turn, several times, in one process, from memory that i
 - memcpy, 4 batches: the same into four batches in turn, as many as our loader has in use (one at
   its consumer's, one ready, two being made). Together they exceed most processors' caches, so that
   what is written goes to memory;
-- regionspot: our assembler in this thread; and our loader, with its two threads that work ahead,
+- regionspot: our collator in this thread; and our loader, with its two threads that work ahead,
   as training uses it;
 - webdataset: its own reader and decoder on our shards, shuffled by shard and in a buffer of 100;
 - litdata: the same samples in litdata's own format, shuffled.
@@ -140,7 +140,7 @@ class OurLoader:
             return sum(len(batch) for batch in self._loader)
         first, self._next_batch = self._next_batch, self._next_batch + self._order.num_batches
         plans = map(self._order.batch, range(first, self._next_batch))
-        return sum(len(self._assembler.assemble(plan)) for plan in plans)
+        return sum(len(self._collator.assemble(plan)) for plan in plans)
 
     def forget(self) -> None:
         """Start as a new process would: nothing mapped, nothing checked."""
@@ -151,8 +151,8 @@ class OurLoader:
         images = np.arange(len(cache))
         passes = ShuffledSampler(images, batch_size=BATCH_SIZE, seed=0, windows=windows)
         self._order = MixedBatchSampler([passes], seed=0)
-        self._assembler = Collator([cache])
-        self._loader = CacheLoader(self._order, self._assembler)
+        self._collator = Collator([cache])
+        self._loader = CacheLoader(self._order, self._collator)
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:

@@ -515,7 +515,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
     assert outcome.code == 2
     assert outcome.err == (
         f"error: cannot write to {copied}: No space left on device. Finished shards are safe: make"
-        " room, or allow writing there, and give the same command again; or set another"
+        " room, or allow writing there, and run the same command again; or set another"
         " --output_dir.\n"
     )
     assert not full.is_symlink()  # what was written of it would keep its room
@@ -734,9 +734,7 @@ def test_too_many_bad_images_stop_the_run_with_the_first_reasons_and_what_to_typ
     assert reasons[2].startswith(f"  {file_name(6)} cannot be decoded: ")
     assert len(reasons) == 3
     assert "check --annotations.images_dir" in advice
-    assert (
-        "raise --max_quarantined_share (1 allows all); then give the same command again" in advice
-    )
+    assert "raise --max_quarantined_share (1 allows all); then run the same command again" in advice
 
     # What it says to type works, and nothing that was done is done again.
     first_shard = times(output_dir / "shards")["000000.tar"]

@@ -58,7 +58,7 @@ def test_repair_ends_in_the_bytes_before_the_damage(
     DAMAGES[damage](damaged)
     assert verify_cache(damaged)
     main(["cache", "repair", *words(world, damaged)])
-    assert "found and mended" in capsys.readouterr().out
+    assert "found and repaired" in capsys.readouterr().out
     assert tree(damaged) == tree(finished)
     assert verify_cache(damaged) == []
 
@@ -102,7 +102,7 @@ def test_a_whole_cache_is_left_alone(
 ) -> None:
     times = {path: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
     main(["cache", "repair", *words(world, damaged)])
-    assert "nothing was damaged" in capsys.readouterr().out
+    assert "no damage found" in capsys.readouterr().out
     assert times == {path: path.stat().st_mtime_ns for path in (damaged / "shards").iterdir()}
 
 

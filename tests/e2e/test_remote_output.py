@@ -255,7 +255,7 @@ def test_repair_mends_in_the_bucket_what_verify_finds_there(
     )
     assert lines[2].startswith(f"{url}/text_banks.h5 is damaged")
     main(["cache", "repair", *words(world, url)])
-    assert "3 problems found and mended" in capsys.readouterr().out
+    assert "3 problems found and repaired" in capsys.readouterr().out
     assert tree(url) == finished
 
 

@@ -288,14 +288,18 @@ def test_shards_of_the_next_window_are_fetched_while_images_of_this_one_are_draw
     ("num_kept", "window", "told"),
     [
         (8.1, None, None),
-        (7.1, None, r"only .* in random order they are fetched again .*shuffle_window 3\.$"),
+        (7.1, None, r"only .* in random order, shards are downloaded again .*shuffle_window 3\.$"),
         (
             1.5,
             None,
-            r"in random order they are fetched again and again\. Raise [^,]* can take more\.$",
+            r"shards are downloaded again and again\. Raise [^,]* has more space\.$",
         ),
         (7.1, 3, None),
-        (7.1, 4, r"With data.shuffle_window 4, .* some are fetched twice\. .*shuffle_window 3\.$"),
+        (
+            7.1,
+            4,
+            r"data.shuffle_window 4, .* some shards are downloaded twice\. .*shuffle_window 3\.$",
+        ),
     ],
 )
 def test_too_little_room_for_shards_is_told_before_training(
@@ -355,4 +359,4 @@ def test_a_remote_cache_is_merged_to_the_bytes_that_a_local_one_gives(
         assert (merged / file).read_bytes() == (wanted / file).read_bytes()
     with pytest.raises(SystemExit, match="2"):
         main([*merge, f"{bucket}/merged", url])
-    assert "wanted a folder of this machine" in capsys.readouterr().err
+    assert "wanted a local folder" in capsys.readouterr().err

@@ -178,8 +178,8 @@ def test_other_ways_to_write_and_read_checkpoints_are_refused(
 
     module, data = module_and_data(trained)
     for options, message in (
-        ({"strategy": SingleDeviceStrategy("cpu", checkpoint_io=Own())}, "given Own for its"),
-        ({"plugins": [Own()]}, "given Own for its checkpoints"),
+        ({"strategy": SingleDeviceStrategy("cpu", checkpoint_io=Own())}, "checkpoint IO Own"),
+        ({"plugins": [Own()]}, "checkpoint IO Own"),
         ({"callbacks": [ModelCheckpoint(tmp_path, save_last="link")]}, "save_last: link"),
     ):
         with pytest.raises(ConfigError, match=message):

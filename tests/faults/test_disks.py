@@ -106,7 +106,7 @@ def test_a_full_disk_is_told_leaves_nothing_half_written_and_is_gone_on_with(
     (disk.path / "other").write_bytes(b"x")
     assert refused(words(world, cache), capsys) == (
         f"error: cannot write to {cache}: No space left on device. Finished shards are safe: make"
-        " room, or allow writing there, and give the same command again; or set another"
+        " room, or allow writing there, and run the same command again; or set another"
         " --output_dir."
     )
     whole = {file: data for file, data in tree(cache).items() if not file.endswith(".tmp")}

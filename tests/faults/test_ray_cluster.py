@@ -288,7 +288,7 @@ def test_unusable_images_of_all_workers_count_together(
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
-        (signal.SIGTERM, 143, "terminated: finished shards are safe; give the same command again"),
+        (signal.SIGTERM, 143, "terminated: finished shards are safe; run the same command again"),
         (signal.SIGINT, 130, "interrupted"),
     ],
 )

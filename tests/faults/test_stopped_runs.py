@@ -213,10 +213,7 @@ def test_a_killed_repair_is_gone_on_with(
 
 # --- Signals that a run answers ----------------------------------------------------------------
 
-ADVICE = (
-    "finished shards are safe; give the same command again to go on",
-    "whole shards are safe; give the same command again to go on",
-)
+ADVICE = "finished shards are safe; run the same command again to resume"
 ANSWERING = (
     "from regionspot.cli.run import answer_signals; answer_signals();"
     " print('answering', flush=True)"
@@ -244,7 +241,7 @@ def test_a_stopped_run_says_so_leaves_whole_files_and_is_gone_on_with(
         if stopped.code:
             *_, last = stopped.err.splitlines()
             # The advice comes with the options, which are read first.
-            assert last in {WORDS[number], f"{WORDS[number]}: {ADVICE[len(command)]}"}
+            assert last in {WORDS[number], f"{WORDS[number]}: {ADVICE}"}
         check_absent_or_whole(cache, finished)
         again = server.run(words(world, cache, *command))
         assert again.code == 0, again.err
@@ -358,10 +355,10 @@ def test_no_helper_process_has_anything_to_say_when_a_terminal_stops_all(
 
 # --- What a run is not allowed -------------------------------------------------------------------
 
-ALLOW = "Allow it to this user, or give another path; then give the same command again."
+ALLOW = "Grant this user access, or give another path; then run the same command again."
 CANNOT_WRITE = (
     "cannot write to {cache}: Permission denied. Finished shards are safe: make room, or allow"
-    " writing there, and give the same command again; or set another --output_dir."
+    " writing there, and run the same command again; or set another --output_dir."
 )
 
 

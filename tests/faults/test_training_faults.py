@@ -133,7 +133,7 @@ def test_control_c_saves_the_step_at_hand_and_says_how_to_go_on(
         forget_signal()
     assert exit_info.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "interrupted: the same command with --ckpt_path last goes on from the last checkpoint"
+        "interrupted: add --ckpt_path last to the same command to resume from the last checkpoint"
     )
     assert len(recorded(tmp_path / "seen")) == 3
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -171,7 +171,7 @@ def test_a_run_that_a_signal_ends_is_no_success_and_goes_on_where_it_was(
     assert ended.returncode == code, ended.stderr
     *_, last = ended.stderr.splitlines()
     assert last == (
-        f"{word}: the same command with --ckpt_path last goes on from the last checkpoint"
+        f"{word}: add --ckpt_path last to the same command to resume from the last checkpoint"
     )
     assert "Traceback" not in ended.stderr
     assert "Exception ignored" not in ended.stderr

@@ -36,11 +36,11 @@ class ResolvedModels:
 
 @dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads a default's vars()
 class ModelsConfig:
-    """Choose the frozen SAM and CLIP: a preset, and what differs from it."""
+    """The frozen SAM and CLIP: a preset, and what to change in it."""
 
     preset: str = "bl"
-    """The pair to start from: bb (SAM ViT-B, CLIP ViT-B/16), bl (SAM ViT-B, CLIP ViT-L/14), bl336
-    (the same at 336 pixels) or toy (the two tiny towers that come with the package)."""
+    """Preset of both models: bb (SAM ViT-B, CLIP ViT-B/16), bl (SAM ViT-B, CLIP ViT-L/14), bl336
+    (the same at 336 pixels) or toy (two tiny models that come with the package)."""
     sam: str | None = None
     """SAM architecture: vit_b, vit_l, vit_h or tiny; or SAM 2: sam2.1_hiera_tiny, _small,
     _base_plus or _large, and sam2_hiera_...; by default the preset's."""
@@ -59,9 +59,9 @@ class ModelsConfig:
     transformer (the mask token after the decoder's transformer) or mlp (that token after its
     hypernetwork)."""
     precision: Precision = "float32"
-    """What SAM and CLIP compute matrix products and convolutions in: float32, or for speed bfloat16
-    or float16 (autocast; float16 is the closer one, but large numbers overflow in it). Outputs stay
-    float32, and so do norms, softmax and the embedding of class names."""
+    """Precision of matrix products and convolutions in SAM and CLIP: float32, or for speed bfloat16
+    or float16 (autocast; float16 is more precise, but overflows at large numbers). Outputs, norms,
+    softmax and the embedding of class names stay in float32."""
     compile: bool = False
     """Compile the image encoders with torch.compile. This takes minutes once, then saves time on a
     GPU. On a CPU it needs a C++ compiler."""

@@ -50,21 +50,21 @@ class GridProposer:
     """
 
     points_per_side: int = 32
-    """Points along each side of the image; SAM is prompted with each point of the square grid."""
+    """Number of points along each side of the image, for a square grid of point prompts."""
     points_per_batch: int = 64
-    """Points that SAM is prompted with at once; affects memory and speed only."""
+    """Number of points to process at once. Affects only memory and speed."""
     pred_iou_thresh: float = 0.88
-    """Drop masks whose predicted IoU is this or less; 0 keeps all."""
+    """Drop masks with a predicted IoU of this or less. 0 keeps all."""
     stability_score_thresh: float = 0.95
-    """Drop masks that are less stable than this; 0 keeps all that have a pixel. Stability is the
-    IoU of the masks at a higher and at a lower threshold of the logits."""
+    """Drop masks with a lower stability. 0 keeps all masks that have a pixel. Stability is the IoU
+    of the masks at a higher and at a lower threshold of the logits."""
     stability_score_offset: float = 1.0
-    """How much higher and lower these two thresholds are."""
+    """Offset of these two thresholds from the mask threshold."""
     box_nms_thresh: float = 0.7
-    """Of two regions whose boxes have a greater IoU than this, drop the one of lower predicted
-    IoU."""
+    """Non-maximum suppression: of two regions whose boxes have a greater IoU than this, drop the
+    one with the lower predicted IoU."""
     max_regions: int | None = None
-    """Return at most this many regions, those of the best box scores; by default all."""
+    """Maximum number of regions, those with the highest scores; by default all."""
 
     def __post_init__(self) -> None:
         for name in ("points_per_side", "points_per_batch", "max_regions"):

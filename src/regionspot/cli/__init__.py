@@ -1,1 +1,1 @@
-"""The commands: what the entry scripts and ``regionspot`` call."""
+"""The command line: the entry scripts and the ``regionspot`` command."""

@@ -1,78 +1,70 @@
-"""Make a feature cache, plan it, repair it, and merge several into one."""
+"""``regionspot cache`` and its ``plan``, ``repair`` and ``merge``: all that writes caches."""
 
 import json
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from regionspot.cache import CacheMerge, Problem, exclusive_writer
+from regionspot.cache import CacheMerge, exclusive_writer
 from regionspot.cli.options import parse_options
-from regionspot.cli.run import run_cli, show_progress
+from regionspot.cli.run import reported_errors, show_progress
 from regionspot.cli.verify import describe_problem
 from regionspot.core.errors import ConfigError
 from regionspot.core.stopping import stop_advice
-from regionspot.extraction import CacheConfig, CacheSummary, cache_features, repair_cache
+from regionspot.extraction import CacheConfig, cache_features, repair_cache
 from regionspot.extraction.destination import check_cache_or_empty
 from regionspot.extraction.estimate import estimate_cache
 from regionspot.storage import is_url
 
-_GO_ON = "finished shards are safe; give the same command again to go on"
+_RESUME = "finished shards are safe; run the same command again to resume"
 
 
+@reported_errors()
 def make_cache(words: Sequence[str]) -> None:
-    """Run the frozen SAM and CLIP once over annotated images, and store all that training needs.
+    """Run the frozen SAM and CLIP once over annotated images and store their features.
 
-    ``python cache_features.py --config configs/cache/objects365_bl.yaml``, or the same as
-    ``regionspot cache``. It can be stopped at any moment: the same command continues where it was.
-    With the same options, ``regionspot cache plan`` estimates size and time beforehand, and
-    ``repair`` makes damaged parts again. ``verify <caches>`` reports all damage, ``stats <caches>``
-    and ``gc <caches>`` count and clean up, and ``merge <caches>`` joins several into one.
+    ``python cache_features.py --config configs/cache/objects365_bl.yaml``, or equivalently
+    ``regionspot cache``. It can be interrupted at any time; the same command resumes it. Further
+    commands: ``regionspot cache plan`` estimates size and time, and ``repair`` rebuilds damaged
+    shards, both with the same options; ``verify <caches>`` reports damage, ``stats <caches>``
+    prints statistics, ``gc <caches>`` removes leftover files, and ``merge <caches>`` joins caches.
     """
     show_progress()
-    # The parser builds the configuration, whose own checks raise errors for the user, too.
-    run_cli(lambda: _make(words))
+    config = parse_config(words)
+    with stop_advice(_RESUME):
+        print("\n".join(cache_features(config).lines()))
 
 
 def parse_config(words: Sequence[str]) -> CacheConfig:
-    """Read the options of the command line and of the file that ``--config`` names.
+    """Read the options of ``regionspot cache`` from a command line.
 
     Raises:
-        ConfigError: An option cannot work.
+        ConfigError: An option is invalid.
     """
     return parse_options(CacheConfig, words, prog="cache_features.py", about=make_cache.__doc__)
 
 
-def _make(words: Sequence[str]) -> None:
-    config = parse_config(words)
-    with stop_advice(_GO_ON):
-        print("\n".join(cache_features(config).lines()))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanConfig(CacheConfig):
-    """The options of the cache, and two more."""
+    """The options of ``regionspot cache``, and two more."""
 
     num_probed: int = 16
-    """Images to measure the time on, at least a batch; one more batch warms up."""
+    """Number of images to measure the time on, at least one batch. One more batch warms up."""
     json: bool = False
     """Print JSON."""
 
 
+@reported_errors()
 def plan_cache(words: Sequence[str]) -> None:
-    """``regionspot cache plan``: estimate what a cache takes, before anything is written.
+    """Estimate the size of a cache and the time to make it.
 
-    Takes the options of the cache. Prints the numbers of images, regions, shards and bytes, the
-    free space of the disk, and about how long it takes here, from a short probe with the real
-    models. Exits with 2 if the cache cannot fit.
+    Takes the options of ``regionspot cache`` and writes nothing. Prints the number of images,
+    regions, shards and bytes, the free disk space, and the estimated time, measured by a short run
+    of the real models. Exits with 2 if the cache does not fit on the disk.
     """
     show_progress()
-    run_cli(lambda: _plan(words))
-
-
-def _plan(words: Sequence[str]) -> None:
     config = parse_options(
         PlanConfig, words, prog="regionspot cache plan", about=plan_cache.__doc__
     )
@@ -83,55 +75,49 @@ def _plan(words: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairConfig(CacheConfig):
-    """The options of the cache, and two more."""
+    """The options of ``regionspot cache``, and two more."""
 
     retry_quarantined: bool = False
-    """Make shards with quarantined images again, too: their files may have been mended."""
+    """Also rebuild shards with quarantined images, for instance after fixing the image files."""
     json: bool = False
     """Print JSON."""
 
 
+@reported_errors()
 def repair_damage(words: Sequence[str]) -> None:
-    """``regionspot cache repair``: make the damaged parts of a cache again, and nothing else.
+    """Rebuild the damaged parts of a cache.
 
-    Takes the options that made the cache (``--config`` and what was added). Reads every byte first,
-    so it takes as long as ``regionspot cache verify``. Whole shards stay as they are, and the cache
-    ends with the bytes that it had before the damage. Exits with 0 if the cache is whole in the
-    end, and with 2 if it cannot be repaired. With ``--json``, prints one JSON object.
+    Takes the options that the cache was made with (``--config`` and any others). Reads every byte
+    first, so it takes as long as ``regionspot cache verify``. Undamaged shards are not touched, and
+    the repaired cache is identical, byte for byte, to the cache before the damage. Exits with 0 if
+    the cache is intact in the end, and with 2 if it cannot be repaired. ``--json true`` prints one
+    JSON object.
     """
     show_progress()
-    run_cli(lambda: _repair(words))
-
-
-def _repair(words: Sequence[str]) -> None:
     config = parse_options(
         RepairConfig, words, prog="regionspot cache repair", about=repair_damage.__doc__
     )
-    with stop_advice("whole shards are safe; give the same command again to go on"):
+    with stop_advice(_RESUME):
         problems, summary = repair_cache(config, retry_quarantined=config.retry_quarantined)
-    print(_as_json(problems, summary) if config.json else _as_text(problems, summary))
-
-
-def _as_json(problems: Sequence[Problem], summary: CacheSummary) -> str:
-    numbers = asdict(summary)
-    del numbers["annotations"], numbers["name_notes"], numbers["location"]
-    found = {"cache_dir": summary.location, "mended": list(map(asdict, problems))}
-    return json.dumps({**numbers, **found}, indent=1, ensure_ascii=False)
-
-
-def _as_text(problems: Sequence[Problem], summary: CacheSummary) -> str:
+    if config.json:
+        numbers = asdict(summary)
+        del numbers["annotations"], numbers["name_notes"], numbers["location"]
+        numbers |= {"cache_dir": summary.location, "mended": list(map(asdict, problems))}
+        print(json.dumps(numbers, indent=1, ensure_ascii=False))
+        return
     lines = [describe_problem(summary.location, problem) for problem in problems]
-    found = f"{len(problems)} problems found and mended" if problems else "nothing was damaged"
-    return "\n".join([*lines, *summary.lines(), found])
+    found = f"{len(problems)} problems found and repaired" if problems else "no damage found"
+    print("\n".join([*lines, *summary.lines(), found]))
 
 
+@reported_errors()
 def merge_caches(words: Sequence[str]) -> None:
-    """``regionspot cache merge``: make one cache of several, without running a model.
+    """Join several caches into one, without running a model.
 
-    The caches must be of the same models, settings and classes, and share no image. Images are
-    distributed to shards anew; the bytes of each image stay. It can be stopped at any moment: the
-    same command continues. ``--repair`` first reads every byte of a merged cache, and makes damaged
-    parts again.
+    The caches must have the same models, settings and classes, and no image in common. Images are
+    distributed over new shards; their bytes do not change. Merging can be interrupted at any time;
+    the same command resumes it. ``--repair`` first reads every byte of an existing merged cache and
+    rebuilds its damaged shards.
     """
     show_progress()
     parser = ArgumentParser(prog="regionspot cache merge", description=merge_caches.__doc__)
@@ -139,33 +125,27 @@ def merge_caches(words: Sequence[str]) -> None:
         "caches",
         nargs="+",
         type=str,
-        help="Folders or URLs of finished caches, in the order of images.",
+        help="Folders or URLs of complete caches, in the order in which to join them.",
     )
     parser.add_argument(
-        "--output_dir", type=str, required=True, help="Folder of the new cache, not one of these."
+        "--output_dir", type=str, required=True, help="Folder to write the merged cache to."
+    )
+    parser.add_argument("--images_per_shard", type=int, default=1000, help="Images in each shard.")
+    parser.add_argument(
+        "--name", type=str, default=None, help="Display name; by default the joined names."
     )
     parser.add_argument(
-        "--images_per_shard", type=int, default=1000, help="Images in one shard of it."
-    )
-    parser.add_argument(
-        "--name", type=str, default=None, help="A name to show for it; by default theirs."
-    )
-    parser.add_argument(
-        "--repair", action="store_true", help="Read every byte of it first, and repair the damage."
+        "--repair", action="store_true", help="Read every byte first and rebuild damaged shards."
     )
     options = parser.parse_args(list(words))
-    run_cli(lambda: _merge(options))
-
-
-def _merge(options: Namespace) -> None:
     if is_url(options.output_dir):
         raise ConfigError(
-            f"--output_dir is {options.output_dir}; wanted a folder of this machine, as caches are"
-            " merged there (those to merge may be URLs). Copy the merged folder to the URL then."
+            f"--output_dir is {options.output_dir}; wanted a local folder (the caches to merge may"
+            " be URLs). Merge into a folder and copy it to the URL afterwards."
         )
     output_dir = Path(options.output_dir)
     merge = CacheMerge(options.caches, images_per_shard=options.images_per_shard, name=options.name)
-    with stop_advice(_GO_ON), exclusive_writer(output_dir):
+    with stop_advice(_RESUME), exclusive_writer(output_dir):
         check_cache_or_empty(output_dir)
         problems = merge.remove_damage(output_dir) if options.repair else []
         index, num_written = merge.write(output_dir)
@@ -175,13 +155,13 @@ def _merge(options: Namespace) -> None:
         f" {int(index.num_regions.sum()):,} regions, {index.num_shards:,} shards"
     )
     if index.num_quarantined:
-        lines.append(f"left out there already: {index.num_quarantined:,} images")
+        lines.append(f"left out of the merged caches: {index.num_quarantined:,} images")
     if merge.num_repeated_ids:
         lines.append(
-            f"{merge.num_repeated_ids:,} image ids occur again: fine for training, but evaluation"
-            " takes them for one image"
+            f"{merge.num_repeated_ids:,} image ids are repeated: fine for training, but evaluation"
+            " treats them as one image"
         )
     if options.repair:
-        lines.append(f"{len(problems)} problems found and mended")
+        lines.append(f"{len(problems)} problems found and repaired")
     lines.append(f"{num_written:,} shards written" if num_written else "already complete")
     print("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Convert heads from and to the released layout, and proposals from Detectron2's."""
+"""``regionspot convert`` and ``convert-proposals``: files of other projects, and back."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from regionspot.annotations.detectron2 import CONVERT, read_detections
 from regionspot.cli.options import prepare_parsing
-from regionspot.cli.run import run_cli
+from regionspot.cli.run import reported_errors
 from regionspot.core.errors import AnnotationError, ConfigError
 from regionspot.core.files import open_atomic
 from regionspot.core.shown import shown
@@ -24,6 +24,7 @@ _RELEASED_SUFFIX = ".pth"  # regionspot.model.RELEASED_SUFFIX: importing it take
 _JSON_SUFFIX = ".json"
 
 
+@reported_errors()
 def convert_head(words: Sequence[str]) -> None:
     """Convert a head released with the paper (.pth) to a trained head of this library, or back.
 
@@ -31,7 +32,7 @@ def convert_head(words: Sequence[str]) -> None:
     ``heads/bl/head.safetensors`` and its card; ``regionspot convert runs/bl_stage2 mine.pth``
     writes the released layout.
     """
-    # Here and below, since torch alone takes seconds to import.
+    # Imported here and below, since torch alone takes seconds.
     from regionspot.backbones import ModelsConfig
 
     prepare_parsing()
@@ -42,21 +43,18 @@ def convert_head(words: Sequence[str]) -> None:
         "--models",
         type=ModelsConfig | None,
         default=None,
-        help="From .pth: the SAM and CLIP that the head was trained on, so that from_pretrained can"
-        " load them. They are loaded once, for their fingerprint; without them the head works on"
-        " caches only.",
+        help="From .pth: the SAM and CLIP that the head was trained on. They are loaded once for"
+        " their fingerprint, so that from_pretrained can find them again. Without this option the"
+        " head works on caches only.",
     )
     parser.add_argument(
-        "--templates", type=str, default="ensemble81", help="From .pth: its text templates."
+        "--templates",
+        type=str,
+        default="ensemble81",
+        help="From .pth: the template set of its names.",
     )
     options = parser.instantiate(parser.parse_args(words))
     source, target = Path(options.source), Path(options.target)
-    run_cli(lambda: _convert_head(source, target, options.models, options.templates))
-
-
-def _convert_head(
-    source: Path, target: Path, models: "ModelsConfig | None", templates: str
-) -> None:
     if (source.suffix == _RELEASED_SUFFIX) == (target.suffix == _RELEASED_SUFFIX):
         raise ConfigError(
             f"{source} to {target}: wanted a released {_RELEASED_SUFFIX} file on one side and a"
@@ -67,7 +65,7 @@ def _convert_head(
     if target.suffix == _RELEASED_SUFFIX:
         save_released_head(target, load_trained_head(source))
     else:
-        save_trained_head(target, _read_released(source, models, templates))
+        save_trained_head(target, _read_released(source, options.models, options.templates))
     print(f"wrote {target}")
 
 
@@ -85,7 +83,7 @@ def _read_released(source: Path, models: "ModelsConfig | None", templates: str) 
         if widths != (spec.token_dim, spec.feature_dim, spec.text_dim):
             raise ConfigError(
                 f"{source} has the widths {spec.token_dim}, {spec.feature_dim}, {spec.text_dim}"
-                f" (token, feature map, text), but --models give {widths}: choose the preset that"
+                f" (token, feature map, text), but --models gives {widths}. Give the preset that"
                 " it was trained on (bb: 256, 768, 512; bl and bl336: 256, 1024, 768)."
             )
         fingerprint = found.to_dict()
@@ -98,25 +96,25 @@ def _read_released(source: Path, models: "ModelsConfig | None", templates: str) 
     return replace(released, card=card)
 
 
+@reported_errors()
 def convert_proposals(words: Sequence[str]) -> None:
-    """Convert Detectron2's files of boxes to COCO results, which can be used as proposals.
+    """Convert boxes in Detectron2's formats to COCO results, for use as proposals.
 
-    ``regionspot convert-proposals box_proposals.pkl proposals.json`` takes precomputed proposals;
-    objectness logits x become scores by the logistic function, 1 / (1 + exp(-x)). ``scores`` of
-    older pickles are kept if all of them are from 0 to 1, else they are taken as logits. The
-    ``instances_predictions.pth`` that a COCOEvaluator writes is also accepted. A file that would
-    run code is refused.
+    ``regionspot convert-proposals box_proposals.pkl proposals.json`` reads precomputed proposals.
+    Objectness logits x are converted to scores by the logistic function, 1 / (1 + exp(-x)). The
+    ``scores`` of older pickles are kept if all of them are in [0, 1]; otherwise they are treated as
+    logits. The ``instances_predictions.pth`` of COCOEvaluator is also accepted. Files that would
+    run code are refused.
     """
     parser = ArgumentParser(prog=CONVERT, description=convert_proposals.__doc__)
     parser.add_argument("source", type=str, help="A .pkl or .pth file of Detectron2.")
     parser.add_argument("target", type=str, help="The .json file to write.")
     options = parser.parse_args(words)
-    run_cli(lambda: _convert_proposals(Path(options.source), Path(options.target)))
-
-
-def _convert_proposals(source: Path, target: Path) -> None:
+    source, target = Path(options.source), Path(options.target)
     if target.suffix != _JSON_SUFFIX:
-        raise ConfigError(f"{target} does not end in {_JSON_SUFFIX}; wanted a JSON file to write.")
+        raise ConfigError(
+            f"{target} does not end in {_JSON_SUFFIX}; wanted the name of a JSON file."
+        )
     detections = read_detections(source)
     num_images, num_boxes = 0, 0
     with open_atomic(target) as file:

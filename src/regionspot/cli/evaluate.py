@@ -1,41 +1,37 @@
-"""Score trained heads and baselines on a cached data set, and write the report."""
+"""``regionspot evaluate``: from options to a report."""
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from regionspot.cli.options import parse_options
-from regionspot.cli.run import run_cli, show_progress
+from regionspot.cli.run import reported_errors, show_progress
 from regionspot.evaluation import REPORT_NAME, EvalConfig, run_evaluation
 from regionspot.scoring import METRIC_NOTES, PROTOCOL_NOTES
 from regionspot.scoring.results import format_table
 
 
+@reported_errors()
 def evaluate(words: Sequence[str]) -> None:
-    """Score trained heads and baselines on a cached data set, and write the report.
+    """Evaluate trained heads and baselines on a cached data set, and write a report.
 
-    ``python evaluate.py --config configs/eval/lvis_gt.yaml``, or the same as ``regionspot
-    evaluate``. Writes ``metrics.json``, ``per_category.csv``, ``predictions.json`` (LVIS results
-    format, of the first method; those of the others are ``predictions_<method>.json``),
-    ``report.html``, and with ``--images_dir`` ``named_regions.jpg``.
+    ``python evaluate.py --config configs/eval/lvis_gt.yaml``, or equivalently ``regionspot
+    evaluate``. Writes ``metrics.json``, ``per_category.csv``, ``report.html``, and, with
+    ``--images_dir``, ``named_regions.jpg``. Predictions are written in the LVIS results format:
+    those of the first method to ``predictions.json``, the others to ``predictions_<method>.json``.
     """
     show_progress()
-    # The parser builds the configuration, whose own checks raise errors for the user, too.
-    run_cli(lambda: _evaluate(words))
-
-
-def parse_config(words: Sequence[str]) -> EvalConfig:
-    """Read the options of the command line and of the file that they name.
-
-    Raises:
-        ConfigError: The options contradict each other.
-    """
-    return parse_options(EvalConfig, words, prog="evaluate.py", about=evaluate.__doc__)
-
-
-def _evaluate(words: Sequence[str]) -> None:
     config = parse_config(words)
     result = run_evaluation(config, command=shlex.join(["python", "evaluate.py", *words]))
     notes = f"{METRIC_NOTES[result.metric]}\n{PROTOCOL_NOTES[result.protocol]}"
     print(f"\n{notes}\n\n{format_table(result.methods)}\n")
     print(f"report: {Path(config.output_dir) / REPORT_NAME}")
+
+
+def parse_config(words: Sequence[str]) -> EvalConfig:
+    """Read the options of ``regionspot evaluate`` from a command line.
+
+    Raises:
+        ConfigError: An option is invalid.
+    """
+    return parse_options(EvalConfig, words, prog="evaluate.py", about=evaluate.__doc__)

@@ -1,7 +1,7 @@
-"""The ``regionspot`` command and the entry scripts: finds the function of a command and calls it.
+"""The ``regionspot`` command and the entry scripts.
 
-Commands are imported only when they are called, since torch alone takes seconds to import: Ctrl-C
-is answered from the start.
+A command's module is imported only when the command is called, as torch alone takes seconds to
+import, and Ctrl-C is handled from the start.
 """
 
 import importlib
@@ -12,61 +12,40 @@ from typing import cast
 from regionspot.cli.run import answer_signals
 
 _COMMANDS = {
-    "cache": (
-        "regionspot.cli.cache:make_cache",
-        "run SAM and CLIP once over annotated images: a feature cache",
-    ),
-    "cache plan": ("regionspot.cli.cache:plan_cache", ""),
-    "cache verify": ("regionspot.cli.verify:verify_caches", ""),
-    "cache repair": ("regionspot.cli.cache:repair_damage", ""),
-    "cache stats": ("regionspot.cli.cache_care:show_stats", ""),
-    "cache gc": ("regionspot.cli.cache_care:remove_garbage", ""),
-    "cache merge": ("regionspot.cli.cache:merge_caches", ""),
-    "fit": ("regionspot.cli.train:train", "train the fusion head from caches (train.py fit)"),
-    "validate": (
-        "regionspot.cli.train:train",
-        "AP of a checkpoint on a validation cache (train.py validate)",
-    ),
-    "evaluate": (
-        "regionspot.cli.evaluate:evaluate",
-        "AP APr APc APf of the head and of CLIP on crops; a report",
-    ),
-    "recognize": ("regionspot.cli.recognize:recognize", "name the regions of one image"),
-    "verify": (
-        "regionspot.cli.verify:verify_paths",
-        "read every byte of caches, heads and checkpoints, and report damage",
-    ),
-    "convert": (
-        "regionspot.cli.convert:convert_head",
-        "read or write the layout of the paper's released heads",
-    ),
+    "cache": ("cache:make_cache", "run SAM and CLIP once over annotated images: a feature cache"),
+    "cache plan": ("cache:plan_cache", ""),
+    "cache verify": ("verify:verify_caches", ""),
+    "cache repair": ("cache:repair_damage", ""),
+    "cache stats": ("cache_care:show_stats", ""),
+    "cache gc": ("cache_care:remove_garbage", ""),
+    "cache merge": ("cache:merge_caches", ""),
+    "fit": ("train:train", "train the fusion head on caches (train.py fit)"),
+    "validate": ("train:train", "AP of a checkpoint on a validation cache (train.py validate)"),
+    "evaluate": ("evaluate:evaluate", "AP of heads and of CLIP on crops, with a report"),
+    "recognize": ("recognize:recognize", "name the regions of one image"),
+    "verify": ("verify:verify_paths", "report damage in caches, heads and checkpoints"),
+    "convert": ("convert:convert_head", "read or write the layout of the paper's released heads"),
     "convert-proposals": (
-        "regionspot.cli.convert:convert_proposals",
-        "Detectron2's boxes (.pkl, .pth) to COCO results, for use as proposals",
+        "convert:convert_proposals",
+        "convert Detectron2's boxes (.pkl, .pth) to COCO results, for use as proposals",
     ),
-    "toy": (
-        "regionspot.cli.toy:generate_toy_world",
-        "generate the toy world: images and LVIS annotations",
-    ),
-    "quickstart": (
-        "regionspot.cli.quickstart:main",
-        "all steps on an embedded toy world, in minutes",
-    ),
+    "toy": ("toy:generate_toy_world", "generate the toy world: images and LVIS annotations"),
+    "quickstart": ("quickstart:main", "run every step on a toy world, in minutes"),
 }
-"""Command: the function that gets the words after it, and one line of help.
+"""Command: module of `regionspot.cli` and function to call with the words after it; help line.
 
 ``cache --help`` describes the commands of two words.
 """
 _LIGHTNING = ("fit", "validate")
-"""Commands that are also the first word of their function, which is ``train.py``'s."""
+"""Commands that the function also gets as its first word, as LightningCLI needs them."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
     Args:
-        args: Its words; by default those of the process, which then answers signals as long as it
-            lives.
+        args: The command and its options; by default those of the process, for which signal
+            handlers are then installed.
     """
     if args is None:
         answer_signals()
@@ -83,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if longer and len(words) > 1 and not words[1].startswith("-"):
         print(
             f"error: there is no command {' '.join(words[:2])!r}; there are {', '.join(longer)},"
-            f" and {name} itself, which takes options only.",
+            f" and {name} itself, which takes only options.",
             file=sys.stderr,
         )
         raise SystemExit(2)
@@ -91,26 +70,27 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def cache_features() -> None:
-    """Run ``cache_features.py``, which is ``regionspot cache``."""
+    """Run ``cache_features.py``: ``regionspot cache``."""
     answer_signals()
     main(["cache", *sys.argv[1:]])
 
 
 def train() -> None:
-    """Run ``train.py``, whose ``fit`` and ``validate`` are those of ``regionspot``."""
+    """Run ``train.py``: ``regionspot fit`` and ``regionspot validate``."""
     answer_signals()
     _function("fit")(sys.argv[1:])
 
 
 def evaluate() -> None:
-    """Run ``evaluate.py``, which is ``regionspot evaluate``."""
+    """Run ``evaluate.py``: ``regionspot evaluate``."""
     answer_signals()
     main(["evaluate", *sys.argv[1:]])
 
 
 def _function(command: str) -> Callable[[Sequence[str]], None]:
     module, _, name = _COMMANDS[command][0].partition(":")
-    return cast("Callable[[Sequence[str]], None]", getattr(importlib.import_module(module), name))
+    function = getattr(importlib.import_module(f"regionspot.cli.{module}"), name)
+    return cast("Callable[[Sequence[str]], None]", function)
 
 
 def _usage() -> str:

@@ -1,11 +1,10 @@
-"""From the words of a command line to a command's options.
+"""Parses the options of a command from the command line and from YAML files.
 
-Options are the fields of the command's configuration class; their values come from the command line
-and from YAML files. Naming a class in an option (``class_path``, or short as in
-``--trainer.callbacks+=my_package.MyCallback``) makes jsonargparse import its module and call it,
-which runs code: by default only code of RegionSpot, and in training of Lightning. The check is
-jsonargparse's (4.53): before anything is imported, and once more for where the thing found was
-defined, so that ``lightning.pytorch.os.system`` does not help.
+An option may name a class (``class_path``, or ``--trainer.callbacks+=my_package.MyCallback``).
+jsonargparse then imports and calls it, which runs code: only code of RegionSpot and, in training,
+of Lightning, unless ``--allow_code`` allows more. jsonargparse (4.53) checks the name before
+importing anything, and again where the object was defined, so that names such as
+``lightning.pytorch.os.system`` are refused as well.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ _MAX_DEPTH = 100
 def parse_options(
     config_class: type[T], words: Sequence[str], *, prog: str, about: str | None
 ) -> T:
-    """Read the options of the command line and of the file that ``--config`` names.
+    """Parse the command line, and the file that ``--config`` names, into a configuration.
 
     Args:
         config_class: A dataclass; the docstrings of its fields become the help.
@@ -41,46 +40,40 @@ def parse_options(
         about: What the command does, for its help.
 
     Raises:
-        ConfigError: An option cannot work (raised by the class itself), or the file is not text.
+        ConfigError: The class refuses an option, or the file is not text.
     """
     prepare_parsing()
     parser = ArgumentParser(prog=prog, description=about)
-    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
+    parser.add_argument("--config", action="config", help="YAML file with options.")
     parser.add_class_arguments(config_class)
     with readable_files():
         parsed = parser.parse_args(list(words))
     try:
         options = vars(parser.instantiate(parsed))
     except ValueError as error:
-        deliberate = _deliberate(error)
-        if deliberate is None:
+        # jsonargparse wraps the errors of nested classes that are optional.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, RegionSpotError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
             raise
-        raise deliberate from None
+        raise cause from None
     names = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
     return config_class(**{name: options[name] for name in names})
-
-
-def _deliberate(error: BaseException) -> RegionSpotError | None:
-    """Find the error of a nested class, which jsonargparse wraps where the class is optional."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, RegionSpotError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
 
 
 def prepare_parsing() -> None:
     """Make jsonargparse use docstrings as help, import only our code, and limit the size of YAML.
 
-    Training allows Lightning's code, too, and what ``--allow_code`` names (`code_limited_to`).
-    YAML aliases can nest: a few hundred bytes, in which each of ten lists holds the one before it
-    ten times, are ten billion values to code that walks through them.
+    Training also allows Lightning's code and what ``--allow_code`` names (`code_limited_to`).
+    YAML aliases can nest: ten lists, each of which holds the one before it ten times, take a few
+    hundred bytes and expand to ten billion values.
     """
-    # The docstrings under the fields of configuration classes become help texts.
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True,
         import_path_denylist=["*"],
         import_path_allowlist=["regionspot"],
-        # A group of options takes {class_path: ...} in place of its fields, too.
+        # By default {class_path: ...} may replace the fields of any group of options.
         instantiate_subclass_spec_in_any=False,
     )
     load = get_loader("yaml")
@@ -90,17 +83,13 @@ def prepare_parsing() -> None:
 
 @contextmanager
 def readable_files() -> Iterator[None]:
-    """Turn the decoding error of a configuration file that is not text into a message.
-
-    Raises:
-        ConfigError: It is not UTF-8.
-    """
+    """Raise a `ConfigError` for a configuration file that is not UTF-8 text."""
     try:
         yield
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"a file of options is not UTF-8 text: it has {error.object[:16]!r} near byte"
-            f" {error.start}. Give YAML with --config."
+            f"the configuration file is not UTF-8 text: it has {error.object[:16]!r} near byte"
+            f" {error.start}. Give a YAML file with --config."
         ) from error
 
 
@@ -111,8 +100,7 @@ def take_allow_code(words: Sequence[str]) -> tuple[list[str], list[str]]:
         words: The command line.
 
     Returns:
-        The remaining words, and the packages and modules allowed besides RegionSpot's and
-        Lightning's.
+        The remaining words, and the modules to allow in addition to RegionSpot and Lightning.
 
     Raises:
         ConfigError: A name is not the dotted name of a module.
@@ -130,19 +118,19 @@ def take_allow_code(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")) or name == "jsonargparse":
             raise ConfigError(
-                f"{ALLOW_CODE} is given {name!r}; wanted packages or modules, such as my_package or"
-                " my_package.callbacks, separated by commas."
+                f"{ALLOW_CODE} is given {name!r}; wanted packages or modules separated by commas,"
+                " such as my_package or my_package.callbacks."
             )
     return rest, [name for name in names if name.split(".")[0] not in _ALLOWED]
 
 
 @contextmanager
 def code_limited_to(allowed: Sequence[str] = ()) -> Iterator[None]:
-    """Restrict options to code of RegionSpot, Lightning and these modules within the block."""
+    """In this block, options may name only code of RegionSpot, Lightning and ``allowed``."""
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=[*_ALLOWED, *allowed],
-        # Where any value will do, {class_path: ...} stays a value.
+        # Where any value is accepted, {class_path: ...} is just a value.
         instantiate_subclass_spec_in_any=False,
     )
     try:
@@ -152,27 +140,23 @@ def code_limited_to(allowed: Sequence[str] = ()) -> Iterator[None]:
 
 
 class _RefusedError(yaml.YAMLError):
-    """A value that is refused; of the class that jsonargparse expects from its loaders."""
+    """A refused value; jsonargparse expects YAMLError from its loaders."""
 
 
 class _Bounded:
-    """Loads YAML whose values, with aliases expanded, are of bounded size.
-
-    Args:
-        load: The loader to wrap.
-    """
+    """Wraps a YAML loader, and limits the number of values with aliases expanded."""
 
     def __init__(self, load: Callable[[str], Any]) -> None:
         self._load = load
 
     def __call__(self, text: str) -> Any:
-        # Before values are made: to merge mappings (<<) writes them out.
+        # Before values are constructed, as merging mappings (<<) expands them.
         nodes = yaml.compose(text, Loader=_NODES)
         num_nodes = 1 if nodes is None else _num_nodes(nodes, {}, depth=0)
         if num_nodes > _MAX_NODES:
             raise _RefusedError(
-                f"with its aliases written out it has {num_nodes:.3g} values; wanted at most"
-                f" {_MAX_NODES:,}. Write each value once, in place of *aliases to lists of lists."
+                f"with aliases expanded there are {num_nodes:.3g} values; wanted at most"
+                f" {_MAX_NODES:,}. Write out values instead of using *aliases to lists of lists."
             )
         try:
             return self._load(text)
@@ -184,8 +168,8 @@ def _num_nodes(node: yaml.Node, known: dict[int, int], *, depth: int) -> int:
     """Count the values in a node with aliases expanded, visiting each node once."""
     if depth > _MAX_DEPTH:
         raise _RefusedError(
-            f"lists or mappings lie more than {_MAX_DEPTH} deep within each other, or a value"
-            " contains itself. Write it flatter."
+            f"lists or mappings are nested more than {_MAX_DEPTH} deep, or a value contains itself."
+            " Use fewer levels."
         )
     if isinstance(node, yaml.ScalarNode):
         return 1

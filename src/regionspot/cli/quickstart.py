@@ -1,13 +1,12 @@
-"""``regionspot quickstart``: from images to an AP table, on the embedded toy world.
+"""Runs the whole pipeline on a small generated data set, the toy world.
 
-It runs the other commands, printing each first: generate the world, cache four data sets, train in
-two stages, evaluate. Besides the report, the last step writes ``named_regions.jpg``, the predicted
-names on the first three of the report's sampled images. A finished step is skipped unless its
-command, its configuration, the weights of the tiny towers or an earlier step has changed, or one of
-its files is missing.
+It prints and runs the other commands: generate the world, cache four data sets, train in two
+stages, evaluate. The last step writes a report and ``named_regions.jpg``, three images with the
+predicted names. A finished step is skipped unless its command, its configuration, the weights of
+the tiny towers or an earlier step has changed, or one of its files is missing.
 
 A file quickstart.json in the output folder lists what quickstart makes there. ``--fresh`` removes
-that and nothing else, and a folder that has files but no quickstart.json is refused.
+only that, and a folder that has files but no quickstart.json is refused.
 """
 
 import json
@@ -21,10 +20,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.cli.main import main as run_command
-from regionspot.cli.run import run_cli
+from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError, MissingExtraError, MissingFileError
 from regionspot.core.files import sha256_bytes, sha256_file, write_bytes_atomic, write_text_atomic
 from regionspot.core.json_text import load_json
@@ -32,7 +31,7 @@ from regionspot.core.stopping import stop_advice
 
 SOURCES = ("toy365", "toyoi", "toyv3d")
 REPORTED_WORLD_SEED = 2026
-"""Seed of the world of the report. No choice was made on this world: see docs/toy_world.md."""
+"""Seed of the world of the report. Nothing was tuned on this world; see docs/toy_world.md."""
 
 _MARKER = "quickstart.json"
 _MEMORY = "steps.json"
@@ -45,7 +44,7 @@ MADE = (
     *("configs", "world", "cache", *_STAGES, "head", _MEMORY, *_REPORT_FILES),
     *(f"predictions_{method}.json" for method in _METHODS),
 )
-"""What quickstart makes in its output folder, besides quickstart.json, which lists these."""
+"""What quickstart makes in its output folder; quickstart.json lists it."""
 
 _PACKAGES = {
     "toy": ("cv2", "simplejpeg", "pycocotools"),
@@ -64,16 +63,15 @@ class Step:
     words: tuple[str, ...]
     """The command, as typed after ``regionspot``."""
     outputs: tuple[Path, ...]
-    """The files and folders that later steps or users read. The step runs again if one of their
-    files is missing."""
+    """Files and folders that later steps or users read. If a file is missing, the step is rerun."""
     folder: Path | None = None
-    """The folder that only this step writes; removed before a finished step runs again."""
+    """Folder that only this step writes to; removed before the step is rerun."""
     copy_to: Path | None = None
-    """Where to copy the files of the first output, which is a folder."""
+    """Where to copy the files of the first output, a folder."""
 
     @property
     def config_path(self) -> Path | None:
-        """The configuration that the command names."""
+        """The configuration file of the command."""
         if "--config" not in self.words:
             return None
         return Path(self.words[self.words.index("--config") + 1])
@@ -88,17 +86,14 @@ class DoneStep:
     seconds: float
     inputs_sha256: str
     num_bytes: dict[str, int]
-    """Sizes in bytes of the files of its outputs, by their paths in the output folder."""
+    """Sizes of its output files, by their paths in the output folder."""
 
     def is_still_done(self, step: Step, inputs_sha256: str, output_dir: Path) -> bool:
-        """Return whether the step has the same inputs as before and all of its files."""
+        """Return whether the step has the same inputs as before, and all of its files."""
         return (
             self.inputs_sha256 == inputs_sha256
             and all(path.exists() for path in step.outputs)
-            and all(
-                (output_dir / name).is_file() and (output_dir / name).stat().st_size == size
-                for name, size in self.num_bytes.items()
-            )
+            and self.num_bytes.items() <= _num_bytes(step.outputs, output_dir).items()
         )
 
 
@@ -106,35 +101,33 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
     """Return the commands of the quickstart, in order.
 
     Args:
-        output_dir: Everything is written below this folder.
-        configs_dir: The folder of the configurations: a copy of the package's, or another.
-        world_seed: Seed of the toy world, which determines images, class frequencies and boxes.
-        seed: Seed of the training: initial weights and order of the images.
+        output_dir: Folder to write everything to.
+        configs_dir: Folder of the configurations, a copy of the package's or another.
+        world_seed: Seed of the toy world: images, class frequencies and boxes.
+        seed: Seed of training: initial weights and order of images.
     """
     world, caches = output_dir / "world", output_dir / "cache"
-    steps = [
+    return [
         Step(
             name="generate the toy world",
             words=("toy", "--output_dir", str(world), "--seed", str(world_seed)),
             outputs=(world,),
             folder=world,
-        )
-    ]
-    steps += [
-        Step(
-            name=f"cache {split}",
-            words=(
-                *("cache", "--config", str(configs_dir / "cache.yaml")),
-                *("--annotations.path", str(world / f"{split}.json")),
-                *("--annotations.images_dir", str(world)),
-                *("--output_dir", str(caches / split)),
-            ),
-            outputs=(caches / split,),
-            folder=caches / split,
-        )
-        for split in (*SOURCES, "val")
-    ]
-    steps += [
+        ),
+        *(
+            Step(
+                name=f"cache {split}",
+                words=(
+                    *("cache", "--config", str(configs_dir / "cache.yaml")),
+                    *("--annotations.path", str(world / f"{split}.json")),
+                    *("--annotations.images_dir", str(world)),
+                    *("--output_dir", str(caches / split)),
+                ),
+                outputs=(caches / split,),
+                folder=caches / split,
+            )
+            for split in (*SOURCES, "val")
+        ),
         _fit_step(1, SOURCES[:1], output_dir, configs_dir, seed),
         _fit_step(2, SOURCES, output_dir, configs_dir, seed),
         Step(
@@ -150,26 +143,25 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
             outputs=tuple(output_dir / name for name in _REPORT_FILES),
         ),
     ]
-    return steps
 
 
 def _fit_step(
     stage: int, sources: Sequence[str], output_dir: Path, configs_dir: Path, seed: int
 ) -> Step:
     run_dir = output_dir / f"stage{stage}"
-    words: tuple[str, ...] = (
+    start = output_dir / f"stage{stage - 1}" / "head"
+    words = (
         *("fit", "--config", str(configs_dir / f"train_stage{stage}.yaml")),
         *("--data.train", json.dumps([str(output_dir / "cache" / name) for name in sources])),
         *("--data.val", str(output_dir / "cache" / "val")),
         *("--val_annotations", str(output_dir / "world" / "val.json")),
         *("--trainer.default_root_dir", str(run_dir), "--seed_everything", str(seed)),
+        *(("--model.init_from", str(start)) if stage > 1 else ()),
     )
-    if stage > 1:
-        words = (*words, "--model.init_from", str(output_dir / f"stage{stage - 1}" / "head"))
     return Step(
         name=f"train the head, stage {stage}",
         words=words,
-        outputs=(run_dir / "head", run_dir / "csv"),  # the report draws curves from the latter
+        outputs=(run_dir / "head", run_dir / "csv"),  # the report plots curves from csv
         folder=run_dir,
         copy_to=output_dir / "head" if stage == len(_STAGES) else None,
     )
@@ -192,10 +184,10 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
         former = remembered.get(step.name)
         print(f"\n[{number}/{len(steps)}] {step.name}\n$ {command}", flush=True)
         if former is not None and former.is_still_done(step, inputs, output_dir):
-            print(f"  done before, in {former.seconds:.0f} s")
+            print(f"  already done, in {former.seconds:.0f} s")
         else:
             if former is not None:
-                # Removed first: if the step is interrupted, the same command runs it again.
+                # Forgotten first, so that an interrupted step is rerun.
                 del remembered[step.name]
                 _write_memory(steps, remembered, output_dir)
                 if step.folder is not None:
@@ -217,11 +209,7 @@ def run_steps(steps: Sequence[Step], output_dir: Path) -> list[DoneStep]:
 
 
 def claim_folder(output_dir: Path, *, fresh: bool) -> None:
-    """Claim a folder for quickstart: a new or empty one, or one that it has claimed before.
-
-    Args:
-        output_dir: The folder.
-        fresh: Whether to remove what quickstart has made there. Everything else stays.
+    """Claim a folder that is new, empty or already quickstart's; ``fresh`` removes what it made.
 
     Raises:
         ConfigError: The folder has files, but was not made by quickstart.
@@ -233,23 +221,22 @@ def claim_folder(output_dir: Path, *, fresh: bool) -> None:
     made = _read_marker(output_dir / _MARKER) if _MARKER in found else []
     if strange and _MARKER not in found:
         raise ConfigError(
-            f"{output_dir} was not made by quickstart: it has no {_MARKER}, but"
-            f" {', '.join(strange[:5])}. Nothing was touched. Give an --output_dir that is new or"
-            " empty."
+            f"{output_dir} was not made by quickstart: it has {', '.join(strange[:5])}, but no"
+            f" {_MARKER}. Nothing was touched. Give an --output_dir that is new or empty."
         )
     if fresh:
         for name in made:
             _remove(output_dir / name)
         kept = sorted(found - {*made, _MARKER})
         if kept:
-            print(f"kept in {output_dir}, as quickstart did not make it: {', '.join(kept)}")
+            print(f"kept in {output_dir}, not made by quickstart: {', '.join(kept)}")
     write_text_atomic(
         output_dir / _MARKER, json.dumps({"made": sorted({*made, *MADE})}, indent=1) + "\n"
     )
 
 
 def _read_marker(path: Path) -> list[str]:
-    """Read the names of the files and folders that quickstart has made beside this file."""
+    """Return the names of what quickstart has made in the folder of this file."""
     try:
         made = json.loads(path.read_text(encoding="utf-8"))["made"]
         plain = [name for name in made if name not in {"", ".", ".."} and Path(name).name == name]
@@ -258,15 +245,15 @@ def _read_marker(path: Path) -> list[str]:
     except (ValueError, KeyError, TypeError):
         pass
     raise ConfigError(
-        f"{path} was not written by quickstart, so it is unknown what may be removed or overwritten"
-        " here. Nothing was touched. Give another --output_dir."
+        f"{path} was not written by quickstart, so nothing here may be removed or overwritten."
+        " Nothing was touched. Give another --output_dir."
     )
 
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:  # of a link, remove only the link
+    else:  # of a symbolic link, only the link itself
         path.unlink(missing_ok=True)
 
 
@@ -291,8 +278,8 @@ def _read_memory(path: Path) -> dict[str, DoneStep]:
         return {one["name"]: DoneStep(**one) for one in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is damaged ({type(error).__name__}: {error}), so it is unknown which steps are"
-            " finished. Give --fresh, which runs all of them again."
+            f"{path} is damaged ({type(error).__name__}: {error}), so it does not tell which steps"
+            " are done. Give --fresh to rerun all steps."
         ) from error
 
 
@@ -307,14 +294,14 @@ def _config_text(step: Step) -> str:
         return ""
     if not path.is_file():
         raise MissingFileError(
-            f"no configuration at {path}: leave --configs_dir out to use those of the package, or"
-            " correct it."
+            f"no configuration at {path}: leave --configs_dir out to use the package's, or correct"
+            " it."
         )
     return path.read_text(encoding="utf-8")
 
 
 def _check_packages() -> None:
-    """Fail now, not after minutes, if a package that a step needs is missing."""
+    """Fail early if a package that a later step needs is missing."""
     missing = {
         extra: [package for package in packages if find_spec(package) is None]
         for extra, packages in _PACKAGES.items()
@@ -328,57 +315,52 @@ def _check_packages() -> None:
         )
 
 
-def _run_all(
-    output_dir: Path, configs_dir: Path | None, *, world_seed: int, seed: int, fresh: bool
-) -> None:
-    _check_packages()
-    copies = output_dir / "configs"
-    steps = plan_steps(output_dir, configs_dir or copies, world_seed=world_seed, seed=seed)
-    if configs_dir is not None:
-        if configs_dir.resolve() == copies.resolve():
-            raise ConfigError(
-                f"--configs_dir {configs_dir} is where quickstart writes copies of its own"
-                " configurations. Give another folder for those that you have changed."
-            )
-        for step in steps:
-            _config_text(step)
-    claim_folder(output_dir, fresh=fresh)
-    if configs_dir is None:
-        # Copies, so that each printed command can be run again wherever the package is installed.
-        shipped = files("regionspot") / "toy" / "configs"
-        for name in {step.config_path.name for step in steps if step.config_path is not None}:
-            write_bytes_atomic(copies / name, (shipped / name).read_bytes())
-    done = run_steps(steps, output_dir)
-    print(f"\n{sum(one.seconds for one in done):.0f} s in all. Open {output_dir}/report.html")
-
-
-def main(args: Sequence[str] | None = None) -> None:
+@reported_errors()
+def main(words: Sequence[str]) -> None:
     """Run the quickstart; see ``regionspot quickstart --help``."""
     parser = ArgumentParser(prog="regionspot quickstart", description=__doc__)
-    parser.add_argument("--output_dir", type=str, default="runs/quickstart")
+    parser.add_argument(
+        "--output_dir", type=str, default="runs/quickstart", help="Folder to write everything to."
+    )
     parser.add_argument(
         "--configs_dir",
         type=str | None,
         default=None,
-        help="A folder with your own configurations instead of the package's (configs/toy).",
+        help="Folder with configurations to use instead of the package's (configs/toy).",
     )
-    parser.add_argument("--world_seed", type=int, default=REPORTED_WORLD_SEED)
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the training.")
+    parser.add_argument(
+        "--world_seed", type=int, default=REPORTED_WORLD_SEED, help="Random seed of the toy world."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Random seed of training.")
     parser.add_argument(
         "--fresh",
         action="store_true",
-        help="Remove what quickstart has made in the folder, and run all steps again.",
+        help="Remove what quickstart has made in the folder, and rerun all steps.",
     )
-    options = parser.parse_args(args)
+    options = parser.parse_args(words)
+    with stop_advice("run the same command again to resume"):
+        _run_all(options)
 
-    def quickstart() -> None:
-        with stop_advice("give the same command again to go on"):
-            _run_all(
-                Path(options.output_dir),
-                None if options.configs_dir is None else Path(options.configs_dir),
-                world_seed=options.world_seed,
-                seed=options.seed,
-                fresh=options.fresh,
+
+def _run_all(options: Namespace) -> None:
+    _check_packages()
+    output_dir = Path(options.output_dir)
+    copies = output_dir / "configs"
+    configs_dir = copies if options.configs_dir is None else Path(options.configs_dir)
+    steps = plan_steps(output_dir, configs_dir, world_seed=options.world_seed, seed=options.seed)
+    if options.configs_dir is not None:
+        if configs_dir.resolve() == copies.resolve():
+            raise ConfigError(
+                f"--configs_dir {configs_dir} is where quickstart writes copies of its own"
+                " configurations. Give another folder for modified ones."
             )
-
-    run_cli(quickstart)
+        for step in steps:
+            _config_text(step)  # raises if it is missing
+    claim_folder(output_dir, fresh=options.fresh)
+    if options.configs_dir is None:
+        # Copied, so that the printed commands work wherever the package is installed.
+        shipped = files("regionspot") / "toy" / "configs"
+        for name in {step.config_path.name for step in steps if step.config_path is not None}:
+            write_bytes_atomic(copies / name, (shipped / name).read_bytes())
+    done = run_steps(steps, output_dir)
+    print(f"\n{sum(one.seconds for one in done):.0f} s in total. Open {output_dir}/report.html")

@@ -1,17 +1,17 @@
-"""Name the regions of one image."""
+"""``regionspot recognize``: name the regions of one image."""
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import ArrayLike
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
 from regionspot.cli.options import prepare_parsing
-from regionspot.cli.run import run_cli
+from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.files import is_file
 from regionspot.core.vocabulary import Vocabulary
@@ -22,14 +22,11 @@ if TYPE_CHECKING:
 _LIST_FILE = re.compile(r"\.(txt|text|csv|tsv|json|ya?ml|names|lst|list|md)$", re.IGNORECASE)
 
 
+@reported_errors()
 def recognize(words: Sequence[str]) -> None:
-    """``regionspot recognize``: name the regions of one image and print a table."""
+    """Name the regions of one image and print a table."""
     parser = _parser()
-    options = parser.parse_args(words)
-    run_cli(lambda: _recognize(parser.instantiate(options)))
-
-
-def _recognize(options: Namespace) -> None:
+    options = parser.instantiate(parser.parse_args(words))
     # In order of cost: mistakes are reported before SAM and CLIP are loaded, which takes long.
     output = None if options.output is None else _picture_path(options.output)
     boxes, points = _prompts(options)
@@ -38,13 +35,11 @@ def _recognize(options: Namespace) -> None:
         check_templates(options.templates)
     if not is_file(options.image):
         raise MissingFileError(f"no image file at {options.image}: check --image.")
-    regions = _regions(
-        options, boxes=boxes, points=points, vocabulary=vocabulary, with_masks=output is not None
-    )
+    regions = _recognize(options, boxes, points, vocabulary)
     print(format_table(regions))
     if options.everything and len(regions) == 0:
         print(
-            "SAM is sure of nothing here: lower --grid.pred_iou_thresh or"
+            "SAM proposed no regions: lower --grid.pred_iou_thresh or"
             " --grid.stability_score_thresh."
         )
     if output is not None:
@@ -53,15 +48,13 @@ def _recognize(options: Namespace) -> None:
         print(f"picture: {output}")
 
 
-def _regions(
+def _recognize(
     options: Namespace,
-    *,
     boxes: list[list[float]] | None,
     points: list[list[float]] | None,
     vocabulary: Vocabulary | None,
-    with_masks: bool,
 ) -> "Regions":
-    # Here, so that a missing package of the extra is told as a mistake.
+    # Imported here, so that a missing package of the extra is reported without a traceback.
     from regionspot.backbones import BoxPrompts
     from regionspot.inference import RegionSpot, load_image
     from regionspot.inference.inputs import as_count
@@ -77,7 +70,7 @@ def _regions(
         size_hw = (pixels.shape[0], pixels.shape[1])
         prompts = read_prompts(boxes_xyxy=boxes, points=points, masks=None, size_hw=size_hw)
         if isinstance(prompts, BoxPrompts):
-            checked_boxes = prompts.boxes_xyxy  # clipped, so that this is told once
+            checked_boxes = prompts.boxes_xyxy  # already clipped, so that clipping is logged once
     models = load_matching_models(
         trained_head,
         device=options.device,
@@ -85,82 +78,73 @@ def _regions(
         clip_weights=options.clip_weights,
     )
     model = RegionSpot(trained_head, models)
+    common: dict[str, Any] = {
+        "vocabulary": vocabulary,
+        "templates": options.templates,
+        "same_tokens": options.same_tokens,
+        "top_k": options.top_k,
+        "with_masks": options.output is not None,
+    }
     if options.everything:
-        return model.recognize_everything(
-            pixels,
-            grid=options.grid,
-            vocabulary=vocabulary,
-            templates=options.templates,
-            same_tokens=options.same_tokens,
-            top_k=options.top_k,
-            with_masks=with_masks,
-        )
-    return model.recognize(
-        pixels,
-        boxes_xyxy=checked_boxes,
-        points=points,
-        vocabulary=vocabulary,
-        templates=options.templates,
-        same_tokens=options.same_tokens,
-        top_k=options.top_k,
-        with_masks=with_masks,
-    )
+        return model.recognize_everything(pixels, grid=options.grid, **common)
+    return model.recognize(pixels, boxes_xyxy=checked_boxes, points=points, **common)
 
 
 def _prompts(options: Namespace) -> tuple[list[list[float]] | None, list[list[float]] | None]:
-    """Return boxes or points, or neither if SAM proposes the regions."""
-    ways = {
-        "--boxes": options.boxes,
-        "--points": options.points,
-        "--everything": options.everything,
-    }
-    found = [way for way, given in ways.items() if given]
+    """Return boxes or points, or neither with ``--everything``."""
+    found = [f"--{name}" for name in ("boxes", "points", "everything") if options[name]]
     if len(found) != 1:
         raise ConfigError(
             f"found {' and '.join(found) or 'none of them'}; wanted exactly one of --boxes or"
             " --points, which say where the regions are, or --everything, which lets SAM find them."
         )
     if not options.everything and options.grid != GridProposer():
-        raise ConfigError(f"--grid goes with --everything, but {found[0]} says where to look.")
+        raise ConfigError(f"--grid requires --everything; found {found[0]}.")
     return (
         parse_rows(options.boxes, 4, option="--boxes") if options.boxes else None,
         parse_rows(options.points, 2, option="--points") if options.points else None,
     )
 
 
+_ROW_HELP = {
+    2: 'Wanted x,y in pixels of the image, for instance "45,55 20,30".',
+    4: 'Wanted x1,y1,x2,y2 in pixels of the image, for instance "10,20,80,90 15,5,40,60".',
+}
+
+
 def parse_rows(text: str, num_values: int, *, option: str) -> list[list[float]]:
-    """Read rows of comma-separated numbers; rows are separated by white space or semicolons.
+    """Parse rows of comma-separated numbers, which spaces or semicolons separate.
 
     Args:
         text: For instance ``"10,20,80,90 15,5,40,60"``.
-        num_values: Numbers in a row.
-        option: The option that the text was given to, for messages.
+        num_values: Numbers in a row, 2 or 4.
+        option: Name of the option, for messages.
 
     Raises:
-        ConfigError: A row has another number of values, or one is not a number.
+        ConfigError: A row has another number of values, or a value is not a number.
     """
     rows = [row.split(",") for row in text.replace(";", " ").split()]
     try:
         numbers = [[float(value) for value in row] for row in rows]
     except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: {error}. {_row_help(num_values)}") from error
+        raise ConfigError(f"{option} {text!r}: {error}. {_ROW_HELP[num_values]}") from error
     for row in numbers:
         if len(row) != num_values:
             raise ConfigError(
-                f"{option} {text!r} has a row of {len(row)} numbers. {_row_help(num_values)}"
+                f"{option} {text!r} has a row of {len(row)} numbers. {_ROW_HELP[num_values]}"
             )
     return numbers
 
 
 def parse_vocabulary(text: str) -> Vocabulary:
-    """Read comma-separated names, or the file that is named, with one name a line.
+    """Parse comma-separated names, or read a file with one name per line.
 
     Raises:
-        MissingFileError: It looks like a path, and there is no file.
-        VocabularyError: A name is empty or repeated, or separated by something else than commas.
+        MissingFileError: The text looks like a path, and there is no file.
+        VocabularyError: A name is empty or repeated, or commas do not separate the names.
     """
     names = [name.strip() for name in text.split(",")]
-    # A name of several may hold a slash, as "cabinet/shelf" of Objects365.
+    # Slashes may occur in names, as in "cabinet/shelf" of Objects365.
     looks_like_path = any(map(_LIST_FILE.search, names)) or (
         len(names) == 1 and any(mark in text for mark in "/\\~")
     )
@@ -175,7 +159,7 @@ def parse_vocabulary(text: str) -> Vocabulary:
 
 
 def format_table(regions: "Regions") -> str:
-    """Return a table with one line per region: number, box, names and scores in percent."""
+    """Format a table with a line per region: number, box, names and scores in percent."""
     rows: list[tuple[str, ...]] = [("region", "x1", "y1", "x2", "y2", "names and scores in %")]
     for index, (box, labels, scores) in enumerate(
         zip(regions.boxes_xyxy, regions.top_labels, regions.top_scores, strict=True)
@@ -202,29 +186,20 @@ def _picture_path(text: str) -> Path:
         found = path if path.is_dir() else above
         raise ConfigError(
             f"--output {text}: {found} is a {'folder' if found == path else 'file'}; wanted the"
-            " name of a picture in a folder, which is made if need be."
+            " name of a picture, in a folder that exists or can be created."
         )
     if not os.access(above, os.W_OK):
-        raise ConfigError(f"--output {text}: this user may not write into {above}.")
+        raise ConfigError(f"--output {text}: this user may not write to {above}.")
     return path
-
-
-def _row_help(num_values: int) -> str:
-    if num_values == 4:
-        return 'Wanted x1,y1,x2,y2 in pixels of the image, for instance "10,20,80,90 15,5,40,60".'
-    return 'Wanted x,y in pixels of the image, for instance "45,55 20,30".'
 
 
 def _parser() -> ArgumentParser:
     prepare_parsing()
     parser = ArgumentParser(prog="regionspot recognize", description=recognize.__doc__)
     parser.add_argument(
-        "--model",
-        type=str,
-        required=True,
-        help="The folder of a run or of a trained head, or a checkpoint.",
+        "--model", type=str, required=True, help="Folder of a run or a trained head; or a .ckpt."
     )
-    parser.add_argument("--image", type=str, required=True, help="An image file.")
+    parser.add_argument("--image", type=str, required=True, help="Image file.")
     parser.add_argument(
         "--boxes",
         type=str,
@@ -236,35 +211,33 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--everything",
         action="store_true",
-        help="Instead of boxes: let SAM propose regions. Scores are then multiplied by SAM's"
-        " confidence in a region, and the highest comes first.",
+        help="Instead of boxes: let SAM propose regions. Scores are multiplied by SAM's confidence"
+        " in the region and sorted in descending order.",
     )
     parser.add_class_arguments(GridProposer, "grid")
     parser.add_argument(
         "--vocabulary",
         type=str,
-        help="Names separated by commas, or a file with one name per line; by default the names of"
-        " the training.",
+        help="Names separated by commas, or a file with one name per line; by default the names"
+        " that the head was trained on.",
     )
-    parser.add_argument("--top_k", type=int, default=3, help="Names to print for each region.")
+    parser.add_argument("--top_k", type=int, default=3, help="Number of names for each region.")
     parser.add_argument(
         "--templates",
         type=str,
-        help="ensemble81, ensemble80, single or none; by default that of the training.",
+        help="Template set: ensemble81, ensemble80, single or none; by default that of training.",
     )
     parser.add_argument(
         "--same_tokens",
         type=SameTokens,
         default="keep",
-        help="Names that CLIP cannot tell apart, such as Dog and dog: keep them, to share their"
-        " probability; merge them under the first; or refuse them.",
+        help="How to treat names that CLIP cannot tell apart, such as Dog and dog: keep all, which"
+        " share their probability; merge them under the first; or refuse them.",
     )
-    parser.add_argument("--output", type=str, help="Write a picture of the named regions here.")
+    parser.add_argument("--output", type=str, help="Picture of the named regions to write.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     parser.add_argument(
-        "--sam_weights", type=str, help="Path of SAM's weights, if they are not the released ones."
+        "--sam_weights", type=str, help="Weights file; by default the released one."
     )
-    parser.add_argument(
-        "--clip_weights", type=str, help="Path of CLIP's weights, if they are not the default ones."
-    )
+    parser.add_argument("--clip_weights", type=str, help="Weights file; by default CLIP's own.")
     return parser

@@ -1,16 +1,17 @@
-"""How a command ends: by an error, by a full disk, or by Ctrl-C and SIGTERM."""
+"""How a command ends: exit codes and messages for errors, full disks, Ctrl-C and SIGTERM."""
 
 import errno
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from regionspot.core.errors import RegionSpotError
 from regionspot.core.stopping import StoppedError, answer_signal
 
-_ALLOW = "Allow it to this user, or give another path; then give the same command again."
-_MAKE_ROOM = "Make room, or give another path; then give the same command again."
+_ALLOW = "Grant this user access, or give another path; then run the same command again."
+_MAKE_ROOM = "Make room, or give another path; then run the same command again."
 _ADVICE = {
     errno.EACCES: _ALLOW,
     errno.EPERM: _ALLOW,
@@ -18,14 +19,13 @@ _ADVICE = {
     errno.ENOSPC: _MAKE_ROOM,
     errno.EDQUOT: _MAKE_ROOM,
 }
-"""What to do when the system refuses to read or write."""
+"""What to do about an error of the operating system, by ``errno``."""
 
 
 def answer_signals() -> None:
-    """Answer Ctrl-C and SIGTERM for the rest of this process, as `regionspot.core.stopping` says.
+    """Install the handler of `regionspot.core.stopping` for Ctrl-C and SIGTERM.
 
-    A signal that the process was started to ignore, as shells do for background jobs, stays
-    ignored.
+    Signals that the process ignores from the start, as background jobs of a shell do, stay ignored.
     """
     for number, default in (
         (signal.SIGINT, signal.default_int_handler),
@@ -40,22 +40,23 @@ def show_progress() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-def run_cli(command: Callable[[], None]) -> None:
-    """Run a command; print a `RegionSpotError` as a message without traceback and exit with 2.
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """Print errors meant for the user without a traceback, and exit; also works as a decorator.
 
-    Full disks and missing permissions are reported in the same way. A command that a signal ended
-    prints what to do next and exits with 128 plus the number of the signal, as shells do: 130 for
-    Ctrl-C, 143 for SIGTERM. Any other exception is a bug of ours and keeps its traceback.
+    `RegionSpotError`, full disks and missing permissions exit with code 2. A signal exits with 128
+    plus its number, as in shells: 130 for Ctrl-C, 143 for SIGTERM. The traceback of any other
+    exception is kept, since it is a bug.
     """
     try:
-        command()
+        yield
     except RegionSpotError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in _ADVICE:
             raise
-        where = error.filename or "a file that was being written"
+        where = error.filename or "a file being written"
         print(f"error: {where}: {error.strerror}. {_ADVICE[error.errno]}", file=sys.stderr)
         raise SystemExit(2) from None
     except StoppedError as stop:

@@ -1,9 +1,8 @@
 """``train.py``: LightningCLI around `RegionSpotModule` and `CachedRegions`.
 
 A run writes below ``trainer.default_root_dir``: ``config.yaml``, ``csv/version_*/metrics.csv``,
-``tensorboard/``, ``checkpoints/`` and, when training ends, ``head/`` (see `load_trained_head`) and
-``summary.json``. It is logged to CSV and TensorBoard, and to the loggers that ``trainer.logger``
-adds.
+``tensorboard/``, ``checkpoints/`` and, at the end, ``head/`` (see `load_trained_head`) and
+``summary.json``. ``trainer.logger`` adds loggers to those for CSV and TensorBoard.
 """
 
 import logging
@@ -34,7 +33,7 @@ from regionspot.cli.options import (
     readable_files,
     take_allow_code,
 )
-from regionspot.cli.run import run_cli
+from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError, MissingExtraError
 from regionspot.core.files import folder_lock, write_text_atomic
 from regionspot.core.stopping import end_with_process, stop_advice
@@ -56,27 +55,19 @@ from regionspot.training import (
 )
 
 DEFAULT_LOGGERS = (CSVLogger, TensorBoardLogger)
-_WANDB_CLASS = "WandbLogger"
-
-_ALLOW_CODE_HELP = (
-    "Packages or modules, separated by commas, whose classes and functions options may name besides"
-    " those of RegionSpot and Lightning: naming them runs their code. Only on the command line."
-)
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed|names ([\w.]+), which is neither")
-"""jsonargparse's message, or our own from the nested parser of a class's options."""
+"""jsonargparse's message, or our own when the parser is nested."""
 
 _UPSTREAM_WARNINGS = (
-    # Lightning 2.6 calls jsonargparse and torch by names that their newest releases deprecate.
+    # Lightning 2.6 uses names that new releases of jsonargparse and torch deprecate.
     "JsonargparseDeprecationWarning",
     "instantiate_classes",
     "LeafSpec",
-    # Steps are counted over epochs, so that short epochs are logged as well.
+    # Not a problem: steps are counted over epochs, so that short epochs are logged as well.
     "is smaller than the logging interval",
 )
-_SECOND_TRAINING = "Wait for it to end, or give another --trainer.default_root_dir."
-
+_RESUME = "add --ckpt_path last to the same command to resume from the last checkpoint"
 _LOGGER = logging.getLogger(__name__)
-_GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
 
 
 def loggers(run_dir: Path, *, given: Logger | Iterable[Logger] | bool | None) -> list[Logger]:
@@ -84,18 +75,16 @@ def loggers(run_dir: Path, *, given: Logger | Iterable[Logger] | bool | None) ->
 
     Args:
         run_dir: The folder of the run.
-        given: The option ``trainer.logger``: loggers to add, or false for none at all.
+        given: The option ``trainer.logger``: loggers to add, or false for no loggers.
     """
     if given is False:
         return []
-    added = [given] if isinstance(given, Logger) else []
-    if isinstance(given, Iterable):
-        added = list(given)
-    # Numbered, since CSVLogger deletes what a former run, perhaps the one resumed, has written.
+    added = list(given) if isinstance(given, Iterable) else [given]
+    # Versioned, since CSVLogger deletes the files of an earlier run, even if this one resumes it.
     return [
         CSVLogger(save_dir=run_dir, name="csv"),
         TensorBoardLogger(save_dir=run_dir, name="tensorboard"),
-        *added,
+        *(logger for logger in added if isinstance(logger, Logger)),
     ]
 
 
@@ -107,16 +96,14 @@ def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool |
         given: The option ``trainer.logger`` before it is instantiated; changed in place.
 
     Raises:
-        MissingExtraError: W&B is asked for and not installed.
+        MissingExtraError: A W&B logger is configured, but W&B is not installed.
     """
     for option in given if isinstance(given, list) else [given]:
-        if not isinstance(option, Namespace):
-            continue
-        if option.class_path.rsplit(".", 1)[-1] != _WANDB_CLASS:
+        if not isinstance(option, Namespace) or not option.class_path.endswith(".WandbLogger"):
             continue
         with needs_extra("wandb"):
-            import wandb  # noqa: F401 - Lightning says only that it is missing
-        run_dir.mkdir(parents=True, exist_ok=True)  # or W&B warns that it is not there
+            import wandb  # noqa: F401 - for an error that names the extra to install
+        run_dir.mkdir(parents=True, exist_ok=True)  # W&B warns if it does not exist
         told = option.init_args
         told.name = told.name or run_dir.name
         told.project = told.project or os.environ.get("WANDB_PROJECT", "regionspot")
@@ -125,33 +112,29 @@ def complete_wandb(run_dir: Path, *, given: Namespace | list[Namespace] | bool |
 
 
 class LimitedArgumentParser(LightningArgumentParser):
-    """Reports the option that allows other code, where a configuration names some."""
+    """Names ``--allow_code`` in the error about options that name other code."""
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the error and exit with 2.
-
-        Raises:
-            ConfigError: The options name code that is not allowed.
-        """
+        """Print the error and exit with 2, or raise ConfigError for code that is not allowed."""
         denied = _DENIED.search(message)
         if denied is None:
             super().error(message, ex)
         path = denied[1] or denied[2]
         module = path.rpartition(".")[0]
         raise ConfigError(
-            f"an option or a configuration names {path}, which is neither of RegionSpot nor of"
-            " Lightning: importing it runs its code. If you trust that code, allow it on the"
+            f"an option or a configuration names {path}, which is neither part of RegionSpot nor of"
+            " Lightning, and importing it runs its code. If you trust that code, allow it on the"
             f" command line: {ALLOW_CODE} {module}"
         ) from None
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration of a run as ``config.yaml`` in its directory."""
+    """Saves the configuration of a run as ``config.yaml`` in its folder."""
 
     @override
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file, with the command in its name unless that is ``fit``."""
+        """Write the file; of other commands than ``fit`` the name has a prefix."""
         run_dir = Path(trainer.default_root_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         name = self.config_filename
@@ -159,85 +142,95 @@ class SaveConfig(SaveConfigCallback):
         self.parser.save(self.config, str(path), overwrite=True)
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         for logger in trainer.loggers:
-            if not isinstance(logger, DEFAULT_LOGGERS):  # theirs is config.yaml beside them
+            if not isinstance(logger, DEFAULT_LOGGERS):
                 logger.log_hyperparams(config)
 
 
 class TrainCLI(LightningCLI):
-    """Commands ``fit`` and ``validate``; the caches, not the user, set the widths of the head."""
+    """Commands ``fit`` and ``validate``; the widths of the head come from the caches."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Parse and run, as LightningCLI does; locks end with it."""
+        """Parse and run, and release locks at the end."""
         with ExitStack() as self._until_end:
             super().__init__(*args, **kwargs)
 
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        """Return the commands, with the arguments of the Trainer methods that are not options."""
+        """Return the commands, with the arguments of Trainer methods that are not options."""
         known = LightningCLI.subcommands()
         return {name: known[name] for name in ("fit", "validate")}
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link options that have the same value, and add those of the command line only."""
+        """Link options that share a value, and add our own."""
         parser.link_arguments("data.spec", "model.spec", apply_on="instantiate")
-        # One seed for initial weights and for the order of images.
+        # One seed for initial weights and the order of images.
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.add_argument(
             "--val_annotations",
             type=str | None,
             default=None,
             help="LVIS annotation file that the cache data.val was made from. With it, validation"
-            " logs LVIS AP (val/AP, val/APr, val/APc, val/APf). Without, it logs COCO AP (val/AP)"
-            " of the regions in data.val, and of a cache of LVIS or of proposals only val/top1.",
+            " logs LVIS AP (val/AP, val/APr, val/APc, val/APf). Without it, validation logs COCO AP"
+            " (val/AP) of the regions in data.val, or only val/top1 if the cache is of LVIS or of"
+            " proposals.",
         )
         parser.add_argument(
             "--max_images",
             type=PositiveInt | None,
             default=None,
-            help="Number of images to train on, over all devices and with repeats; instead of"
-            " trainer.max_steps.",
+            help="Stop training after this number of images, counted over all devices and with"
+            " repeats. Replaces trainer.max_steps.",
         )
         parser.add_argument(
             "--num_threads",
             type=PositiveInt | None,
             default=None,
-            help="Threads of torch in each process; by default OMP_NUM_THREADS, else one for each"
-            " core. On a CPU with other load, 1 is best for heads as small as the toy world's, as"
-            " threads wait for each other.",
+            help="Number of torch threads in each process; by default OMP_NUM_THREADS, or one per"
+            " core. On a busy CPU, 1 is fastest for heads as small as the toy world's, as threads"
+            " wait for each other.",
         )
-        parser.add_argument(ALLOW_CODE, type=str | None, default=None, help=_ALLOW_CODE_HELP)
+        parser.add_argument(
+            ALLOW_CODE,
+            type=str | None,
+            default=None,
+            help="Packages or modules, separated by commas, whose classes and functions options"
+            " may name in addition to those of RegionSpot and Lightning. Naming them runs their"
+            " code. Only on the command line.",
+        )
 
     @override
     def before_instantiate_classes(self) -> None:
-        """Lock the folder of the run, and fill in the options of W&B."""
+        """Lock the folder of the run, and complete the options of W&B."""
         options = self.config[self.subcommand]
         if options.allow_code is not None:
             raise ConfigError(
-                f"a configuration has allow_code: {options.allow_code}. No configuration may allow"
-                f" itself to run code: give {ALLOW_CODE} on the command line."
+                f"a configuration has allow_code: {options.allow_code}. Configurations cannot allow"
+                f" code to run: give {ALLOW_CODE} on the command line."
             )
+        run_dir = _run_dir(options)
         if self.subcommand == "fit" and _is_rank_zero():
-            self._until_end.enter_context(folder_lock(_run_dir(options), advice=_SECOND_TRAINING))
-            remove_strays(_run_dir(options))
+            advice = "Wait for it to end, or give another --trainer.default_root_dir."
+            self._until_end.enter_context(folder_lock(run_dir, advice=advice))
+            remove_strays(run_dir)
         if options.num_threads is not None:
             self._until_end.enter_context(threads_of_torch(options.num_threads))
-        complete_wandb(_run_dir(options), given=options.trainer.logger)
+        complete_wandb(run_dir, given=options.trainer.logger)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ``args``, or the process's own; Lightning's version warns of having both."""
+        """Parse ``args``; Lightning's version warns if the process has arguments as well."""
         with readable_files():
             self.config = parser.parse_args(args)
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """Ignore options in checkpoints: ours have none, and others are refused."""
+        """Do nothing: our checkpoints hold no options, and others are refused."""
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Build the trainer with everything it writes below its ``default_root_dir``."""
+        """Build the trainer, which writes everything below its ``default_root_dir``."""
         options = self.config_init[self.subcommand]
         run_dir = _run_dir(options)
         callbacks = list(options.trainer.callbacks or [])
@@ -251,13 +244,14 @@ class TrainCLI(LightningCLI):
             is_fit=self.subcommand == "fit",
         )
         self.throughput = ImagesPerSecond()
-        watching: list[pl.Callback] = [self.throughput]
+        added: list[pl.Callback] = [self.throughput]
         if len(self.datamodule.names) > 1:
-            watching.append(LossByCache(self.datamodule.names))
+            added.append(LossByCache(self.datamodule.names))
         is_shown = options.trainer.enable_progress_bar is not False
         if is_shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
-            watching.append(_progress_bar())
-        kwargs["callbacks"] = [*watching, *self._validation(callbacks), *callbacks]
+            # The bar waits for the GPU whenever it shows a loss.
+            added.append(TQDMProgressBar(refresh_rate=16 if torch.cuda.is_available() else 1))
+        kwargs["callbacks"] = [*added, *self._validation(callbacks), *callbacks]
         kwargs["logger"] = loggers(run_dir, given=options.trainer.logger)
         if options.max_images is not None:
             kwargs["max_steps"] = self._max_steps(options)
@@ -278,12 +272,12 @@ class TrainCLI(LightningCLI):
         print(f"{summary.line()} The trained head is in {run_dir / RUN_FOLDER}")
 
     def _max_steps(self, options: Namespace) -> int:
-        """Return the optimizer steps of ``max_images`` images."""
+        """Return the number of optimizer steps for ``max_images`` images."""
         max_steps, max_images = options.trainer.max_steps, options.max_images
         if max_steps != -1:
             raise ConfigError(
-                f"max_images is {max_images} and trainer.max_steps is {max_steps}: both say when"
-                " training ends. Give one; --max_images null takes back that of a configuration."
+                f"max_images is {max_images} and trainer.max_steps is {max_steps}; wanted only one"
+                " of them. --max_images null overrides that of a configuration."
             )
         images_per_step: float = (
             self.datamodule.images_per_batch * options.trainer.accumulate_grad_batches
@@ -291,11 +285,11 @@ class TrainCLI(LightningCLI):
         return math.ceil(max_images / images_per_step)
 
     def _validation(self, callbacks: Sequence[pl.Callback]) -> list[pl.Callback]:
-        """Return the callback for validation by AP, if there are annotations to validate on."""
+        """Return the callback that computes AP, if there are annotations to compute it from."""
         options = self.config_init[self.subcommand]
         cache = self.datamodule.val_cache
         if cache is not None:
-            # Only here: training itself needs no scoring package.
+            # Imported here, since training alone needs no scoring package.
             from regionspot.scoring.callback import ApValidation, scores_itself
 
             if options.val_annotations is not None:
@@ -308,20 +302,22 @@ class TrainCLI(LightningCLI):
         monitored = {c.monitor for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor}
         if any(name.startswith("val/AP") for name in monitored):
             raise ConfigError(
-                f"a checkpoint callback monitors {', '.join(sorted(monitored))}, but data.val is"
-                f" {self.config[self.subcommand].data.val} and val_annotations is"
-                f" {options.val_annotations}, so that no AP is computed. Give both, or take"
-                " `monitor` out of trainer.callbacks."
+                f"a checkpoint callback monitors {', '.join(sorted(monitored))}, but no AP is"
+                f" computed: data.val is {self.config[self.subcommand].data.val} and"
+                f" val_annotations is {options.val_annotations}. Give both, or remove `monitor`"
+                " from trainer.callbacks."
             )
         return []
 
 
+@reported_errors()
 def train(words: Sequence[str]) -> None:
     """Run ``fit`` or ``validate``; see ``python train.py --help``."""
     _log_to_console()
     prepare_parsing()
-
-    def command() -> None:
+    with warnings.catch_warnings(), stop_advice(_RESUME):
+        for message in _UPSTREAM_WARNINGS:
+            warnings.filterwarnings("ignore", message=f"(?s).*{message}")
         remaining, allowed = take_allow_code(words)
         with code_limited_to(allowed):
             TrainCLI(
@@ -336,17 +332,6 @@ def train(words: Sequence[str]) -> None:
                 load_from_checkpoint_support=False,
             )
 
-    with warnings.catch_warnings():
-        for message in _UPSTREAM_WARNINGS:
-            warnings.filterwarnings("ignore", message=f"(?s).*{message}")
-        with stop_advice(_GO_ON):
-            run_cli(command)
-
-
-def _progress_bar() -> ProgressBar:
-    """Return Lightning's progress bar, which waits for the GPU whenever it shows a loss."""
-    return TQDMProgressBar(refresh_rate=16 if torch.cuda.is_available() else 1)
-
 
 def _log_to_console() -> None:
     """Print log messages once: ours on rank 0, and Lightning's through the same handler."""
@@ -359,19 +344,18 @@ def _log_to_console() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()  # Lightning recommends another product
+
+
 def _is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Filter out Lightning's recommendation of another product."""
-    return "litlogger" not in record.getMessage()
 
 
 def _run_dir(options: Namespace) -> Path:
     if is_url(options.trainer.default_root_dir or ""):
         raise ConfigError(
-            f"trainer.default_root_dir is {options.trainer.default_root_dir}; a run writes to a"
-            " folder on disk. Copy the run to the URL when it has ended."
+            f"trainer.default_root_dir is {options.trainer.default_root_dir}; wanted a local"
+            " folder. Copy the run to the URL when it has finished."
         )
     return Path(options.trainer.default_root_dir or Path.cwd())

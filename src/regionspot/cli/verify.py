@@ -1,13 +1,13 @@
-"""Verify caches, heads and checkpoints."""
+"""``regionspot verify``: verify caches, heads and checkpoints."""
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.cache import (
     Fingerprint,
@@ -19,7 +19,7 @@ from regionspot.cache import (
     text_banks_path,
     verify_cache,
 )
-from regionspot.cli.run import run_cli, show_progress
+from regionspot.cli.run import reported_errors, show_progress
 from regionspot.core.errors import (
     CacheCorruptError,
     CacheMismatchError,
@@ -29,7 +29,7 @@ from regionspot.core.errors import (
 )
 from regionspot.storage import is_url
 
-_BANKS_REMEDY = "Copy it again from the run that wrote it, or remove it: names are embedded then."
+_BANKS_REMEDY = "Copy it again from the run that wrote it, or remove it to embed the names anew."
 
 Kind: TypeAlias = Literal["cache", "head", "checkpoint"]
 Report = TypeVar("Report")
@@ -37,84 +37,81 @@ Report = TypeVar("Report")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What was found in one thing; the fields are the keys of ``regionspot verify --json``."""
+    """The result for one path; the fields are the keys of ``regionspot verify --json``."""
 
     path: str
-    """Where it is."""
+    """Path or URL."""
     kind: Kind
-    """What it is."""
+    """What was found there."""
     is_whole: bool
-    """Whether all is as it was written."""
+    """Whether everything is as it was written."""
     problems: list[Problem]
-    """What is not; keys as the fields of `Problem`, of which a head has only the message."""
+    """The damage; of heads and checkpoints only ``message`` is set."""
 
     def to_json(self, *, of_caches: bool) -> str:
-        """Return the fields as a JSON object; of caches alone it names the path ``cache_dir``."""
+        """Return a JSON object; for caches alone, ``cache_dir`` replaces ``path`` and ``kind``."""
         fields = asdict(self)
         if of_caches:
             path, _ = fields.pop("path"), fields.pop("kind")
             fields = {"cache_dir": path, **fields}
         return json.dumps(fields, indent=1, ensure_ascii=False)
 
-    @property
-    def damaged_shards(self) -> set[int]:
-        """Shards of a cache that ``repair`` would make again."""
-        return {problem.shard for problem in self.problems if problem.shard is not None}
+    def row(self) -> tuple[str, ...]:
+        """Return the row of a table: path, problems, damaged shards and verdict."""
+        shards = {problem.shard for problem in self.problems if problem.shard is not None}
+        verdict = "whole" if self.is_whole else "damaged"
+        return self.path, f"{len(self.problems):,}", f"{len(shards):,}", verdict
 
 
+@reported_errors()
 def verify_paths(words: Sequence[str]) -> None:
-    """``regionspot verify``: read every byte of caches, heads and checkpoints, and report damage.
+    """Read every byte of caches, heads and checkpoints, and report damage.
 
-    Takes a cache (a folder or a URL), a trained head (its folder or ``.safetensors`` file), a
-    checkpoint (``.ckpt``) or the folder of a run, whose head and checkpoints are all verified.
-    ``regionspot cache verify`` is the same command for caches alone. Exits with 0 if all is as it
-    was written, with 1 if anything is not, and with 2 if a path holds nothing that can be verified
-    (the others are still verified). With ``--json``, prints one JSON object for each.
+    Takes caches (folders or URLs), trained heads (folders or ``.safetensors`` files), checkpoints
+    (``.ckpt``) and folders of runs, of which the head and all checkpoints are verified.
+    ``regionspot cache verify`` is the same command for caches only. Exits with 0 if everything is
+    as it was written, with 1 if anything is damaged, and with 2 if there is nothing to verify at a
+    path; the others are still verified. With ``--json``, prints one JSON object for each.
     """
-    _run(words, prog="regionspot verify", name="paths", of_caches=False)
+    _verify(words, examine_path, of_caches=False)
 
 
+@reported_errors()
 def verify_caches(words: Sequence[str]) -> None:
     """Verify caches only; see ``regionspot cache verify --help``."""
     show_progress()
-    _run(words, prog="regionspot cache verify", name="caches", of_caches=True)
-
-
-def _run(words: Sequence[str], *, prog: str, name: str, of_caches: bool) -> None:
-    parser = ArgumentParser(prog=prog, description=verify_paths.__doc__)
-    what = "feature caches" if of_caches else "caches, heads, checkpoints or runs"
-    parser.add_argument(name, nargs="+", type=str, help=f"Folders, files or URLs of {what}.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-    options = parser.parse_args(list(words))
-    examine = examine_cache if of_caches else examine_path
-    run_cli(lambda: _verify(options[name], examine, as_json=options.json, of_caches=of_caches))
+    _verify(words, examine_cache, of_caches=True)
 
 
 def _verify(
-    paths: Sequence[str],
-    examine: Callable[[str], list[VerifyReport]],
-    *,
-    as_json: bool,
-    of_caches: bool,
+    words: Sequence[str], examine: Callable[[str], list[VerifyReport]], *, of_caches: bool
 ) -> None:
+    name, what, prog = (
+        ("caches", "feature caches", "regionspot cache verify")
+        if of_caches
+        else ("paths", "caches, heads, checkpoints or runs", "regionspot verify")
+    )
+    options = parse_paths(words, name, what=what, prog=prog, about=verify_paths.__doc__)
+    is_single = len(options[name]) == 1
+
     def examine_and_print(path: str) -> list[VerifyReport]:
         found = examine(path)
         for report in found:
-            if as_json:
+            if options.json:
                 print(report.to_json(of_caches=of_caches))
                 continue
             for problem in report.problems:
                 print(describe_problem(report.path, problem))
-            if len(paths) == 1:
+            if is_single:
                 problems = f"{len(report.problems)} problems"
                 print(f"{report.path}: {'whole' if report.is_whole else problems}")
         return found
 
-    by_path, has_failed = examine_each(paths, examine_and_print)
+    by_path, has_failed = examine_each(options[name], examine_and_print)
     reports = [report for found in by_path for report in found]
-    if len(paths) > 1 and reports and not as_json:
-        first = "cache" if of_caches else "path"
-        print(table((first, "problems", "damaged shards", "verdict"), list(map(_row, reports))))
+    if reports and not is_single and not options.json:
+        header = ("cache" if of_caches else "path", "problems", "damaged shards", "verdict")
+        print(table(header, [report.row() for report in reports]))
     if has_failed:
         raise SystemExit(2)
     if not all(report.is_whole for report in reports):
@@ -122,16 +119,16 @@ def _verify(
 
 
 def examine_path(path: str) -> list[VerifyReport]:
-    """Find out what is at a path, and verify it; of a run the head and every checkpoint.
+    """Verify whatever is at a path; of a run, its head and every checkpoint.
 
     Raises:
-        MissingFileError: There is nothing that can be verified.
+        MissingFileError: There is nothing to verify.
         RegionSpotError: A cache cannot be read at all.
     """
     folder = Path(path)
     if is_url(path) or manifest_path(folder).is_file() or shards_path(folder).is_dir():
         return examine_cache(path)
-    # Here, since torch takes seconds that a cache need not wait for.
+    # Imported here, since torch takes seconds, and caches do not need it.
     from regionspot.model import CHECKPOINT_SUFFIX, RUN_FOLDER, WEIGHTS_SUFFIX
 
     endings = (CHECKPOINT_SUFFIX, WEIGHTS_SUFFIX)
@@ -177,13 +174,8 @@ def _examine_head(path: Path) -> VerifyReport:
     return VerifyReport(path=str(path), kind=kind, is_whole=not problems, problems=problems)
 
 
-def _row(report: VerifyReport) -> tuple[str, ...]:
-    counts = (f"{len(report.problems):,}", f"{len(report.damaged_shards):,}")
-    return report.path, *counts, "whole" if report.is_whole else "damaged"
-
-
 def describe_problem(cache: str, problem: Problem) -> str:
-    """Say in one line what is damaged, and where."""
+    """Describe in one line what is damaged, and where."""
     if problem.shard is None:
         return problem.message
     parts = [f"{cache}/{tar_name(problem.shard)}"]
@@ -193,10 +185,30 @@ def describe_problem(cache: str, problem: Problem) -> str:
     return f"{', '.join(parts)}: {problem.message}"
 
 
+# --- Commands on several caches --------------------------------------------------------------
+
+
+def parse_paths(
+    words: Sequence[str],
+    name: str = "caches",
+    *,
+    prog: str,
+    about: str | None,
+    what: str = "feature caches",
+    flags: Mapping[str, str] | None = None,
+) -> Namespace:
+    """Parse the words of a command that takes paths, ``--json`` and these flags (name: help)."""
+    parser = ArgumentParser(prog=prog, description=about)
+    parser.add_argument(name, nargs="+", type=str, help=f"Folders, files or URLs of {what}.")
+    for flag, text in {**(flags or {}), "--json": "Print JSON."}.items():
+        parser.add_argument(flag, action="store_true", help=text)
+    return parser.parse_args(list(words))
+
+
 def examine_each(
     caches: Sequence[str], examine: Callable[[str], Report]
 ) -> tuple[list[Report], bool]:
-    """Examine caches one after the other, and continue where one cannot be read.
+    """Examine caches one after another, continuing after those that cannot be read.
 
     Args:
         caches: Their folders or URLs.
@@ -216,7 +228,7 @@ def examine_each(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table, the first column left-aligned and the others right-aligned."""
+    """Format a table with the first column left-aligned and the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for name, *values in (header, *rows):

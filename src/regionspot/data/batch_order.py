@@ -1,8 +1,8 @@
-"""Which images make up which batch: a pure function of a seed and the batch's number in the run.
+"""The images of each batch, as a pure function of the seed and the number of the batch in the run.
 
 Batches are planned for all ranks together and then divided, so that every rank makes the same
-number of steps and a run does not depend on the number of ranks. Any batch can be computed without
-those before it, so that a run resumes anywhere at no cost.
+number of steps, and a run does not depend on the number of ranks. Any batch can be computed without
+those before it, so that a run can resume anywhere at no cost.
 """
 
 import dataclasses
@@ -28,46 +28,39 @@ from regionspot.data.shuffle import (
 )
 
 Ratios: TypeAlias = Sequence[float] | Literal["by_size"] | None
-"""How often to draw from each source: a weight each, by size, or None for equally often."""
+"""How often to draw from each source: a weight for each, by size, or None for equally often."""
 
 
 def check_ratios(ratios: Ratios, num_sources: int) -> None:
-    """Check that ratios are a positive weight for each source, "by_size" or None.
-
-    Raises:
-        ConfigError: They are not.
-    """
+    """Raise ConfigError unless ratios are positive weights for all sources, "by_size" or None."""
     if ratios is None or ratios == "by_size":
         return
     weights_are_usable = all(isinstance(r, (int, float)) and 0 < r < float("inf") for r in ratios)
     if len(ratios) != num_sources or not weights_are_usable:
         raise ConfigError(
             f"data.ratios is {ratios!r}; wanted one positive weight for each of the {num_sources}"
-            " training caches, by_size, or null for equal ones."
+            " training caches, by_size, or null for equal weights."
         )
 
 
 def batches_by_source(
     num_images: Sequence[int], batch_sizes: Sequence[int], ratios: Ratios
 ) -> tuple[int, ...]:
-    """Return the number of batches of each source in an epoch, the same in every epoch.
+    """Return the number of batches of each source in every epoch, 1 or more.
 
-    By size, it is that of one pass through each source: an epoch has every image once. Otherwise
-    an epoch has as many images as all sources together, and its batches are divided by the weights,
-    with the largest remainders rounded up.
+    By size, an epoch is one pass through each source and has every image once. Otherwise it has as
+    many images as all sources together, and its batches are divided in proportion to the weights,
+    by the largest remainder method.
 
     Args:
-        num_images: Images of a pass through each source.
-        batch_sizes: Images of a batch of each source.
+        num_images: Number of images in a pass through each source.
+        batch_sizes: Number of images in a batch of each source.
         ratios: The weights, see `check_ratios`.
-
-    Returns:
-        Batches of each source, 1 or more.
     """
     if ratios == "by_size":
         pairs = zip(num_images, batch_sizes, strict=True)
         return tuple(-(-images // size) for images, size in pairs)
-    # As the decimals that were written: three times 0.1 is 0.3.
+    # Exact decimals, so that three times 0.1 is 0.3.
     weights = [Fraction(str(weight)) for weight in ratios or [1.0] * len(num_images)]
     images_of_turns = sum(w * size for w, size in zip(weights, batch_sizes, strict=True))
     num_batches = -(-sum(num_images) * sum(weights) // images_of_turns)
@@ -76,7 +69,7 @@ def batches_by_source(
     by_remainder = sorted(range(len(counts)), key=lambda i: counts[i] - quotas[i])
     for source in by_remainder[: int(num_batches) - sum(counts)]:
         counts[source] += 1
-    # No source is left out, though that may make an epoch of a few batches longer.
+    # No source is left out, which may make a very short epoch longer.
     return tuple(max(count, 1) for count in counts)
 
 
@@ -88,23 +81,23 @@ class BatchPlan:
     """The images of one batch, all of one cache."""
 
     number: int
-    """Which batch of the run, counted from 0 over all epochs."""
+    """Number of the batch in the run, counted from 0 over all epochs."""
     source: int
-    """Which cache, counted from 0."""
+    """Index of the cache."""
     images: IndexArray
-    """Positions of the images in that cache, (B,)."""
+    """Positions of the images in the cache, (B,)."""
     images_of_step: IndexArray | None = None
-    """The images of all ranks, where ``images`` are those of one rank."""
+    """The images of all ranks, if ``images`` are those of one rank."""
     shards_due: tuple[int, ...] = ()
-    """Shards of that cache to start reading as a whole, as their images come soon."""
+    """Shards of the cache to start reading ahead, as their images come soon."""
 
 
 class Order(Protocol):
-    """An order in which to visit images, as batches of all ranks together."""
+    """An order of images, as batches for all ranks together."""
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch, the same in every epoch."""
+        """Number of batches in every epoch."""
 
     def batch(self, number: int) -> BatchPlan:
         """Return a batch of the run; ``number`` is counted from 0 over all epochs."""
@@ -113,16 +106,14 @@ class Order(Protocol):
 class MixedBatchSampler:
     """Random batches for training, each from one source.
 
-    The number of batches of each source in an epoch is fixed (`batches_by_source`); their order is
-    random in every epoch. A source continues in the next epoch where it stopped in the one before,
-    so that no image is seen twice before all were seen once. With one source an epoch is exactly
-    one pass through it.
+    The number of batches of each source in an epoch is fixed (`batches_by_source`), and their order
+    is random. A source continues in the next epoch where it stopped, so that no image is seen twice
+    before all were seen once. With a single source, an epoch is one pass through it.
 
     Args:
-        sources: The sources, by their number.
+        sources: The samplers of the sources.
         seed: The run's seed.
-        ratios: How often to draw from each source: a positive weight each, "by_size", or None for
-            equally often.
+        ratios: How often to draw from each source, see `check_ratios`.
     """
 
     def __init__(
@@ -139,20 +130,16 @@ class MixedBatchSampler:
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch, the same in every epoch."""
+        """Number of batches in every epoch."""
         return sum(self._counts)
 
     @property
     def num_batches_by_source(self) -> tuple[int, ...]:
-        """Batches of each source in an epoch."""
+        """Number of batches of each source in every epoch."""
         return self._counts
 
     def batch(self, number: int) -> BatchPlan:
-        """Return a batch of the run: a function of the seed and its number alone.
-
-        Args:
-            number: Counted from 0 over all epochs.
-        """
+        """Return a batch of the run; ``number`` is counted from 0 over all epochs."""
         epoch, place = divmod(number, self.num_batches)
         sources, turns = self._turns(epoch)
         source = int(sources[place])
@@ -166,7 +153,7 @@ class MixedBatchSampler:
         )
 
     def _turns(self, epoch: int) -> tuple[IndexArray, IndexArray]:
-        """Return the source of each batch of an epoch, and its number among those of the source."""
+        """Return the source of each batch of an epoch, and its number within the source."""
         kept = self._kept
         if kept is None or kept[0] != epoch:
             numbers = np.arange(len(self._counts), dtype=np.int64)
@@ -181,16 +168,16 @@ class MixedBatchSampler:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequentialOrder:
-    """Every image of one cache once, in order, in every epoch; the last batch may be smaller."""
+    """All images of one cache in order, in every epoch; the last batch may be smaller."""
 
     num_images: int
-    """Images of the cache."""
+    """Number of images in the cache."""
     batch_size: int
-    """Images of a batch over all ranks."""
+    """Number of images in a batch over all ranks."""
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
         return -(-self.num_images // self.batch_size)
 
     def batch(self, number: int) -> BatchPlan:
@@ -201,7 +188,7 @@ class SequentialOrder:
 
 
 def share_of_rank(plan: BatchPlan, *, rank: int, world_size: int) -> BatchPlan:
-    """Return the part of a batch for one rank: every ``world_size``-th image, possibly none."""
+    """Return a rank's part of a batch: every ``world_size``-th image, possibly none."""
     if world_size == 1:
         return plan
     return dataclasses.replace(
@@ -217,9 +204,9 @@ def choose_regions(
     Args:
         num_regions: Number of regions.
         limit: Maximum number to use; None for all.
-        seed: The run's seed; the choice depends on it, on the batch and on the image.
+        seed: The run's seed.
         batch: Number of the batch in the run.
-        image: Number of the source, and position of the image in it.
+        image: Index of the source, and position of the image in it.
 
     Returns:
         Positions in ascending order, ``(min(num_regions, limit),)``.
@@ -235,22 +222,18 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderOptions:
-    """How images are drawn; `CachedRegions` describes the options.
-
-    Raises:
-        ConfigError: A value cannot work.
-    """
+    """How images are drawn; the options are those of `CachedRegions`."""
 
     batch_sizes: tuple[int, ...]
-    """Images of a batch of each training cache, over all ranks."""
+    """Number of images in a batch of each training cache, over all ranks."""
     seed: int
     """The run's seed."""
     ratios: Ratios
     """How often to draw from each cache."""
     shuffle_window: int | None
-    """Shards that are drawn from at a time; None for all."""
+    """Number of shards to draw from at a time; None for all."""
     repeat_threshold: float | None
-    """Classes in fewer than this share of the images are drawn more often; None for none."""
+    """Fraction of images below which a class is drawn more often; None to disable."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -263,17 +246,13 @@ class OrderOptions:
         if self.repeat_threshold is not None and not 0 < self.repeat_threshold <= 1:
             raise ConfigError(
                 f"data.repeat_threshold is {self.repeat_threshold}; wanted a share of the images"
-                " above 0 and up to 1 (LVIS: 0.001), or null to draw all images equally often."
+                " in (0, 1] (LVIS: 0.001), or null to draw all images equally often."
             )
         check_ratios(self.ratios, len(self.batch_sizes))
 
 
 def batch_sizes_of(batch_size: int | Sequence[int], num_caches: int) -> tuple[int, ...]:
-    """Return the batch size of each training cache.
-
-    Args:
-        batch_size: One for all caches, or a list with one for each.
-        num_caches: How many caches there are.
+    """Return the batch size of each training cache, from one for all or a list of them.
 
     Raises:
         ConfigError: A size is below 1, or the list has another length.
@@ -295,11 +274,11 @@ def training_order(
 ) -> MixedBatchSampler:
     """Return the order in which images of caches are drawn.
 
-    With a repeat threshold this reads the labels of all regions, which takes a while.
+    With a repeat threshold, this reads the labels of all regions, which takes a while.
 
     Args:
         caches: The training caches.
-        images: For each, the positions of the images with regions.
+        images: Positions of the images with regions in each cache.
         options: How to draw.
     """
     sources = []

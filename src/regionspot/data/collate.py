@@ -1,8 +1,7 @@
-"""Copies cached images into one padded batch: once, straight out of the memory map.
+"""Makes padded batches of cached images, copied once, directly from the memory map.
 
-A batch of feature maps is several megabytes. Allocating one for every step costs page faults, which
-is most of the time of a straightforward loader, so `BufferPool` reuses the memory of batches that
-are no longer referenced.
+The feature maps of a batch take several megabytes. Allocating them for every step costs page
+faults, which take most of the time of a simple loader, so `BufferPool` reuses memory.
 
 Shapes: `B` images, `R` regions (padded), `T` feature tokens, `S` SAM width, `D` CLIP width.
 """
@@ -26,54 +25,52 @@ from regionspot.data.batch_order import BatchPlan, IndexArray, choose_regions
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RegionBatch:
-    """Cached features, boxes and labels of some images, padded to the largest number of regions.
+    """Cached features, boxes and labels of images, padded to the largest number of regions.
 
-    Axis 0 is the image, and axis 1 of the regional fields the region. All images are of one source
-    and therefore of one vocabulary.
+    All images are from one cache and therefore share its vocabulary.
     """
 
     keys: tuple[str, ...]
     """Keys of the images in their cache, B of them."""
     image_ids: Tensor
-    """The data set's own image ids, (B,) int64."""
+    """Image ids in the data set, (B,) int64."""
     position_tokens: Tensor
     """Position tokens, (B, R, S) float16; zeros in the padding."""
     feature_map: Tensor
-    """Feature maps, class token first, as they are stored: (B, T, D) float16, or as another codec
-    stores them; `features` decodes them."""
+    """Encoded feature maps, class token first: (B, T, D) float16, or the form of another codec;
+    `features` decodes them."""
     codec: CodecName
-    """How feature maps are stored."""
+    """Encoding of the feature maps."""
     region_mask: Tensor
-    """True for a real region, (B, R) bool."""
+    """True for regions and False for padding, (B, R) bool."""
     labels: Tensor
-    """Class indices of the source's vocabulary from 0, (B, R) int64; -1 in the padding, and for
-    proposals, which have no class."""
+    """Class indices in the vocabulary, from 0, (B, R) int64; -1 in the padding and for proposals,
+    which have no class."""
     box_scores: Tensor
-    """A detector's confidence in each box, (B, R) float32; 1 for annotated boxes, 0 in the
-    padding."""
+    """Confidence of the detector, (B, R) float32; 1 for annotated boxes, 0 in the padding."""
     boxes_xyxy: Tensor
     """Boxes in pixels of the original image, (B, R, 4) float32; zeros in the padding."""
     size_hw: Tensor
     """Height and width of the original images in pixels, (B, 2) int64."""
     source: int
-    """Number of the cache among the loader's caches, from 0."""
+    """Index of the cache."""
     num_regions: int
-    """Number of real regions, over all images."""
+    """Number of regions without padding."""
     num_regions_of_step: int
-    """Number of regions of the batch over all ranks, of which this may be one rank's part."""
+    """Number of regions of the step, over the batches of all ranks."""
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.keys)
 
     def features(self) -> Tensor:
-        """Return the feature maps decoded, where the batch is: (B, T, D) in a float dtype."""
+        """Return the decoded feature maps, (B, T, D) in a floating dtype, on the batch's device."""
         return find_codec(self.codec).decode(self.feature_map)
 
     def relative_boxes(self) -> Tensor:
-        """Return the boxes with the image's width and height counted as 1, (B, R, 4) float32.
+        """Return the boxes divided by image width and height, (B, R, 4) float32.
 
-        Zeros in the padding. Guided heads want them (`FusionHead`).
+        Zeros in the padding. Guided heads need them (`FusionHead`).
         """
         width_height_twice_B14 = self.size_hw.flip(-1).repeat(1, 2)[:, None]
         return self.boxes_xyxy / width_height_twice_B14
@@ -81,9 +78,9 @@ class RegionBatch:
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with all tensors on ``device``.
 
-        Copies to a CUDA device are asynchronous: torch stages tensors that are not in page-locked
-        memory, and keeps those that are until they are copied. Any other copy is complete when this
-        returns, as the source memory is reused.
+        Copies to a CUDA device are asynchronous: torch keeps page-locked memory until it is copied,
+        and stages other memory. Copies to other devices are complete when this returns, as the
+        source memory is reused.
         """
         is_cuda = torch.device(device).type == "cuda"
         return self._map(lambda tensor: tensor.to(device, non_blocking=is_cuda))
@@ -104,29 +101,28 @@ class RegionBatch:
 class BufferPool:
     """Allocates tensors, and reuses their memory once nothing refers to them.
 
-    A tensor may be kept for as long as needed (by autograd, by a callback): its memory is then not
-    reused, and the pool grows.
+    Tensors may be kept for as long as needed, for instance by autograd; the pool then grows.
 
     Args:
-        pin_memory: Whether to use page-locked memory, from which a GPU copies faster. torch pools
-            it itself, and knows when a GPU has finished copying.
+        pin_memory: Use page-locked memory, from which a GPU copies faster. torch has its own pool
+            for it, which knows when a GPU has finished copying.
     """
 
     def __init__(self, *, pin_memory: bool = False) -> None:
         self._pin_memory = pin_memory
-        # Appending and popping are atomic: no lock.
+        # No lock, as appending and popping are atomic.
         self._free: deque[NDArray[np.uint8]] = deque()
         self.num_allocated = 0
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a contiguous, uninitialized tensor of ``shape``."""
         num_bytes = math.prod(shape) * dtype.itemsize
-        # No bytes: a rank for which a small batch has no image.
+        # A rank gets no bytes if a small batch has no image for it.
         if self._pin_memory or num_bytes == 0:
             return torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
         storage = self._free_storage(num_bytes)
-        # torch keeps the array alive until the tensor and all its views are freed; then the storage
-        # is taken back.
+        # torch keeps the array alive until the tensor and all its views are freed; the storage then
+        # returns to the pool.
         array = storage[:num_bytes]
         weakref.finalize(array, self._free.append, storage).atexit = False
         return torch.from_numpy(array).view(dtype).view(shape)
@@ -135,7 +131,7 @@ class BufferPool:
         while self._free:
             free = self._free.pop()
             if len(free) >= num_bytes:
-                return free  # smaller ones are dropped: batches only ever grow to a maximum
+                return free  # smaller ones are dropped, as batches only grow up to a maximum
         self.num_allocated += 1
         return np.empty(num_bytes, np.uint8)
 
@@ -148,11 +144,11 @@ class Collator:
     """Makes batches of cached images.
 
     Args:
-        caches: The sources, in the order of their numbers.
-        max_regions: Maximum number of regions used per image; None for all.
-        seed: Seed of the choice of regions where there are more.
-        pin_memory: Whether batches are in page-locked memory. From any other memory, copies of more
-            than 64 KiB wait for all work of the GPU, and the host waits for them.
+        caches: The caches, in the order of `RegionBatch.source`.
+        max_regions: Maximum number of regions per image; None for all.
+        seed: Seed of the random choice among more regions.
+        pin_memory: Make batches in page-locked memory. From other memory, copies of more than
+            64 KiB wait for all work of the GPU, and the host waits for them.
     """
 
     def __init__(
@@ -175,11 +171,11 @@ class Collator:
         Only the feature maps are in reused memory.
 
         Args:
-            plan: Which images of which source; none gives an empty batch. Its number and the seed
-                determine which regions are used of an image with too many.
+            plan: The images, possibly none, and the number of the batch, which with the seed
+                determines the chosen regions.
         """
         cache, images = self._caches[plan.source], plan.images
-        # A disk gives its full rate only to many requests at once.
+        # Disks reach their full rate only with many requests at once.
         cache.read_ahead(images)
         for shard in plan.shards_due:
             cache.read_shard_ahead(shard)
@@ -224,7 +220,7 @@ class Collator:
         return batch.pin_memory() if self._pin_memory else batch
 
     def _num_regions_of_step(self, plan: BatchPlan) -> int:
-        """Return the number of regions of a batch over all ranks, from the index alone."""
+        """Return the number of regions of a batch over all ranks, from the index."""
         images = plan.images if plan.images_of_step is None else plan.images_of_step
         counts = self._caches[plan.source].index.num_regions[images]
         if self._max_regions is not None:
@@ -234,7 +230,7 @@ class Collator:
     def _limited(
         self, regional: RegionalTensors, counts: IndexArray, plan: BatchPlan
     ) -> RegionalTensors:
-        """Return the regions used of each image, at most ``max_regions``."""
+        """Return at most ``max_regions`` regions of each image."""
         limit = self._max_regions
         for row, image in enumerate(plan.images.tolist()):
             chosen = choose_regions(

@@ -1,4 +1,4 @@
-"""The Lightning data module: feature caches in, batches out."""
+"""The Lightning data module: loaders for feature caches."""
 
 import logging
 from collections.abc import Sequence
@@ -41,20 +41,13 @@ class FeatureSpec:
     """Width of the feature map (D)."""
     text_dim: int
     """Width of the text banks (E)."""
-    num_feature_tokens: int
-    """Tokens of a feature map, class token included (T = 1 + P)."""
 
 
 _LOGGER = logging.getLogger(__name__)
 
 
 def warn_of_little_room(caches: Sequence[FeatureCache], shuffle_window: int | None) -> None:
-    """Warn if the disk limit makes training fetch shards of remote caches repeatedly.
-
-    Args:
-        caches: The training caches; local ones take no additional space.
-        shuffle_window: Shards of each cache that are drawn from at a time; None for all.
-    """
+    """Warn if the disk limit makes training download shards of remote caches repeatedly."""
     tar_bytes = [cache.index.tar_bytes for cache in caches if cache.is_remote]
     if not tar_bytes:
         return
@@ -63,27 +56,27 @@ def warn_of_little_room(caches: Sequence[FeatureCache], shuffle_window: int | No
     if all_bytes <= limit_bytes:
         return
     bytes_by_window = _bytes_of_two_windows(tar_bytes)
-    kept = human_bytes(limit_bytes)
-    advice = "Raise data.max_local_gb if the disk can take more"
+    advice = "Raise data.max_local_gb if the disk has more space"
     if fitting := int(np.searchsorted(bytes_by_window, limit_bytes, side="right")):
         advice += f", or draw from fewer shards at a time: --data.shuffle_window {fitting}"
     if shuffle_window is None:
         _LOGGER.warning(
-            "The training caches behind URLs have %s of shards, but only %s of them are kept here:"
-            " in random order they are fetched again and again. %s.",
-            *(human_bytes(all_bytes), kept, advice),
+            "The training caches behind URLs have %s of shards, but only %s are kept locally: in"
+            " random order, shards are downloaded again and again. %s.",
+            *(human_bytes(all_bytes), human_bytes(limit_bytes), advice),
         )
     elif shuffle_window > fitting:
-        wanted = int(bytes_by_window[:shuffle_window][-1])
         _LOGGER.warning(
-            "With data.shuffle_window %d, the shards that are drawn from and those that come next"
-            " take up to %s, but only %s are kept here: some are fetched twice. %s.",
-            *(shuffle_window, human_bytes(wanted), kept, advice),
+            "With data.shuffle_window %d, the current and the next shards take up to %s, but only"
+            " %s are kept locally: some shards are downloaded twice. %s.",
+            shuffle_window,
+            *map(human_bytes, (int(bytes_by_window[:shuffle_window][-1]), limit_bytes)),
+            advice,
         )
 
 
 def _bytes_of_two_windows(tar_bytes: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the maximum size of two windows of each cache, for windows of 1, 2, 3, ... shards."""
+    """Return the maximum bytes of two windows of each cache, for windows of 1, 2, 3, ... shards."""
     num_shards = 2 * np.arange(1, -(-max(map(len, tar_bytes)) // 2) + 1)
     totals = np.zeros(len(num_shards), np.int64)
     for shards in tar_bytes:
@@ -93,39 +86,39 @@ def _bytes_of_two_windows(tar_bytes: Sequence[NDArray[np.int64]]) -> NDArray[np.
 
 
 class CachedRegions(pl.LightningDataModule):
-    """Feature caches to train on, and one to validate on.
+    """Feature caches for training and validation.
 
     Every training batch comes from one cache and therefore has one vocabulary. Images without
-    regions are left out of training; the log has their number.
+    regions are not used for training; their number is logged.
 
     Args:
-        train: Directories or URLs (s3://bucket/cache) of the feature caches to train on.
-        val: Directory or URL of the feature cache to validate on; null for none.
-        batch_size: Images of a step over all devices together, a multiple of their number; or a
-            list with one number for each training cache. The last batch of a pass through a cache
-            may be smaller.
-        templates: Which of the caches' text banks to compare with, by its template set.
-        max_regions_per_image: Regions of a training image used in a step at most, a random choice;
-            null for all.
-        ratios: How often to draw a batch from each training cache, up to a factor; by_size to see
-            every image of all caches once an epoch; null for equally often.
-        seed: Starts the random order of the images.
-        max_local_gb: Disk space, in units of 1e9 bytes, for the shards that are kept here of all
-            caches behind URLs; null for $REGIONSPOT_MAX_LOCAL_GB, or 100. It should hold all of
-            them, since images are drawn in random order; or, with shuffle_window, twice that many
-            shards of each cache.
-        shuffle_window: Draw from this many shards at a time instead of from all, for disks where
-            random access is slow and for caches behind URLs that exceed max_local_gb. Batches are
-            less random then: all their images are of these shards. As many again are read ahead
-            meanwhile, so memory should hold twice as many. null to draw from all.
-        repeat_threshold: Draw images of rare classes more often: a class that the share f of a
-            cache's images holds, sqrt(repeat_threshold / f) times as often (LVIS: 0.001). null for
-            all equally often.
+        train: Folders or URLs (s3://bucket/cache) of the feature caches to train on.
+        val: Folder or URL of the feature cache to validate on. null disables validation.
+        batch_size: Number of images in a step over all devices, a multiple of the number of
+            devices; or a list with a number for each training cache. The last batch of a pass
+            through a cache may be smaller.
+        templates: Template set of the text banks to classify with.
+        max_regions_per_image: Maximum number of regions per training image. If there are more, a
+            random choice is used in each step. null uses all.
+        ratios: Relative frequency of batches from each training cache. by_size uses every image of
+            all caches once per epoch. null draws from all caches equally often.
+        seed: Random seed for the order of the images.
+        max_local_gb: Maximum disk space in GB (1e9 bytes) for local copies of the shards of all
+            caches behind URLs; null for $REGIONSPOT_MAX_LOCAL_GB, or 100. Should hold all shards,
+            since images are drawn in random order; or, with shuffle_window, twice that many shards
+            of each cache.
+        shuffle_window: Draw images from this many shards at a time, for disks with slow random
+            access and for caches behind URLs that exceed max_local_gb. Batches are then less
+            random, as all their images are from these shards. The next shards are read meanwhile,
+            so memory should hold twice this number. null draws from all shards.
+        repeat_threshold: Draw images of rare classes more often, by repeat factor sampling: a class
+            in a fraction f of the images of a cache is drawn sqrt(repeat_threshold / f) times as
+            often, if that is above 1 (LVIS: 0.001). null draws all images equally often.
 
     Raises:
-        MissingFileError: A cache is not there.
-        CacheMismatchError: The caches were not all made by the same frozen models and settings.
-        ConfigError: A value cannot work.
+        MissingFileError: There is no cache at a path.
+        CacheMismatchError: The caches were made with different models or settings.
+        ConfigError: An option is invalid.
     """
 
     def __init__(  # noqa: PLR0913 - the options of the command line
@@ -144,8 +137,8 @@ class CachedRegions(pl.LightningDataModule):
         super().__init__()
         if not train or isinstance(train, (str, Path)):
             raise ConfigError(
-                f"data.train is {train!r}; wanted a list with the directory of one feature cache or"
-                " more."
+                f"data.train is {train!r}; wanted a list of the folders of one or more feature"
+                " caches."
             )
         if max_regions_per_image is not None and max_regions_per_image < 1:
             raise ConfigError(
@@ -169,7 +162,7 @@ class CachedRegions(pl.LightningDataModule):
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Images of a step of each training cache, over all devices."""
+        """Number of images in a step of each training cache, over all devices."""
         return self._order_options.batch_sizes
 
     @cached_property
@@ -178,18 +171,16 @@ class CachedRegions(pl.LightningDataModule):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The models and settings of the features, the same for all caches of a run."""
+        """The models and settings that all caches were made with."""
         return self.train_caches[0].manifest.fingerprint
 
     @property
     def spec(self) -> FeatureSpec:
-        """Widths of the features, from the manifest."""
-        fingerprint = self.fingerprint
+        """Widths of the features."""
         return FeatureSpec(
-            token_dim=fingerprint.token_dim,
-            feature_dim=fingerprint.feature_dim,
-            text_dim=fingerprint.text_dim,
-            num_feature_tokens=fingerprint.num_feature_tokens,
+            token_dim=self.fingerprint.token_dim,
+            feature_dim=self.fingerprint.feature_dim,
+            text_dim=self.fingerprint.text_dim,
         )
 
     @property
@@ -204,10 +195,9 @@ class CachedRegions(pl.LightningDataModule):
 
     @property
     def images_per_batch(self) -> float:
-        """Images of a full training batch over all devices, averaged over an epoch."""
-        sizes = set(self.batch_sizes)
-        if len(sizes) == 1:
-            return float(sizes.pop())
+        """Mean number of images in a full training batch over all devices."""
+        if len(set(self.batch_sizes)) == 1:
+            return float(self.batch_sizes[0])  # without the order, which may read all labels
         counts = self._order.num_batches_by_source
         return float(np.average(self.batch_sizes, weights=counts))
 
@@ -223,7 +213,7 @@ class CachedRegions(pl.LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Log the number of training images, and read the text banks early."""
+        """Log the number of training images, and read the text banks."""
         for cache, usable, bank in zip(
             self.train_caches, self._images, self.text_banks, strict=True
         ):
@@ -250,9 +240,9 @@ class CachedRegions(pl.LightningDataModule):
 
     @override
     def val_dataloader(self) -> CacheLoader | list[CacheLoader]:
-        """Return all images of the validation cache in order; no loader without a cache.
+        """Return all images of the validation cache in order; without a cache, no loader.
 
-        Lightning warns in that case: give its Trainer ``limit_val_batches=0``.
+        Give the Trainer ``limit_val_batches=0`` then, or it warns.
         """
         if self.val_cache is None:
             return []
@@ -267,16 +257,16 @@ class CachedRegions(pl.LightningDataModule):
         for batch_size in self.batch_sizes:
             if batch_size % world_size:
                 raise ConfigError(
-                    f"data.batch_size is {batch_size}, the images of a step over all devices; it"
-                    f" does not divide among {world_size} devices. Set it to a multiple."
+                    f"data.batch_size is {batch_size}, for all devices together; it does not divide"
+                    f" among {world_size} devices. Give a multiple."
                 )
-        assembler = Collator(
+        collator = Collator(
             caches,
             max_regions=max_regions,
             seed=self._seed,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
-        return CacheLoader(order, assembler, rank=rank, world_size=world_size)
+        return CacheLoader(order, collator, rank=rank, world_size=world_size)
 
     def _check_fingerprints(self) -> None:
         others = self.train_caches[1:] + (() if self.val_cache is None else (self.val_cache,))
@@ -285,17 +275,17 @@ class CachedRegions(pl.LightningDataModule):
                 cache.manifest.fingerprint.differences(self.fingerprint),
                 found=cache.location,
                 wanted=self.train_caches[0].location,
-                advice="Make both with one `models` section (python cache_features.py), or train"
-                " on one of them.",
+                advice="Make both with the same `models` section (python cache_features.py), or"
+                " train on one of them.",
             )
 
     def _check_labels(self) -> None:
         for cache in self.train_caches:
             if cache.manifest.proposals is not None:
                 raise ConfigError(
-                    f"{cache.location} holds proposals ({cache.manifest.proposals}), whose class"
-                    " nobody knows, so a head cannot learn from it. Give data.train caches of"
-                    " annotated regions (made without --proposals); evaluate.py takes this one."
+                    f"{cache.location} holds proposals ({cache.manifest.proposals}), which have no"
+                    " classes to learn. Give data.train caches of annotated regions (made without"
+                    " --proposals); use this one with evaluate.py."
                 )
 
 
@@ -303,8 +293,8 @@ def _images_with_regions(cache: FeatureCache) -> IndexArray:
     images = np.flatnonzero(cache.index.num_regions).astype(np.int64)
     if len(images) == 0:
         raise ConfigError(
-            f"{cache.location} holds {len(cache)} images and not one region: there is nothing to"
-            " train on. Take it out of data.train."
+            f"{cache.location} holds {len(cache)} images without regions: there is nothing to train"
+            " on. Remove it from data.train."
         )
     return images
 
@@ -314,7 +304,7 @@ def _text_bank(cache: FeatureCache, templates: str) -> Tensor:
     wanted = (len(cache.manifest.vocabulary), cache.manifest.fingerprint.text_dim)
     if tuple(bank.shape) != wanted:
         raise CacheMismatchError(
-            f"{cache.location}: the text bank {templates!r} has shape {tuple(bank.shape)}; the"
-            f" manifest says {wanted}. Run python cache_features.py again to remake it."
+            f"{cache.location}: the text bank {templates!r} has shape {tuple(bank.shape)}, but the"
+            f" manifest says {wanted}. Run python cache_features.py again to rebuild it."
         )
     return bank

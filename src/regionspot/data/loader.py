@@ -1,7 +1,7 @@
-"""The loader: batches straight from memory-mapped shards, prefetched by a few threads.
+"""Loads batches from memory-mapped shards, prefetched by a few threads.
 
-Worker processes would only slow it down: a batch is a few copies out of a memory map, during which
-other threads run, and passing it between processes costs more than making it
+Worker processes would be slower: a batch is a few copies from a memory map, during which other
+threads run, and passing it between processes costs more than making it
 (``benchmarks/read_cache.py``).
 """
 
@@ -23,19 +23,16 @@ Made = TypeVar("Made")
 def made_ahead(
     make: Callable[[Plan], Made], plans: Iterable[Plan], *, num_threads: int, depth: int
 ) -> Generator[Made, None, None]:
-    """Yield ``make(plan)`` for every plan, in order, while threads work on the next ones.
+    """Yield ``make(plan)`` for every plan, in order, while threads prepare the next results.
 
-    An error in ``make`` is raised here, after the results before it. Closing this iterator ends the
+    An error in ``make`` is raised after the results before it. Closing this iterator ends the
     threads once their current calls return.
 
     Args:
-        make: Called in the threads, in several at once.
+        make: Called in several threads at once.
         plans: Consumed in the calling thread, a few plans ahead.
         num_threads: Number of threads, 1 or more.
-        depth: Number of results that are ready or in work while the consumer uses one, 1 or more.
-
-    Yields:
-        The results.
+        depth: Number of results that are ready or in progress while the consumer uses one.
     """
     ahead: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="regionspot-prefetch") as threads:
@@ -52,34 +49,33 @@ def made_ahead(
 
 
 _NUM_THREADS = 2
-"""On two cores two threads make batches 1.4 times as fast as one, and a third adds nothing."""
+"""On two cores, two threads are 1.4 times as fast as one; a third gains nothing."""
 
 
 class CacheLoader:
-    """Iterates over batches; can be saved and restored in the middle of an epoch.
+    """Iterates over batches; its state can be saved and restored in the middle of an epoch.
 
-    Every iteration is an epoch with its own order: a second ``iter(loader)`` starts the next epoch,
-    also when the first was left early. The batches depend only on the order's seed and on their
-    numbers.
+    Every ``iter(loader)`` starts the next epoch, which has its own order, even if the previous one
+    was not finished. Batches depend only on the order's seed and on their numbers.
 
     Args:
-        order: Which images make up which batch.
-        assembler: Reads and pads them.
-        rank: Rank of this process among those that train together.
-        world_size: Number of ranks. Every rank gets the same number of batches.
-        prefetch_batches: Number of batches made ahead.
+        order: Determines the images of each batch.
+        collator: Reads and pads them.
+        rank: Rank of this process.
+        world_size: Number of ranks, all of which get the same number of batches.
+        prefetch_batches: Number of batches to prefetch.
 
     Attributes:
-        seconds_waited: Time that the consumer has waited for batches so far, over all epochs.
+        seconds_waited: Time that the consumer has waited for batches, over all epochs.
 
     Raises:
-        ConfigError: ``prefetch_batches`` is below 1, or the rank is not among the ranks.
+        ConfigError: ``prefetch_batches`` is below 1, or ``rank`` is not below ``world_size``.
     """
 
     def __init__(
         self,
         order: Order,
-        assembler: Collator,
+        collator: Collator,
         *,
         rank: int = 0,
         world_size: int = 1,
@@ -90,11 +86,11 @@ class CacheLoader:
         if prefetch_batches < 1:
             raise ConfigError(f"prefetch_batches is {prefetch_batches}; wanted 1 or more.")
         self._order = order
-        self._assembler = assembler
+        self._collator = collator
         self._rank = rank
         self._world_size = world_size
         self._prefetch_batches = prefetch_batches
-        self._next_batch = 0  # of the run: counted over all epochs
+        self._next_batch = 0  # counted over all epochs
         self._restored = False
         self.seconds_waited = 0.0
 
@@ -107,37 +103,44 @@ class CacheLoader:
         if len(self) == 0:
             return
         if not self._restored:
-            self._next_batch += -self._next_batch % len(self)  # an epoch left early is over
+            self._next_batch += -self._next_batch % len(
+                self
+            )  # skip the rest of an unfinished epoch
         self._restored = False
         end = self._next_batch + len(self) - self._next_batch % len(self)
         made = made_ahead(
-            self._assembler.assemble,
+            self._collator.assemble,
             map(self._share, range(self._next_batch, end)),
             num_threads=_NUM_THREADS,
             depth=self._prefetch_batches,
         )
         with closing(made) as batches:
-            for batch in self._waited_for(batches):
-                # Counted before it is yielded: a checkpoint is written while it is in use.
+            while True:
+                start = perf_counter()
+                batch = next(batches, None)
+                self.seconds_waited += perf_counter() - start
+                if batch is None:
+                    return
+                # Counted first, as checkpoints are written while the batch is in use.
                 self._next_batch += 1
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state: the number of batches of the run that were yielded."""
+        """Return the number of batches yielded so far, over all epochs."""
         return {"next_batch": self._next_batch, "batches_per_epoch": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the next iteration where the saved loader was, at no cost.
+        """Resume the next iteration where the saved loader was, at no cost.
 
         Raises:
-            ConfigError: The saved loader had epochs of another length, and thus other batches.
+            ConfigError: The saved loader had epochs of another length.
         """
         if state.get("batches_per_epoch") != len(self):
             raise ConfigError(
                 f"the checkpoint is of a run with {state.get('batches_per_epoch')} batches an"
-                f" epoch, and this one has {len(self)}. Resume with the data options that it began"
-                " with (train, batch_size, ratios, repeat_threshold), or start a new run from its"
-                " weights: --model.init_from instead of --ckpt_path."
+                f" epoch, and this one has {len(self)}. Resume with the same data options (train,"
+                " batch_size, ratios, repeat_threshold), or start a new run from its weights with"
+                " --model.init_from instead of --ckpt_path."
             )
         self._next_batch = int(state["next_batch"])
         self._restored = True
@@ -145,12 +148,3 @@ class CacheLoader:
     def _share(self, number: int) -> BatchPlan:
         plan = self._order.batch(number)
         return share_of_rank(plan, rank=self._rank, world_size=self._world_size)
-
-    def _waited_for(self, batches: Iterator[RegionBatch]) -> Iterator[RegionBatch]:
-        while True:
-            start = perf_counter()
-            batch = next(batches, None)
-            self.seconds_waited += perf_counter() - start
-            if batch is None:
-                return
-            yield batch

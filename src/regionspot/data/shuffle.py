@@ -3,8 +3,8 @@
 `ShardWindows` restricts the randomness to a few shards at a time, for storage with slow random
 access. `RepeatFactorSampler` draws images of rare classes more often: the repeat factor sampling of
 Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation" (arXiv 1908.03195). With
-a threshold t, a class in a share f of the images has the repeat factor max(1, sqrt(t / f)), and an
-image has the largest factor of its classes.
+a threshold t, a class in a fraction f of the images has the repeat factor max(1, sqrt(t / f)), and
+an image has the largest factor of its classes.
 """
 
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 _UNIT = 1 << 32
-"""Factors are counted in units of 2^-32: sums over millions of images are exact then, hence the
+"""Factors are counted in units of 2^-32, so that sums over millions of images are exact, and the
 same on every machine."""
 _IMAGES_AT_ONCE = 100_000
 
 
 class RepeatFactorSampler:
-    """Draws every image as often as its factor, on average over passes.
+    """Draws every image as often as its repeat factor, on average over passes.
 
-    In each pass an image occurs as often as its factor rounded down or up, by systematic sampling:
-    with the factors laid end to end, an image is drawn for every point of a grid of spacing 1 with
-    a random start that falls into its interval. The factors are scaled up slightly, so that their
-    sum is a whole number and all passes have the same length.
+    In each pass, an image occurs as often as its factor rounded down or up, by systematic sampling:
+    with the factors as adjacent intervals, an image is drawn for every point in its interval of a
+    grid with spacing 1 and a random start. The factors are scaled up slightly, so that their sum is
+    a whole number and all passes have the same length.
 
     Args:
-        factors: Of each image, (N,), 1 or more.
+        factors: Repeat factors of the images, (N,), 1 or more.
     """
 
     def __init__(self, factors: NDArray[np.float64]) -> None:
@@ -36,17 +36,17 @@ class RepeatFactorSampler:
         total = int(units.sum())
         self._num_draws = -(-total // _UNIT)
         units = np.floor(units * (self._num_draws * _UNIT / total)).astype(np.int64)
-        # Rounding left out less than one unit an image, together less than a thousandth of a draw.
+        # Rounding lost less than one unit per image, in total less than a thousandth of a draw.
         units[np.argmax(units)] += self._num_draws * _UNIT - int(units.sum())
         self._units = units
 
     @property
     def num_draws(self) -> int:
-        """Number of draws of a pass, the same for all."""
+        """Number of draws in every pass."""
         return self._num_draws
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the positions of the images of one pass, (num_draws,), copies side by side."""
+        """Return the positions of the images of one pass, (num_draws,), repeats adjacent."""
         # In random order, as neighbours would otherwise be drawn in the same passes.
         row = rng.permutation(len(self._units))
         ends = np.cumsum(self._units[row])
@@ -65,10 +65,10 @@ def image_repeat_factors(
     """Return the repeat factor of each image.
 
     Args:
-        labels: Labels of all regions, image after image, (sum of ``num_regions``,).
-        num_regions: Regions of each image, (N,), 1 or more.
-        num_classes: Classes of the vocabulary.
-        threshold: Classes in fewer than this share of the images are drawn more often.
+        labels: Labels of the regions of all images in order, (sum of ``num_regions``,).
+        num_regions: Number of regions of each image, (N,), 1 or more.
+        num_classes: Number of classes in the vocabulary.
+        threshold: Fraction of images below which a class is drawn more often.
 
     Returns:
         Factors, (N,), 1 or more.
@@ -79,7 +79,7 @@ def image_repeat_factors(
         pairs = np.sort(image * num_classes + block)  # np.unique takes 60 times as long
         distinct = pairs[np.diff(pairs, prepend=-1) > 0]
         num_images_of_class += np.bincount(distinct % num_classes, minlength=num_classes)
-    # A class that occurs nowhere has no image to repeat.
+    # Classes without images only need a share above 0.
     share = np.maximum(num_images_of_class, 1) / len(num_regions)
     factor_of_class = np.maximum(1.0, np.sqrt(threshold / share))
     return np.concatenate(
@@ -93,7 +93,7 @@ def image_repeat_factors(
 def _blocks(
     labels: NDArray[np.integer], num_regions: NDArray[np.integer]
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64]]]:
-    """Yield labels and numbers of regions of some images after the other, to bound the memory."""
+    """Yield labels and region counts of a limited number of images at a time, to bound memory."""
     ends = np.cumsum(num_regions, dtype=np.int64)
     for first in range(0, len(num_regions), _IMAGES_AT_ONCE):
         counts = num_regions[first : first + _IMAGES_AT_ONCE].astype(np.int64)
@@ -109,7 +109,7 @@ class Purpose(IntEnum):
     IMAGES = 2
     """The order of a source's images in a pass."""
     REGIONS = 3
-    """Which regions are used of an image with too many."""
+    """The choice of regions of an image with too many."""
     SHARDS = 4
     """The order of a source's shards in a pass."""
 
@@ -117,8 +117,8 @@ class Purpose(IntEnum):
 def generator(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
     """Return a generator whose stream depends only on the arguments.
 
-    The purpose comes first, and a purpose always has the same number of ``numbers``: numpy pads
-    seeds with zeros, so that ``(1, 2)`` and ``(1, 2, 0)`` would give the same stream.
+    The purpose comes first and must always have the same number of ``numbers``: numpy pads seeds
+    with zeros, so that ``(1, 2)`` and ``(1, 2, 0)`` give the same stream.
 
     Args:
         seed: The run's seed, 0 or more.
@@ -132,15 +132,14 @@ class ShardWindows:
     """Divides the shards of a source, in random order, into groups that are used one after another.
 
     Images are drawn from the shards of one group at a time, while those of the next one can be read
-    sequentially. This reduces randomness: a batch is drawn from the images of a group, which are in
-    the order of the annotation file, instead of from all images. The groups are random in every
-    pass.
+    sequentially. This reduces randomness, as a batch has images of only one group, and each shard
+    has images that are close in the annotation file. Every pass has new random groups.
 
     Args:
         shards: The shard of each image of the source, (N,).
-        group_size: Shards of a group, 1 or more; the last group of a pass may have fewer.
+        group_size: Number of shards in a group, 1 or more; the last group of a pass may have fewer.
         seed: The run's seed.
-        source: Number of the source.
+        source: Index of the source.
     """
 
     def __init__(
@@ -171,9 +170,9 @@ class ShardWindows:
     def due(self, number_of_pass: int, start: int, stop: int, num_draws: int) -> tuple[int, ...]:
         """Return the shards to start reading while some images of a pass are drawn.
 
-        They are one group ahead, in even steps, so that a disk is always busy and never more than a
-        group ahead. At the end of a pass they are the first ones of the next pass. With the very
-        first images they include those of the first group.
+        They are one group ahead, in even steps, so that the disk is always busy and never more than
+        a group ahead. At the end of a pass, they are the first shards of the next pass. For the
+        first images of the run, they include the first group.
 
         Args:
             number_of_pass: Counted from 0.
@@ -191,7 +190,7 @@ class ShardWindows:
         )
 
     def _row(self, number_of_pass: int) -> NDArray[np.int64]:
-        """Return all shards in the order of a pass, group after group."""
+        """Return all shards in the order of a pass."""
         rng = generator(self._seed, Purpose.SHARDS, self._source, number_of_pass)
         return rng.permutation(self._present)
 
@@ -199,18 +198,18 @@ class ShardWindows:
 class ShuffledSampler:
     """An endless sequence of batches of one source, with random access.
 
-    A *pass* has every image of the source once (or as often as ``repeats`` says), in its own random
-    order. It is divided into batches, of which the last one may be smaller; then the next pass
-    begins. So no image is seen twice before all were seen once, wherever epochs begin and end.
+    A *pass* has every image of the source once (or as often as ``repeats`` determines), in its own
+    random order. It is divided into batches, the last of which may be smaller. No image is seen
+    twice before all were seen once, wherever epochs begin and end.
 
-    The order of the latest pass is kept: 8 bytes per image, twice while the next one is drawn.
+    The order of the latest pass is cached: 8 bytes per image, twice while the next one is drawn.
 
     Args:
         images: Positions in the cache of the images that may be drawn, (N,), at least one.
-        batch_size: Images of a batch over all ranks, 1 or more.
+        batch_size: Number of images in a batch over all ranks, 1 or more.
         seed: The run's seed.
-        source: Number of the source; each has its own random orders.
-        repeats: How often each image is drawn in a pass; None for once.
+        source: Index of the source; each has its own random orders.
+        repeats: Determines how often each image is drawn in a pass; None for once.
         windows: Groups of shards to draw from in turn; None to draw from all.
     """
 
@@ -234,24 +233,24 @@ class ShuffledSampler:
 
     @property
     def num_draws(self) -> int:
-        """Number of images of a pass, counted as often as they are drawn."""
+        """Number of images in a pass, counting repeats."""
         return len(self._images) if self._repeats is None else self._repeats.num_draws
 
     @property
     def batch_size(self) -> int:
-        """Images of a batch; the last of a pass may have fewer."""
+        """Number of images in a batch; the last of a pass may have fewer."""
         return self._batch_size
 
     @property
     def num_batches(self) -> int:
-        """Batches of a pass."""
+        """Number of batches in a pass."""
         return -(-self.num_draws // self._batch_size)
 
     def batch(self, number: int) -> NDArray[np.int64]:
         """Return the images of a batch, as positions in the cache, (B,).
 
         Args:
-            number: Counted from 0 over all passes. The first batch of a pass takes longer, as the
+            number: Counted from 0 over all passes. The first batch of a pass takes longer, as its
                 order is drawn (0.2 s for three million images; 2 s with repeats or windows).
         """
         number_of_pass, place = divmod(number, self.num_batches)

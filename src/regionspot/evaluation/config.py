@@ -15,72 +15,72 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Score trained heads, and methods without a head, on one cached data set.
+    """Evaluate trained heads, and methods without a head, on one cached data set.
 
     Raises:
-        ConfigError: There is nothing to evaluate, a name is unusable or repeated, or methods from
+        ConfigError: There is nothing to evaluate, a name is invalid or repeated, or methods from
             pixels lack the images or the models.
     """
 
     cache: str
     """Folder or URL of the feature cache of the images to evaluate on."""
     output_dir: str
-    """Folder for metrics.json, per_category.csv, predictions, report.html and named_regions.jpg."""
+    """Folder to write metrics, predictions, report.html and named_regions.jpg to."""
     annotations: str | None = None
-    """The annotation file that the cache was made from, or its URL. LVIS AP needs it. Other data is
-    scored by the regions in the cache; the file then only tells where the images are."""
+    """Path or URL of the annotation file that the cache was made from. Required for LVIS AP. Other
+    data is scored on the regions in the cache, and the file is only used to find the images."""
     image_ids: str | None = None
     """File of the ids of the images that count, such as LVIS minival: a JSON list, an LVIS or COCO
     file, or text with one id a line. Default: all images of the cache."""
     metric: Metric | None = None
-    """lvis (federated, with APr, APc, APf) or coco (every class counts in every image). Default:
-    lvis for a cache of LVIS annotations, else coco."""
+    """AP to compute: lvis (federated, with APr, APc, APf) or coco (every class counts in every
+    image). By default lvis for a cache of LVIS annotations, else coco."""
     scorer: Scorer = "hotcoco"
-    """hotcoco, or reference: the evaluators of lvis and pycocotools. The figures are the same; the
-    references take far longer."""
+    """Implementation of AP: hotcoco, or reference for lvis and pycocotools. The results are the
+    same, but the reference implementations are far slower."""
     bootstrap: int = 0
-    """Draws of images for 95 % intervals of AP and of its differences, e.g. 200; 0 for none."""
+    """Number of bootstrap samples of the images, such as 200, for 95 % confidence intervals of AP
+    and of differences in AP. 0 disables them."""
     retrieval: bool = False
-    """Whether to score retrieval, too: class names rank all regions. Keeps all probabilities in
-    memory: 4 bytes for each region and class, 1.2 GB for LVIS val."""
+    """Also score retrieval, where each class name ranks all regions. Keeps all probabilities in
+    memory: 4 bytes per region and class, 1.2 GB for LVIS val."""
     checkpoints: list[str] = field(default_factory=list)
-    """Trained heads, each as name=path or just path (its name is then fusion_head). A path is a
-    run's folder, its head/ folder, or a .ckpt or .safetensors file. The first is the one in the
-    spotlight of the report."""
+    """Trained heads, each as name=path, or as path with the name fusion_head. A path is the folder
+    of a run, its head/ folder, or a .ckpt or .safetensors file. The report focuses on the first."""
     methods: list[str] = field(default_factory=list)
     """Methods without a head, from pixels: clip_box_crop, clip_mask_crop (the paper's baselines),
     grey_outside_mask, pooled_patches (controls)."""
     results: list[str] = field(default_factory=list)
-    """Results of other systems, each as name=path: JSON files in the LVIS or COCO results format,
-    with the ids of the annotation file. They are scored beside the other methods."""
+    """Results of other systems to score, each as name=path: JSON files in the LVIS or COCO results
+    format, with the ids of the annotation file."""
     images_dir: str | None = None
-    """Folder of the images, as it was when the cache was made; needed by the methods from pixels
-    and for the pictures of the report."""
+    """Folder of the images, unchanged since the cache was made. Required for methods from pixels
+    and for the pictures in the report."""
     models: ModelsConfig | None = None
-    """The frozen models of the cache; needed by the methods from pixels only."""
+    """The frozen models of the cache. Only required for methods from pixels."""
     protocol: Protocol = "flattened_top300"
-    """Which (box, class) pairs are scored: flattened_top300, top1, or ap_fixed (LVIS only). Never
-    compare figures of different protocols."""
+    """Which (box, class) pairs are scored: flattened_top300, top1 or ap_fixed (LVIS only). Results
+    of different protocols are not comparable."""
     templates: str = "ensemble81"
-    """Which of the cache's text banks to compare with, the same for all methods."""
+    """Template set of the text bank to classify with, the same for all methods."""
     batch_size: int = 16
-    """Images that a head scores at once; changes the speed only."""
+    """Number of images that a head scores at once. Affects only the speed."""
     device: str = "auto"
-    """Where models run: auto (CUDA where there is any, else the CPU), cpu, cuda or cuda:N."""
+    """Where models run: auto (CUDA if available, else the CPU), cpu, cuda or cuda:N."""
     title: str = "RegionSpot evaluation"
     """Heading of the report."""
     notes: list[str] = field(default_factory=list)
-    """Sentences for the report on how to read the figures."""
+    """Sentences to print in the report, for instance on how to read the results."""
     predictions: PredictionFiles = "first"
-    """Which predictions to write: first (predictions.json of the first method), all (of the others
-    predictions_<name>.json, too) or none."""
+    """Which predictions to write: those of the first method (predictions.json), all (also
+    predictions_<name>.json of the others) or none."""
     num_pictures: int = 8
-    """Sampled images in the report; half as many show the most confident mistakes. 0 for none."""
+    """Number of random images in the report. Half as many more show the most confident mistakes. 0
+    disables the pictures."""
     training_dirs: list[str] = field(default_factory=list)
-    """The trainer's default_root_dir of each stage of the training, for the report's curves."""
+    """The trainer.default_root_dir of each training stage, for the curves in the report."""
     steps: str | None = None
-    """A file of earlier steps with their commands and times (quickstart's steps.json), for the
-    report."""
+    """File with commands and times of earlier steps (quickstart's steps.json), for the report."""
 
     def __post_init__(self) -> None:
         if not self.checkpoints and not self.methods and not self.results:

@@ -36,5 +36,5 @@ def disk_errors_explained(output_dir: Path) -> Iterator[None]:
             raise
         raise DiskError(
             f"cannot write to {output_dir}: {error.strerror}. Finished shards are safe: make room,"
-            " or allow writing there, and give the same command again; or set another --output_dir."
+            " or allow writing there, and run the same command again; or set another --output_dir."
         ) from error

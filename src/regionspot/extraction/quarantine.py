@@ -114,7 +114,7 @@ class QuarantineGuard:
                 f" allowed share of {self._config.max_quarantined_share:g}."
                 f" {self._examples(self._all)}\n"
                 "Repair them, or check --annotations.images_dir; to leave so many out, raise"
-                " --max_quarantined_share (1 allows all); then give the same command again. (Images"
+                " --max_quarantined_share (1 allows all); then run the same command again. (Images"
                 " of finished shards are tried again by `regionspot cache repair"
                 " --retry_quarantined true` with the same options.)"
             )
@@ -124,6 +124,6 @@ class QuarantineGuard:
             raise TooManyQuarantinedError(
                 f"{len(self._row)} images in a row cannot be used. {self._examples(self._row)}\n"
                 f"Check whether {self._config.annotations.images_dir} (--annotations.images_dir)"
-                " still exists; then give the same command again: none of them is left out yet. To"
+                " still exists; then run the same command again: none of them is left out yet. To"
                 " leave out so many, raise --max_quarantined_in_a_row."
             )

@@ -302,6 +302,6 @@ class _Dispatch:
             raise ClusterError(
                 f"every worker was lost {MAX_LOSSES} times in a row. The last error: {error}\n"
                 "Finished shards are safe: look at the machines (`ray status`, and Ray's logs in"
-                " /tmp/ray/session_latest/logs), then give the same command again."
+                " /tmp/ray/session_latest/logs), then run the same command again."
             )
         _logger.warning("worker %d was lost too often and is not replaced", place.number)

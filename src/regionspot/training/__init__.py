@@ -7,7 +7,7 @@ from regionspot.training.checkpoints import (
     find_checkpoint,
     remove_strays,
 )
-from regionspot.training.export import export_head
+from regionspot.training.heads import export_head
 from regionspot.training.module import RegionSpotModule, ValidationOutput
 from regionspot.training.recipe import (
     ClassifierOptions,

@@ -1,8 +1,8 @@
-"""Writing and reading of checkpoints during training, in place of Lightning's own.
+"""Writes and reads checkpoints during training, in place of Lightning's own IO.
 
-Lightning writes a checkpoint to ``$TMPDIR``, from where it may be copied over the former one, and
-reads any file or URL, possibly running code from it. Here a checkpoint gets its name only when it
-is complete on disk, carries a checksum, and is read as plain tensors.
+Lightning writes to ``$TMPDIR``, from where a file may be copied over the previous checkpoint, and
+reads any file or URL, possibly running code from it. Here checkpoints are written atomically, carry
+a checksum, and are read as plain tensors.
 """
 
 import logging
@@ -22,10 +22,10 @@ from regionspot.model import CHECKPOINT_SUFFIX, read_checkpoint, write_checkpoin
 from regionspot.storage import is_url
 
 CHECKPOINTS_FOLDER: Final = "checkpoints"
-"""Where a run keeps its checkpoints, below its own folder."""
+"""Folder of checkpoints in the folder of a run."""
 
 _NEEDED = ("pytorch-lightning_version", "epoch", "global_step", "loops")
-"""What Lightning asks of every checkpoint."""
+"""Keys that Lightning requires in every checkpoint."""
 _HPC = re.compile(rf"hpc_ckpt_(\d+){re.escape(CHECKPOINT_SUFFIX)}")
 _logger = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ class SealedCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint; a former one of the same name stays until the new one is on disk.
+        """Write a checkpoint; one of the same name is kept until the new one is on disk.
 
         Raises:
-            ConfigError: The path is a URL, or there are storage options, which no disk has.
+            ConfigError: The path is a URL, or there are storage options.
         """
         if storage_options is not None:
-            raise ConfigError("checkpoints are written to disk, without storage_options.")
+            raise ConfigError("checkpoints are written to disk: leave storage_options out.")
         write_checkpoint(_local(path), checkpoint)
 
     @override
@@ -57,25 +57,25 @@ class SealedCheckpointIO(CheckpointIO):
 
         Raises:
             ConfigError: The path is a URL, or ``weights_only`` is False.
-            WeightsError: It holds no state of a training.
+            WeightsError: The file is damaged, or is not a checkpoint of a training run.
         """
         if weights_only is False:
             raise ConfigError(
-                "--weights_only is false, which would run code from the checkpoint. Checkpoints of"
-                " train.py need none: leave the option out."
+                "--weights_only is false, which allows a checkpoint to run code. Checkpoints of"
+                " train.py contain none: leave the option out."
             )
         checkpoint = read_checkpoint(_local(path))
         missing = [key for key in _NEEDED if key not in checkpoint]
         if missing:
             raise WeightsError(
-                f"{path} holds a head, but no state of a training: {', '.join(missing)} are"
-                " missing. Start a training from its weights by --model.init_from."
+                f"{path} holds a head, but no training state: {', '.join(missing)} are missing."
+                " Start a run from its weights with --model.init_from."
             )
         return checkpoint
 
     @override
     def remove_checkpoint(self, path: Path | str) -> None:
-        """Remove the file of a checkpoint, and nothing else."""
+        """Remove a checkpoint; other files and folders are left alone."""
         local = _local(path)
         if local.suffix == CHECKPOINT_SUFFIX and (local.is_file() or local.is_symlink()):
             local.unlink()
@@ -91,13 +91,12 @@ def own_checkpoints(trainer: pl.Trainer) -> None:
     if type(strategy).load_checkpoint is not Strategy.load_checkpoint:
         raise ConfigError(
             f"trainer.strategy {type(strategy).__name__} has its own checkpoints, which carry no"
-            " checksum and may run code. Use ddp: a fusion head is small enough for every device."
+            " checksum and may run code. Use ddp: a fusion head fits on every device."
         )
     if type(strategy.checkpoint_io) not in (TorchCheckpointIO, SealedCheckpointIO):
         raise ConfigError(
-            f"the trainer is given {type(strategy.checkpoint_io).__name__} for its checkpoints;"
-            " RegionSpot writes and reads them itself. Take it out of trainer.plugins and"
-            " trainer.strategy."
+            f"the trainer has the checkpoint IO {type(strategy.checkpoint_io).__name__}; RegionSpot"
+            " uses its own. Remove it from trainer.plugins and trainer.strategy."
         )
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint):
@@ -106,8 +105,8 @@ def own_checkpoints(trainer: pl.Trainer) -> None:
             _local(callback.dirpath)
         if callback.save_last == "link":
             raise ConfigError(
-                "a checkpoint callback has save_last: link. Lightning removes the former link"
-                " before it makes the new one: a kill in between leaves none. Use save_last: true."
+                "a checkpoint callback has save_last: link. Lightning removes the old link before"
+                " creating the new one, so a kill in between leaves none. Use save_last: true."
             )
     strategy.checkpoint_io = SealedCheckpointIO()
 
@@ -119,18 +118,18 @@ def find_checkpoint(
     callbacks: Sequence[ModelCheckpoint],
     is_fit: bool,
 ) -> str | None:
-    """Return the file that ``--ckpt_path`` means; None to start from what the module holds.
+    """Resolve ``--ckpt_path`` to a file; None to start from the weights in the module.
 
     Args:
-        ckpt_path: A path; ``last``, the newest ``last*.ckpt`` of the run; ``best``, that of the
-            callback with a monitor; ``hpc``, what Lightning wrote when SLURM ended the run; or
-            None.
+        ckpt_path: A path; ``last`` for the newest ``last*.ckpt`` of the run; ``best`` for that of
+            the callback with a monitor; ``hpc`` for the one that Lightning wrote when SLURM ended
+            the run; or None.
         run_dir: The folder of the run.
         callbacks: The run's checkpoint callbacks.
-        is_fit: Whether to train, where ``last`` may be missing: the first start has none.
+        is_fit: Whether this is for training, whose first start has no ``last`` yet.
 
     Raises:
-        ConfigError: It is a URL, or ``best`` could be several files.
+        ConfigError: It is a URL, or there are several files for ``best``.
         MissingFileError: There is no such file.
     """
     if ckpt_path is None:
@@ -141,7 +140,7 @@ def find_checkpoint(
         found = [path for folder in folders for path in folder.glob(f"last*{CHECKPOINT_SUFFIX}")]
         found = [path for path in found if path.is_file()]
         if not found and is_fit:
-            _logger.info("%s has no last.ckpt yet: training starts afresh", run_dir)
+            _logger.info("%s has no last.ckpt yet: training starts from the beginning", run_dir)
             return None
         found = sorted(found, key=lambda path: path.stat().st_mtime_ns)[-1:]
     elif ckpt_path == "hpc":
@@ -159,16 +158,16 @@ def find_checkpoint(
         str(path) for folder in (run_dir, *folders) for path in folder.glob(f"*{CHECKPOINT_SUFFIX}")
     )
     raise MissingFileError(
-        f"--ckpt_path {ckpt_path} is no file. {run_dir} has {', '.join(there) or 'no checkpoints'};"
-        " --ckpt_path last takes the newest last.ckpt of this run, and fit starts afresh without"
-        " one."
+        f"--ckpt_path {ckpt_path} is no file. {run_dir} has {', '.join(there) or 'no checkpoints'}."
+        " --ckpt_path last takes the newest last.ckpt of this run; without one, fit starts from the"
+        " beginning."
     )
 
 
 def remove_strays(run_dir: Path) -> None:
-    """Remove incomplete checkpoints that a kill left; to be called while holding the lock.
+    """Remove incomplete checkpoints of a killed run; call this while holding the lock.
 
-    A stray of ``hpc_ckpt_3.ckpt`` would make Lightning look for that file in place of number 2.
+    Those of ``hpc_ckpt_3.ckpt`` would make Lightning look for that file instead of number 2.
     """
     for folder in (run_dir, run_dir / CHECKPOINTS_FOLDER):
         for path in folder.glob(f"*{CHECKPOINT_SUFFIX}.tmp"):
@@ -176,7 +175,7 @@ def remove_strays(run_dir: Path) -> None:
 
 
 def _best(callbacks: Sequence[ModelCheckpoint]) -> list[Path]:
-    """Find the file of the callback with a monitor, whose name may contain metric values."""
+    """Find the file of the callback with a monitor, whose name may contain values of metrics."""
     found = []
     for callback in callbacks:
         if callback.monitor is not None and callback.dirpath is not None:
@@ -192,7 +191,7 @@ def _best(callbacks: Sequence[ModelCheckpoint]) -> list[Path]:
 def _local(path: Path | str) -> Path:
     if is_url(str(path)):
         raise ConfigError(
-            f"{path} is a URL; checkpoints are written to and read from disk only. Copy the file"
-            " here, and give its path."
+            f"{path} is a URL; checkpoints are only written to and read from disk. Copy the file"
+            " to a local folder and give its path."
         )
     return Path(path)

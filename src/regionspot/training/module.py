@@ -1,4 +1,4 @@
-"""The Lightning module: fusion head, loss, optimizer, and what is logged."""
+"""The Lightning module: fusion head, loss, optimizer and logged values."""
 
 import dataclasses
 import logging
@@ -37,12 +37,7 @@ from regionspot.training.callbacks import (
     check_weights,
 )
 from regionspot.training.checkpoints import own_checkpoints
-from regionspot.training.provenance import (
-    Provenance,
-    load_start,
-    provenance_of,
-    warn_of_other_features,
-)
+from regionspot.training.heads import load_start, untrained_card, warn_of_other_features
 from regionspot.training.recipe import (
     ClassifierOptions,
     LossOptions,
@@ -59,19 +54,19 @@ class TrainingOutput(TypedDict):
     """What a training step returns to Lightning and callbacks."""
 
     loss: Tensor
-    """The loss to differentiate: of this rank's images, scaled so that a step equals that of one
-    process."""
+    """The loss to differentiate, of this rank's images, scaled so that a step has the same gradient
+    as on one process."""
     batch_loss: Tensor
-    """Its mean over the ranks is the loss of the whole batch."""
+    """This rank's part of the loss; the mean over ranks is the loss of the whole batch."""
 
 
 class ValidationOutput(TypedDict):
     """What a validation step returns to Lightning and callbacks."""
 
     scores: Tensor
-    """Probabilities over the validation vocabulary, (B, R, C) float32; arbitrary in the padding."""
+    """Probabilities over the validation vocabulary, (B, R, C) float32; undefined in the padding."""
     batch: RegionBatch
-    """The images they belong to."""
+    """The batch that they belong to."""
 
 
 _logger = logging.getLogger(__name__)
@@ -86,23 +81,25 @@ _PAPER_LOSS = LossOptions()
 class RegionSpotModule(pl.LightningModule):
     """Trains a fusion head on cached features; the defaults are the paper's recipe.
 
-    Text banks come from the data module when a run starts. A checkpoint holds the head, the
-    classifier and the card of both, nothing frozen.
+    Text banks come from the data module when a run starts. Checkpoints hold the head, the
+    classifier and the card of both, and nothing frozen.
 
     Args:
-        spec: Widths of the features. ``train.py`` fills this in from the caches.
+        spec: Widths of the features. ``train.py`` sets them from the caches.
         head: Shape of the head.
         classifier: Scale and bias of the logits.
-        optimizer: AdamW.
-        schedule: How the learning rate changes with the images seen.
-        loss: The focal loss.
-        init_from: A trained head to start from (head/ directory, .safetensors or .ckpt), scale and
-            bias included, or a checkpoint released with the paper (.pth); null for random weights.
+        optimizer: Options of AdamW.
+        schedule: Learning rate as a function of the number of images seen.
+        loss: Options of the focal loss.
+        init_from: Trained head to initialize head, scale and bias from: a head/ folder, a
+            .safetensors or .ckpt file, or a checkpoint released with the paper (.pth). null for
+            random weights.
+        compile: Compile the head with torch.compile.
 
     Raises:
         ConfigError: The head cannot have this shape.
-        MissingFileError: There is nothing at ``init_from``.
-        WeightsError: The head at ``init_from`` is of another shape.
+        MissingFileError: There is no file at ``init_from``.
+        WeightsError: The head at ``init_from`` has another shape.
     """
 
     def __init__(
@@ -123,7 +120,7 @@ class RegionSpotModule(pl.LightningModule):
         self._schedule_options = schedule
         self._loss_options = loss
         self._init_from = init_from
-        self._provenance: Provenance | None = None
+        self._start_card: HeadCard | None = None
         self._finite_loss = StopOnNonFinite()
         self._loss_of_step: Tensor | float = 0.0
         self.head = FusionHead(
@@ -137,23 +134,23 @@ class RegionSpotModule(pl.LightningModule):
         self.classifier = RegionClassifier(
             classifier.scale, classifier.bias, trainable=classifier.trainable
         )
-        # A metric, for Lightning's own mean over processes does not weigh them by their regions.
+        # Lightning's own mean over processes would not weight them by their number of regions.
         self.val_top1 = MeanMetric()
         self._start_fingerprint: Mapping[str, JsonValue] = {}
         if init_from is not None:
             start = load_start(init_from, self.head.spec)
-            # A start without guidance leaves this head's as it is; nothing else may be missing.
+            # Only guidance may be missing, and then keeps its initial values.
             weights = self.head.state_dict() | start.head.state_dict()
             load_strictly(self.head, weights, source=init_from)
             load_strictly(self.classifier, start.classifier.state_dict(), source=init_from)
             self._start_fingerprint = start.card.fingerprint
         if compile:
-            # In place: torch.compile(head) would add the name of a wrapper to every key.
+            # In place: torch.compile(head) would add a prefix to every key.
             self.head.compile()
 
     @override
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the callbacks of every training, and set up our own reading of checkpoints.
+        """Return the callbacks of every training, and replace Lightning's checkpoint IO.
 
         Lightning calls this when a trainer starts, before it reads a checkpoint.
         """
@@ -162,18 +159,23 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Take text banks and provenance from the data module."""
+        """Take text banks and the card from the data module."""
         data = self._data_module()
         for source, bank in enumerate(data.text_banks):
-            # Not persistent: a bank is made again from the vocabulary, and may be large.
+            # Not persistent: banks may be large, and come with the caches.
             self.register_buffer(_bank_name(source), bank, persistent=False)
         if data.val_text_bank is not None:
             self.register_buffer(_bank_name("val"), data.val_text_bank, persistent=False)
-        # DDP would send all banks from rank 0 to the others in every step; each rank has its own.
+        # Every rank has the banks; DDP would send those of rank 0 in every step.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # noqa: SLF001
             self, [name for name, _ in self.named_buffers() if name.startswith(_bank_name(""))]
         )
-        self._provenance = provenance_of(data)
+        self._start_card = untrained_card(
+            data,
+            self.head.spec,
+            scale=self._classifier_options.scale,
+            bias=self._classifier_options.bias,
+        )
         if self._init_from is not None:
             warn_of_other_features(
                 self._start_fingerprint, data.fingerprint, init_from=self._init_from
@@ -181,11 +183,11 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def forward(self, batch: RegionBatch, text_bank: Tensor) -> Tensor:
-        """Return logits of a batch's regions over a text bank (C, E): (B, R, C) float32."""
+        """Return the logits of regions over a text bank (C, E), as (B, R, C) float32."""
         return self.classifier(self._embed(batch), text_bank)
 
     def _embed(self, batch: RegionBatch) -> Tensor:
-        """Return the embeddings of a batch's regions, (B, R, E)."""
+        """Return the embeddings of regions, (B, R, E)."""
         embeddings_BRE: Tensor = self.head(
             batch.position_tokens, batch.features(), batch.region_mask, batch.relative_boxes()
         )
@@ -211,12 +213,12 @@ class RegionSpotModule(pl.LightningModule):
         return {"loss": loss, "batch_loss": share.detach() * self.trainer.world_size}
 
     def _share_factor(self) -> int:
-        """Return the factor of a rank's loss that makes a step equal that of one process.
+        """Return the factor of a rank's loss for which a step equals one on a single process.
 
-        DDP takes the mean of the ranks' gradients, and Lightning divides a loss by the number of
-        batches that are accumulated. But the losses of the ranks are shares that add up to that of
-        the whole batch. So do those of accumulated batches under the "paper" normalization, a sum
-        over images; under "regions" the loss of a step is the mean of its batches' losses.
+        DDP averages gradients over ranks, and Lightning divides the loss by the number of
+        accumulated batches. The losses of the ranks, however, add up to that of the whole batch.
+        So do those of accumulated batches under the "paper" normalization, a sum over images;
+        under "regions" the loss of a step is the mean over its batches.
         """
         if self._loss_options.normalization == "paper":
             return self.trainer.world_size * self.trainer.accumulate_grad_batches
@@ -224,10 +226,10 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log loss (over all ranks), rate, gradient before clipping, and learned guidance."""
+        """Log loss, learning rate, gradient norm before clipping, and learned guidance."""
         loss, self._loss_of_step = self._loss_of_step, 0.0
         if is_logging_step(self.trainer, self.trainer.global_step + 1):
-            # The mean, as DDP does with gradients; only here, as all ranks wait for it.
+            # Averaged as gradients are. Only on logging steps, since it synchronizes the ranks.
             loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
             self.log("train/loss", loss, prog_bar=True, batch_size=1)
             self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
@@ -237,7 +239,7 @@ class RegionSpotModule(pl.LightningModule):
                 self.log_dict(self._guidance_strengths(), batch_size=1)
 
     def _guidance_strengths(self) -> dict[str, Tensor]:
-        """Return the learned strength of each attention head under its name in the log."""
+        """Return the learned strength of each attention head by its name in the log."""
         return {
             f"train/guidance/block{block}_head{head}": strength
             for block, guidance in enumerate(self.head.guidance())
@@ -253,8 +255,8 @@ class RegionSpotModule(pl.LightningModule):
     ) -> None:
         """Clip gradients as configured in the Trainer, also with a fused optimizer.
 
-        Lightning refuses fused optimizers in every mixed precision, as they might unscale gradients
-        themselves; but only 16-mixed scales them.
+        Lightning refuses to with every mixed precision, as fused optimizers might unscale gradients
+        themselves; but only 16-mixed scales gradients.
         """
         by_norm = gradient_clip_algorithm in (None, "norm")
         if self._optimizer_options.fused and by_norm and self.trainer.precision != "16-mixed":
@@ -274,7 +276,7 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with its schedule; scale and bias get their own rate and no decay."""
+        """Return AdamW and its schedule."""
         optimizer = make_optimizer(
             self.head,
             self.classifier,
@@ -299,39 +301,31 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check loss and weights, and add the card, which `load_trained_head` needs."""
-        self._finite_loss.look(self.trainer)
-        check_weights(checkpoint["state_dict"], step=self.trainer.global_step)
-        # From the weights in the checkpoint: a callback may have replaced them by their average.
+        """Check loss and weights, and add the card for `load_trained_head`."""
+        self._finite_loss.check(self.trainer)
+        # Not those of this module: a callback may have replaced weights by their average.
         weights = checkpoint["state_dict"]
+        check_weights(weights, step=self.trainer.global_step)
         card = self._card(weights["classifier.log_scale"], weights["classifier.bias"])
         checkpoint[CHECKPOINT_CARD_KEY] = card.to_json()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse checkpoints of another head, and those that hold only weights.
-
-        Raises:
-            WeightsError: The checkpoint does not fit this training.
-        """
+        """Raise WeightsError for checkpoints of another head, or of weights only."""
         check_shapes(self, checkpoint["state_dict"], source="the checkpoint of --ckpt_path")
         if self.trainer.state.fn == TrainerFn.FITTING and "optimizer_states" not in checkpoint:
             raise WeightsError(
-                "the checkpoint of --ckpt_path holds weights only (save_weights_only), so that a"
-                " training cannot go on from it. Start one from its weights by --model.init_from."
+                "the checkpoint of --ckpt_path holds weights only (save_weights_only), so training"
+                " cannot resume from it. Start a run from its weights with --model.init_from."
             )
 
     @classmethod
     @override
     def load_from_checkpoint(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
-        """Refuse, as Lightning's implementation may run code from the file.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise ConfigError: Lightning's implementation may run code from the file."""
         raise ConfigError(
-            "a checkpoint of RegionSpot is loaded by regionspot.model.load_trained_head, or by"
-            " RegionSpot.from_pretrained; a training goes on from one by fit(..., ckpt_path=...)."
+            "load checkpoints with regionspot.model.load_trained_head or"
+            " RegionSpot.from_pretrained; resume training with fit(..., ckpt_path=...)."
         )
 
     def trained_head(self) -> TrainedHead:
@@ -340,18 +334,19 @@ class RegionSpotModule(pl.LightningModule):
         return TrainedHead(head=self.head, classifier=self.classifier, card=card)
 
     def _card(self, log_scale: Tensor, bias: Tensor) -> HeadCard:
-        provenance = self._provenance
-        if provenance is None:
+        card = self._start_card
+        if card is None:
             raise ConfigError(
-                "this module has not been trained: the card of a head names its caches. Run"
-                " Trainer.fit with a CachedRegions data module first."
+                "this module has not been trained, so the caches for the card of its head are"
+                " unknown. Run Trainer.fit with a CachedRegions data module first."
             )
         schedule = dataclasses.asdict(self._schedule_options)
-        return provenance.card(
-            head=self.head.spec,
+        return dataclasses.replace(
+            card,
             scale=log_scale.exp().item(),
             bias=bias.item(),
             training={
+                **card.training,
                 "steps": self.trainer.global_step,
                 "init_from": self._init_from,
                 "optimizer": dataclasses.asdict(self._optimizer_options),
@@ -361,18 +356,18 @@ class RegionSpotModule(pl.LightningModule):
         )
 
     def _images_per_step(self) -> float:
-        """Images of an optimizer step over all devices, including accumulated batches.
+        """Return the images of an optimizer step over all devices and accumulated batches.
 
         The last step of an epoch may have fewer, as Lightning does not accumulate across epochs.
         """
         return self._data_module().images_per_batch * self.trainer.accumulate_grad_batches
 
     def _data_module(self) -> CachedRegions:
-        # Lightning attaches the data module at run time; its Trainer does not declare it.
+        # An attribute that Lightning's Trainer does not declare.
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, CachedRegions):
             raise ConfigError(
-                f"RegionSpotModule trains on a CachedRegions data module, found"
+                f"RegionSpotModule needs a CachedRegions data module, found"
                 f" {type(data).__name__}: call trainer.fit(module, datamodule=CachedRegions(...))."
             )
         return data

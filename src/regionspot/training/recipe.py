@@ -1,7 +1,7 @@
-"""The training recipe: options, optimizer and learning rate as in the paper (arXiv 2311.01373).
+"""The training recipe: optimizer, learning rate and their options, by default the paper's.
 
-The options have no slots, as jsonargparse reads the default values of a group from ``__dict__``.
-The options of the head are `HeadOptions`, in `regionspot.model`.
+The paper is arXiv 2311.01373. The options of the head are `HeadOptions` in `regionspot.model`.
+Option classes have no slots, since jsonargparse reads default values from ``__dict__``.
 """
 
 import math
@@ -22,26 +22,26 @@ class ClassifierOptions:
     """Scale and bias of the logits."""
 
     scale: float = 100.0
-    """Factor of the cosine between region and class; 100 is CLIP's own."""
+    """Factor of the cosine similarity between region and class. CLIP uses 100."""
     bias: float = 0.0
     """Added to every logit."""
     trainable: bool = False
-    """Whether to train scale and bias; they get no weight decay."""
+    """Train scale and bias, without weight decay."""
     lr: float | None = None
-    """Learning rate of scale and bias; null for that of the head."""
+    """Learning rate of scale and bias. null uses that of the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """AdamW on the head's weights."""
+    """Options of AdamW for the weights of the head."""
 
     lr: float = 2.5e-5
     """Learning rate after warm-up."""
     weight_decay: float = 1e-4
-    """Decay of all weights of the head, norms and biases included."""
+    """Weight decay of the whole head, including norms and biases."""
     fused: bool = True
-    """Use torch's fused AdamW: faster; not together with 16-mixed and gradient clipping, where
-    Lightning refuses it."""
+    """Use torch's fused AdamW, which is faster. Lightning does not support it together with
+    16-mixed precision and gradient clipping."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.weight_decay < 0:
@@ -53,24 +53,24 @@ class OptimizerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
-    """How the learning rate changes with the images seen: a linear warm-up, then steps or a cosine.
+    """Learning rate as a function of the images seen: a linear warm-up, then steps or a cosine.
 
-    It counts images, not optimizer steps, so that a schedule does not depend on the batch size.
+    Images are counted instead of optimizer steps, so that it does not depend on the batch size.
     """
 
     shape: ScheduleShape = "steps"
-    """'steps' multiplies by ``gamma`` at each milestone, 'cosine' falls from the end of the warm-up
-    to ``final_factor`` at the end of the run."""
+    """'steps' multiplies the rate by ``gamma`` at each milestone. 'cosine' decays it from the
+    end of the warm-up to ``final_factor`` at the end of the run."""
     warmup_images: int = 16_000
-    """Images until the full rate is reached; 0 for no warm-up."""
+    """Number of images of the linear warm-up. 0 disables it."""
     warmup_factor: float = 0.01
-    """Share of the full rate in the very first step."""
+    """Learning rate of the first step, as a fraction of the full rate."""
     milestones_images: tuple[int, ...] = (5_600_000, 6_720_000)
-    """For 'steps': images after which the rate is multiplied by ``gamma``, ascending."""
+    """For 'steps': numbers of images after which the rate is multiplied by ``gamma``."""
     gamma: float = 0.1
     """For 'steps': factor at each milestone."""
     final_factor: float = 0.0
-    """For 'cosine': share of the full rate at the end."""
+    """For 'cosine': final learning rate, as a fraction of the full rate."""
 
     def __post_init__(self) -> None:
         if self.warmup_images < 0 or not 0 < self.warmup_factor <= 1 or self.gamma <= 0:
@@ -92,14 +92,15 @@ class ScheduleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """The sigmoid focal loss."""
+    """Options of the sigmoid focal loss."""
 
     alpha: float = 0.25
-    """Weight of the right class; the others weigh 1 - alpha."""
+    """Weight of the correct class. The other classes have weight 1 - alpha."""
     gamma: float = 2.0
-    """How strongly easy decisions are discounted."""
+    """Focusing parameter: larger values give easy examples less weight."""
     normalization: Normalization = "paper"
-    """'paper': sum over images of the mean over regions. 'regions': mean over all regions."""
+    """'paper': mean over the regions of each image, summed over images. 'regions': mean over all
+    regions."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1 or self.gamma < 0:
@@ -110,17 +111,17 @@ class LossOptions:
 
 
 GUIDANCE_LR_FACTOR: Final = 10.0
-"""Rate of the strengths of learned guidance over that of the head. AdamW moves every number by
-about its rate a step, and strengths have to reach 1 to 10, weights a hundredth of that."""
+"""Learning rate of guidance strengths relative to that of the head. AdamW changes every parameter
+by about its rate per step; strengths reach 1 to 10, weights a hundredth of that."""
 
 
 def learning_rate_factor(images: float, options: ScheduleOptions, *, end_images: float) -> float:
     """Return the factor of the full learning rate.
 
     Args:
-        images: Images of all optimizer steps already taken.
+        images: Number of images seen in previous optimizer steps.
         options: Warm-up and shape.
-        end_images: Images of the whole run, where a cosine ends; after it the rate is constant.
+        end_images: Number of images of the whole run, where a cosine ends.
     """
     factor = _factor_after_warmup(images, options, end_images=end_images)
     if images >= options.warmup_images:
@@ -130,23 +131,15 @@ def learning_rate_factor(images: float, options: ScheduleOptions, *, end_images:
 
 
 def warmup_warning(options: ScheduleOptions, *, end_images: float) -> str | None:
-    """Return a warning if a run ends before its warm-up, at a fraction of the full rate.
-
-    Args:
-        options: Warm-up and shape.
-        end_images: Images of the whole run.
-
-    Returns:
-        The warning, or None if the full rate is reached.
-    """
+    """Return a warning if a run of ``end_images`` images ends during warm-up, else None."""
     if not 0 < end_images <= options.warmup_images:
         return None
     reached = learning_rate_factor(end_images, options, end_images=end_images)
     return (
         f"the run ends after {end_images:,.0f} images, within its warm-up of"
-        f" {options.warmup_images:,} (model.schedule.warmup_images): the learning rate only reaches"
-        f" {reached:.1%} of model.optimizer.lr, so that little is learned. For a run this short"
-        f" give --model.schedule.warmup_images {int(end_images // 10)}, a tenth of it."
+        f" {options.warmup_images:,} (model.schedule.warmup_images), so the learning rate only"
+        f" reaches {reached:.1%} of model.optimizer.lr. For such a short run give"
+        f" --model.schedule.warmup_images {int(end_images // 10)}, a tenth of it."
     )
 
 
@@ -157,8 +150,8 @@ def _factor_after_warmup(images: float, options: ScheduleOptions, *, end_images:
     if not 0 < span < math.inf:
         raise ConfigError(
             f"model.schedule.shape is cosine, with a warm-up of {options.warmup_images} images in a"
-            f" run of {end_images:g}: it must end, after its warm-up. Give --max_images (or"
-            " trainer.max_steps), or less --model.schedule.warmup_images."
+            f" run of {end_images:g}; wanted a finite run, longer than its warm-up. Give"
+            " --max_images (or trainer.max_steps), or reduce --model.schedule.warmup_images."
         )
     progress = min(max(images - options.warmup_images, 0) / span, 1.0)
     height = (1 + math.cos(math.pi * progress)) / 2
@@ -172,15 +165,15 @@ def make_optimizer(
     optimizer: OptimizerOptions,
     classifier_options: ClassifierOptions,
 ) -> torch.optim.AdamW:
-    """Return AdamW; trained scale and bias get their own rate and no decay.
+    """Return AdamW; scale, bias and learned guidance get their own rates and no decay.
 
-    So do the strengths of learned guidance: `GUIDANCE_LR_FACTOR` times the rate of the head. They
-    are kept at 0 or more, after each step.
+    Strengths of guidance have `GUIDANCE_LR_FACTOR` times the rate of the head, and are clamped to 0
+    or more after each step.
 
     Args:
-        head: All its weights are trained.
+        head: All its parameters are trained.
         classifier: Its scale and bias are trained if the options say so.
-        optimizer: Rate and decay of the head.
+        optimizer: Learning rate and weight decay of the head.
         classifier_options: Whether scale and bias are trained, and at which rate.
     """
     strengths = [parameter for guidance in head.guidance() for parameter in guidance.parameters()]
@@ -202,10 +195,10 @@ def make_optimizer(
         groups, lr=optimizer.lr, weight_decay=optimizer.weight_decay, fused=optimizer.fused or None
     )
     if strengths:
-        adamw.register_step_post_hook(lambda *_: _project(head))
+
+        def project(*_: object) -> None:
+            for guidance in head.guidance():
+                guidance.project_()
+
+        adamw.register_step_post_hook(project)
     return adamw
-
-
-def _project(head: FusionHead) -> None:
-    for guidance in head.guidance():
-        guidance.project_()

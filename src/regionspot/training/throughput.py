@@ -1,7 +1,4 @@
-"""What training logs and sums up: images per second, time waiting for data, loss of each cache.
-
-The totals are printed at the end of a run and written to ``summary.json``.
-"""
+"""Throughput, loss of each cache, and the totals that a run prints and writes at its end."""
 
 import dataclasses
 import json
@@ -26,18 +23,17 @@ def is_logging_step(trainer: pl.Trainer, step: int) -> bool:
 
 
 class ImagesPerSecond(pl.Callback):
-    """Logs images and regions per second and the share of time spent waiting for data.
+    """Logs images and regions per second and the fraction of time spent waiting for data.
 
-    The totals are those of a whole training: a resumed run continues from those in its checkpoint.
-    They are of all devices together, as every device gets the same number of images.
+    Totals are over all devices, and kept in checkpoints, from which a resumed run continues.
 
     Attributes:
-        num_images: Images trained on so far.
-        seconds: Time spent training so far, without validation.
-        validation_seconds: Time spent on validation so far.
+        num_images: Number of images trained on.
+        seconds: Time spent training, without validation.
+        validation_seconds: Time spent on validation.
         seconds_waited: Part of ``seconds`` in which this process waited for a batch.
-        training_device_seconds: ``seconds``, times the number of devices.
-        device_seconds: The same with validation.
+        training_device_seconds: ``seconds``, multiplied by the number of devices.
+        device_seconds: The same including validation.
     """
 
     def __init__(self) -> None:
@@ -47,8 +43,8 @@ class ImagesPerSecond(pl.Callback):
         self.seconds_waited = 0.0
         self.training_device_seconds = 0.0
         self.device_seconds = 0.0
-        self._num_regions = 0  # since the last time it was logged
-        self._since: float | None = None  # when the clock was last read; None while it is stopped
+        self._num_regions = 0  # since it was last logged
+        self._since: float | None = None  # last reading of the clock; None while it is stopped
         self._validating = False
         self._num_devices = 1
         self._waited_before = 0.0
@@ -62,7 +58,7 @@ class ImagesPerSecond(pl.Callback):
 
     @property
     def data_wait(self) -> float:
-        """Share of the training time spent waiting for data; 0 before the first step."""
+        """Fraction of training time spent waiting for data; 0 before the first step."""
         return self.seconds_waited / self.seconds if self.seconds else 0.0
 
     @override
@@ -102,19 +98,14 @@ class ImagesPerSecond(pl.Callback):
         self._take_time()
         images, seconds, waited = self._logged
         elapsed = max(self.seconds - seconds, 1e-9)
-        shown = {
-            "train/images_per_s": (self.num_images - images) / elapsed,
-            "train/data_wait": (self.seconds_waited - waited) / elapsed,
-        }
-        rest = {
-            "train/regions_per_s": self._num_regions / elapsed,
-            "train/images": float(self.num_images),
-        }
-        for rates, in_progress_bar in ((shown, True), (rest, False)):
-            pl_module.log_dict(
-                {name: torch.tensor(rate) for name, rate in rates.items()},
-                prog_bar=in_progress_bar,
-                batch_size=1,
+        for name, value, in_progress_bar in (
+            ("images_per_s", (self.num_images - images) / elapsed, True),
+            ("data_wait", (self.seconds_waited - waited) / elapsed, True),
+            ("regions_per_s", self._num_regions / elapsed, False),
+            ("images", float(self.num_images), False),
+        ):
+            pl_module.log(
+                f"train/{name}", torch.tensor(value), prog_bar=in_progress_bar, batch_size=1
             )
         self._num_regions = 0
         self._logged_step = step
@@ -136,7 +127,7 @@ class ImagesPerSecond(pl.Callback):
         self._since = None
 
     def _take_time(self) -> None:
-        """Add the time since the last reading, if the clock runs, to training or validation."""
+        """Add the time since the last reading to training or validation, if the clock runs."""
         if self._since is None:
             return
         now = time.perf_counter()
@@ -162,13 +153,13 @@ def _seconds_waited(trainer: pl.Trainer) -> float:
 
 
 class LossByCache(pl.Callback):
-    """Logs ``train/loss/<name>``: the mean loss of each cache's batches since it was last logged.
+    """Logs ``train/loss/<name>``: the mean loss of each cache's batches since the last logging.
 
-    ``train/loss`` varies from batch to batch, as batches come from different caches. A cache
-    without a batch since then is logged with its last value.
+    Useful since ``train/loss`` varies with the cache that a batch is from. A cache without a batch
+    since then keeps its last value.
 
     Args:
-        names: Names of the training caches. Caches of the same name are also numbered.
+        names: Names of the training caches; equal names are distinguished by a number.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -198,7 +189,7 @@ class LossByCache(pl.Callback):
         if step == self._logged_step or not is_logging_step(trainer, step):
             return
         for source, losses in sorted(self._losses.items()):
-            # Over all ranks, which have batches of the same caches: they are planned together.
+            # All ranks have batches of the same caches, so that they can be averaged.
             mean = torch.stack(losses).mean()
             pl_module.log(self._keys[source], mean, sync_dist=True, batch_size=1)
         self._losses.clear()
@@ -211,12 +202,12 @@ _SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSummary:
-    """Totals of a training, over all runs that were resumed from one another."""
+    """Totals of a training, over all runs that resumed one another."""
 
     steps: int
     """Optimizer steps."""
     images: int
-    """Images trained on, over all devices."""
+    """Number of images trained on, over all devices."""
     training_s: float
     """Seconds of training, without validation."""
     validation_s: float
@@ -224,21 +215,21 @@ class TrainingSummary:
     images_per_s: float
     """Images per second of training, over all devices."""
     data_wait: float
-    """Share of the training time spent waiting for data, in [0, 1]."""
+    """Fraction of training time spent waiting for data, in [0, 1]."""
     device: str
-    """What it ran on."""
+    """Name of the device."""
     num_devices: int
-    """How many of them; on a CPU the number of processes."""
+    """Number of devices; on a CPU, of processes."""
     training_device_hours: float
-    """Devices times hours of training."""
+    """Number of devices times hours of training."""
     device_hours: float
-    """The same with validation."""
+    """The same including validation."""
     loss: float | None
-    """Training loss when it was last logged."""
+    """Last logged training loss."""
     top1: float | None
     """Top-1 accuracy of the last validation, in [0, 1]; None without validation."""
     AP: float | None
-    """AP of the last validation, in percent; None where it is not computed."""
+    """AP of the last validation, in percent; None if it is not computed."""
 
     def to_json(self) -> str:
         """Return the totals as JSON."""
@@ -247,21 +238,17 @@ class TrainingSummary:
     def line(self) -> str:
         """Return the totals as one line of text."""
         unit = "CPU" if self.device.startswith("CPU") else "GPU"
-        return (
+        text = (
             f"{self.steps} steps in {self.training_s:.1f} s: {self.images} images"
             f" ({self.images_per_s:.0f} images/s, {self.data_wait:.1%} of the time waiting for"
             f" data). {self.training_device_hours:.3g} {unit} hours, {self.device_hours:.3g} with"
-            f" validation ({self.num_devices} x {self.device}).{self._figures()}"
+            f" validation ({self.num_devices} x {self.device})."
         )
-
-    def _figures(self) -> str:
-        told = [
-            f"loss {self.loss:.4g}" if self.loss is not None else "",
-            f"top-1 {self.top1:.1%}" if self.top1 is not None else "",
-            f"AP {self.AP:.1f}" if self.AP is not None else "",
-        ]
-        text = ", ".join(part for part in told if part)
-        return f" {text[0].upper()}{text[1:]}." if text else ""
+        metrics = [f"loss {self.loss:.4g}"] if self.loss is not None else []
+        metrics += [f"top-1 {self.top1:.1%}"] if self.top1 is not None else []
+        metrics += [f"AP {self.AP:.1f}"] if self.AP is not None else []
+        shown = ", ".join(metrics)
+        return f"{text} {shown[0].upper()}{shown[1:]}." if shown else text
 
 
 def summarize(trainer: pl.Trainer, throughput: ImagesPerSecond) -> TrainingSummary:

@@ -193,7 +193,7 @@ def test_the_last_lines_count(
     main(words(tmp_path / "merged", sources))
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path / 'merged'}: 7 images of 2 caches, 8 regions, 3 shards",
-        "left out there already: 2 images",
+        "left out of the merged caches: 2 images",
         "3 shards written",
     ]
     main(words(tmp_path / "merged", sources))
@@ -232,7 +232,7 @@ def test_repair_makes_just_the_damaged_parts_again(
     main(words(merged, sources, "--repair"))
     assert tree(merged) == before
     assert whole.stat().st_mtime_ns == written
-    assert "problems found and mended" in capsys.readouterr().out
+    assert "problems found and repaired" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["shards/000001.json", "index.h5", "manifest.json"])
@@ -366,7 +366,7 @@ def test_image_ids_that_occur_again_are_told(
     write_shard(two, 0, [sample])
     build_index(two)
     main(words(tmp_path / "merged", [one, two]))
-    assert "\n1 image ids occur again: fine for training" in capsys.readouterr().out
+    assert "\n1 image ids are repeated: fine for training" in capsys.readouterr().out
 
 
 def test_one_cache_alone_is_cut_anew(source: Source, tmp_path: Path) -> None:

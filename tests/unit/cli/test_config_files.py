@@ -9,7 +9,7 @@ import pytest
 from regionspot.cli.cache import make_cache, parse_config
 from regionspot.cli.train import train
 
-WRITTEN_OUT = r"written out it has .*e\+\d+ values; wanted at most 100,000"
+WRITTEN_OUT = r"expanded there are .*e\+\d+ values; wanted at most 100,000"
 LETTERS = "abcdefghi"
 BOMB = "a: &a [x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise(LETTERS)

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from regionspot.cli.main import main
-from regionspot.cli.run import run_cli
+from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError
 from regionspot.core.stopping import (
     answer_signal,
@@ -24,7 +24,7 @@ def test_a_deliberate_error_is_one_message_and_exit_code_2(
         raise ConfigError("preset 'huge' is unknown: use --models.preset bl.")
 
     with pytest.raises(SystemExit) as exit_info:
-        run_cli(command)
+        reported_errors()(command)()
     assert exit_info.value.code == 2
     assert capsys.readouterr().err == "error: preset 'huge' is unknown: use --models.preset bl.\n"
 
@@ -43,7 +43,7 @@ def test_a_stop_is_one_message_and_the_exit_code_of_shells(
 
     try:
         with pytest.raises(SystemExit) as exit_info:
-            run_cli(command)
+            reported_errors()(command)()
     finally:
         forget_signal()
     assert exit_info.value.code == code
@@ -64,7 +64,7 @@ def test_a_bug_keeps_its_traceback() -> None:
         raise KeyError("bug")
 
     with pytest.raises(KeyError, match="bug"):
-        run_cli(command)
+        reported_errors()(command)()
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,15 @@ def test_a_bug_keeps_its_traceback() -> None:
         (
             PermissionError(errno.EACCES, "Permission denied", "own.csv"),
             (
-                "own.csv: Permission denied. Allow it to this user, or give another path; then give"
-                " the same command again."
+                "own.csv: Permission denied. Grant this user access, or give another path; then"
+                " run the same command again."
             ),
         ),
         (
             OSError(errno.ENOSPC, "No space left on device"),
             (
-                "a file that was being written: No space left on device. Make room, or give another"
-                " path; then give the same command again."
+                "a file being written: No space left on device. Make room, or give another"
+                " path; then run the same command again."
             ),
         ),
     ],
@@ -93,7 +93,7 @@ def test_what_the_system_refuses_is_one_message_and_exit_code_2(
         raise error
 
     with pytest.raises(SystemExit) as exit_info:
-        run_cli(command)
+        reported_errors()(command)()
     assert exit_info.value.code == 2
     assert capsys.readouterr().err == f"error: {message}\n"
 
@@ -103,4 +103,4 @@ def test_another_error_of_the_system_keeps_its_traceback() -> None:
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
     with pytest.raises(ConnectionResetError):
-        run_cli(command)
+        reported_errors()(command)()

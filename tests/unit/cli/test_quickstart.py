@@ -149,7 +149,7 @@ def test_fresh_removes_what_quickstart_made_and_nothing_else(
         *("elsewhere", "notes.txt", "quickstart.json"),
     ]
     assert (elsewhere / "mine").read_text() == "mine"
-    assert "as quickstart did not make it: elsewhere, notes.txt" in capsys.readouterr().out
+    assert "not made by quickstart: elsewhere, notes.txt" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])

@@ -245,7 +245,7 @@ def test_where_sam_finds_nothing_the_way_out_is_named(
     recognize([*options, "--everything", *grid, "--output", str(output)])
     head, hint, picture = capsys.readouterr().out.splitlines()
     assert head == "region  x1  y1  x2  y2  names and scores in %"
-    assert hint.startswith("SAM is sure of nothing here: lower --grid.pred_iou_thresh")
+    assert hint.startswith("SAM proposed no regions: lower --grid.pred_iou_thresh")
     assert picture == f"picture: {output}"
     assert output.is_file()
 
@@ -269,7 +269,10 @@ def test_a_picture_is_written_where_it_is_wanted(
         ([], "or --everything, which lets SAM find them"),
         (["--boxes", "1,2,30,40", "--everything"], "found --boxes and --everything; wanted"),
         (["--everything", "--grid.points_per_side", "0"], "points_per_side is 0; wanted at least"),
-        (["--points", "3,4", "--grid.points_per_side", "8"], "--grid goes with --everything, but"),
+        (
+            ["--points", "3,4", "--grid.points_per_side", "8"],
+            "--grid requires --everything; found --points",
+        ),
         (["--boxes", "1,2,30"], "--boxes '1,2,30' has a row of 3 numbers"),
         (["--points", "1,2,30"], "--points '1,2,30' has a row of 3 numbers"),
         (

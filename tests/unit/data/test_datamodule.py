@@ -22,7 +22,7 @@ def test_widths_banks_and_names_come_from_the_caches(make_cache: MakeCache) -> N
     first = make_cache("first")
     second = make_cache("second", names=("sea egg", "kiwi"), seed=1)
     data = CachedRegions([first, str(second)], val=second)
-    assert data.spec == FeatureSpec(token_dim=8, feature_dim=16, text_dim=6, num_feature_tokens=5)
+    assert data.spec == FeatureSpec(token_dim=8, feature_dim=16, text_dim=6)
     assert data.names == ("first", "second")
     assert [v.names for v in data.vocabularies] == [
         ("lemon", "tennis ball", "sea egg"),
@@ -170,7 +170,7 @@ def test_senseless_options_are_refused(
 
 
 def test_a_cache_without_any_region_is_refused(make_cache: MakeCache) -> None:
-    with pytest.raises(ConfigError, match="2 images and not one region"):
+    with pytest.raises(ConfigError, match="2 images without regions"):
         CachedRegions([make_cache(num_images=2, empty={0, 1})])
 
 

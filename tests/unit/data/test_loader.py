@@ -24,7 +24,7 @@ from regionspot.data import (
 MakeCache = Callable[..., Path]
 
 
-def assembler(
+def collator(
     caches: list[FeatureCache], *, max_regions: int | None = None, seed: int = 0
 ) -> Collator:
     return Collator(caches, max_regions=max_regions, seed=seed)
@@ -32,7 +32,7 @@ def assembler(
 
 def sequential(cache: FeatureCache, batch_size: int) -> CacheLoader:
     order = SequentialOrder(num_images=len(cache), batch_size=batch_size)
-    return CacheLoader(order, assembler([cache]))
+    return CacheLoader(order, collator([cache]))
 
 
 def mixed(caches: list[FeatureCache], *, rank: int = 0, world_size: int = 1) -> CacheLoader:
@@ -41,7 +41,7 @@ def mixed(caches: list[FeatureCache], *, rank: int = 0, world_size: int = 1) -> 
         for source, cache in enumerate(caches)
     ]
     order = MixedBatchSampler(sources, seed=3)
-    return CacheLoader(order, assembler(caches), rank=rank, world_size=world_size)
+    return CacheLoader(order, collator(caches), rank=rank, world_size=world_size)
 
 
 def keys(batches: list[RegionBatch]) -> list[tuple[int, tuple[str, ...]]]:
@@ -93,7 +93,7 @@ def test_a_kept_batch_is_not_overwritten(make_cache: MakeCache) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_batches(make_cache: MakeCache) -> None:
     with FeatureCache.open(make_cache(num_images=40)) as cache:
-        made = assembler([cache])
+        made = collator([cache])
         loader = CacheLoader(SequentialOrder(num_images=40, batch_size=1), made)
         for _ in loader:
             pass
@@ -117,7 +117,7 @@ def test_every_rank_knows_the_regions_of_the_whole_batch(
 ) -> None:
     # Images 0, 1, 2, ... have 1, 2, 3, 4, 1, 2, ... regions.
     with FeatureCache.open(make_cache(num_images=10, empty={9})) as cache:
-        made = assembler([cache], max_regions=max_regions)
+        made = collator([cache], max_regions=max_regions)
         order = SequentialOrder(num_images=len(cache), batch_size=4)
         for rank in range(3):
             batches = list(CacheLoader(order, made, rank=rank, world_size=3))
@@ -193,7 +193,7 @@ def test_state_is_plain_enough_for_a_safe_checkpoint(make_cache: MakeCache, tmp_
 
 def test_regions_are_limited_and_stay_together(make_cache: MakeCache) -> None:
     cache = FeatureCache.open(make_cache())
-    made = assembler([cache], max_regions=2)
+    made = collator([cache], max_regions=2)
     order = SequentialOrder(num_images=len(cache), batch_size=12)
     (batch,) = CacheLoader(order, made)
     assert batch.region_mask.sum(dim=1).max() == 2
@@ -213,7 +213,7 @@ def test_an_image_that_is_drawn_again_in_an_epoch_shows_other_regions(
     with FeatureCache.open(make_cache(num_images=5)) as cache:  # image 3 has 4 regions
         often = RepeatFactorSampler(np.array([20.0]))
         passes = ShuffledSampler(np.array([3]), batch_size=1, seed=0, repeats=often)
-        made = assembler([cache], max_regions=2)
+        made = collator([cache], max_regions=2)
         batches = list(CacheLoader(MixedBatchSampler([passes], seed=0), made))
         assert [batch.keys for batch in batches] == [(cache.index.key(3),)] * 20
         shown = {tuple(map(tuple, batch.boxes_xyxy[0].tolist())) for batch in batches}
@@ -234,7 +234,7 @@ def test_moving_a_batch_moves_every_tensor(make_cache: MakeCache) -> None:
 def test_a_state_of_other_batches_is_refused(make_cache: MakeCache) -> None:
     with FeatureCache.open(make_cache(num_images=12)) as cache:
         fours, threes = (
-            CacheLoader(SequentialOrder(num_images=12, batch_size=size), assembler([cache]))
+            CacheLoader(SequentialOrder(num_images=12, batch_size=size), collator([cache]))
             for size in (4, 3)
         )
         next(iter(fours))
@@ -246,9 +246,9 @@ def test_senseless_settings_are_refused(make_cache: MakeCache) -> None:
     cache = FeatureCache.open(make_cache())
     order = SequentialOrder(num_images=len(cache), batch_size=12)
     with pytest.raises(ConfigError, match="rank 2 is not among 2"):
-        CacheLoader(order, assembler([cache]), rank=2, world_size=2)
+        CacheLoader(order, collator([cache]), rank=2, world_size=2)
     with pytest.raises(ConfigError, match="prefetch_batches is 0"):
-        CacheLoader(order, assembler([cache]), prefetch_batches=0)
+        CacheLoader(order, collator([cache]), prefetch_batches=0)
 
 
 class SlowOrder(SequentialOrder):
@@ -263,7 +263,7 @@ class SlowOrder(SequentialOrder):
 def test_it_says_how_long_its_consumer_waited(make_cache: MakeCache) -> None:
     with FeatureCache.open(make_cache()) as cache:
         order = SlowOrder(num_images=len(cache), batch_size=4)
-        loader = CacheLoader(order, assembler([cache]))
+        loader = CacheLoader(order, collator([cache]))
         start = time.perf_counter()
         for _ in loader:
             time.sleep(0.02)  # is no waiting
