@@ -152,7 +152,7 @@ def test_box_scores_are_multiplied_into_the_class_probabilities(
 def test_figures_are_the_references_and_the_report_says_what_the_boxes_are(
     world: Path, head: Path, caches: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    options = ("--methods", "[clip_box_crop]", "--models.preset", "toy")
+    options = (*("--methods", "[clip_box_crop]", "--models.preset", "toy", "--predictions", "all"),)
     output = evaluate(world, head, caches[1], tmp_path, *options)
     metrics = json.loads((output / "metrics.json").read_text())
     for name, method in (
@@ -171,7 +171,8 @@ def test_figures_are_the_references_and_the_report_says_what_the_boxes_are(
 
 
 def test_a_head_cannot_be_trained_on_proposals(caches: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"holds proposals \(detections\.json, .*cannot learn"):
+    message = r"holds proposals \(detections\.json, .*no classes to learn"
+    with pytest.raises(ConfigError, match=message):
         CachedRegions(train=[caches[1]], val=caches[0])
     data = CachedRegions(train=[caches[0]], val=caches[1], templates="none")
     loader = data.val_dataloader()

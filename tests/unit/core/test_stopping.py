@@ -255,15 +255,16 @@ if __name__ == "__main__":
 
 
 def test_a_command_answers_from_the_start_before_its_packages_are_imported(tmp_path: Path) -> None:
-    (tmp_path / "slow_package.py").write_text(
+    (tmp_path / "slow.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
     done = run_script(f"""
+from regionspot import cli
 from regionspot.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path.insert(0, {str(tmp_path)!r})
+cli.__path__.append({str(tmp_path)!r})
 sys.argv = ["regionspot", "slow"]
-main._COMMANDS["slow"] = ("slow_package:run", "")
+main._COMMANDS["slow"] = ("slow:run", "")
 main.main()
 """)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -103,7 +103,7 @@ def test_the_message_says_where_to_look_and_what_to_type() -> None:
     assert str(caught.value) == (
         "2 images in a row cannot be used. The first of them, in photos:\n"
         "  b.jpg does not exist\n  b.jpg does not exist\n"
-        "Check whether photos (--annotations.images_dir) still exists; then give the same command"
+        "Check whether photos (--annotations.images_dir) still exists; then run the same command"
         " again: none of them is left out yet. To leave out so many, raise"
         " --max_quarantined_in_a_row."
     )
