@@ -75,8 +75,8 @@ class EvalConfig:
     """Which predictions to write: those of the first method (predictions.json), all (also
     predictions_<name>.json of the others) or none."""
     num_pictures: int = 8
-    """Number of random images in the report. Half as many more show the most confident mistakes. 0
-    disables the pictures."""
+    """Number of images in the report, at even distances in the cache. Half as many more show the
+    most confident mistakes. 0 disables the pictures."""
     training_dirs: list[str] = field(default_factory=list)
     """The trainer.default_root_dir of each training stage, for the curves in the report."""
     steps: str | None = None

@@ -333,4 +333,6 @@ def _summary(
         num_classes=len(cache.manifest.vocabulary),
         is_subset=is_subset,
         annotation_sha256=annotation_sha256,
+        knows_missing_regions=isinstance(truth, LvisGroundTruth)
+        or cache.manifest.proposals is not None,
     )

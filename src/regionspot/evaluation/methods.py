@@ -149,7 +149,7 @@ def _read_results(name: str, path: Path, data: EvaluationData) -> MethodOutput:
     is_scored = np.isin(predictions.image_ids, data.truth.image_ids)
     if data.summary.is_subset and not is_scored.all():
         _logger.warning(
-            "%s: %d of %d rows are of images beyond the cache, and left out",
+            "%s: %d of %d rows are of images that are not scored, and left out",
             path,
             (~is_scored).sum(),
             len(predictions),

@@ -8,7 +8,7 @@ from pathlib import Path
 from regionspot.core.files import folder_lock
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData, open_evaluation_data
-from regionspot.evaluation.methods import MethodOutput, MethodRun, check_methods, run_methods
+from regionspot.evaluation.methods import MethodOutput, check_methods, run_methods
 from regionspot.evaluation.pictures import draw_curves
 from regionspot.evaluation.report import (
     EarlierStep,
@@ -19,9 +19,8 @@ from regionspot.evaluation.report import (
 )
 from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.scoring import (
-    CocoScorer,
-    LvisScorer,
     NamedRegions,
+    Predictions,
     bootstrap_spread,
     region_figures,
     retrieval_figures,
@@ -79,10 +78,19 @@ def _evaluate_alone(
     run = run_methods(config, data)
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
-    methods = tuple(_score(output, scorer, config) for output in run.outputs)
+    predictions = {out.name: out.predictions(config.protocol) for out in run.outputs}
+    methods = tuple(
+        MethodResult(
+            name=output.name,
+            description=output.description,
+            scores=scorer.score(predictions[output.name]),
+            region_figures=_region_figures(output, config),
+        )
+        for output in run.outputs
+    )
     if config.bootstrap:
-        methods = _with_spread(methods, run, data, config)
-    _write_predictions(output_dir, config, run)
+        methods = _with_spread(methods, predictions, data, config)
+    _write_predictions(output_dir, predictions, config)
     scoring = {"evaluate: AP and predictions files": time.perf_counter() - start}
     result = EvaluationResult(
         methods=methods,
@@ -102,27 +110,22 @@ def _evaluate_alone(
     return result
 
 
-def _score(
-    output: MethodOutput, scorer: LvisScorer | CocoScorer, config: EvalConfig
-) -> MethodResult:
-    figures = region_figures(NamedRegions.concatenate(output.named.values()))
+def _region_figures(output: MethodOutput, config: EvalConfig) -> Mapping[str, float | None]:
+    found = region_figures(NamedRegions.concatenate(output.named.values()))
     if config.retrieval:
-        labels = [named.labels for named in output.named.values()]
-        figures |= retrieval_figures(output.scores, labels[: len(output.scores)])
-    return MethodResult(
-        name=output.name,
-        description=output.description,
-        scores=scorer.score(output.predictions(config.protocol)),
-        region_figures=figures,
-    )
+        found |= retrieval_figures(output.scores, [one.labels for one in output.named.values()])
+    return found
 
 
 def _with_spread(
-    methods: tuple[MethodResult, ...], run: MethodRun, data: EvaluationData, config: EvalConfig
+    methods: tuple[MethodResult, ...],
+    predictions: Mapping[str, Predictions],
+    data: EvaluationData,
+    config: EvalConfig,
 ) -> tuple[MethodResult, ...]:
     spread = bootstrap_spread(
         data.truth,
-        [output.predictions(config.protocol) for output in run.outputs],
+        list(predictions.values()),
         num_draws=config.bootstrap,
         protocol=config.protocol,
     )
@@ -133,12 +136,14 @@ def _with_spread(
     )
 
 
-def _write_predictions(output_dir: Path, config: EvalConfig, run: MethodRun) -> None:
-    computed = [output for output in run.outputs if output.name not in config.results_files]
-    computed = computed[: {"none": 0, "first": 1, "all": None}[config.predictions]]
-    for number, output in enumerate(computed):
-        name = f"predictions_{output.name}.json" if number else "predictions.json"
-        output.predictions(config.protocol).write_lvis_json(output_dir / name)
+def _write_predictions(
+    output_dir: Path, predictions: Mapping[str, Predictions], config: EvalConfig
+) -> None:
+    computed = [name for name in predictions if name not in config.results_files]
+    limit = {"none": 0, "first": 1, "all": None}[config.predictions]
+    for number, name in enumerate(computed[:limit]):
+        file_name = f"predictions_{name}.json" if number else "predictions.json"
+        predictions[name].write_lvis_json(output_dir / file_name)
 
 
 def _timings(steps: Sequence[EarlierStep], evaluation: Mapping[str, float]) -> Mapping[str, float]:

@@ -6,8 +6,8 @@ where what both find hard cancels out: their intervals are often far narrower th
 methods.
 
 Predictions are matched with regions once; a draw then only weights images by how often they were
-drawn. hotcoco's own ``compare`` is not used: its intervals were a quarter narrower than those of a
-plain bootstrap, in which each draw is a data set of its own.
+drawn. hotcoco's own ``compare`` is not used: in the one case tried its intervals were a quarter
+narrower than those of a plain bootstrap, in which each draw is a data set of its own.
 
 Shape letters: I images, D draws, C classes, N predictions of a class.
 """

@@ -63,7 +63,7 @@ class EvaluatedData:
     num_images: int
     """Images that count: annotated ones that the cache was planned for."""
     num_missing_images: int
-    """Those of them that the cache had to leave out (quarantined); all their regions are missed."""
+    """Those of them that the cache had to leave out (quarantined)."""
     num_regions: int
     """Annotated regions in the images that count."""
     num_cached_regions: int
@@ -77,6 +77,9 @@ class EvaluatedData:
     """Whether the cache was planned for fewer images than the annotation file has."""
     annotation_sha256: str
     """Identity of the annotation file."""
+    knows_missing_regions: bool = True
+    """Whether the ground truth has the regions of missing images, which then are all missed; false
+    where it is what the cache holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

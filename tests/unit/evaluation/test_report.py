@@ -247,3 +247,16 @@ def test_the_printed_table_is_aligned(result: EvaluationResult) -> None:
         "fusion_head      60.2    60.2       -       -    60.2    30.1",
         "clip_box_crop    54.8    54.8       -       -    54.8    27.4",
     ]
+
+
+@pytest.mark.parametrize(
+    ("known", "text"), [(True, "is missed, by every method"), (False, "not scored: the ground")]
+)
+def test_missing_images_are_missed_only_where_their_regions_are_known(
+    result: EvaluationResult,
+    known: bool,  # noqa: FBT001 - a parameter
+    text: str,
+) -> None:
+    data = replace(result.data, num_missing_images=4, knows_missing_regions=known)
+    html = render_report(ReportContent(title="Title", result=replace(result, data=data)))
+    assert text in html
