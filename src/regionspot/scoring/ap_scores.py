@@ -109,10 +109,33 @@ def mean_curve(precision: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple((100 * defined.mean(axis=1)).tolist()) if defined.shape[1] else ()
 
 
-def keep_all_sizes_only(parameters: Any) -> None:
-    """Take the ranges of small, medium and large regions out of hotcoco's parameters."""
-    parameters.area_rng = parameters.area_rng[:1]
-    parameters.area_rng_lbl = parameters.area_rng_lbl[:1]
+def match(evaluation: Any, *, by_size: bool, max_detections: int | None = None) -> Any:
+    """Let hotcoco match predictions with the ground truth, and return its evaluator.
+
+    Args:
+        evaluation: A `hotcoco.COCOeval`.
+        by_size: Whether to match within small, medium and large regions, too.
+        max_detections: Predictions that count of an image; None for those of the metric.
+    """
+    parameters = evaluation.params
+    if max_detections is not None:
+        parameters.max_dets = [max_detections]
+    if not by_size:
+        parameters.area_rng = parameters.area_rng[:1]
+        parameters.area_rng_lbl = parameters.area_rng_lbl[:1]
+    evaluation.params = parameters
+    evaluation.evaluate()
+    return evaluation
+
+
+def curves(evaluation: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return precision (IoU, recall, C, size) and recall (IoU, C, size) of matched predictions."""
+    evaluation.accumulate()
+    # The last axis is "at most N predictions": the last of COCO's 1, 10 and 100, LVIS's only one.
+    precision, recall = (
+        np.array(evaluation.eval[name][..., -1]) for name in ("precision", "recall")
+    )
+    return precision, recall
 
 
 def import_hotcoco() -> ModuleType:

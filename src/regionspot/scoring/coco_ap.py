@@ -24,8 +24,9 @@ from regionspot.scoring.ap_scores import (
     CategoryScore,
     Scorer,
     check_scorer,
+    curves,
     import_hotcoco,
-    keep_all_sizes_only,
+    match,
     mean_curve,
     mean_percent,
 )
@@ -190,7 +191,7 @@ class CocoScorer:
                 truth=(self._region_images, self._truth.region_labels, self._truth.boxes_xywh),
                 detections=(found.images, found.labels, found.boxes_xywh, found.scores),
             )
-        return self._summarize(*(theirs or self._curves(found)))
+        return self._summarize(*(theirs or curves(self._matched(found))))
 
     def match(self, predictions: Predictions, *, by_size: bool = True) -> Any:
         """Return hotcoco's evaluator after it has matched predictions with the ground truth.
@@ -207,21 +208,7 @@ class CocoScorer:
         ).astype(np.float64)
         detections = self._indexed.load_res(table)
         evaluation = self._hotcoco.COCOeval(self._indexed, detections, "bbox")
-        if not by_size:
-            parameters = evaluation.params
-            keep_all_sizes_only(parameters)
-            evaluation.params = parameters
-        evaluation.evaluate()
-        return evaluation
-
-    def _curves(self, found: Detections) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        evaluation = self._matched(found)
-        evaluation.accumulate()
-        # The last axis is "at most 1, 10 and 100 predictions of a class in an image".
-        precision, recall = (
-            np.array(evaluation.eval[name][..., -1]) for name in ("precision", "recall")
-        )
-        return precision, recall
+        return match(evaluation, by_size=by_size)
 
     def _index(self) -> Any:
         return self._hotcoco.COCO.from_arrays(

@@ -23,8 +23,9 @@ from regionspot.scoring.ap_scores import (
     CategoryScore,
     Scorer,
     check_scorer,
+    curves,
     import_hotcoco,
-    keep_all_sizes_only,
+    match,
     mean_curve,
     mean_percent,
 )
@@ -161,23 +162,13 @@ class LvisScorer:
         evaluation = self._hotcoco.COCOeval(
             self._indexed, detections, self._iou_type, lvis_style=True
         )
-        parameters = evaluation.params
-        if self._max_detections is None:
-            parameters.max_dets = [max(1, len(predictions))]
-        if not by_size:
-            keep_all_sizes_only(parameters)
-        evaluation.params = parameters
-        evaluation.evaluate()
-        return evaluation
+        # Of AP-fixed all predictions count.
+        limit = max(1, len(predictions)) if self._max_detections is None else None
+        return match(evaluation, by_size=by_size, max_detections=limit)
 
     def _curves(self, predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return precision (IoU, recall, C, size) and recall (IoU, C, size)."""
-        evaluation = self.match(predictions)
-        evaluation.accumulate()
-        # The last axis is "at most N predictions an image", of which LVIS has one value.
-        precision, recall = (
-            np.array(evaluation.eval[name][..., 0]) for name in ("precision", "recall")
-        )
+        precision, recall = curves(self.match(predictions))
         regions = self._truth.regions
         for number in regions.category_ids[regions.ids == 0].tolist():
             theirs = reference_curves(self._truth, predictions, category_id=number)
