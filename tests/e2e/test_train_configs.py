@@ -63,6 +63,8 @@ def test_the_papers_recipe_is_written_out(path: Path, capsys: pytest.CaptureFixt
         "position_code": "none",
         "guidance": "none",
         "guidance_spread": 0.0,
+        "feature_tokens": "all",
+        "regions": "together",
     }
     assert model["classifier"] | {"lr": None} == {
         "scale": 100.0,

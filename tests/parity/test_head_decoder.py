@@ -143,3 +143,38 @@ def test_guidance_equals_torchs_decoder_with_a_mask_for_each_attention_head(
     wanted = theirs.projector(theirs.decoder.norm(x))  # type: ignore[misc]
     found = ours(tokens, features, mask, boxes)
     torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
+
+
+def ablated(**options: str) -> tuple[FusionHead, TorchHead]:
+    ours, theirs = pair()
+    head = FusionHead(replace(ours.spec, **options))  # type: ignore[arg-type]
+    head.load_state_dict(theirs.state_dict(), strict=True)
+    return head, theirs
+
+
+def test_without_the_class_token_it_is_torchs_decoder_on_the_patches() -> None:
+    ours, theirs = ablated(feature_tokens="patches")
+    tokens, features, mask = inputs()
+    wanted = theirs(tokens, features[:, 1:], mask)
+    torch.testing.assert_close(ours(tokens, features, mask)[mask], wanted[mask])
+    maps = ours.attention_maps(tokens, features, mask)
+    assert maps.shape == (3, 5, 10)
+    assert (maps[..., 0] == 0).all()
+    torch.testing.assert_close(maps.sum(dim=2), torch.ones(3, 5))
+
+
+def test_without_feature_tokens_it_is_torchs_decoder_on_an_empty_picture() -> None:
+    ours, theirs = ablated(feature_tokens="none")
+    tokens, features, mask = inputs()
+    wanted = theirs(tokens, torch.zeros_like(features), mask)
+    torch.testing.assert_close(ours(tokens, features, mask)[mask], wanted[mask])
+    torch.testing.assert_close(ours(tokens, features, mask), ours(tokens, -features, mask))
+
+
+def test_regions_alone_are_torchs_decoder_on_one_region_at_a_time() -> None:
+    ours, theirs = ablated(regions="alone")
+    tokens, features, mask = inputs()
+    one = torch.ones(3, 1, dtype=torch.bool)
+    wanted = torch.cat([theirs(tokens[:, [r]], features, one) for r in range(5)], dim=1)
+    torch.testing.assert_close(ours(tokens, features, mask)[mask], wanted[mask])
+    torch.testing.assert_close(ours(tokens, features), wanted)

@@ -8,7 +8,8 @@ from regionspot.model.checkpoint_file import (
     write_checkpoint,
 )
 from regionspot.model.classifier import RegionClassifier, classification_logits
-from regionspot.model.fusion_head import FusionHead, HeadOptions, HeadSpec
+from regionspot.model.fusion_head import FusionHead
+from regionspot.model.head_spec import HeadOptions, HeadSpec
 from regionspot.model.loss import Normalization, sigmoid_focal_loss
 from regionspot.model.position_code import PositionCode
 from regionspot.model.region_loss import region_focal_loss

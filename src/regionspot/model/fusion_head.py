@@ -3,94 +3,18 @@
 Shapes: `B` images, `R` regions (padded), `T` feature tokens; widths: `S` SAM, `D` CLIP, `E` text.
 """
 
-import math
-from dataclasses import dataclass
-from typing import cast, get_args
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from regionspot.core.errors import ConfigError, ShapeError
+from regionspot.core.errors import ShapeError
 from regionspot.model.attention import Attention
-from regionspot.model.guidance import Guidance, GuidanceKind, tokens_outside
-from regionspot.model.position_code import PositionCode, sincos_position_code
-
-
-# Without slots, as jsonargparse reads the default values of a group from ``__dict__``.
-@dataclass(frozen=True, kw_only=True)
-class HeadOptions:
-    """Shape of a fusion head, except for the widths, which the cache determines."""
-
-    num_blocks: int = 3
-    """Number of decoder blocks."""
-    num_heads: int = 8
-    """Number of attention heads; must divide the width of the feature map."""
-    ffn_dim: int = 2048
-    """Hidden width of a block's feed-forward network."""
-    dropout: float = 0.1
-    """Dropout probability in training, in [0, 1)."""
-    normalize_inputs: bool = False
-    """Whether to normalise both inputs to zero mean and unit variance; not in the paper."""
-    position_code: PositionCode = "none"
-    """'sincos' adds a fixed code of the patch grid to the feature map; not in the paper."""
-    guidance: GuidanceKind = "none"
-    """How cross-attention prefers the patches in a region's box: 'learned' lowers the scores of
-    those outside by a learned number per attention head, 'halves' hides them from half of the
-    heads; not in the paper."""
-    guidance_spread: float = 0.0
-    """For 'learned': the numbers of a block start evenly spaced from 0 to this value; with 0 the
-    head starts as the paper's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadSpec(HeadOptions):
-    """Everything that determines a fusion head except its weights; the defaults are BL.
-
-    Raises:
-        ConfigError: A value is out of range, or two do not fit each other.
-    """
-
-    token_dim: int = 256
-    """Width of the position tokens (S)."""
-    feature_dim: int = 1024
-    """Width of the feature map, and of the head (D)."""
-    text_dim: int = 768
-    """Width of the text space that regions are projected to (E)."""
-
-    def __post_init__(self) -> None:
-        widths = ("token_dim", "feature_dim", "text_dim")
-        for name in (*widths, "num_blocks", "num_heads", "ffn_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"head option {name} is {getattr(self, name)}; wanted 1 or more.")
-        if self.feature_dim % self.num_heads:
-            raise ConfigError(
-                f"num_heads is {self.num_heads}, which does not divide feature_dim"
-                f" {self.feature_dim}. Set model.head.num_heads to one of its divisors."
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"head option dropout is {self.dropout}; wanted a share in [0, 1).")
-        for name, kinds in (("position_code", PositionCode), ("guidance", GuidanceKind)):
-            if getattr(self, name) not in get_args(kinds):
-                raise ConfigError(
-                    f"head option {name} is {getattr(self, name)!r}; wanted one of"
-                    f" {', '.join(get_args(kinds))}."
-                )
-        self._check_guidance()
-
-    def _check_guidance(self) -> None:
-        if self.guidance == "halves" and self.num_heads < 2:
-            raise ConfigError("guidance 'halves' needs model.head.num_heads 2 or more, found 1.")
-        if not 0.0 <= self.guidance_spread < math.inf:
-            raise ConfigError(
-                f"head option guidance_spread is {self.guidance_spread}; wanted 0 or more."
-            )
-        if self.guidance_spread and self.guidance != "learned":
-            raise ConfigError(
-                f"guidance_spread is {self.guidance_spread}, but guidance is {self.guidance!r},"
-                " which learns nothing. Set model.head.guidance to 'learned'."
-            )
+from regionspot.model.guidance import Guidance, tokens_outside
+from regionspot.model.head_spec import HeadSpec
+from regionspot.model.position_code import sincos_position_code
 
 
 class FusionHead(nn.Module):
@@ -160,7 +84,8 @@ class FusionHead(nn.Module):
 
         Returns:
             Mean over the attention heads, (B, R, T) float32; a row sums to 1, also for padding,
-            where it has no meaning.
+            where it has no meaning. 0 for tokens that ``feature_tokens`` leaves out; with 'none',
+            all tokens are equal.
 
         Raises:
             ShapeError: The shapes do not fit each other or the head, or boxes are missing.
@@ -171,7 +96,8 @@ class FusionHead(nn.Module):
         if position_tokens_BRS.numel() == 0:
             shape_BRT = (*position_tokens_BRS.shape[:2], feature_map_BTD.shape[1])
             return feature_map_BTD.new_zeros(shape_BRT, dtype=torch.float32)
-        return self.decoder.attention_maps(*inputs)
+        maps_BRT = self.decoder.attention_maps(*inputs)
+        return F.pad(maps_BRT, (feature_map_BTD.shape[1] - maps_BRT.shape[2], 0))
 
     def guidance(self) -> list[Guidance]:
         """Return the guidance of each block; empty for a head without guidance."""
@@ -189,13 +115,10 @@ class FusionHead(nn.Module):
         outside_BRT = self._outside(tokens_BRS, feature_map_BTD, relative_boxes_BR4)
         dtype = self.to_clip.weight.dtype
         tokens_BRS, memory_BTD = tokens_BRS.to(dtype), feature_map_BTD
-        attend_B11R = None
         if region_mask_BR is not None:
             # NaN times a weight of zero is NaN, so the content of padding must be removed, too.
             tokens_BRS = tokens_BRS.masked_fill(~region_mask_BR[..., None], 0.0)
-            # An image without regions attends to its padding: a softmax over nothing is NaN.
-            attend_BR = region_mask_BR | ~region_mask_BR.any(dim=1, keepdim=True)
-            attend_B11R = attend_BR[:, None, None]
+        attend = self._attend(tokens_BRS, region_mask_BR)
         if self.spec.normalize_inputs:
             tokens_BRS = F.layer_norm(tokens_BRS, tokens_BRS.shape[-1:])
             memory_BTD = F.layer_norm(memory_BTD.to(dtype), memory_BTD.shape[-1:])
@@ -204,7 +127,25 @@ class FusionHead(nn.Module):
             code_TD = sincos_position_code(num_tokens, width, device=memory_BTD.device)
             memory_BTD = memory_BTD.to(dtype) + code_TD.to(dtype)
         memory_BTD = memory_BTD.to(self._matmul_dtype())
-        return self.to_clip(tokens_BRS), memory_BTD, attend_B11R, outside_BRT
+        if self.spec.feature_tokens == "none":
+            # All keys are equal, and all values are the projection's bias: cross-attention adds
+            # the same to every region of every image.
+            memory_BTD = torch.zeros_like(memory_BTD)
+        elif self.spec.feature_tokens == "patches":
+            memory_BTD = memory_BTD[:, 1:]
+            outside_BRT = None if outside_BRT is None else outside_BRT[..., 1:]
+        return self.to_clip(tokens_BRS), memory_BTD, attend, outside_BRT
+
+    def _attend(self, tokens_BRS: Tensor, region_mask_BR: Tensor | None) -> Tensor | None:
+        """Return where regions may attend to others, (B or 1, 1, R or 1, R) bool; None for all."""
+        if self.spec.regions == "alone":
+            num_regions = tokens_BRS.shape[1]
+            return torch.eye(num_regions, dtype=torch.bool, device=tokens_BRS.device)[None, None]
+        if region_mask_BR is None:
+            return None
+        # An image without regions attends to its padding: a softmax over nothing is NaN.
+        attend_BR = region_mask_BR | ~region_mask_BR.any(dim=1, keepdim=True)
+        return attend_BR[:, None, None]
 
     def _outside(
         self, tokens_BRS: Tensor, feature_map_BTD: Tensor, relative_boxes_BR4: Tensor | None
@@ -246,6 +187,11 @@ class FusionHead(nn.Module):
                 f"feature map has shape {found}; wanted ({batch_size}, T >= 1, {width}) with the"
                 " class token first. A feature map of another CLIP needs another head."
             )
+        if self.spec.feature_tokens == "patches" and found[1] == 1:
+            raise ShapeError(
+                "the feature map has one token, the class token, but this head attends to patches"
+                " only (feature_tokens 'patches')."
+            )
         if region_mask_BR is not None and (
             region_mask_BR.shape != tokens_BRS.shape[:2] or region_mask_BR.dtype != torch.bool
         ):
@@ -273,7 +219,7 @@ class Decoder(nn.Module):
         self,
         queries_BRD: Tensor,
         memory_BTD: Tensor,
-        attend_B11R: Tensor | None,
+        attend: Tensor | None,
         outside_BRT: Tensor | None,
     ) -> Tensor:
         """Refine queries.
@@ -281,26 +227,27 @@ class Decoder(nn.Module):
         Args:
             queries_BRD: One query per region, (B, R, D).
             memory_BTD: Feature tokens, (B, T, D).
-            attend_B11R: True where others may attend to a region, (B, 1, 1, R) bool; None for all.
+            attend: Where regions may attend to others, bool, broadcastable to (B, 1, R, R);
+                None for everywhere.
             outside_BRT: 1 for a token outside a region's box, else 0, (B, R, T) in the memory's
                 dtype; None without guidance.
         """
         for block in self.blocks:
-            queries_BRD = block(queries_BRD, memory_BTD, attend_B11R, outside_BRT)
+            queries_BRD = block(queries_BRD, memory_BTD, attend, outside_BRT)
         return self.norm(queries_BRD)
 
     def attention_maps(
         self,
         queries_BRD: Tensor,
         memory_BTD: Tensor,
-        attend_B11R: Tensor | None,
+        attend: Tensor | None,
         outside_BRT: Tensor | None,
     ) -> Tensor:
         """Return the last block's cross-attention weights, mean of the heads, (B, R, T)."""
         *earlier, last = self.blocks
         for block in earlier:
-            queries_BRD = block(queries_BRD, memory_BTD, attend_B11R, outside_BRT)
-        queries_BRD = last.attend_regions(queries_BRD, attend_B11R)
+            queries_BRD = block(queries_BRD, memory_BTD, attend, outside_BRT)
+        queries_BRD = last.attend_regions(queries_BRD, attend)
         return last.multihead_attn.weights(queries_BRD, memory_BTD, last.bias(outside_BRT))
 
 
@@ -330,19 +277,19 @@ class DecoderBlock(nn.Module):
         self,
         x_BRD: Tensor,
         memory_BTD: Tensor,
-        attend_B11R: Tensor | None,
+        attend: Tensor | None,
         outside_BRT: Tensor | None,
     ) -> Tensor:
         """Refine queries, (B, R, D); arguments as in `Decoder.forward`."""
-        x_BRD = self.attend_regions(x_BRD, attend_B11R)
+        x_BRD = self.attend_regions(x_BRD, attend)
         seen_BRD = self.multihead_attn(x_BRD, memory_BTD, self.bias(outside_BRT))
         x_BRD = self.norm2(x_BRD + self.dropout(seen_BRD))
         hidden = self.dropout(F.relu(self.linear1(x_BRD)))
         return self.norm3(x_BRD + self.dropout(self.linear2(hidden)))
 
-    def attend_regions(self, x_BRD: Tensor, attend_B11R: Tensor | None) -> Tensor:
+    def attend_regions(self, x_BRD: Tensor, attend: Tensor | None) -> Tensor:
         """Return the queries after self-attention, (B, R, D)."""
-        return self.norm1(x_BRD + self.dropout(self.self_attn(x_BRD, x_BRD, attend_B11R)))
+        return self.norm1(x_BRD + self.dropout(self.self_attn(x_BRD, x_BRD, attend)))
 
     def bias(self, outside_BRT: Tensor | None) -> Tensor | None:
         """Return the guidance's term of the cross-attention scores, (B, N, R, T), if any."""

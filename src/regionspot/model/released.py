@@ -12,7 +12,8 @@ from regionspot.core.files import write_bytes_atomic
 from regionspot.core.state_dict import load_strictly
 from regionspot.model.checkpoint_file import check_finite, load_tensors
 from regionspot.model.classifier import RegionClassifier
-from regionspot.model.fusion_head import FusionHead, HeadSpec
+from regionspot.model.fusion_head import FusionHead
+from regionspot.model.head_spec import HeadSpec
 from regionspot.model.trained_head import HeadCard, TrainedHead
 
 RELEASED_SUFFIX = ".pth"
@@ -73,8 +74,8 @@ def save_released_head(path: Path | str, trained: TrainedHead) -> None:
             f" plain inputs, scale 100, bias 0); this one has {spec.num_blocks} blocks,"
             f" {spec.num_heads} heads, {spec.ffn_dim} hidden, normalize_inputs"
             f" {spec.normalize_inputs}, guidance {spec.guidance}, position_code"
-            f" {spec.position_code}, scale {float(scale):g}, bias {bias:g}. Share its head/ folder"
-            " instead."
+            f" {spec.position_code}, feature_tokens {spec.feature_tokens}, regions {spec.regions},"
+            f" scale {float(scale):g}, bias {bias:g}. Share its head/ folder instead."
         )
     buffer = io.BytesIO()
     tensors = {name: tensor.detach().cpu() for name, tensor in trained.head.state_dict().items()}

@@ -33,7 +33,8 @@ from regionspot.model.checkpoint_file import (
     read_checkpoint,
 )
 from regionspot.model.classifier import RegionClassifier
-from regionspot.model.fusion_head import FusionHead, HeadSpec
+from regionspot.model.fusion_head import FusionHead
+from regionspot.model.head_spec import HeadSpec
 
 CARD_VERSION = 1
 WEIGHTS_SUFFIX = ".safetensors"

@@ -190,6 +190,9 @@ def test_half_precision_features_and_autocast_stay_near_float32(dtype: torch.dty
         ({"guidance": "learned", "guidance_spread": float("nan")}, "guidance_spread is nan"),
         ({"guidance_spread": 8.0}, "guidance is 'none', which learns nothing"),
         ({"guidance": "halves", "guidance_spread": 8.0}, "guidance is 'halves', which learns"),
+        ({"guidance": "learned", "feature_tokens": "none"}, "nothing to guide to"),
+        ({"feature_tokens": "class"}, "feature_tokens is 'class'; wanted one of all, patches"),
+        ({"regions": "apart"}, "regions is 'apart'; wanted one of together, alone"),
         ({"guidance": "halves", "num_heads": 1}, "needs model.head.num_heads 2 or more"),
     ],
 )
