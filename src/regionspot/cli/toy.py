@@ -30,19 +30,37 @@ def generate_toy_world(words: Sequence[str]) -> None:
         default=1200,
         help="Number of images in each of the three training data sets.",
     )
+    parser.add_argument(
+        "--jitter",
+        type=list[int],
+        default=[],
+        help="Also write the validation boxes with each side moved at random by up to this percent"
+        " of the box's width or height, such as '[10, 20]', to val_jittered_<percent>.json: COCO"
+        " results, for --proposals.path of the cache command.",
+    )
     options = parser.parse_args(words)
-    from regionspot.toy import WorldArguments, generate_world, world_is_complete
+    from regionspot.toy import (
+        WorldArguments,
+        generate_world,
+        world_is_complete,
+        write_jittered_boxes,
+    )
 
     output_dir = Path(options.output_dir)
     numbers = {name: options[name] for name in ("seed", "num_val", "num_train")}
     if world_is_complete(output_dir, WorldArguments(**numbers)):
         print(f"{output_dir} already holds this world")
-        return
-    with tqdm(unit=" images", disable=None) as bar:
+    else:
+        with tqdm(unit=" images", disable=None) as bar:
 
-        def show(num_done: int, num_images: int) -> None:
-            bar.total = num_images
-            bar.update(num_done - bar.n)
+            def show(num_done: int, num_images: int) -> None:
+                bar.total = num_images
+                bar.update(num_done - bar.n)
 
-        generate_world(output_dir, **numbers, num_processes=os.cpu_count() or 1, on_progress=show)
-    print(f"the world with seed {options.seed} is in {output_dir}")
+            generate_world(
+                output_dir, **numbers, num_processes=os.cpu_count() or 1, on_progress=show
+            )
+        print(f"the world with seed {options.seed} is in {output_dir}")
+    for percent in options.jitter:
+        path = output_dir / f"val_jittered_{percent}.json"
+        write_jittered_boxes(output_dir / "val.json", path, percent=percent)

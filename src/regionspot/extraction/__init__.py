@@ -5,6 +5,7 @@ from regionspot.extraction.errors import DiskError, TooManyQuarantinedError
 from regionspot.extraction.featurize import featurize
 from regionspot.extraction.job import CacheJob
 from regionspot.extraction.locate import RegionLocator
+from regionspot.extraction.parts import Part
 from regionspot.extraction.prepare import Preparation, PreparedBatch, PreparedImage, ShardJob
 from regionspot.extraction.probes import measure_error
 from regionspot.extraction.quarantine import QuarantineGuard
@@ -17,6 +18,7 @@ __all__ = [
     "CacheJob",
     "CacheSummary",
     "DiskError",
+    "Part",
     "Preparation",
     "PreparedBatch",
     "PreparedImage",

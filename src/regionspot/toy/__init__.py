@@ -4,6 +4,7 @@ See ``docs/toy_world.md``. Its trained SAM and CLIP are in ``regionspot.backbone
 """
 
 from regionspot.core.errors import MissingExtraError
+from regionspot.toy.jitter import write_jittered_boxes
 from regionspot.toy.names import (
     COLOURS,
     SETTINGS,
@@ -50,5 +51,6 @@ __all__ = [
     "sample_scene",
     "vocabulary",
     "world_is_complete",
+    "write_jittered_boxes",
     "zipf",
 ]
