@@ -167,7 +167,7 @@ def test_several_processes_share_the_runs(copy: Path) -> None:
     assert [len(row["values"]) for row in table["rows"]] == [2, 2]
 
 
-@pytest.mark.parametrize("name", ["toy", "bl"])
+@pytest.mark.parametrize("name", ["toy", "toy_worlds", "bl"])
 def test_the_configurations_are_consistent(name: str) -> None:
     path = ROOT / "configs" / "ablation" / f"{name}.yaml"
     config = parse_options(AblationConfig, ["--config", str(path)], prog="ablate", about=None)
