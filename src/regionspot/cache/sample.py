@@ -44,6 +44,14 @@ class CachedSample:
     feature_map: NDArray[np.generic]
     """The encoder's tokens of the image, class token first, as stored by the codec: (T, D) for
     float16. `FeatureCache.features` decodes it."""
+    predicted_iou: NDArray[np.float32] | None = None
+    """The IoU that SAM predicts for its mask of each region, (R,), about 0..1 but not clamped; None
+    in caches of format 3."""
+    masks_rle: tuple[bytes, ...] | None = None
+    """SAM's mask of each region at the original image's size, R strings: ``counts`` of COCO's
+    compressed RLE. `decode_masks` decodes them. None in caches without masks."""
+    file_name: str | None = None
+    """The image's file, relative to the folder of the images; None in caches of format 3."""
     num_clipped_regions: int = 0
     """Number of these regions whose box was clipped to the image."""
     num_dropped_regions: int = 0
@@ -65,6 +73,13 @@ class CachedSample:
         self._check("box_scores", self.box_scores, np.float32, num_regions)
         self._check("boxes_xyxy", self.boxes_xyxy, np.float32, num_regions, 4)
         self._check("position_tokens", self.position_tokens, np.float16, num_regions, None)
+        if self.predicted_iou is not None:
+            self._check("predicted_iou", self.predicted_iou, np.float32, num_regions)
+        if self.masks_rle is not None and len(self.masks_rle) != num_regions:
+            raise ShapeError(
+                f"image {self.key}: {len(self.masks_rle)} masks of {num_regions} regions; wanted"
+                " one a region."
+            )
         if self.feature_map.dtype not in _STORED_DTYPES or self.feature_map.ndim != 2:
             raise ShapeError(
                 f"image {self.key}: feature_map is {self.feature_map.dtype}"
@@ -79,7 +94,7 @@ class CachedSample:
 
     @property
     def arrays(self) -> tuple[NDArray[np.generic], ...]:
-        """The arrays, in the order in which a shard stores them (`layout.ARRAY_MEMBERS`)."""
+        """The arrays that training reads, in the order of `layout.ARRAY_MEMBERS`."""
         return (
             self.feature_map,
             self.position_tokens,
