@@ -20,7 +20,8 @@ class ImageDetails:
     """
 
     file_name: str | None = None
-    """The image's file, relative to the folder of the images."""
+    """The image's file, relative to the folder of the images, as the annotations name it. In a
+    cache of a stranger it may lead anywhere: open it only as an image."""
     predicted_iou: NDArray[np.float32] | None = None
     """The IoU that SAM predicts for its mask of each region, (R,), about 0..1 but not clamped."""
     masks_rle: tuple[bytes, ...] | None = None
