@@ -12,7 +12,7 @@ from regionspot.core.errors import ShapeError
 class RegionScores:
     """Class scores of one image's regions, from the head, CLIP on crops, or a detector.
 
-    Rows of ``boxes_xyxy``, ``scores`` and ``box_scores`` correspond.
+    Row ``i`` of everything is region ``i``.
 
     Raises:
         ShapeError: The numbers of rows differ.
@@ -26,13 +26,14 @@ class RegionScores:
     """Probability of every class of the vocabulary for each region, (R, C)."""
     box_scores: NDArray[np.float32] | None = None
     """The detector's confidence in each box, (R,); None counts as 1, as for annotated boxes."""
+    predicted_iou: NDArray[np.float32] | None = None
+    """SAM's own estimate of the IoU of its mask of each region, (R,); None if it is not known."""
 
     def __post_init__(self) -> None:
         rows = {len(self.boxes_xyxy), len(self.scores)}
-        if self.box_scores is not None:
-            rows.add(len(self.box_scores))
+        rows |= {len(one) for one in (self.box_scores, self.predicted_iou) if one is not None}
         if len(rows) != 1 or self.scores.ndim != 2:
             raise ShapeError(
                 f"image {self.image_id}: boxes {self.boxes_xyxy.shape}, scores {self.scores.shape}"
-                " and box scores must have one row per region."
+                ", box scores and predicted IoUs must have one row per region."
             )

@@ -6,7 +6,15 @@ from typing import Literal, get_args
 
 from regionspot.backbones.presets import ModelsConfig
 from regionspot.core.errors import ConfigError
-from regionspot.scoring import Metric, Protocol, Scorer, check_num_draws, check_scorer
+from regionspot.scoring import (
+    Metric,
+    Protocol,
+    Scorer,
+    ScoreRule,
+    check_num_draws,
+    check_score_rule,
+    check_scorer,
+)
 
 DEFAULT_HEAD_NAME = "fusion_head"
 PredictionFiles = Literal["first", "all", "none"]
@@ -61,6 +69,11 @@ class EvalConfig:
     protocol: Protocol = "flattened_top300"
     """Which (box, class) pairs are scored: flattened_top300, top1 or ap_fixed (LVIS only). Results
     of different protocols are not comparable."""
+    score_rule: ScoreRule = "box_score"
+    """Score of a (box, class) pair: box_score (class probability times the score of the box, which
+    is 1 for annotated boxes), probability (without it), or tap (Tokenize Anything: square root of
+    probability times SAM's predicted IoU, with NMS within each class; needs a cache that stores the
+    predicted IoU). Results of different rules are not comparable. Does not affect --results."""
     templates: str = "ensemble81"
     """Template set of the text bank to classify with, the same for all methods."""
     batch_size: int = 16
@@ -99,6 +112,7 @@ class EvalConfig:
         if self.predictions not in get_args(PredictionFiles):
             raise ConfigError(f"--predictions is {self.predictions!r}; wanted first, all or none.")
         check_scorer(self.scorer)
+        check_score_rule(self.score_rule, protocol=self.protocol)
         check_num_draws(self.bootstrap)
         names = [
             *(_name_and_path(text)[0] for text in self.checkpoints),

@@ -18,6 +18,7 @@ from regionspot.core.region_scores import RegionScores
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData
+from regionspot.evaluation.region_details import RegionDetails, read_region_details
 from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
 from regionspot.model import TrainedHead, load_trained_head
@@ -65,7 +66,11 @@ class MethodOutput:
         if config.retrieval:
             self.scores.append(scores.scores)
         category_ids = data.cache.manifest.category_ids
-        self.parts.append(emit_predictions([scores], category_ids, protocol=protocol))
+        self.parts.append(
+            emit_predictions(
+                [scores], category_ids, protocol=protocol, score_rule=config.score_rule
+            )
+        )
         self._num_pending += len(self.parts[-1])
         if protocol == "ap_fixed" and self._num_pending > _MAX_PENDING:
             self.parts, self._num_pending = [self.predictions(protocol)], 0
@@ -120,15 +125,16 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
     timings: dict[str, float] = {}
     start = time.perf_counter()
     results = [_read_results(name, Path(path), data) for name, path in config.results_files.items()]
+    details = read_region_details(config, data)
     scored = _start_from_pixels(methods, config, data)
     loading_s = time.perf_counter() - start
     for name, head in heads.items():
         start = time.perf_counter()
-        outputs.append(_run_head(name, head, config, data))
+        outputs.append(_run_head(name, head, config, data, details))
         timings[f"evaluate: {name}"] = time.perf_counter() - start
     if scored is not None:
         start = time.perf_counter()
-        outputs += _run_from_pixels(methods, scored, config, data)
+        outputs += _run_from_pixels(methods, scored, config, data, details)
         seconds = loading_s + time.perf_counter() - start
         timings[f"evaluate: {', '.join(methods)} (one pass)"] = seconds
     return MethodRun(outputs=(*outputs, *results), heads=heads, timings_s=timings)
@@ -171,7 +177,11 @@ def _read_results(name: str, path: Path, data: EvaluationData) -> MethodOutput:
 
 
 def _run_head(
-    name: str, head: TrainedHead, config: EvalConfig, data: EvaluationData
+    name: str,
+    head: TrainedHead,
+    config: EvalConfig,
+    data: EvaluationData,
+    details: RegionDetails,
 ) -> MethodOutput:
     scored = score_cached(
         head,
@@ -184,7 +194,7 @@ def _run_head(
     output = MethodOutput(name=name, description=_describe_head(head))
     with safe_points():
         for scores in _with_progress(scored, name, len(data.positions)):
-            output.add(scores, data, config)
+            output.add(details.added_to(scores), data, config)
             check_stop()
     return output
 
@@ -206,6 +216,7 @@ def _run_from_pixels(
     scored: Iterator[Mapping[PixelMethod, RegionScores]],
     config: EvalConfig,
     data: EvaluationData,
+    details: RegionDetails,
 ) -> list[MethodOutput]:
     outputs = {
         method: MethodOutput(name=method, description=_DESCRIPTIONS[method]) for method in methods
@@ -213,7 +224,7 @@ def _run_from_pixels(
     with safe_points():
         for by_method in _with_progress(scored, "methods from pixels", len(data.positions)):
             for method, scores in by_method.items():
-                outputs[method].add(scores, data, config)
+                outputs[method].add(details.added_to(scores), data, config)
             check_stop()
     return list(outputs.values())
 

@@ -32,6 +32,7 @@ from regionspot.evaluation.report_parts import (
 from regionspot.scoring import (
     METRIC_NOTES,
     PROTOCOL_NOTES,
+    SCORE_RULE_NOTES,
     Confusion,
     CrowdAccuracy,
     NamedRegions,
@@ -118,6 +119,7 @@ def render_report(content: ReportContent) -> str:
         timings=timing_rows(timings_s),
         total_time=human_duration(sum(timings_s.values())),
         protocol_note=PROTOCOL_NOTES[content.result.protocol],
+        score_rule_note=SCORE_RULE_NOTES[content.result.score_rule],
         metric_note=METRIC_NOTES[content.result.metric],
     )
 
@@ -140,8 +142,7 @@ _BOXES_NOTE = (
     "Boxes are the annotated ones and have no score, so AP measures naming alone, not detection."
 )
 _PROPOSALS_NOTE = (
-    "Boxes are proposals ({proposals}), so AP measures finding and naming together. The score of a"
-    " box is multiplied into its class probabilities before the pairs are ranked. Figures are not"
+    "Boxes are proposals ({proposals}), so AP measures finding and naming together. Figures are not"
     " comparable with those for annotated boxes."
 )
 _PIXELS_NOTE = (

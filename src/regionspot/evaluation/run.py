@@ -95,6 +95,7 @@ def _evaluate_alone(
     result = EvaluationResult(
         methods=methods,
         protocol=config.protocol,
+        score_rule=config.score_rule,
         metric=data.metric,
         scorer=config.scorer,
         templates=config.templates,

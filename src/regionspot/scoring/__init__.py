@@ -48,12 +48,14 @@ from regionspot.scoring.protocols import (
     top_1,
 )
 from regionspot.scoring.retrieval import retrieval_figures
+from regionspot.scoring.score_rules import SCORE_RULE_NOTES, ScoreRule, check_score_rule
 from regionspot.scoring.scorers import scorer_of
 
 __all__ = [
     "FIGURES",
     "METRIC_NOTES",
     "PROTOCOL_NOTES",
+    "SCORE_RULE_NOTES",
     "ApScores",
     "CategoryScore",
     "CocoGroundTruth",
@@ -72,6 +74,7 @@ __all__ = [
     "Predictions",
     "Protocol",
     "ReliabilityBin",
+    "ScoreRule",
     "Scorer",
     "Spread",
     "WordAccuracy",
@@ -80,6 +83,7 @@ __all__ = [
     "bootstrap_spread",
     "check_num_draws",
     "check_same_data",
+    "check_score_rule",
     "check_scorer",
     "confusions",
     "draw_figures",

@@ -18,6 +18,7 @@ from regionspot.scoring.bootstrap import Intervals
 from regionspot.scoring.figures import shown_figures
 from regionspot.scoring.lvis_ap import LvisScores
 from regionspot.scoring.protocols import Protocol
+from regionspot.scoring.score_rules import ScoreRule
 
 METRICS_VERSION = 1
 
@@ -90,6 +91,8 @@ class EvaluationResult:
     """The methods, in the order asked for."""
     protocol: Protocol
     """Which (box, class) pairs were scored."""
+    score_rule: ScoreRule = "box_score"
+    """What a pair's score is."""
     metric: Metric
     """What AP means."""
     scorer: Scorer
@@ -119,6 +122,7 @@ class EvaluationResult:
             "metric": self.metric,
             "scorer": self.scorer,
             "protocol": self.protocol,
+            "score_rule": self.score_rule,
             "templates": self.templates,
             "data": {
                 "name": self.data.name,
