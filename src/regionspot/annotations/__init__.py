@@ -8,6 +8,7 @@ from regionspot.annotations.box_checks import (
 )
 from regionspot.annotations.classes import with_merged_classes
 from regionspot.annotations.coco import read_coco_json
+from regionspot.annotations.coco_truth import CocoMasks
 from regionspot.annotations.columns import image_key
 from regionspot.annotations.csv_table import CsvBlock, CsvColumn
 from regionspot.annotations.detectron2 import read_detections
@@ -34,6 +35,7 @@ __all__ = [
     "AnnotatedImages",
     "AnnotationFormat",
     "AnnotationReport",
+    "CocoMasks",
     "CsvBlock",
     "CsvColumn",
     "Dropped",

@@ -2,11 +2,14 @@
 
 from regionspot.annotations import LvisCategory, LvisGroundTruth
 from regionspot.scoring.ap_scores import (
+    IOU_TYPE_NOTES,
     METRIC_NOTES,
     ApScores,
     CategoryScore,
+    IouType,
     Metric,
     Scorer,
+    check_iou_type,
     check_scorer,
 )
 from regionspot.scoring.bootstrap import (
@@ -17,7 +20,8 @@ from regionspot.scoring.bootstrap import (
     check_num_draws,
     draw_figures,
 )
-from regionspot.scoring.coco_ap import CocoGroundTruth, CocoScorer
+from regionspot.scoring.coco_ap import CocoScorer
+from regionspot.scoring.coco_truth import CocoGroundTruth
 from regionspot.scoring.diagnosis import (
     Confusion,
     CrowdAccuracy,
@@ -37,6 +41,7 @@ from regionspot.scoring.figures import (
 )
 from regionspot.scoring.ground_truth import check_same_data
 from regionspot.scoring.lvis_ap import LvisScorer, LvisScores, score_lvis
+from regionspot.scoring.mask_checks import predicted_masks
 from regionspot.scoring.named import NamedRegions
 from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.protocols import (
@@ -53,6 +58,7 @@ from regionspot.scoring.scorers import scorer_of
 
 __all__ = [
     "FIGURES",
+    "IOU_TYPE_NOTES",
     "METRIC_NOTES",
     "PROTOCOL_NOTES",
     "SCORE_RULE_NOTES",
@@ -65,6 +71,7 @@ __all__ = [
     "Figure",
     "Interval",
     "Intervals",
+    "IouType",
     "LvisCategory",
     "LvisGroundTruth",
     "LvisScorer",
@@ -81,6 +88,7 @@ __all__ = [
     "accuracy_by_crowd",
     "best_of_each_class",
     "bootstrap_spread",
+    "check_iou_type",
     "check_num_draws",
     "check_same_data",
     "check_score_rule",
@@ -90,6 +98,7 @@ __all__ = [
     "emit_predictions",
     "flatten_top_k",
     "format_figure",
+    "predicted_masks",
     "region_figures",
     "reliability",
     "retrieval_figures",
