@@ -1,4 +1,4 @@
-"""A cache in format 3, as an older RegionSpot wrote it: that of ``tests/unit/cache/conftest.py``."""
+"""A cache in format 3, written before format 4: that of ``tests/unit/cache/conftest.py``."""
 
 import zipfile
 from pathlib import Path
