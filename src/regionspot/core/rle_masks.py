@@ -55,6 +55,18 @@ class RleMasks:
             sizes_hw=np.concatenate([part.sizes_hw for part in found]),
         )
 
+    @classmethod
+    def of_pixels(cls, masks: Iterable[NDArray[np.bool_]], size_hw: tuple[int, int]) -> Self:
+        """Encode the masks of one image, (H, W) bool each.
+
+        Raises:
+            MissingExtraError: pycocotools is not installed.
+        """
+        with needs_extra("eval"):
+            from pycocotools import mask as coco_mask
+        counts = [coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"] for mask in masks]
+        return cls.of_lists(counts, [size_hw] * len(counts))
+
     def __len__(self) -> int:
         return len(self.counts)
 

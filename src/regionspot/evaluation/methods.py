@@ -11,15 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models, resolve_device
-from regionspot.cache import check_same_fingerprint
+from regionspot.backbones import FrozenModels, resolve_device
 from regionspot.core.errors import AnnotationError, ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData
-from regionspot.evaluation.region_details import RegionDetails, read_region_details
-from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
+from regionspot.evaluation.from_pixels import load_models, prompted_images
+from regionspot.evaluation.region_details import (
+    RegionDetails,
+    masks_from_pixels,
+    read_region_details,
+)
+from regionspot.inference import score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
 from regionspot.model import TrainedHead, load_trained_head
 from regionspot.scoring import (
@@ -125,8 +129,10 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
     timings: dict[str, float] = {}
     start = time.perf_counter()
     results = [_read_results(name, Path(path), data) for name, path in config.results_files.items()]
-    details = read_region_details(config, data)
-    scored = _start_from_pixels(methods, config, data)
+    needs_masks = masks_from_pixels(config, data)
+    models = load_models(config, data) if methods or needs_masks else None
+    scored = _start_from_pixels(methods, models, config, data)
+    details = read_region_details(config, data, models if needs_masks else None)
     loading_s = time.perf_counter() - start
     for name, head in heads.items():
         start = time.perf_counter()
@@ -200,14 +206,16 @@ def _run_head(
 
 
 def _start_from_pixels(
-    methods: Sequence[PixelMethod], config: EvalConfig, data: EvaluationData
+    methods: Sequence[PixelMethod],
+    models: FrozenModels | None,
+    config: EvalConfig,
+    data: EvaluationData,
 ) -> Iterator[Mapping[PixelMethod, RegionScores]] | None:
-    """Load and check what methods from pixels need; no image is looked at yet."""
-    if not methods or config.models is None:
+    """Check what methods from pixels need; no image is looked at yet."""
+    if not methods or models is None:
         return None
-    models = _load_models(config.models, config.device, data)
     return score_pixel_methods(
-        models, _prompted(data), data.cache.text_bank(config.templates), methods=methods
+        models, prompted_images(data), data.cache.text_bank(config.templates), methods=methods
     )
 
 
@@ -227,32 +235,6 @@ def _run_from_pixels(
                 outputs[method].add(details.added_to(scores), data, config)
             check_stop()
     return list(outputs.values())
-
-
-def _prompted(data: EvaluationData) -> Iterator[PromptedImage]:
-    """Yield the cache's images with the very boxes that the heads see."""
-    for position in data.positions:
-        sample = data.cache.sample(position)
-        yield PromptedImage(
-            image_id=sample.image_id,
-            path=data.image_paths[sample.image_id],
-            boxes_xyxy=np.array(sample.boxes_xyxy),
-            box_scores=np.array(sample.box_scores),
-        )
-
-
-def _load_models(config: ModelsConfig, device: str, data: EvaluationData) -> FrozenModels:
-    wanted = data.cache.manifest.fingerprint
-    if wanted.exif_policy != "ignore":
-        raise ConfigError(
-            f"{data.cache.location} was made with exif_policy {wanted.exif_policy!r}; methods from"
-            " pixels read images as stored. Leave --methods out, or cache with exif_policy ignore."
-        )
-    models = load_frozen_models(config, device=device)
-    check_same_fingerprint(
-        wanted, models.fingerprint(), found_in=f"the cache {data.cache.location}"
-    )
-    return models
 
 
 def _describe_head(head: TrainedHead) -> str:

@@ -196,4 +196,5 @@ def _emit(
         category_ids=np.asarray(category_ids, np.int64)[columns],
         boxes_xywh=boxes_xywh.round(_BOX_DECIMALS),
         scores=weighted[rows, columns],
+        masks=None if region_scores.masks is None else region_scores.masks[rows],
     )
