@@ -63,16 +63,16 @@ class EvaluationData:
         return str(self.annotations_path or self.images_dir)
 
     @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Ids of all annotated classes."""
+    def class_names(self) -> Mapping[int, str]:
+        """Names of all annotated classes by id."""
         if isinstance(self.truth, CocoGroundTruth):
-            return self.truth.category_ids
-        return tuple(category.id for category in self.truth.categories)
+            return dict(zip(self.truth.category_ids, self.truth.class_names, strict=True))
+        return {category.id: category.name for category in self.truth.categories}
 
     @property
     def num_unknown_classes(self) -> int:
         """Annotated classes that are not in the cache's vocabulary: never predicted."""
-        return len(self.category_ids) - len(self.cache.manifest.vocabulary)
+        return len(self.class_names) - len(self.cache.manifest.vocabulary)
 
     @cached_property
     def labels(self) -> Mapping[int, NDArray[np.int64]]:

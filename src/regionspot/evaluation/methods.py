@@ -1,6 +1,5 @@
 """Runs the methods of an evaluation: class scores in, predictions and named regions out."""
 
-import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from regionspot.backbones import FrozenModels, resolve_device
-from regionspot.core.errors import AnnotationError, ConfigError
+from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData
 from regionspot.evaluation.from_pixels import load_models, prompted_images
+from regionspot.evaluation.other_results import read_results
 from regionspot.evaluation.region_details import (
     RegionDetails,
     masks_from_pixels,
@@ -27,6 +27,7 @@ from regionspot.inference import score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
 from regionspot.model import TrainedHead, load_trained_head
 from regionspot.scoring import (
+    IouType,
     NamedRegions,
     Predictions,
     Protocol,
@@ -34,10 +35,9 @@ from regionspot.scoring import (
     emit_predictions,
 )
 
-_logger = logging.getLogger(__name__)
-
 _Item = TypeVar("_Item")
 _MAX_PENDING = 4_000_000  # pairs of AP-fixed that are held before only the best are kept
+_REGIONS: dict[IouType, str] = {"bbox": "its own boxes", "segm": "its own masks"}
 _DESCRIPTIONS: dict[PixelMethod, str] = {
     "clip_box_crop": "CLIP's image embedding of the cropped box; baseline of the paper.",
     "clip_mask_crop": "The same, grey outside SAM's mask; baseline of the paper.",
@@ -128,7 +128,14 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
     outputs: list[MethodOutput] = []
     timings: dict[str, float] = {}
     start = time.perf_counter()
-    results = [_read_results(name, Path(path), data) for name, path in config.results_files.items()]
+    results = [
+        MethodOutput(
+            name=name,
+            description=f"Results file {Path(path).name}, with {_REGIONS[config.iou_type]}.",
+            parts=[read_results(Path(path), data, config.iou_type)],
+        )
+        for name, path in config.results_files.items()
+    ]
     needs_masks = masks_from_pixels(config, data)
     models = load_models(config, data) if methods or needs_masks else None
     scored = _start_from_pixels(methods, models, config, data)
@@ -144,42 +151,6 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
         seconds = loading_s + time.perf_counter() - start
         timings[f"evaluate: {', '.join(methods)} (one pass)"] = seconds
     return MethodRun(outputs=(*outputs, *results), heads=heads, timings_s=timings)
-
-
-def _read_results(name: str, path: Path, data: EvaluationData) -> MethodOutput:
-    """Read the results of another system, and check that they are of the same data."""
-    predictions = Predictions.read_lvis_json(path)
-    repeated = predictions.num_repeated()
-    if repeated:
-        _logger.warning(
-            "%s: %d of %d rows repeat an earlier one and count as false; was the file put together"
-            " from parts that overlap?",
-            path,
-            repeated,
-            len(predictions),
-        )
-    is_scored = np.isin(predictions.image_ids, data.truth.image_ids)
-    if data.summary.is_subset and not is_scored.all():
-        _logger.warning(
-            "%s: %d of %d rows are of images that are not scored, and left out",
-            path,
-            (~is_scored).sum(),
-            len(predictions),
-        )
-        predictions = predictions.select(is_scored)
-    for what, found, known in (
-        ("images", predictions.image_ids, data.truth.image_ids),
-        ("categories", predictions.category_ids, data.category_ids),
-    ):
-        strange = np.setdiff1d(found, np.array(known, np.int64))
-        if len(strange):
-            raise AnnotationError(
-                f"{path} names {len(strange):,} {what} that {data.truth.name} does not list, e.g."
-                f" id {strange[0]}. Results must have the ids of the data they are scored on."
-            )
-    return MethodOutput(
-        name=name, description=f"Results file {path.name}, with its own boxes.", parts=[predictions]
-    )
 
 
 def _run_head(

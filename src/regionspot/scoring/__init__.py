@@ -39,7 +39,7 @@ from regionspot.scoring.figures import (
     region_figures,
     shown_figures,
 )
-from regionspot.scoring.ground_truth import check_same_data
+from regionspot.scoring.ground_truth import check_same_data, class_differences
 from regionspot.scoring.lvis_ap import LvisScorer, LvisScores, score_lvis
 from regionspot.scoring.mask_checks import predicted_masks
 from regionspot.scoring.named import NamedRegions
@@ -52,6 +52,7 @@ from regionspot.scoring.protocols import (
     flatten_top_k,
     top_1,
 )
+from regionspot.scoring.results_file import ResultsFile, read_results_file
 from regionspot.scoring.retrieval import retrieval_figures
 from regionspot.scoring.score_rules import SCORE_RULE_NOTES, ScoreRule, check_score_rule
 from regionspot.scoring.scorers import scorer_of
@@ -81,6 +82,7 @@ __all__ = [
     "Predictions",
     "Protocol",
     "ReliabilityBin",
+    "ResultsFile",
     "ScoreRule",
     "Scorer",
     "Spread",
@@ -93,12 +95,14 @@ __all__ = [
     "check_same_data",
     "check_score_rule",
     "check_scorer",
+    "class_differences",
     "confusions",
     "draw_figures",
     "emit_predictions",
     "flatten_top_k",
     "format_figure",
     "predicted_masks",
+    "read_results_file",
     "region_figures",
     "reliability",
     "retrieval_figures",

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from regionspot.core.errors import ShapeError
 from regionspot.core.files import open_atomic
 from regionspot.core.rle_masks import RleMasks
-from regionspot.scoring.results_file import read_result_columns
+from regionspot.scoring.ap_scores import IouType
+from regionspot.scoring.results_file import ResultsFile, read_results_file
 
 _WRITE_ROWS = 65_536  # rows formatted at once: a file of millions of rows is never held as text
 
@@ -111,17 +112,30 @@ class Predictions:
             file.write(b"\n]\n")
 
     @classmethod
-    def read_lvis_json(cls, path: Path) -> Self:
-        """Read an LVIS (or COCO) results file with boxes; further keys are ignored.
+    def of_results(cls, found: ResultsFile) -> Self:
+        """Take the entries of a results file."""
+        return cls(
+            image_ids=found.image_ids,
+            category_ids=found.category_ids,
+            boxes_xywh=found.boxes_xywh,
+            scores=found.scores,
+            masks=found.masks,
+        )
+
+    @classmethod
+    def read_lvis_json(cls, path: Path, *, iou_type: IouType = "bbox") -> Self:
+        """Read an LVIS (and COCO) results file; further keys are ignored.
+
+        Args:
+            path: The file.
+            iou_type: Whether to read boxes or masks.
 
         Raises:
             MissingFileError: There is no such file.
-            AnnotationError: The file is not JSON, not a list, or an entry lacks a key.
+            AnnotationError: The file is not JSON, holds no list of results, or an entry lacks a key
+                or has a mask that is none.
         """
-        image_ids, category_ids, boxes_xywh, scores = read_result_columns(path)
-        return cls(
-            image_ids=image_ids, category_ids=category_ids, boxes_xywh=boxes_xywh, scores=scores
-        )
+        return cls.of_results(read_results_file(path, iou_type=iou_type))
 
     def num_repeated(self) -> int:
         """Return how many rows are equal to an earlier one in all columns."""
@@ -129,6 +143,10 @@ class Predictions:
             [self.image_ids, self.category_ids, self.boxes_xywh.view(np.int64).reshape(-1, 4)]
         )
         table = np.column_stack([table, self.scores.view(np.int64)])
+        if self.masks is not None:
+            numbers: dict[bytes, int] = {}
+            found = [numbers.setdefault(one, len(numbers)) for one in self.masks.counts]
+            table = np.column_stack([table, found])
         return len(table) - len(np.unique(table, axis=0))
 
 

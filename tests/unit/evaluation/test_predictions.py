@@ -74,7 +74,10 @@ def test_a_files_further_keys_and_masks_are_ignored(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[{", "not JSON"),
-        ('{"annotations": []}', "lacks"),
+        ('{"annotations": [{"id": 1}]}', r"lacks \['image_id'"),
+        ('{"images": []}', "no list of results"),
+        ('{"annotations": [], "results": []}', "no list of results"),
+        ('{"results": [], "categories": [{"id": 1}]}', "categories are no list"),
         ("[[1, 2]]", "no list of results"),
         ("3", "no list of results"),
         ('[{"image_id": 1, "category_id": 2, "bbox": [1, 2], "score": 1}]', "not four numbers"),
