@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.files import flip_bit, tree
-from helpers.format3 import unpack_format3
+from helpers.format3 import as_format3, unpack_format3
 from regionspot.cache import (
+    BatchTargets,
     CachedSample,
     CacheMerge,
     FeatureCache,
     ImageDetails,
     Manifest,
-    build_index,
     check_same_manifest,
     collect_stats,
     read_labels,
@@ -60,20 +61,35 @@ def test_an_old_cache_is_verified_and_described(old: Path) -> None:
     assert [problem.shard for problem in verify_cache(old)] == [2]
 
 
-def test_a_cache_begun_in_format_3_is_written_on_to_the_same_bytes(
-    old: Path,
-    tmp_path: Path,
-    manifest: Manifest,
-    write_tiny_shard: Callable[[Path, int], None],
+def test_format_3_is_written_to_the_bytes_that_it_had(
+    old: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
-    ours = tmp_path / "ours"
-    write_manifest(ours, replace(manifest, schema_version=3, masks=False))
-    for shard in range(3):
-        write_tiny_shard(ours, shard)  # of samples that have all that format 4 stores
-    build_index(ours)
-    wanted = tree(old)
-    del wanted["text_banks.h5"]
-    assert tree(ours) == wanted
+    ours, wanted = tree(as_format3(cache_dir, tmp_path / "ours")), tree(old)
+    for files in (ours, wanted):
+        del files["text_banks.h5"]  # the same in both formats, but for its number
+    assert ours == wanted
+
+
+def test_formats_3_and_4_fill_batches_alike(old: Path, cache_dir: Path) -> None:
+    images = np.array([5, 2, 4])
+    filled = []
+    for folder in (old, cache_dir):
+        tensors = (
+            torch.zeros((3, 5, 6), dtype=torch.float16),
+            torch.zeros((3, 2, 4), dtype=torch.float16),
+            torch.zeros((3, 2, 4)),
+            torch.zeros((3, 2), dtype=torch.int64),
+            torch.zeros((3, 2)),
+        )
+        targets = BatchTargets(
+            tensors, feature_map_shape=(5, 6), feature_map_dtype=torch.float16, token_dim=4
+        )
+        with FeatureCache.open(folder) as cache:
+            cache.copy_arrays(images, targets)
+        filled.append(tensors)
+    assert filled[0][1].any()
+    for ours, theirs in zip(*filled, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_job_of_today_continues_a_cache_of_format_3(old: Path, manifest: Manifest) -> None:
