@@ -75,9 +75,12 @@ class RleMasks:
         return RleMasks(counts=self.counts[rows], sizes_hw=self.sizes_hw[rows])
 
     def to_coco(self) -> list[dict[str, Any]]:
-        """Return each mask as pycocotools takes it: ``{"size": [height, width], "counts": b}``."""
-        pairs = zip(self.sizes_hw.tolist(), self.counts.tolist(), strict=True)
-        return [{"size": size_hw, "counts": counts} for size_hw, counts in pairs]
+        """Return each mask as pycocotools takes it: ``{"size": [height, width], "counts": b}``.
+
+        Equal masks are one object, so do not change any.
+        """
+        masks, numbers = self._distinct()
+        return [masks[number] for number in numbers]
 
     def areas(self) -> NDArray[np.float64]:
         """Return the number of pixels of each mask, (N,)."""
@@ -90,6 +93,18 @@ class RleMasks:
     def _measured(self, name: str, empty: NDArray[np.float64]) -> NDArray[np.float64]:
         with needs_extra("eval"):
             from pycocotools import mask as coco_mask
-        masks, measure = self.to_coco(), getattr(coco_mask, name)
+        masks, numbers = self._distinct()
+        measure = getattr(coco_mask, name)
         chunks = [measure(masks[i : i + _CHUNK]) for i in range(0, len(masks), _CHUNK)]
-        return np.concatenate([empty, *chunks])
+        return np.concatenate([empty, *chunks])[numbers]
+
+    def _distinct(self) -> tuple[list[dict[str, Any]], list[int]]:
+        """Return the different masks, and the number of each mask among them, (N,).
+
+        A region is predicted as many classes, always with its one mask.
+        """
+        number_of: dict[tuple[bytes, int, int], int] = {}
+        rows = zip(self.counts, *self.sizes_hw.T.tolist(), strict=True)
+        numbers = [number_of.setdefault(row, len(number_of)) for row in rows]
+        masks = [{"size": [height, width], "counts": one} for one, height, width in number_of]
+        return masks, numbers
