@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,8 @@ def test_new_members_may_not_be_missing(
     tmp_path: Path, manifest: Manifest, make_sample: Callable[[int], CachedSample]
 ) -> None:
     write_manifest(tmp_path, manifest)
+    nothing: Any = None
     for name in ("predicted_iou", "masks_rle", "file_name"):
-        lacking = replace(make_sample(1), **{name: None})
+        lacking = replace(make_sample(1), **{name: nothing})
         with pytest.raises(ShapeError, match=f"img_1 has no {name}"):
             write_shard(tmp_path, 0, [lacking])
