@@ -387,3 +387,12 @@ def test_annotations_without_a_mask_that_fits_are_refused(
         ):
             read()
     LvisGroundTruth.read(path)
+
+
+def test_a_crowd_that_is_unclear_is_refused(tmp_path: Path) -> None:
+    path, _ = draw(World(seed=8), tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"][3]["iscrowd"] = "maybe"
+    path.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match=r"annotations\[3\] has an iscrowd"):
+        CocoMasks.read(path)

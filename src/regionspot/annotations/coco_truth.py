@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.assembly import vocabulary_of
+from regionspot.annotations.box_checks import DropReasons, code_of
 from regionspot.annotations.coco_entries import AnnotationEntries, CategoryEntries
 from regionspot.annotations.columns import TextColumn
 from regionspot.annotations.detect_format import WANTED_LISTS
@@ -22,7 +23,7 @@ from regionspot.annotations.json_entries import Entries, read_lists
 from regionspot.annotations.json_lists import JsonFile
 from regionspot.annotations.lvis import LvisFigures
 from regionspot.annotations.opening import FileRole
-from regionspot.annotations.report import few
+from regionspot.annotations.report import Reason, few
 from regionspot.annotations.truth_masks import ImageSizes, encoded_masks
 from regionspot.core.errors import AnnotationError
 from regionspot.core.rle_masks import RleMasks
@@ -99,6 +100,7 @@ class CocoMasks:
             sizes_hw=images.sizes_hw,
             path=path,
         )
+        _check_crowds(annotations.columns.pop("faults"), places, path)
         areas = figures.columns.pop("areas")[places]
         return cls(
             path=path,
@@ -112,6 +114,15 @@ class CocoMasks:
             is_crowd=annotations.columns.pop("is_crowd")[places],
             masks=masks,
             notes=_notes(np.flatnonzero(is_unlisted).tolist()),
+        )
+
+
+def _check_crowds(faults: DropReasons, places: NDArray[np.int64], path: Path) -> None:
+    odd = places[faults[places] == code_of(Reason.ODD_CROWD)]
+    if len(odd):
+        raise AnnotationError(
+            f"{path}: annotations[{odd[0]}] has an iscrowd that is neither 0 nor 1; predictions in"
+            " a crowd count neither way, so it has to be clear."
         )
 
 

@@ -139,8 +139,11 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
     needs_masks = masks_from_pixels(config, data)
     models = load_models(config, data) if methods or needs_masks else None
     scored = _start_from_pixels(methods, models, config, data)
-    details = read_region_details(config, data, models if needs_masks else None)
     loading_s = time.perf_counter() - start
+    start = time.perf_counter()
+    details = read_region_details(config, data, models if needs_masks else None)
+    if needs_masks:
+        timings["evaluate: masks from pixels"] = time.perf_counter() - start
     for name, head in heads.items():
         start = time.perf_counter()
         outputs.append(_run_head(name, head, config, data, details))
