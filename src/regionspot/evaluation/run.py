@@ -61,6 +61,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
         None if config.images_dir is None else Path(config.images_dir),
         metric=config.metric,
         image_ids_path=None if config.image_ids is None else Path(config.image_ids),
+        iou_type=config.iou_type,
     )
     with folder_lock(Path(config.output_dir), advice=_SECOND_EVALUATION):
         return _evaluate_alone(config, data, steps=steps, curves=curves, command=command)
@@ -74,7 +75,9 @@ def _evaluate_alone(
     curves: tuple[ReportPicture, ...],
     command: str,
 ) -> EvaluationResult:
-    scorer = scorer_of(data.truth, scorer=config.scorer, protocol=config.protocol)
+    scorer = scorer_of(
+        data.truth, iou_type=config.iou_type, scorer=config.scorer, protocol=config.protocol
+    )
     run = run_methods(config, data)
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
@@ -95,7 +98,9 @@ def _evaluate_alone(
     result = EvaluationResult(
         methods=methods,
         protocol=config.protocol,
+        score_rule=config.score_rule,
         metric=data.metric,
+        iou_type=config.iou_type,
         scorer=config.scorer,
         templates=config.templates,
         data=data.summary,
@@ -128,6 +133,7 @@ def _with_spread(
         list(predictions.values()),
         num_draws=config.bootstrap,
         protocol=config.protocol,
+        iou_type=config.iou_type,
     )
     rows = zip(methods, spread.of_methods, spread.of_differences, strict=True)
     return tuple(

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import cast
 
 from regionspot.core.files import write_text_atomic
-from regionspot.scoring.ap_scores import ApScores, Metric, Scorer
+from regionspot.scoring.ap_scores import ApScores, IouType, Metric, Scorer
 from regionspot.scoring.bootstrap import Intervals
 from regionspot.scoring.figures import shown_figures
 from regionspot.scoring.lvis_ap import LvisScores
 from regionspot.scoring.protocols import Protocol
+from regionspot.scoring.score_rules import ScoreRule
 
 METRICS_VERSION = 1
 
@@ -90,6 +91,10 @@ class EvaluationResult:
     """The methods, in the order asked for."""
     protocol: Protocol
     """Which (box, class) pairs were scored."""
+    score_rule: ScoreRule = "box_score"
+    """What a pair's score is."""
+    iou_type: IouType = "bbox"
+    """Whether AP is of boxes or of masks."""
     metric: Metric
     """What AP means."""
     scorer: Scorer
@@ -117,8 +122,10 @@ class EvaluationResult:
                 for result in self.methods
             },
             "metric": self.metric,
+            "iou_type": self.iou_type,
             "scorer": self.scorer,
             "protocol": self.protocol,
+            "score_rule": self.score_rule,
             "templates": self.templates,
             "data": {
                 "name": self.data.name,
@@ -170,9 +177,9 @@ def write_per_category(path: Path, methods: Sequence[MethodResult]) -> None:
     write_text_atomic(path, buffer.getvalue())
 
 
-def format_table(methods: Sequence[MethodResult]) -> str:
+def format_table(methods: Sequence[MethodResult], iou_type: IouType = "bbox") -> str:
     """Return the table that the command line prints, in percent."""
-    columns = shown_figures("shell", [method.figures for method in methods])
+    columns = shown_figures("shell", [method.figures for method in methods], iou_type)
     width = max(len("method"), *(len(method.name) for method in methods))
     widths = [max(8, len(column.title) + 2) for column in columns]
     titles = zip(columns, widths, strict=True)
