@@ -1,13 +1,14 @@
-"""Scores a feature cache with a trained head: no SAM, no CLIP, no image.
+"""Runs a trained head on a feature cache, for scores or embeddings: no SAM, no CLIP, no image.
 
 Shape letters: B images, R regions (padded), T tokens, S SAM width, D CLIP width, E text width,
 C classes.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from regionspot.cache import FeatureCache
+from regionspot.cache import CachedSample, FeatureCache
 from regionspot.cache.fingerprint import check_same_models
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import FloatArray, pixels_to_relative
@@ -26,6 +27,7 @@ from regionspot.model import TrainedHead
 TextBank = NDArray[np.float32] | Tensor
 """Unit-norm class embeddings, (C, E): numpy from a cache, torch from the text encoder."""
 
+_Result = TypeVar("_Result")
 _logger = logging.getLogger(__name__)
 
 
@@ -78,26 +80,51 @@ def score_cached(
         ConfigError: ``batch_size`` is not positive.
         ShapeError: The text bank does not fit the head.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
-    where = f"the cache {cache.location}"
-    if trained_head.card.fingerprint:
-        check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
-    else:
-        _logger.warning(
-            "the head's card names no frozen models: cannot check that %s fits it", where
-        )
     target = torch.device(device)
-    trained_head.head.to(target).eval()
-    trained_head.classifier.to(target).eval()
+    _check_fits(trained_head, cache, batch_size)
     bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
-    return _score_batches(
-        trained_head,
-        cache,
-        bank_CE,
-        range(len(cache)) if positions is None else positions,
-        batch_size,
-    )
+
+    def scored(sample: CachedSample, z_RE: Tensor) -> RegionScores:
+        return RegionScores(
+            image_id=sample.image_id,
+            boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
+            scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
+            box_scores=np.array(sample.box_scores),
+        )
+
+    return _map_images(trained_head, cache, scored, positions, batch_size, target)
+
+
+def map_embedded(
+    trained_head: TrainedHead,
+    cache: FeatureCache,
+    function: Callable[[CachedSample, Tensor], _Result],
+    *,
+    positions: Sequence[int] | None = None,
+    batch_size: int = 16,
+    device: str | torch.device = "cpu",
+) -> Iterator[_Result]:
+    """Embed the regions of cached images, and apply a function to each image.
+
+    Args:
+        trained_head: A head with its classifier and card; moved to ``device`` in eval mode.
+        cache: The cache.
+        function: Called, in several threads, with each image and the embeddings of its regions,
+            (R, E) float32 on ``device``, not normalised. Arrays of the image are views that die
+            with the cache.
+        positions: Positions of the images; None for all of the cache.
+        batch_size: Images embedded at once.
+        device: Where the head runs.
+
+    Returns:
+        The results, in the order of ``positions``.
+
+    Raises:
+        CacheMismatchError: The cache was made by other frozen models than the head was trained on.
+        ConfigError: ``batch_size`` is not positive.
+    """
+    _check_fits(trained_head, cache, batch_size)
+    return _map_images(trained_head, cache, function, positions, batch_size, torch.device(device))
 
 
 @torch.inference_mode()
@@ -137,17 +164,34 @@ def embed_regions(
     ]
 
 
-def _score_batches(
+def _check_fits(trained_head: TrainedHead, cache: FeatureCache, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
+    where = f"the cache {cache.location}"
+    if trained_head.card.fingerprint:
+        check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
+    else:
+        _logger.warning(
+            "the head's card names no frozen models: cannot check that %s fits it", where
+        )
+
+
+def _map_images(
     trained_head: TrainedHead,
     cache: FeatureCache,
-    bank_CE: Tensor,
-    positions: Sequence[int],
+    function: Callable[[CachedSample, Tensor], _Result],
+    positions: Sequence[int] | None,
     batch_size: int,
-) -> Iterator[RegionScores]:
-    device, codec = bank_CE.device, cache.manifest.feature_codec
+    device: torch.device,
+) -> Iterator[_Result]:
+    trained_head.head.to(device).eval()
+    trained_head.classifier.to(device).eval()
+    images = range(len(cache)) if positions is None else positions
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    codec = cache.manifest.feature_codec
 
     @torch.inference_mode()
-    def scored(batch: Sequence[int]) -> list[RegionScores]:
+    def embedded(batch: Sequence[int]) -> list[_Result]:
         samples = [cache.sample(position) for position in batch]
         feature_maps = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
         embeddings = embed_regions(
@@ -157,21 +201,11 @@ def _score_batches(
             [sample.boxes_xyxy for sample in samples],
             [sample.size_hw for sample in samples],
         )
-        return [
-            RegionScores(
-                image_id=sample.image_id,
-                boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
-                scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
-                box_scores=np.array(sample.box_scores),
-            )
-            for sample, z_RE in zip(samples, embeddings, strict=True)
-        ]
+        return list(map(function, samples, embeddings))
 
-    starts = range(0, len(positions), batch_size)
-    batches = [positions[start : start + batch_size] for start in starts]
     num_workers, num_threads = workers_on(device, len(batches))
     with closing(
-        map_batches(scored, batches, num_workers=num_workers, num_threads=num_threads)
+        map_batches(embedded, batches, num_workers=num_workers, num_threads=num_threads)
     ) as of_batches:
         yield from chain.from_iterable(of_batches)
 

@@ -63,7 +63,7 @@ class RegionSpot:
         self._models = models
         self._exif_policy = exif_policy_of(trained_head.card)
         self._mask_form = mask_form_for(trained_head.card.prompts)
-        self._banks = TextBanks(models, trained_head.folder)
+        self._banks = TextBanks(models.encoder, models.fingerprint(), trained_head.folder)
         trained_head.head.to(models.encoder.device).eval()
         trained_head.classifier.to(models.encoder.device).eval()
 
