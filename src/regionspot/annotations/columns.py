@@ -150,13 +150,18 @@ def image_key(file_name: str) -> str:
 
 
 def image_file_name(key: str) -> str | None:
-    """Return the path that `image_key` made a key of; None if the key does not tell."""
+    """Return the path that `image_key` made a key of.
+
+    Returns:
+        The path; None if the key is another text, such as the number that COCO gives an image, or
+        the hash of a long path.
+    """
     path = _HEX_BYTE.sub(lambda found: bytes([int(found[1], 16)]), key.encode("ascii"))
     try:
         name = path.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         return None
-    return name if image_key(name) == key else None
+    return name if "." in name and image_key(name) == key else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

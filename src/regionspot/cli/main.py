@@ -23,6 +23,8 @@ _COMMANDS = {
     "validate": ("train:train", "AP of a checkpoint on a validation cache (train.py validate)"),
     "evaluate": ("evaluate:evaluate", "AP of heads and of CLIP on crops, with a report"),
     "recognize": ("recognize:recognize", "name the regions of one image"),
+    "index": ("search:index_regions", "embed all regions of a cache by a head, to search them"),
+    "search": ("search:search_regions", "find regions of a cache by words, or by a region"),
     "verify": ("verify:verify_paths", "report damage in caches, heads and checkpoints"),
     "convert": ("convert:convert_head", "read or write the layout of the paper's released heads"),
     "convert-proposals": (

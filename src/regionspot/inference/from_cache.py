@@ -81,7 +81,7 @@ def score_cached(
         ShapeError: The text bank does not fit the head.
     """
     target = torch.device(device)
-    _check_fits(trained_head, cache, batch_size)
+    check_fits(trained_head, cache, batch_size)
     bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
 
     def scored(sample: CachedSample, z_RE: Tensor) -> RegionScores:
@@ -92,7 +92,27 @@ def score_cached(
             box_scores=np.array(sample.box_scores),
         )
 
-    return _map_images(trained_head, cache, scored, positions, batch_size, target)
+    return map_embedded(
+        trained_head, cache, scored, positions=positions, batch_size=batch_size, device=target
+    )
+
+
+def check_fits(trained_head: TrainedHead, cache: FeatureCache, batch_size: int) -> None:
+    """Check a head and a batch size before a cache is embedded.
+
+    Raises:
+        CacheMismatchError: The cache was made by other frozen models than the head was trained on.
+        ConfigError: ``batch_size`` is not positive.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
+    where = f"the cache {cache.location}"
+    if trained_head.card.fingerprint:
+        check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
+    else:
+        _logger.warning(
+            "the head's card names no frozen models: cannot check that %s fits it", where
+        )
 
 
 def map_embedded(
@@ -100,11 +120,13 @@ def map_embedded(
     cache: FeatureCache,
     function: Callable[[CachedSample, Tensor], _Result],
     *,
-    positions: Sequence[int] | None = None,
-    batch_size: int = 16,
-    device: str | torch.device = "cpu",
+    positions: Sequence[int] | None,
+    batch_size: int,
+    device: torch.device,
 ) -> Iterator[_Result]:
     """Embed the regions of cached images, and apply a function to each image.
+
+    The caller checks with `check_fits` that the cache fits the head.
 
     Args:
         trained_head: A head with its classifier and card; moved to ``device`` in eval mode.
@@ -116,15 +138,33 @@ def map_embedded(
         batch_size: Images embedded at once.
         device: Where the head runs.
 
-    Returns:
+    Yields:
         The results, in the order of ``positions``.
-
-    Raises:
-        CacheMismatchError: The cache was made by other frozen models than the head was trained on.
-        ConfigError: ``batch_size`` is not positive.
     """
-    _check_fits(trained_head, cache, batch_size)
-    return _map_images(trained_head, cache, function, positions, batch_size, torch.device(device))
+    trained_head.head.to(device).eval()
+    trained_head.classifier.to(device).eval()
+    images = range(len(cache)) if positions is None else positions
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    codec = cache.manifest.feature_codec
+
+    @torch.inference_mode()
+    def embedded(batch: Sequence[int]) -> list[_Result]:
+        samples = [cache.sample(position) for position in batch]
+        feature_maps = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
+        embeddings = embed_regions(
+            trained_head,
+            codec.decode(feature_maps.to(device)),
+            [_to_device(sample.position_tokens, device) for sample in samples],
+            [sample.boxes_xyxy for sample in samples],
+            [sample.size_hw for sample in samples],
+        )
+        return list(map(function, samples, embeddings))
+
+    num_workers, num_threads = workers_on(device, len(batches))
+    with closing(
+        map_batches(embedded, batches, num_workers=num_workers, num_threads=num_threads)
+    ) as of_batches:
+        yield from chain.from_iterable(of_batches)
 
 
 @torch.inference_mode()
@@ -162,52 +202,6 @@ def embed_regions(
     return [
         z_RE[: len(tokens)].float() for z_RE, tokens in zip(z_BRE, tokens_of_images, strict=True)
     ]
-
-
-def _check_fits(trained_head: TrainedHead, cache: FeatureCache, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
-    where = f"the cache {cache.location}"
-    if trained_head.card.fingerprint:
-        check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
-    else:
-        _logger.warning(
-            "the head's card names no frozen models: cannot check that %s fits it", where
-        )
-
-
-def _map_images(
-    trained_head: TrainedHead,
-    cache: FeatureCache,
-    function: Callable[[CachedSample, Tensor], _Result],
-    positions: Sequence[int] | None,
-    batch_size: int,
-    device: torch.device,
-) -> Iterator[_Result]:
-    trained_head.head.to(device).eval()
-    trained_head.classifier.to(device).eval()
-    images = range(len(cache)) if positions is None else positions
-    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    codec = cache.manifest.feature_codec
-
-    @torch.inference_mode()
-    def embedded(batch: Sequence[int]) -> list[_Result]:
-        samples = [cache.sample(position) for position in batch]
-        feature_maps = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
-        embeddings = embed_regions(
-            trained_head,
-            codec.decode(feature_maps.to(device)),
-            [_to_device(sample.position_tokens, device) for sample in samples],
-            [sample.boxes_xyxy for sample in samples],
-            [sample.size_hw for sample in samples],
-        )
-        return list(map(function, samples, embeddings))
-
-    num_workers, num_threads = workers_on(device, len(batches))
-    with closing(
-        map_batches(embedded, batches, num_workers=num_workers, num_threads=num_threads)
-    ) as of_batches:
-        yield from chain.from_iterable(of_batches)
 
 
 def _to_device(array: NDArray[np.float16], device: torch.device) -> Tensor:
