@@ -64,6 +64,7 @@ from regionspot.cache.sidecar import (
 from regionspot.cache.stats import CacheStats, collect_stats, read_labels
 from regionspot.cache.text_banks import TextBankStore, read_category_tree, write_category_tree
 from regionspot.cache.verify import Problem, find_garbage, verify_cache, verify_files
+from regionspot.cache.webdataset_pipeline import webdataset_pipeline
 
 __all__ = [
     "CODECS",
@@ -132,6 +133,7 @@ __all__ = [
     "try_lock_shard",
     "verify_cache",
     "verify_files",
+    "webdataset_pipeline",
     "write_category_tree",
     "write_manifest",
     "write_sealed_hdf5",
