@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -40,11 +40,17 @@ def index_regions(words: Sequence[str]) -> None:
     parser.add_argument(
         "--output", type=str, help="Folder of the index; by default <cache>.index beside the cache."
     )
+    parser.add_argument(
+        "--faiss",
+        type=str,
+        help="Also make an approximate index of this kind, a factory string of faiss such as"
+        " IVF1024,SQfp16, for `regionspot search --backend faiss` (extra search).",
+    )
     parser.add_argument("--batch_size", type=int, default=16, help="Images embedded at once.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     options = parser.parse_args(words)
     from regionspot.backbones import resolve_device
-    from regionspot.inference import RegionIndex, build_region_index
+    from regionspot.inference import RegionIndex, build_region_index, write_faiss
     from regionspot.model import load_trained_head
 
     folder = Path(options.output) if options.output else _beside(options.cache, "--output")
@@ -59,6 +65,8 @@ def index_regions(words: Sequence[str]) -> None:
             device=device,
         )
     index = RegionIndex.open(folder)
+    if options.faiss is not None:
+        write_faiss(folder, index.card, options.faiss)
     print(f"{folder}: {len(index):,} regions of {index.num_images:,} images")
 
 
@@ -112,10 +120,11 @@ def _opened_index(options: Namespace) -> Iterator["RegionIndex"]:
     from regionspot.inference import IndexSource, RegionIndex, build_region_index, has_index
     from regionspot.model import load_trained_head
 
-    more = {"device": options.device, "clip_weights": options.clip_weights}
+    more: dict[str, Any] = {"device": options.device, "clip_weights": options.clip_weights}
+    stored = {**more, "backend": options.backend}
     head = None if options.head is None else load_trained_head(options.head)
     if has_index(options.cache):
-        index = RegionIndex.open(options.cache, **more)
+        index = RegionIndex.open(options.cache, **stored)
         if head is not None:
             index.check_head(head.sha256)
         yield index
@@ -124,14 +133,15 @@ def _opened_index(options: Namespace) -> Iterator["RegionIndex"]:
         _check_regions(cache)
         folder = Path(options.index) if options.index else _beside(options.cache, "--index")
         if has_index(folder):
-            index = RegionIndex.open(folder, **more)
+            index = RegionIndex.open(folder, **stored)
             head_sha256 = index.card.source.head_sha256 if head is None else head.sha256
             source = IndexSource(head_sha256=head_sha256, cache_sha256=cache.index.contents_sha256)
             index.card.source.check_same(source, where=folder)
             yield index
             return
         num_regions = int(cache.index.num_regions.sum())
-        if head is None or options.index or num_regions > _MAX_REGIONS:
+        is_too_much = options.backend != "exact" or num_regions > _MAX_REGIONS
+        if head is None or options.index or is_too_much:
             place = f" --output {options.index}" if options.index else ""
             raise MissingFileError(
                 f"there is no region index at {folder}. Make it, once: regionspot index"
@@ -179,15 +189,16 @@ def _as_json(hits: Sequence["Hit"]) -> str:
 def _as_table(hits: Sequence["Hit"]) -> str:
     if not hits:
         return "no regions found"
-    header = ("region", "score", "x1", "y1", "x2", "y2", "label")
+    header = ("rank", "region", "score", "x1", "y1", "x2", "y2", "label")
     rows = [
         (
+            str(rank),
             f"{hit.key}:{hit.region}",
             f"{hit.score:.3f}",
             *(f"{value:.0f}" for value in hit.box_xyxy),
             hit.label or "-",
         )
-        for hit in hits
+        for rank, hit in enumerate(hits, start=1)
     ]
     return table(header, rows)
 
@@ -201,11 +212,11 @@ def _save(path: Path, hits: Sequence["Hit"], images_dir: Path, index: "RegionInd
     images = find_images(images_dir, hits)
     photos = [
         NamedPhoto(
-            title=f"{hit.score:.3f}, image {hit.key}",
+            title=f"{rank}: {hit.score:.3f}",
             image=load_image(images[hit.key], exif_policy=exif_policy),
             regions=(NamedRegion(box_xyxy=hit.box_xyxy, name=hit.label or "no label"),),
         )
-        for hit in hits
+        for rank, hit in enumerate(hits, start=1)
     ]
     sheet = draw_contact_sheet(
         photos, max_columns=_SHEET_COLUMNS, picture_format=_PICTURES[path.suffix.lower()]
@@ -239,6 +250,13 @@ def _search_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--index", type=str, help="Folder of the index; by default <cache>.index beside the cache."
+    )
+    parser.add_argument(
+        "--backend",
+        type=Literal["exact", "faiss"],
+        default="exact",
+        help="exact compares with every region; faiss with those that its approximate index takes"
+        " for near (`regionspot index --faiss`).",
     )
     parser.add_argument("--top", type=int, default=20, help="Number of regions, best first.")
     parser.add_argument("--min_score", type=float, help="Least score, 0 to 1.")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         PromptedImage,
         score_pixel_methods,
     )
+    from regionspot.inference.faiss_index import write_faiss
     from regionspot.inference.from_cache import score_cached
     from regionspot.inference.image_files import find_images
     from regionspot.inference.index_build import build_region_index
@@ -43,9 +44,11 @@ __all__ = [
     "load_image",
     "score_cached",
     "score_pixel_methods",
+    "write_faiss",
 ]
 
 _HOMES = {
+    "write_faiss": "faiss_index",
     "PIXEL_METHODS": "clip_crops",
     "PixelMethod": "clip_crops",
     "PromptedImage": "clip_crops",

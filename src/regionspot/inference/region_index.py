@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Self, overload
+from typing import Literal, Self, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from regionspot.annotations import image_file_name
 from regionspot.cache import Fingerprint
 from regionspot.core.errors import CacheCorruptError, ConfigError, ShapeError
 from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference.faiss_index import FaissIndex
 from regionspot.inference.index_files import (
     INDEX_COMMAND,
     IndexCard,
@@ -34,7 +35,11 @@ from regionspot.inference.matching_models import load_matching_encoder
 from regionspot.inference.nearest import find_nearest
 from regionspot.inference.text_banks import TextBanks
 
+Backend = Literal["exact", "faiss"]
+"""How the nearest regions are found."""
+
 _NUM_KEPT_TABLES = 64
+_NUM_KEPT_MAPS = 256  # each takes a file descriptor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,18 +94,27 @@ class RegionIndex:
     Args:
         folder: The index.
         card: Its card.
+        backend: "exact", or "faiss" for its approximate index (`write_faiss`).
         device: Where CLIP embeds words; it is loaded with the first ones.
         clip_weights: Tag or path of CLIP's weights; None takes the usual ones.
     """
 
     def __init__(
-        self, folder: Path, card: IndexCard, *, device: str = "cpu", clip_weights: str | None = None
+        self,
+        folder: Path,
+        card: IndexCard,
+        *,
+        backend: Backend = "exact",
+        device: str = "cpu",
+        clip_weights: str | None = None,
     ) -> None:
         self.folder = folder
         self.card = card
+        self._faiss = FaissIndex(folder, card) if backend == "faiss" else None
         self._device = device
         self._clip_weights = clip_weights
         self._table = lru_cache(_NUM_KEPT_TABLES)(self._read_table)
+        self._embeddings = lru_cache(_NUM_KEPT_MAPS)(self._map_embeddings)
         self._is_checked = bytearray(len(card.parts))
         self._counts = [part.num_regions for part in card.parts]
         self._starts = np.concatenate([[0], np.cumsum(self._counts, dtype=np.int64)])
@@ -111,6 +125,7 @@ class RegionIndex:
         folder: Path | str,
         *,
         source: IndexSource | None = None,
+        backend: Backend = "exact",
         device: str = "cpu",
         clip_weights: str | None = None,
     ) -> Self:
@@ -119,19 +134,22 @@ class RegionIndex:
         Args:
             folder: Its folder.
             source: The head and the cache that it must be of; None accepts any.
+            backend: "exact" compares a query with every region; "faiss" with those that its
+                approximate index takes for near (`regionspot index --faiss`).
             device: Where CLIP embeds words: "auto" (a GPU if there is one), "cpu", "cuda".
             clip_weights: Tag or path of CLIP's weights; None takes the usual ones.
 
         Raises:
             MissingFileError: The folder has no finished index.
             CacheMismatchError: It is of another head, cache or version than wanted.
-            CacheCorruptError: Its card is damaged.
+            CacheCorruptError: Its card or the index of faiss is damaged.
+            MissingExtraError: The extra ``search`` is not installed.
         """
         folder = Path(folder)
         card = read_card(folder)
         if source is not None:
             card.source.check_same(source, where=folder)
-        return cls(folder, card, device=device, clip_weights=clip_weights)
+        return cls(folder, card, backend=backend, device=device, clip_weights=clip_weights)
 
     def __len__(self) -> int:
         """Return the number of regions."""
@@ -280,13 +298,16 @@ class RegionIndex:
         if top < 1:
             raise ConfigError(f"top is {top}; wanted a whole number of at least 1.")
         masks = self._masks(only)
-        nearest = find_nearest(
-            F.normalize(queries_QE.float(), dim=1),
-            self._counts,
-            self._embeddings,
-            top=top,
-            masks=masks,
-        )
+        queries_QE = F.normalize(queries_QE.float(), dim=1)
+        if self._faiss is None:
+            nearest = find_nearest(queries_QE, self._counts, self._embeddings, top=top, masks=masks)
+        elif masks is None:
+            nearest = self._faiss.find(queries_QE, self._rows, top=top)
+        else:
+            raise ConfigError(
+                "faiss cannot leave out images or labels (--images, --not_labelled): use the exact"
+                " backend for these, --backend exact."
+            )
         return [
             [
                 hit
@@ -353,7 +374,16 @@ class RegionIndex:
             probability=torch.tensor(logit).sigmoid().item() if is_text else None,
         )
 
-    def _embeddings(self, part: int) -> NDArray[np.float16]:
+    def _rows(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return the embeddings of regions by their numbers, (K, E) float32."""
+        parts = np.searchsorted(self._starts, rows, side="right") - 1
+        found = [
+            self._embeddings(int(part))[row - self._starts[part]]
+            for part, row in zip(parts, rows, strict=True)
+        ]
+        return torch.from_numpy(np.array(found, np.float32).reshape(len(rows), self.card.text_dim))
+
+    def _map_embeddings(self, part: int) -> NDArray[np.float16]:
         described = self.card.parts[part]
         embeddings_RE = map_embeddings(self.folder, part, described, self.card.text_dim)
         if not self._is_checked[part]:
