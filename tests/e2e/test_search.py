@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +106,7 @@ def test_regions_like_one_and_filters(made: Path, search: Callable[..., str]) ->
 def test_the_contact_sheet_shows_the_hits_in_order(
     made: Path, search: Callable[..., str], tmp_path: Path
 ) -> None:
+    comment = ""
     for name in ("top.png", "top.jpg"):
         path = tmp_path / "new" / name
         out = search(made / "cache", "sea egg", "--top", 6, "--save", path, "--images_dir", made)
@@ -162,6 +165,21 @@ def test_mistakes_are_explained(made: Path, refused: Callable[..., str], tmp_pat
     (tmp_path / "elsewhere").symlink_to(cache)
     message = refused(tmp_path / "elsewhere", "sea egg")
     assert f"regionspot index {tmp_path}/elsewhere --head" in message
+
+
+def test_the_page_shows_what_works(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "search.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    (tmp_path / "runs" / "quickstart" / "cache").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "cache" / "val.index").symlink_to(made / "cache.index")
+    monkeypatch.chdir(tmp_path)
+    # Here are other classes than those of the quickstart.
+    names: dict[str, Any] = {}
+    exec(code.replace('not_labelled=["sea egg"]', 'not_labelled=["class 0"]'), names)  # noqa: S102
+    assert len(names["hits"]) == len(names["neighbours"]) == 5
+    assert {hit.label for hit in names["suspects"]} == {"class 1"}
 
 
 def test_verify_reports_damage_of_an_index(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from regionspot.storage import is_url
 if TYPE_CHECKING:
     from regionspot.inference import Hit, RegionIndex
 
-_MAX_REGIONS = 50_000  # the toy head takes 15 s for as many on two cores
+_MAX_REGIONS = 20_000  # embedded on the fly: some seconds with the toy head
 _SHEET_COLUMNS = 5
 _PICTURES: dict[str, Literal["png", "jpeg"]] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 

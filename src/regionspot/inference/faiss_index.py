@@ -24,7 +24,8 @@ from regionspot.inference.index_files import IndexCard, map_embeddings
 from regionspot.inference.nearest import Nearest
 
 FAISS_COMMAND: Final = "regionspot index <cache> --head <its head> --faiss IVF1024,SQfp16"
-_TRAINING_ROWS = 100_000
+_ROWS_PER_CLUSTER = 64  # faiss asks for 39 at least and uses 256 at most
+_MIN_CLUSTERS = 1024
 _NUM_PROBES = 32
 
 
@@ -51,7 +52,9 @@ def write_faiss(folder: Path, card: IndexCard, factory: str) -> None:
     total = sum(part.num_regions for part in card.parts)
     with safe_points():
         try:
-            index.train(_training_rows(folder, card, total))
+            clusters = faiss.try_extract_index_ivf(index)  # None for other kinds
+            num_clusters = max(clusters.nlist if clusters else 0, _MIN_CLUSTERS)
+            index.train(_training_rows(folder, card, total // (_ROWS_PER_CLUSTER * num_clusters)))
         except RuntimeError as error:
             raise ConfigError(
                 f"faiss cannot train {factory!r} on {total:,} regions ({str(error)[-200:]}). Use"
@@ -62,8 +65,8 @@ def write_faiss(folder: Path, card: IndexCard, factory: str) -> None:
         ):
             check_stop()
             index.add(np.asarray(rows, np.float32))
-        if hasattr(index, "nprobe"):
-            index.nprobe = _NUM_PROBES
+        if clusters:
+            clusters.nprobe = _NUM_PROBES
         _description_path(folder).unlink(missing_ok=True)
         digest = xxhash.xxh3_64()
         with open_atomic(_index_path(folder)) as file:
@@ -158,10 +161,9 @@ def _parts(folder: Path, card: IndexCard) -> Iterator[NDArray[np.float16]]:
         yield map_embeddings(folder, number, part, card.text_dim)
 
 
-def _training_rows(folder: Path, card: IndexCard, total: int) -> NDArray[np.float32]:
-    """Return embeddings at even distances, as many as faiss can use."""
-    step = max(1, total // _TRAINING_ROWS)
-    parts = [np.asarray(rows[::step], np.float32) for rows in _parts(folder, card)]
+def _training_rows(folder: Path, card: IndexCard, step: int) -> NDArray[np.float32]:
+    """Return every ``step``-th embedding."""
+    parts = [np.asarray(rows[:: max(step, 1)], np.float32) for rows in _parts(folder, card)]
     return np.concatenate(parts)
 
 

@@ -49,7 +49,7 @@ def build_region_index(
     Args:
         trained_head: The head; moved to ``device`` in eval mode.
         cache: The cache.
-        folder: Where the index goes: 2 E bytes for each region, 28 more for its box and label.
+        folder: Where the index goes: 2 E bytes for each region, and about 28 more.
         batch_size: Images embedded at once.
         device: Where the head runs.
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import h5py
 import msgspec
@@ -41,6 +41,7 @@ INDEX_COMMAND: Final = "regionspot index <cache> --head <its head>"
 
 _REMEDY = f"Make the damaged parts again: {INDEX_COMMAND}"
 _CARD_NAME = "index.json"
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
 _DTYPE = np.dtype("<f2")
 
 
@@ -74,9 +75,9 @@ class IndexSource:
 class IndexPart:
     """One part of an index."""
 
-    num_images: int
+    num_images: _Count
     """Number of its images, N."""
-    num_regions: int
+    num_regions: _Count
     """Number of its regions, R."""
     embeddings_xxh3: str
     """Checksum of the file of its embeddings, 16 hex digits."""
@@ -98,7 +99,7 @@ class IndexCard:
     """The classifier's bias."""
     vocabulary: tuple[str, ...]
     """Class names of the cache; labels are indices into them."""
-    text_dim: int
+    text_dim: _Count
     """Width of the embeddings, E."""
     parts: tuple[IndexPart, ...]
     """The parts, one for each shard of the cache."""

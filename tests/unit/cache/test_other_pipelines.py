@@ -1,6 +1,7 @@
 """Other people's pipelines read the shards: plain webdataset, Hugging Face datasets, and ours."""
 
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,24 @@ def test_hugging_face_datasets_streams_the_shards(
         "webdataset", data_files={"train": tars(cache)}, split="train", streaming=True
     )
     check_same(cache, iter(stream), tolerance=0)
+
+
+def test_the_page_shows_what_works(
+    cache: FeatureCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = Path(__file__).parents[3] / "docs" / "other_pipelines.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    assert len(blocks) == 3
+    (tmp_path / "runs" / "quickstart" / "cache").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "cache" / "val").symlink_to(cache.path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    for block in blocks:
+        exec(block, {})  # noqa: S102
+        lines = capsys.readouterr().out.splitlines()
+        assert sorted(line.split()[0] for line in lines) == [
+            cache.index.key(index) for index in range(len(cache))
+        ]
