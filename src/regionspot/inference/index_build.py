@@ -1,7 +1,7 @@
 """Makes the region index of a cache: a head's embeddings of all its regions, computed once.
 
 It can be stopped or killed at any moment: the parts that are whole stay, and the same call makes
-the others. The files depend only on the head, the cache and the batch size.
+the others. On one machine, equal heads, caches, batch sizes and devices give equal files.
 """
 
 import logging

@@ -82,7 +82,8 @@ class RegionFilter:
     """Least score (`Hit.score`); None for any."""
 
 
-_ALL = RegionFilter()
+ALL_REGIONS = RegionFilter()
+"""Leaves nothing out."""
 
 
 class RegionIndex:
@@ -167,7 +168,7 @@ class RegionIndex:
         *,
         top: int = 20,
         templates: str | None = None,
-        only: RegionFilter = _ALL,
+        only: RegionFilter = ALL_REGIONS,
         banks: TextBanks | None = None,
     ) -> list[Hit]: ...
 
@@ -178,7 +179,7 @@ class RegionIndex:
         *,
         top: int = 20,
         templates: str | None = None,
-        only: RegionFilter = _ALL,
+        only: RegionFilter = ALL_REGIONS,
         banks: TextBanks | None = None,
     ) -> list[list[Hit]]: ...
 
@@ -188,7 +189,7 @@ class RegionIndex:
         *,
         top: int = 20,
         templates: str | None = None,
-        only: RegionFilter = _ALL,
+        only: RegionFilter = ALL_REGIONS,
         banks: TextBanks | None = None,
     ) -> list[Hit] | list[list[Hit]]:
         """Find the regions that words describe.
@@ -225,7 +226,11 @@ class RegionIndex:
         return found[0] if isinstance(words, str) else found
 
     def similar(
-        self, region: Hit | tuple[str, int] | ArrayLike, *, top: int = 20, only: RegionFilter = _ALL
+        self,
+        region: Hit | tuple[str, int] | ArrayLike,
+        *,
+        top: int = 20,
+        only: RegionFilter = ALL_REGIONS,
     ) -> list[Hit]:
         """Find the regions that resemble one.
 
@@ -338,7 +343,9 @@ class RegionIndex:
         if only.images is None and not only.not_labelled:
             return None
         labels = [names.index(name) for name in only.not_labelled]
-        keys = None if only.images is None else np.array(sorted(only.images), np.bytes_)
+        keys = None
+        if only.images is not None:  # keys are ASCII, so that no other text is found
+            keys = np.array([key.encode("ascii", "replace") for key in only.images], np.bytes_)
         masks, seen = [], set[bytes]()
         for part in range(len(self.card.parts)):
             table = self._table(part)

@@ -28,7 +28,7 @@ from regionspot.inference.from_cache import class_probabilities, embed_regions
 from regionspot.inference.inputs import ImageLike, as_count, is_one_image, load_image
 from regionspot.inference.matching_models import exif_policy_of, load_matching_models
 from regionspot.inference.prompts import PromptedPixels, mask_form_for, open_prompted
-from regionspot.inference.region_index import Hit, RegionFilter, RegionIndex
+from regionspot.inference.region_index import ALL_REGIONS, Hit, RegionFilter, RegionIndex
 from regionspot.inference.regions import Regions
 from regionspot.inference.text_banks import ChosenNames, TextBanks, as_vocabulary
 from regionspot.model import TrainedHead, load_trained_head
@@ -254,22 +254,28 @@ class RegionSpot:
         return regions[np.argsort(-regions.scores, kind="stable")]
 
     def search(
-        self, index: RegionIndex, words: str, *, top: int = 20, only: RegionFilter | None = None
+        self,
+        index: RegionIndex | Path | str,
+        words: str,
+        *,
+        top: int = 20,
+        only: RegionFilter = ALL_REGIONS,
     ) -> list[Hit]:
         """Find the regions of a cache that words describe, with the CLIP that is already loaded.
 
         Args:
-            index: The region index of this head on the cache.
+            index: The region index of this head on the cache, or its folder.
             words: A name or a short description.
             top: Number of hits, best first.
-            only: Which regions may be found; None for all.
+            only: Which regions may be found.
 
         Raises:
             CacheMismatchError: The index is of another head.
-            As `RegionIndex.search`.
+            As `RegionIndex.open` and `RegionIndex.search`.
         """
-        index.check_head(self._trained_head.sha256)
-        return index.search(words, top=top, only=only or RegionFilter(), banks=self._banks)
+        opened = index if isinstance(index, RegionIndex) else RegionIndex.open(index)
+        opened.check_head(self._trained_head.sha256)
+        return opened.search(words, top=top, only=only, banks=self._banks)
 
     @torch.inference_mode()
     def _recognize_batch(self, images: Sequence[PromptedPixels], task: _Task) -> list[Regions]:

@@ -108,6 +108,8 @@ def test_embeddings_are_those_of_the_head_on_each_image_alone(
     assert index.num_images == NUM_IMAGES
     for (key, region), row in wanted.items():
         np.testing.assert_allclose(index.embedding(key, region), row, atol=1e-3)
+    parts = [np.load(path, mmap_mode="r") for path in sorted(built.glob("parts/*.npy"))]
+    np.testing.assert_allclose(np.concatenate(parts), np.stack(list(wanted.values())), atol=1e-3)
 
 
 def test_text_ranks_regions_as_the_plain_product_of_bank_and_embeddings(
@@ -136,7 +138,8 @@ def test_text_ranks_regions_as_the_plain_product_of_bank_and_embeddings(
             assert hit.score == hit.probability
     one = index.search(words[1], top=2)
     assert names_of(one) == names_of(index.search(words, top=2)[1])
-    assert one == RegionSpot(head, models).search(index, words[1], top=2)
+    model = RegionSpot(head, models)
+    assert one == model.search(index, words[1], top=2) == model.search(built, words[1], top=2)
 
 
 def test_regions_like_one_are_the_nearest_without_it(
@@ -180,6 +183,8 @@ def test_questions_without_an_answer_are_refused(built: Path, tmp_path: Path) ->
         index.search("sea egg", only=RegionFilter(not_labelled=["class 3"]))
     with pytest.raises(ConfigError, match="no image 'nowhere'"):
         index.search("sea egg", only=RegionFilter(images=["nowhere", "0-2epng"]))
+    with pytest.raises(ConfigError, match=r"no image 'caf\?' \(1 of 1 keys"):
+        index.search("sea egg", only=RegionFilter(images=["caf\u00e9"]))
     with pytest.raises(ConfigError, match="no image 'nowhere'"):
         index.similar(("nowhere", 0))
     with pytest.raises(ConfigError, match="has the regions 0 to 2; found 3"):
