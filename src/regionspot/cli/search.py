@@ -227,15 +227,15 @@ def _save(path: Path, hits: Sequence["Hit"], images_dir: Path, index: "RegionInd
 _HEAD_HELP = "Folder of a run or a trained head; or a .ckpt."
 
 
-def _parser(command: str, about: str | None) -> ArgumentParser:
+def _parser(command: str, about: str | None, *, more: str = "") -> ArgumentParser:
     prepare_parsing()
     parser = ArgumentParser(prog=f"regionspot {command}", description=about)
-    parser.add_argument("cache", type=str, help="Folder or URL of a feature cache.")
+    parser.add_argument("cache", type=str, help=f"Folder or URL of a feature cache{more}.")
     return parser
 
 
 def _search_parser() -> ArgumentParser:
-    parser = _parser("search", search_regions.__doc__)
+    parser = _parser("search", search_regions.__doc__, more="; or folder of a region index")
     parser.add_argument(
         "words", type=str, nargs="?", help="A name or a short description of regions."
     )
