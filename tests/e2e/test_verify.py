@@ -151,5 +151,5 @@ def test_what_is_neither_exits_with_2_and_does_not_keep_from_the_others(
     for path in (empty, tmp_path / "notes.txt", tmp_path / "nothing.ckpt"):
         assert exit_code(str(path), str(cache)) == 2
         out, err = capsys.readouterr()
-        assert f"there is no cache, head or checkpoint at {path}" in err
+        assert f"there is no cache, region index, head or checkpoint at {path}" in err
         assert str(cache) in out

@@ -9,7 +9,7 @@ from regionspot.annotations.box_checks import (
 from regionspot.annotations.classes import with_merged_classes
 from regionspot.annotations.coco import read_coco_json
 from regionspot.annotations.coco_truth import CocoMasks
-from regionspot.annotations.columns import image_key
+from regionspot.annotations.columns import image_file_name, image_key
 from regionspot.annotations.csv_table import CsvBlock, CsvColumn
 from regionspot.annotations.detectron2 import read_detections
 from regionspot.annotations.formats import (
@@ -64,6 +64,7 @@ __all__ = [
     "decode_points",
     "encode_mask",
     "identities_of_file",
+    "image_file_name",
     "image_key",
     "implausible_error",
     "overshooting",

@@ -20,6 +20,7 @@ from regionspot.annotations.report import Reason
 from regionspot.core.vocabulary import Vocabulary
 
 _ESCAPED = re.compile(rb"[^A-Za-z0-9_]")
+_HEX_BYTE = re.compile(rb"-([0-9a-f]{2})")
 _MAX_KEY_LENGTH = 80
 
 
@@ -146,6 +147,21 @@ def image_key(file_name: str) -> str:
     path = file_name.encode("utf-8", "surrogatepass")
     key = _ESCAPED.sub(lambda found: b"-%02x" % found.group()[0], path).decode("ascii")
     return key if len(key) <= _MAX_KEY_LENGTH else f"--{sha256(path).hexdigest()}"
+
+
+def image_file_name(key: str) -> str | None:
+    """Return the path that `image_key` made a key of.
+
+    Returns:
+        The path; None if the key is another text, such as the number that COCO gives an image, or
+        the hash of a long path.
+    """
+    path = _HEX_BYTE.sub(lambda found: bytes([int(found[1], 16)]), key.encode("ascii"))
+    try:
+        name = path.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None
+    return name if "." in name and image_key(name) == key else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

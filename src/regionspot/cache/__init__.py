@@ -1,7 +1,7 @@
 """The feature cache: all that training needs of a data set, computed once."""
 
 from regionspot.cache.batch_copy import BatchTargets
-from regionspot.cache.cache_files import CacheFiles
+from regionspot.cache.cache_files import CacheFiles, open_regular
 from regionspot.cache.feature_cache import FeatureCache
 from regionspot.cache.feature_codec import CODECS, CodecName, FeatureCodec, find_codec
 from regionspot.cache.fingerprint import Fingerprint, check_same_fingerprint, refuse_differences
@@ -45,11 +45,17 @@ from regionspot.cache.manifest import (
     write_manifest,
 )
 from regionspot.cache.masks import check_masks, decode_masks
-from regionspot.cache.member_bytes import encode_array
+from regionspot.cache.member_bytes import HEADER_BYTES, encode_array
 from regionspot.cache.merge import CacheMerge
 from regionspot.cache.remote_files import RemoteFiles, opened_files
 from regionspot.cache.sample import CachedSample, ImageDetails
-from regionspot.cache.sealed import seal_json, write_sealed_hdf5
+from regionspot.cache.sealed import (
+    hdf5_array,
+    open_sealed_hdf5,
+    open_sealed_json,
+    seal_json,
+    write_sealed_hdf5,
+)
 from regionspot.cache.shard_reader import ShardReader
 from regionspot.cache.shard_writer import shard_is_complete, write_shard
 from regionspot.cache.sidecar import (
@@ -62,10 +68,12 @@ from regionspot.cache.sidecar import (
 from regionspot.cache.stats import CacheStats, collect_stats, read_labels
 from regionspot.cache.text_banks import TextBankStore, read_category_tree, write_category_tree
 from regionspot.cache.verify import Problem, find_garbage, verify_cache, verify_files
+from regionspot.cache.webdataset_pipeline import webdataset_pipeline
 
 __all__ = [
     "CODECS",
     "EXTRAS",
+    "HEADER_BYTES",
     "MANIFEST",
     "MASKS",
     "MEMBERS",
@@ -105,11 +113,15 @@ __all__ = [
     "exclusive_writer",
     "find_codec",
     "find_garbage",
+    "hdf5_array",
     "image_bytes",
     "index_path",
     "manifest_differences",
     "manifest_path",
     "one_at_a_time",
+    "open_regular",
+    "open_sealed_hdf5",
+    "open_sealed_json",
     "opened_files",
     "quarantine_path",
     "read_category_tree",
@@ -131,6 +143,7 @@ __all__ = [
     "try_lock_shard",
     "verify_cache",
     "verify_files",
+    "webdataset_pipeline",
     "write_category_tree",
     "write_manifest",
     "write_sealed_hdf5",

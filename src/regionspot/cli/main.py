@@ -27,6 +27,8 @@ _COMMANDS = {
         "train and evaluate the heads of whole tables, with several seeds",
     ),
     "recognize": ("recognize:recognize", "name the regions of one image"),
+    "index": ("search:index_regions", "embed all regions of a cache by a head, to search them"),
+    "search": ("search:search_regions", "find regions of a cache by words, or by a region"),
     "verify": ("verify:verify_paths", "report damage in caches, heads and checkpoints"),
     "convert": ("convert:convert_head", "read or write the layout of the paper's released heads"),
     "convert-proposals": (

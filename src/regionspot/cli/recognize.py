@@ -28,7 +28,7 @@ def recognize(words: Sequence[str]) -> None:
     parser = _parser()
     options = parser.instantiate(parser.parse_args(words))
     # In order of cost: mistakes are reported before SAM and CLIP are loaded, which takes long.
-    output = None if options.output is None else _picture_path(options.output)
+    output = None if options.output is None else picture_path(options.output)
     boxes, points = _prompts(options)
     vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
     if options.templates is not None:
@@ -177,19 +177,34 @@ def format_table(regions: "Regions") -> str:
     )
 
 
-def _picture_path(text: str) -> Path:
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def picture_path(
+    text: str, *, option: str = "--output", suffixes: Sequence[str] = _PICTURES
+) -> Path:
+    """Return the path of a picture to write.
+
+    Args:
+        text: The path.
+        option: Name of the option, for messages.
+        suffixes: The formats, by the end of the name.
+
+    Raises:
+        ConfigError: It is no picture by its name, or cannot be written by this user.
+    """
     path = Path(text)
-    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
-        raise ConfigError(f"--output {text}: wanted a name that ends in .png, .jpg or .webp.")
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option} {text}: wanted a name that ends in {' or '.join(suffixes)}.")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not above.is_dir():
         found = path if path.is_dir() else above
         raise ConfigError(
-            f"--output {text}: {found} is a {'folder' if found == path else 'file'}; wanted the"
+            f"{option} {text}: {found} is a {'folder' if found == path else 'file'}; wanted the"
             " name of a picture, in a folder that exists or can be created."
         )
     if not os.access(above, os.W_OK):
-        raise ConfigError(f"--output {text}: this user may not write to {above}.")
+        raise ConfigError(f"{option} {text}: this user may not write to {above}.")
     return path
 
 

@@ -1,4 +1,4 @@
-"""``regionspot verify``: verify caches, heads and checkpoints."""
+"""``regionspot verify``: verify caches, region indices, heads and checkpoints."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ from regionspot.storage import is_url
 
 _BANKS_REMEDY = "Copy it again from the run that wrote it, or remove it to embed the names anew."
 
-Kind: TypeAlias = Literal["cache", "head", "checkpoint"]
+Kind: TypeAlias = Literal["cache", "index", "head", "checkpoint"]
 Report = TypeVar("Report")
 
 
@@ -65,10 +65,11 @@ class VerifyReport:
 
 @reported_errors()
 def verify_paths(words: Sequence[str]) -> None:
-    """Read every byte of caches, heads and checkpoints, and report damage.
+    """Read every byte of caches, region indices, heads and checkpoints, and report damage.
 
-    Takes caches (folders or URLs), trained heads (folders or ``.safetensors`` files), checkpoints
-    (``.ckpt``) and folders of runs, of which the head and all checkpoints are verified.
+    Takes caches (folders or URLs), region indices, trained heads (folders or ``.safetensors``
+    files), checkpoints (``.ckpt``) and folders of runs, of which the head and all checkpoints are
+    verified.
     ``regionspot cache verify`` is the same command for caches only. Exits with 0 if everything is
     as it was written, with 1 if anything is damaged, and with 2 if there is nothing to verify at a
     path; the others are still verified. With ``--json``, prints one JSON object for each.
@@ -89,7 +90,7 @@ def _verify(
     name, what, prog = (
         ("caches", "feature caches", "regionspot cache verify")
         if of_caches
-        else ("paths", "caches, heads, checkpoints or runs", "regionspot verify")
+        else ("paths", "caches, region indices, heads, checkpoints or runs", "regionspot verify")
     )
     options = parse_paths(words, name, what=what, prog=prog, about=verify_paths.__doc__)
     is_single = len(options[name]) == 1
@@ -129,8 +130,12 @@ def examine_path(path: str) -> list[VerifyReport]:
     if is_url(path) or manifest_path(folder).is_file() or shards_path(folder).is_dir():
         return examine_cache(path)
     # Imported here, since torch takes seconds, and caches do not need it.
+    from regionspot.inference import find_damage, has_index
     from regionspot.model import CHECKPOINT_SUFFIX, RUN_FOLDER, WEIGHTS_SUFFIX
 
+    if has_index(folder):
+        problems = [Problem(message=message) for message in find_damage(folder)]
+        return [VerifyReport(path=path, kind="index", is_whole=not problems, problems=problems)]
     endings = (CHECKPOINT_SUFFIX, WEIGHTS_SUFFIX)
     if folder.suffix in endings and folder.is_file():
         return [_examine_head(folder)]
@@ -142,8 +147,8 @@ def examine_path(path: str) -> list[VerifyReport]:
     ]
     if not found:
         raise MissingFileError(
-            f"there is no cache, head or checkpoint at {path}. Give the folder of one or of a run,"
-            f" a {CHECKPOINT_SUFFIX} or {WEIGHTS_SUFFIX} file, or the URL of a cache."
+            f"there is no cache, region index, head or checkpoint at {path}. Give the folder of one"
+            f" or of a run, a {CHECKPOINT_SUFFIX} or {WEIGHTS_SUFFIX} file, or the URL of a cache."
         )
     return [_examine_head(file) for file in found]
 

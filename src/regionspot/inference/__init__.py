@@ -1,4 +1,4 @@
-"""Naming regions: from a cache with a trained head, or from pixels with or without one.
+"""Naming regions, from a cache or from pixels, and finding regions of a cache by words.
 
 Imports are lazy, as scoring a cache needs neither SAM, CLIP nor an image library.
 """
@@ -13,37 +13,60 @@ if TYPE_CHECKING:
         PixelMethod,
         score_pixel_methods,
     )
+    from regionspot.inference.faiss_index import write_faiss
     from regionspot.inference.from_cache import score_cached
+    from regionspot.inference.image_files import find_images
+    from regionspot.inference.index_build import build_region_index
+    from regionspot.inference.index_files import IndexSource, find_damage, has_index
     from regionspot.inference.inputs import ImageLike, load_image
     from regionspot.inference.prompted_images import PromptedImage, sam_masks
+    from regionspot.inference.region_index import Hit, RegionFilter, RegionIndex
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
 
 __all__ = [
     "PIXEL_METHODS",
+    "Hit",
     "ImageError",
     "ImageLike",
+    "IndexSource",
     "PixelMethod",
     "PromptedImage",
     "Region",
+    "RegionFilter",
+    "RegionIndex",
     "RegionSpot",
     "Regions",
+    "build_region_index",
+    "find_damage",
+    "find_images",
+    "has_index",
     "load_image",
     "sam_masks",
     "score_cached",
     "score_pixel_methods",
+    "write_faiss",
 ]
 
 _HOMES = {
+    "write_faiss": "faiss_index",
     "PIXEL_METHODS": "clip_crops",
     "PixelMethod": "clip_crops",
     "score_pixel_methods": "clip_crops",
     "score_cached": "from_cache",
+    "IndexSource": "index_files",
+    "find_damage": "index_files",
+    "find_images": "image_files",
+    "has_index": "index_files",
+    "build_region_index": "index_build",
     "ImageError": "inputs",
     "ImageLike": "inputs",
     "load_image": "inputs",
     "PromptedImage": "prompted_images",
     "sam_masks": "prompted_images",
+    "Hit": "region_index",
+    "RegionFilter": "region_index",
+    "RegionIndex": "region_index",
     "Region": "regions",
     "Regions": "regions",
     "RegionSpot": "regionspot",

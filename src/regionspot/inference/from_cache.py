@@ -1,13 +1,14 @@
-"""Scores a feature cache with a trained head: no SAM, no CLIP, no image.
+"""Runs a trained head on a feature cache, for scores or embeddings: no SAM, no CLIP, no image.
 
 Shape letters: B images, R regions (padded), T tokens, S SAM width, D CLIP width, E text width,
 C classes.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from regionspot.cache import FeatureCache
+from regionspot.cache import CachedSample, FeatureCache
 from regionspot.cache.fingerprint import check_same_models
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import FloatArray, pixels_to_relative
@@ -26,6 +27,7 @@ from regionspot.model import TrainedHead
 TextBank = NDArray[np.float32] | Tensor
 """Unit-norm class embeddings, (C, E): numpy from a cache, torch from the text encoder."""
 
+_Result = TypeVar("_Result")
 _logger = logging.getLogger(__name__)
 
 
@@ -78,6 +80,30 @@ def score_cached(
         ConfigError: ``batch_size`` is not positive.
         ShapeError: The text bank does not fit the head.
     """
+    target = torch.device(device)
+    check_fits(trained_head, cache, batch_size)
+    bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
+
+    def scored(sample: CachedSample, z_RE: Tensor) -> RegionScores:
+        return RegionScores(
+            image_id=sample.image_id,
+            boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
+            scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
+            box_scores=np.array(sample.box_scores),
+        )
+
+    return map_embedded(
+        trained_head, cache, scored, positions=positions, batch_size=batch_size, device=target
+    )
+
+
+def check_fits(trained_head: TrainedHead, cache: FeatureCache, batch_size: int) -> None:
+    """Check a head and a batch size before a cache is embedded.
+
+    Raises:
+        CacheMismatchError: The cache was made by other frozen models than the head was trained on.
+        ConfigError: ``batch_size`` is not positive.
+    """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
     where = f"the cache {cache.location}"
@@ -87,17 +113,58 @@ def score_cached(
         _logger.warning(
             "the head's card names no frozen models: cannot check that %s fits it", where
         )
-    target = torch.device(device)
-    trained_head.head.to(target).eval()
-    trained_head.classifier.to(target).eval()
-    bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
-    return _score_batches(
-        trained_head,
-        cache,
-        bank_CE,
-        range(len(cache)) if positions is None else positions,
-        batch_size,
-    )
+
+
+def map_embedded(
+    trained_head: TrainedHead,
+    cache: FeatureCache,
+    function: Callable[[CachedSample, Tensor], _Result],
+    *,
+    positions: Sequence[int] | None,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[_Result]:
+    """Embed the regions of cached images, and apply a function to each image.
+
+    The caller checks with `check_fits` that the cache fits the head.
+
+    Args:
+        trained_head: A head with its classifier and card; moved to ``device`` in eval mode.
+        cache: The cache.
+        function: Called, in several threads, with each image and the embeddings of its regions,
+            (R, E) float32 on ``device``, not normalised. Arrays of the image are views that die
+            with the cache.
+        positions: Positions of the images; None for all of the cache.
+        batch_size: Images embedded at once.
+        device: Where the head runs.
+
+    Yields:
+        The results, in the order of ``positions``.
+    """
+    trained_head.head.to(device).eval()
+    trained_head.classifier.to(device).eval()
+    images = range(len(cache)) if positions is None else positions
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    codec = cache.manifest.feature_codec
+
+    @torch.inference_mode()
+    def embedded(batch: Sequence[int]) -> list[_Result]:
+        samples = [cache.sample(position) for position in batch]
+        feature_maps = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
+        embeddings = embed_regions(
+            trained_head,
+            codec.decode(feature_maps.to(device)),
+            [_to_device(sample.position_tokens, device) for sample in samples],
+            [sample.boxes_xyxy for sample in samples],
+            [sample.size_hw for sample in samples],
+        )
+        return list(map(function, samples, embeddings))
+
+    num_workers, num_threads = workers_on(device, len(batches))
+    with closing(
+        map_batches(embedded, batches, num_workers=num_workers, num_threads=num_threads)
+    ) as of_batches:
+        yield from chain.from_iterable(of_batches)
 
 
 @torch.inference_mode()
@@ -135,45 +202,6 @@ def embed_regions(
     return [
         z_RE[: len(tokens)].float() for z_RE, tokens in zip(z_BRE, tokens_of_images, strict=True)
     ]
-
-
-def _score_batches(
-    trained_head: TrainedHead,
-    cache: FeatureCache,
-    bank_CE: Tensor,
-    positions: Sequence[int],
-    batch_size: int,
-) -> Iterator[RegionScores]:
-    device, codec = bank_CE.device, cache.manifest.feature_codec
-
-    @torch.inference_mode()
-    def scored(batch: Sequence[int]) -> list[RegionScores]:
-        samples = [cache.sample(position) for position in batch]
-        feature_maps = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
-        embeddings = embed_regions(
-            trained_head,
-            codec.decode(feature_maps.to(device)),
-            [_to_device(sample.position_tokens, device) for sample in samples],
-            [sample.boxes_xyxy for sample in samples],
-            [sample.size_hw for sample in samples],
-        )
-        return [
-            RegionScores(
-                image_id=sample.image_id,
-                boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
-                scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
-                box_scores=np.array(sample.box_scores),
-            )
-            for sample, z_RE in zip(samples, embeddings, strict=True)
-        ]
-
-    starts = range(0, len(positions), batch_size)
-    batches = [positions[start : start + batch_size] for start in starts]
-    num_workers, num_threads = workers_on(device, len(batches))
-    with closing(
-        map_batches(scored, batches, num_workers=num_workers, num_threads=num_threads)
-    ) as of_batches:
-        yield from chain.from_iterable(of_batches)
 
 
 def _to_device(array: NDArray[np.float16], device: torch.device) -> Tensor:

@@ -1,12 +1,22 @@
 """The frozen SAM and CLIP that belong to a trained head."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
-from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models
-from regionspot.backbones.presets import ExifPolicy, as_exif_policy
+from regionspot.backbones import (
+    Encoder,
+    FrozenModels,
+    ModelsConfig,
+    TokenSite,
+    load_frozen_models,
+)
+from regionspot.backbones.execution import resolve_device
+from regionspot.backbones.frozen import load_encoder
+from regionspot.backbones.presets import ExifPolicy, as_exif_policy, resolve
+from regionspot.backbones.weights import state_sha256
 from regionspot.cache import Fingerprint
 from regionspot.cache.fingerprint import check_same_models
-from regionspot.core.errors import WeightsError
+from regionspot.core.errors import CacheMismatchError, WeightsError
 from regionspot.model import HeadCard, TrainedHead
 
 
@@ -57,3 +67,31 @@ def load_matching_models(
         where="the SAM or CLIP loaded (choose with sam_weights= and clip_weights=)",
     )
     return models
+
+
+def load_matching_encoder(
+    fingerprint: Mapping[str, Any], *, device: str, clip_weights: str | None
+) -> Encoder:
+    """Build the CLIP of a fingerprint, without its SAM, and check that it is the same.
+
+    Args:
+        fingerprint: The fingerprint in a head's card.
+        device: Where it runs; "auto" takes a GPU if there is one.
+        clip_weights: Tag or path of its weights; None takes the usual ones.
+
+    Raises:
+        WeightsError: Weights do not fit.
+        CacheMismatchError: They are others than those of training.
+        MissingExtraError: CLIP's package is not installed.
+    """
+    wanted = Fingerprint.from_dict(fingerprint)
+    config = ModelsConfig(clip=wanted.clip_model, clip_weights=clip_weights)
+    encoder = load_encoder(wanted.clip_model, resolve(config).clip_weights)
+    found_sha256 = state_sha256(encoder.module)
+    if found_sha256 != wanted.clip_weights_sha256:
+        raise CacheMismatchError(
+            f"the weights of CLIP {wanted.clip_model} loaded here have the hash"
+            f" {found_sha256[:12]}; wanted {wanted.clip_weights_sha256[:12]}, as the head was"
+            " trained with these. Give them with --clip_weights (clip_weights=)."
+        )
+    return encoder.to(resolve_device(device))

@@ -28,6 +28,7 @@ from regionspot.inference.from_cache import class_probabilities, embed_regions
 from regionspot.inference.inputs import ImageLike, as_count, is_one_image, load_image
 from regionspot.inference.matching_models import exif_policy_of, load_matching_models
 from regionspot.inference.prompts import PromptedPixels, mask_form_for, open_prompted
+from regionspot.inference.region_index import ALL_REGIONS, Hit, RegionFilter, RegionIndex
 from regionspot.inference.regions import Regions
 from regionspot.inference.text_banks import ChosenNames, TextBanks, as_vocabulary
 from regionspot.model import TrainedHead, load_trained_head
@@ -63,7 +64,7 @@ class RegionSpot:
         self._models = models
         self._exif_policy = exif_policy_of(trained_head.card)
         self._mask_form = mask_form_for(trained_head.card.prompts)
-        self._banks = TextBanks(models, trained_head.folder)
+        self._banks = TextBanks(models.encoder, models.fingerprint(), trained_head.folder)
         trained_head.head.to(models.encoder.device).eval()
         trained_head.classifier.to(models.encoder.device).eval()
 
@@ -251,6 +252,30 @@ class RegionSpot:
         pixels = load_image(image, exif_policy=self._exif_policy)
         (regions,) = self._recognize_batch([PromptedPixels(pixels=pixels, prompts=grid)], task)
         return regions[np.argsort(-regions.scores, kind="stable")]
+
+    def search(
+        self,
+        index: RegionIndex | Path | str,
+        words: str,
+        *,
+        top: int = 20,
+        only: RegionFilter = ALL_REGIONS,
+    ) -> list[Hit]:
+        """Find the regions of a cache that words describe, with the CLIP that is already loaded.
+
+        Args:
+            index: The region index of this head on the cache, or its folder.
+            words: A name or a short description.
+            top: Number of hits, best first.
+            only: Which regions may be found.
+
+        Raises:
+            CacheMismatchError: The index is of another head.
+            As `RegionIndex.open` and `RegionIndex.search`.
+        """
+        opened = index if isinstance(index, RegionIndex) else RegionIndex.open(index)
+        opened.check_head(self._trained_head.sha256)
+        return opened.search(words, top=top, only=only, banks=self._banks)
 
     @torch.inference_mode()
     def _recognize_batch(self, images: Sequence[PromptedPixels], task: _Task) -> list[Regions]:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot.backbones import FrozenModels, SameTokens, check_templates, template_texts
+from regionspot.backbones import Encoder, SameTokens, check_templates, template_texts
 from regionspot.cache import Fingerprint, TextBankStore, text_banks_path
 from regionspot.core.errors import (
     CacheMismatchError,
@@ -169,8 +169,8 @@ class ChosenNames:
     """The names."""
     templates: str
     """The template set for the names."""
-    models: FrozenModels
-    """The frozen models, whose CLIP embeds the names."""
+    encoder: Encoder
+    """The frozen CLIP, which embeds the names."""
     stored: StoredBanks
     """The banks on disk."""
 
@@ -179,8 +179,8 @@ class ChosenNames:
         """Embeddings, (C, E) float32 of unit norm, on CLIP's device; computed on first use."""
         found = self.stored.get(self.vocabulary, templates=self.templates)
         if found is not None:
-            return torch.from_numpy(found).to(self.models.encoder.device)
-        bank_CE = self.models.encoder.text_bank(self.vocabulary.names, self.templates)
+            return torch.from_numpy(found).to(self.encoder.device)
+        bank_CE = self.encoder.text_bank(self.vocabulary.names, self.templates)
         self.stored.keep(self.vocabulary, bank_CE.cpu().numpy(), templates=self.templates)
         return bank_CE
 
@@ -189,13 +189,16 @@ class TextBanks:
     """Chosen names with their embeddings; the most recently used stay in memory.
 
     Args:
-        models: The frozen models, whose CLIP embeds the names.
+        encoder: The frozen CLIP, which embeds the names.
+        fingerprint: Fingerprint of the frozen models; stored banks of another CLIP are not used.
         head_folder: The folder of the head; None for a head that was not loaded.
     """
 
-    def __init__(self, models: FrozenModels, head_folder: Path | None) -> None:
-        stored = StoredBanks(models.fingerprint(), head_folder)
-        self._choose = lru_cache(_NUM_KEPT_BANKS)(partial(_choose, models, stored))
+    def __init__(
+        self, encoder: Encoder, fingerprint: Fingerprint, head_folder: Path | None
+    ) -> None:
+        stored = StoredBanks(fingerprint, head_folder)
+        self._choose = lru_cache(_NUM_KEPT_BANKS)(partial(_choose, encoder, stored))
 
     def choose(
         self, vocabulary: Vocabulary, *, templates: str, same_tokens: SameTokens
@@ -222,13 +225,13 @@ class TextBanks:
 
 
 def _choose(
-    models: FrozenModels,
+    encoder: Encoder,
     stored: StoredBanks,
     vocabulary: Vocabulary,
     templates: str,
     same_tokens: SameTokens,
 ) -> ChosenNames:
-    findings = models.encoder.examine_names(vocabulary.names, templates)
+    findings = encoder.examine_names(vocabulary.names, templates)
     findings.check_words()
     if same_tokens == "refuse":
         findings.check_alike()
@@ -237,7 +240,7 @@ def _choose(
         findings = replace(findings, alike=())
     for line in findings.lines():
         _logger.warning("%s", line)
-    return ChosenNames(vocabulary=vocabulary, templates=templates, models=models, stored=stored)
+    return ChosenNames(vocabulary=vocabulary, templates=templates, encoder=encoder, stored=stored)
 
 
 def _limit_bytes() -> int:

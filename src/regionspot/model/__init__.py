@@ -7,7 +7,7 @@ from regionspot.model.checkpoint_file import (
     whole_checkpoints,
     write_checkpoint,
 )
-from regionspot.model.classifier import RegionClassifier, classification_logits
+from regionspot.model.classifier import RegionClassifier, classification_logits, normalized
 from regionspot.model.fusion_head import FusionHead
 from regionspot.model.head_spec import HeadOptions, HeadSpec
 from regionspot.model.loss import Normalization, sigmoid_focal_loss
@@ -46,6 +46,7 @@ __all__ = [
     "classification_logits",
     "load_released_head",
     "load_trained_head",
+    "normalized",
     "read_checkpoint",
     "region_focal_loss",
     "save_released_head",

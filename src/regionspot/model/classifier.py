@@ -38,7 +38,12 @@ def classification_logits(
     check_widths(z_BRE, text_bank_CE)
     with torch.autocast(device_type=z_BRE.device.type, enabled=False):
         z_BRE = z_BRE.float()
-        return scale * (z_BRE / lengths(z_BRE) @ text_bank_CE.float().T) + bias
+        return scale * (normalized(z_BRE) @ text_bank_CE.float().T) + bias
+
+
+def normalized(z_BRE: Tensor) -> Tensor:
+    """Divide embeddings, (..., E), by their `lengths`."""
+    return z_BRE / lengths(z_BRE)
 
 
 def lengths(z_BRE: Tensor) -> Tensor:

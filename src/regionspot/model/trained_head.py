@@ -169,6 +169,23 @@ class TrainedHead:
     folder: Path | None = None
     """The folder that it was loaded from, which may contain text banks."""
 
+    @property
+    def sha256(self) -> str:
+        """Identity of its embeddings and logits: a hash of its weights, options and inputs.
+
+        It does not depend on the kind of file or the device.
+        """
+        weights_sha256 = sha256_bytes(self.weights())
+        identity = [dataclasses.asdict(self.card.head), self.card.fingerprint, weights_sha256]
+        return sha256_bytes(canonical_json(identity).encode("utf-8"))
+
+    def weights(self) -> bytes:
+        """Return the contents of ``head.safetensors``."""
+        tensors = self.head.state_dict()
+        self.classifier.state_dict(destination=tensors, prefix=_CLASSIFIER_PREFIX)
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return safetensors.torch.save(on_cpu)
+
 
 def save_trained_head(output_dir: Path | str, trained: TrainedHead) -> None:
     """Write ``head.safetensors`` and ``head.json`` atomically, with checksums.
@@ -177,10 +194,7 @@ def save_trained_head(output_dir: Path | str, trained: TrainedHead) -> None:
         output_dir: The directory; created if missing.
         trained: The head.
     """
-    tensors = trained.head.state_dict()
-    trained.classifier.state_dict(destination=tensors, prefix=_CLASSIFIER_PREFIX)
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    weights = safetensors.torch.save(on_cpu)
+    weights = trained.weights()
     fields = json.loads(trained.card.to_json()) | {_WEIGHTS_KEY: sha256_bytes(weights)}
     card, _ = seal_json_text(canonical_json(fields))
     output_dir = Path(output_dir)

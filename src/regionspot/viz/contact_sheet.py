@@ -9,7 +9,16 @@ from PIL import Image, ImageDraw
 
 from regionspot.core.errors import ShapeError
 from regionspot.viz.named_regions import NamedRegion, paint_numbered_regions
-from regionspot.viz.style import INK, MUTED, SOFT, WHITE, encode_picture, fit_text, load_font
+from regionspot.viz.style import (
+    INK,
+    MUTED,
+    SOFT,
+    WHITE,
+    PictureFormat,
+    encode_picture,
+    fit_text,
+    load_font,
+)
 
 _MARGIN, _GUTTER = 16, 28
 _FONT_SHARE = 0.0155  # of the sheet's width: 13 px on a page that shows it 830 px wide
@@ -28,29 +37,42 @@ class NamedPhoto:
     """Its regions, in pixels of ``image``."""
 
 
-def draw_contact_sheet(photos: Sequence[NamedPhoto], *, width_px: int = 1400) -> bytes:
+def draw_contact_sheet(
+    photos: Sequence[NamedPhoto],
+    *,
+    width_px: int = 1400,
+    max_columns: int | None = None,
+    picture_format: PictureFormat = "jpeg",
+) -> bytes:
     """Draw photos with numbered boxes side by side, and the names by number below each.
 
     Args:
-        photos: The photos, at least one, from left to right.
+        photos: The photos, at least one, from left to right and from top to bottom.
         width_px: Width of the sheet in pixels.
+        max_columns: Photos side by side; None for all.
+        picture_format: "jpeg" or "png".
 
     Returns:
-        A JPEG of at most about 200 kB. Its comment is the text of `describe_sheet`.
+        The picture; a row as JPEG has at most about 200 kB. The comment of a JPEG is the text of
+        `describe_sheet`.
 
     Raises:
         ShapeError: There is no photo, or an image is not (H, W, 3) uint8.
     """
     if not photos:
         raise ShapeError("the contact sheet has no photos; wanted at least one.")
-    column_px = (width_px - 2 * _MARGIN - (len(photos) - 1) * _GUTTER) // len(photos)
+    num_columns = min(len(photos), max_columns or len(photos))
+    column_px = (width_px - 2 * _MARGIN - (num_columns - 1) * _GUTTER) // num_columns
     size = round(width_px * _FONT_SHARE)
     columns = [_draw_column(photo, column_px, size) for photo in photos]
-    height_px = _MARGIN + max(column.height for column in columns)
-    sheet = Image.new("RGB", (width_px, height_px), WHITE)
-    for number, column in enumerate(columns):
-        sheet.paste(column, (_MARGIN + number * (column_px + _GUTTER), _MARGIN))
-    return encode_picture(sheet, "jpeg", comment=describe_sheet(photos), quality=80)
+    rows = [columns[start : start + num_columns] for start in range(0, len(photos), num_columns)]
+    heights_px = [max(column.height for column in row) for row in rows]
+    sheet = Image.new("RGB", (width_px, _MARGIN + sum(heights_px)), WHITE)
+    for place, row in enumerate(rows):
+        for number, column in enumerate(row):
+            left = _MARGIN + number * (column_px + _GUTTER)
+            sheet.paste(column, (left, _MARGIN + sum(heights_px[:place])))
+    return encode_picture(sheet, picture_format, comment=describe_sheet(photos), quality=80)
 
 
 def describe_sheet(photos: Sequence[NamedPhoto]) -> str:

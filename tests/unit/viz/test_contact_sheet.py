@@ -44,6 +44,16 @@ def test_photos_are_side_by_side_whole_and_in_order() -> None:
     assert sheet[161, 320].min() > 250  # between the columns
 
 
+def test_rows_have_as_many_photos_as_wanted_from_left_to_right() -> None:
+    photos = [photo(level) for level in (90, 10, 200)]
+    sheet = pixels_of(draw_contact_sheet(photos, width_px=640, max_columns=2))
+    row = pixels_of(draw_contact_sheet(photos[:2], width_px=640))
+    second = row.shape[0]  # where the second row begins, whose photo has a side of 290 px
+    for x, y, level in [(161, 161, 90), (479, 161, 10), (161, second + 145, 200)]:
+        assert abs(int(sheet[y, x, 0]) - level) <= 3, (x, y)
+    assert sheet[second + 145, 479].min() > 250
+
+
 def test_names_lie_below_the_photo_and_not_on_it() -> None:
     few = pixels_of(draw_contact_sheet([photo(90, RIGHT)], width_px=640))
     many = pixels_of(draw_contact_sheet([photo(90, *[RIGHT] * 9)], width_px=640))
