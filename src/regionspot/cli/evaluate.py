@@ -8,7 +8,7 @@ from regionspot.cli.options import parse_options
 from regionspot.cli.run import reported_errors, show_progress
 from regionspot.evaluation import REPORT_NAME, EvalConfig, run_evaluation
 from regionspot.scoring import METRIC_NOTES, PROTOCOL_NOTES
-from regionspot.scoring.results import format_table
+from regionspot.scoring.results import format_groups, format_table
 
 
 @reported_errors()
@@ -25,6 +25,8 @@ def evaluate(words: Sequence[str]) -> None:
     result = run_evaluation(config, command=shlex.join(["python", "evaluate.py", *words]))
     notes = f"{METRIC_NOTES[result.metric]}\n{PROTOCOL_NOTES[result.protocol]}"
     print(f"\n{notes}\n\n{format_table(result.methods)}\n")
+    if result.class_groups:
+        print(f"AP of groups of classes\n{format_groups(result.methods, result.class_groups)}\n")
     print(f"report: {Path(config.output_dir) / REPORT_NAME}")
 
 

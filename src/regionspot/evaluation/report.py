@@ -41,7 +41,7 @@ from regionspot.scoring import (
     reliability,
     word_accuracies,
 )
-from regionspot.scoring.results import EvaluationResult
+from regionspot.scoring.results import EvaluationResult, group_rows
 from regionspot.viz import draw_ap_bars, draw_precision_recall, draw_reliability
 
 REPORT_NAME = "report.html"
@@ -114,6 +114,7 @@ def render_report(content: ReportContent) -> str:
         content=content,
         cards=cards(methods),
         methods=method_table(methods),
+        groups=group_rows(methods, content.result.class_groups),
         categories=category_tables(methods),
         timings=timing_rows(timings_s),
         total_time=human_duration(sum(timings_s.values())),

@@ -17,6 +17,7 @@ from regionspot.scoring.bootstrap import (
     check_num_draws,
     draw_figures,
 )
+from regionspot.scoring.class_groups import ClassGroup
 from regionspot.scoring.coco_ap import CocoGroundTruth, CocoScorer
 from regionspot.scoring.diagnosis import (
     Confusion,
@@ -56,6 +57,7 @@ __all__ = [
     "PROTOCOL_NOTES",
     "ApScores",
     "CategoryScore",
+    "ClassGroup",
     "CocoGroundTruth",
     "CocoScorer",
     "Confusion",

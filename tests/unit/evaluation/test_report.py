@@ -11,7 +11,7 @@ from typing_extensions import override
 from regionspot.core.errors import ConfigError
 from regionspot.evaluation.report import ReportContent, render_report, write_report
 from regionspot.evaluation.report_parts import ReportPicture
-from regionspot.scoring import CategoryScore, LvisScores
+from regionspot.scoring import CategoryScore, ClassGroup, LvisScores
 from regionspot.scoring.results import (
     EvaluatedData,
     EvaluationResult,
@@ -195,6 +195,22 @@ def test_names_below_a_picture_are_marked_right_or_wrong(
     html = render_report(ReportContent(title="T", result=result, sampled=(picture,)))
     assert f'<li class="{kind}"><b>{mark}</b>\n<span>cat' in html
     assert ("true name: dog" in html) == (kind == "wrong")
+
+
+def test_groups_of_classes_have_a_row_each_and_stand_in_metrics(result: EvaluationResult) -> None:
+    groups = (
+        ClassGroup(name="unseen", classes=("low", "high")),
+        ClassGroup(name="<b>", classes=("high",)),
+    )
+    grouped = replace(result, class_groups=groups)
+    html = render_report(ReportContent(title="T", result=grouped))
+    outline_of(html)
+    assert "<tr><td>unseen</td><td>2</td><td>50.0</td><td>50.0</td></tr>" in html
+    assert "<tr><td>&lt;b&gt;</td><td>1</td><td>99.0</td><td>99.0</td></tr>" in html
+    assert "no head was trained on" in html
+    metrics = json.loads(grouped.to_json())
+    assert metrics["class_groups"] == {"unseen": ["low", "high"], "<b>": ["high"]}
+    assert metrics["methods"]["clip_box_crop"]["class_groups"] == {"unseen": 50.0, "<b>": 99.0}
 
 
 def test_a_subset_is_warned_of(result: EvaluationResult) -> None:
