@@ -87,6 +87,8 @@ def random_sample(
         box_scores=np.ones(num_regions, np.float32),
         position_tokens=(class_tokens[labels] + noise).astype(np.float16),
         feature_map=feature_codec.to_array(feature_codec.encode(features)),
+        predicted_iou=np.linspace(0.5, 1, num_regions, dtype=np.float32),
+        file_name=f"image{number:03d}.jpg",
     )
 
 

@@ -2,10 +2,6 @@
 
 Both are kept as short JSON texts, so that millions of them stay small, and decoded with their
 image. A text is empty if an annotation has no such prompt.
-
-COCO's run-length encoding (RLE) of masks lists how many pixels are outside, inside, outside, ...
-the region, down the columns. Its counts must add up to the pixels of the image: pycocotools does
-not check that, and accesses memory out of bounds. So RLEs are checked and drawn here, with numpy.
 """
 
 import math
@@ -19,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.annotations.report import Reason
+from regionspot.core.run_lengths import draw_runs, run_lengths
 from regionspot.core.text import needs_extra
 
 Prompt = Literal["box", "points", "mask", "box_and_mask"]
@@ -30,11 +27,6 @@ _MIN_POLYGON = 6  # three corners; pycocotools takes four numbers for a box
 _MAX_COORDINATE = 1 << 16  # above the largest JPEG; pycocotools computes in 32-bit integers
 _MAX_OUTLINE = 1 << 22  # pixels along a polygon: pycocotools keeps five points for each
 _NOTHING = {b"null", b"[]", b"[[]]"}
-
-_FIRST_CODE, _NUM_CODES = ord("0"), 64
-_MORE, _SIGN, _BITS = 0x20, 0x10, 5
-_MAX_DIGITS = 13  # 65 bits: no count of pixels is as large
-_MAX_PIXELS = 1 << 32  # pycocotools counts in 32 bits
 
 
 class _Rle(msgspec.Struct):
@@ -67,7 +59,11 @@ def segmentation_text(segmentation: bytes) -> str:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return ""
     if isinstance(found, _Rle):
-        return "" if _run_lengths(found) is None else msgspec.json.encode(found).decode()
+        return (
+            ""
+            if run_lengths(found.counts, found.size) is None
+            else msgspec.json.encode(found).decode()
+        )
     polygons = [polygon for polygon in found if len(polygon) >= _MIN_POLYGON]
     if not polygons or not all(map(_is_drawable, found)):
         return ""
@@ -146,49 +142,11 @@ def decode_mask(text: str, size_hw: tuple[int, int]) -> Mask | None:
     """
     found = _SEGMENTATION.decode(text.encode())
     if isinstance(found, _Rle):
-        counts = _run_lengths(found) if found.size == size_hw else None
-        mask = None if counts is None else _draw_runs(counts, size_hw)
+        counts = run_lengths(found.counts, size_hw) if found.size == size_hw else None
+        mask = None if counts is None else draw_runs(counts, size_hw)
     else:
         mask = _draw_polygons(found, size_hw)
     return mask if mask is not None and mask.any() else None
-
-
-def _run_lengths(rle: _Rle) -> list[int] | None:
-    """Return the lengths of the runs; None if they do not describe exactly the image's pixels."""
-    counts = _uncompressed(rle.counts) if isinstance(rle.counts, str) else rle.counts
-    height, width = rle.size
-    if counts is None or min(height, width) < 1 or height * width > _MAX_PIXELS:
-        return None
-    is_exact = min(counts, default=-1) >= 0 and sum(counts) == height * width
-    return counts if is_exact else None
-
-
-def _uncompressed(text: str) -> list[int] | None:
-    """Decode counts as ``rleFrString`` in pycocotools does.
-
-    They are groups of six bits above ``0``, of which five are the number's, lowest first; from the
-    fourth count on, the difference to the count before the last.
-    """
-    counts: list[int] = []
-    number = num_digits = 0
-    for character in text:
-        code = ord(character) - _FIRST_CODE
-        if not 0 <= code < _NUM_CODES or num_digits == _MAX_DIGITS:
-            return None
-        number |= (code & (_MORE - 1)) << (_BITS * num_digits)
-        num_digits += 1
-        if code & _MORE:
-            continue
-        if code & _SIGN:
-            number -= 1 << (_BITS * num_digits)
-        counts.append(number + counts[-2] if len(counts) > 2 else number)
-        number = num_digits = 0
-    return None if num_digits else counts
-
-
-def _draw_runs(counts: list[int], size_hw: tuple[int, int]) -> Mask:
-    is_inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(is_inside, counts).reshape(size_hw[::-1]).T
 
 
 def _draw_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Mask:

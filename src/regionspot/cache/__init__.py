@@ -9,9 +9,12 @@ from regionspot.cache.index import CacheIndex, build_index
 from regionspot.cache.layout import (
     EXTRAS,
     MANIFEST,
+    MASKS,
     MEMBERS,
     MERGED,
+    PREDICTED_IOU,
     SCHEMA_VERSION,
+    SCHEMA_VERSIONS,
     Plan,
     category_tree_path,
     index_path,
@@ -41,10 +44,11 @@ from regionspot.cache.manifest import (
     read_manifest,
     write_manifest,
 )
+from regionspot.cache.masks import check_masks, decode_masks
 from regionspot.cache.member_bytes import encode_array
 from regionspot.cache.merge import CacheMerge
 from regionspot.cache.remote_files import RemoteFiles, opened_files
-from regionspot.cache.sample import CachedSample
+from regionspot.cache.sample import CachedSample, ImageDetails
 from regionspot.cache.sealed import seal_json, write_sealed_hdf5
 from regionspot.cache.shard_reader import ShardReader
 from regionspot.cache.shard_writer import shard_is_complete, write_shard
@@ -63,9 +67,12 @@ __all__ = [
     "CODECS",
     "EXTRAS",
     "MANIFEST",
+    "MASKS",
     "MEMBERS",
     "MERGED",
+    "PREDICTED_IOU",
     "SCHEMA_VERSION",
+    "SCHEMA_VERSIONS",
     "BatchTargets",
     "CacheFiles",
     "CacheIndex",
@@ -76,6 +83,7 @@ __all__ = [
     "FeatureCache",
     "FeatureCodec",
     "Fingerprint",
+    "ImageDetails",
     "Manifest",
     "MeasuredError",
     "Plan",
@@ -88,9 +96,11 @@ __all__ = [
     "TextBankStore",
     "build_index",
     "category_tree_path",
+    "check_masks",
     "check_same_fingerprint",
     "check_same_manifest",
     "collect_stats",
+    "decode_masks",
     "encode_array",
     "exclusive_writer",
     "find_codec",

@@ -72,7 +72,7 @@ class BatchTargets:
         Args:
             row: Position in the batch.
             shard: Address of the memory map of its shard, which must stay mapped.
-            data_offsets: Starts of its arrays in the shard.
+            data_offsets: Starts of its arrays in the shard; those of `ARRAY_MEMBERS` come first.
             num_regions: Number of its regions.
 
         Raises:
@@ -84,7 +84,7 @@ class BatchTargets:
                 f" {self.batch_size} images of {self.num_regions} regions."
             )
         maps, tokens, boxes, labels, scores = self._addresses
-        at_map, at_tokens, at_boxes, at_labels, at_scores = data_offsets
+        at_map, at_tokens, at_boxes, at_labels, at_scores, *_ = data_offsets
         map_bytes, token_bytes = self._map_bytes, self._token_bytes
         region = row * self.num_regions  # the first one of the row
         # Written out, as this runs for every image of every step.

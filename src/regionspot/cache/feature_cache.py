@@ -15,13 +15,15 @@ from regionspot.cache.fingerprint import Fingerprint
 from regionspot.cache.index import CacheIndex
 from regionspot.cache.layout import (
     CACHE_COMMAND,
+    MASKS,
+    PREDICTED_IOU,
     index_path,
     shard_path,
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest
 from regionspot.cache.remote_files import KeptRemoteFiles, named_by_url
-from regionspot.cache.sample import CachedSample
+from regionspot.cache.sample import CachedSample, ImageDetails
 from regionspot.cache.shard_pool import OpenShards, read_checked
 from regionspot.cache.text_banks import TextBankStore
 from regionspot.core.errors import CacheCorruptError, MissingFileError
@@ -131,6 +133,35 @@ class FeatureCache:
                 f" rebuilds the index: {CACHE_COMMAND}"
             )
         return sample
+
+    @property
+    def has_predicted_iou(self) -> bool:
+        """Whether predicted IoUs and file names are stored: from version 4 of the format on."""
+        return PREDICTED_IOU in self.manifest.members
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether SAM's mask of each region is stored."""
+        return MASKS in self.manifest.members
+
+    def details(self, index: int) -> ImageDetails:
+        """Return an image's file name, predicted IoUs and masks, without reading its arrays.
+
+        They are compared with their checksums, which are in the sidecar of the image's shard: go
+        through the images in order.
+
+        Args:
+            index: Position in the cache, counted from 0.
+
+        Raises:
+            CacheCorruptError: They, or the sidecar of the shard, are damaged.
+            IndexError: The cache has no such image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} is not among the {len(self)} of {self.location}.")
+        if not self.has_predicted_iou:
+            return ImageDetails()
+        return self._shards.details(index, int(self.index.shards[index]))
 
     def features(self, sample: CachedSample) -> Tensor:
         """Return the decoded feature map of a sample, (T, D) in a float dtype; a copy."""

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from regionspot.cache.cache_files import CacheFiles
 from regionspot.cache.feature_codec import StoredForm
 from regionspot.cache.layout import (
+    ARRAY_MEMBERS,
     CACHE_COMMAND,
     MAX_KEY_LENGTH,
+    MEMBERS,
     index_path,
     quarantine_path,
     shard_path,
@@ -39,13 +41,14 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "num_regions": ("i4", "N"),
     "shards": ("i4", "N"),
     "json_offsets": ("i8", "N"),
-    "data_offsets": ("i8", "N5"),
+    "data_offsets": ("i8", "NM"),
     "image_checksums": ("u8", "N"),
     "label_counts": ("i8", "C"),
     "tar_bytes": ("i8", "K"),
     "sidecar_sha256": ("S", "K"),
 }
-"""Dtype and shape of each column of an index: N images, K shards, C classes, or a number."""
+"""Dtype and shape of each column of an index: N images, K shards, C classes, M of the members
+beside ``json``, or a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +87,8 @@ class CacheIndex:
     json_offsets: NDArray[np.int64]
     """Where the ``json`` member of each image starts in its tar, (N,)."""
     data_offsets: NDArray[np.int64]
-    """Where the data of the arrays of each image starts, (N, 5), columns as `ARRAY_MEMBERS`."""
+    """Where the data of the other members of each image starts, (N, M), columns as `MEMBERS[1:]`,
+    of which the last ones may be absent: see `ShardLayout`."""
     image_checksums: NDArray[np.uint64]
     """XXH3-64 over all bytes of each image in its tar, (N,)."""
     label_counts: NDArray[np.int64]
@@ -185,7 +189,8 @@ def build_index(cache_dir: Path, *, names_of_shards: Collection[str] | None = No
     """
     index, quarantine = collect_index(cache_dir, names_of_shards)
     write_bytes_atomic(quarantine_path(cache_dir), quarantine)
-    write_sealed_hdf5(index_path(cache_dir), index.write)
+    schema_version = read_manifest(cache_dir).schema_version
+    write_sealed_hdf5(index_path(cache_dir), index.write, schema_version=schema_version)
     return index
 
 
@@ -199,6 +204,7 @@ def collect_index(
     label_counts = np.zeros(len(manifest.vocabulary), np.int64)
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
     columns["label_counts"].append(label_counts)
+    columns["data_offsets"].append(np.zeros((0, len(manifest.members) - 1), np.int64))
     quarantine: list[bytes] = []
     num_clipped = num_dropped = 0
     for shard in range(manifest.plan.num_shards):
@@ -284,6 +290,12 @@ def check_sidecar(
             f"{path} was written under another manifest.json than the one that is there now."
             f" Restore that one, or remove the folder and cache again: {CACHE_COMMAND}"
         )
+    if sidecar.members != manifest.members:
+        raise CacheCorruptError(
+            f"{path} is of images with the members {', '.join(sidecar.members)}; by the manifest"
+            f" they have {', '.join(manifest.members)}. Remove it and make the shard again:"
+            f" {CACHE_COMMAND}"
+        )
     num_planned = len(manifest.plan.images_of(sidecar.shard))
     num_found = sidecar.num_images + len(sidecar.quarantined)
     labels = [label for label, _ in sidecar.label_counts]
@@ -306,7 +318,11 @@ def _column_fault(columns: Mapping[str, NDArray[Any]]) -> str | None:
     for name, (dtype, sides) in _COLUMNS.items():
         column = columns[name]
         found = column.dtype.kind if dtype == "S" else f"{column.dtype.kind}{column.dtype.itemsize}"
-        shape = column.shape[:1] + tuple(int(side) for side in sides[1:])
+        if sides == "NM":  # how many, the manifest says
+            is_short = column.ndim != 2 or not len(ARRAY_MEMBERS) <= column.shape[1] < len(MEMBERS)
+            shape = () if is_short else column.shape
+        else:
+            shape = column.shape[:1] + tuple(int(side) for side in sides[1:])
         if found != dtype or column.shape != shape or not column.dtype.isnative:
             return f"{name} is {column.dtype} {column.shape}"
         if lengths.setdefault(sides[0], len(column)) != len(column):

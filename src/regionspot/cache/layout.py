@@ -10,8 +10,11 @@ from typing import Final, Self
 from regionspot.core.errors import AnnotationError, ConfigError
 from regionspot.core.files import sha256_bytes
 
-SCHEMA_VERSION: Final = 3
-"""Version of the format that docs/cache_format.md describes; any other one is refused."""
+SCHEMA_VERSION: Final = 4
+"""Version of the format that docs/cache_format.md describes, in which new caches are written."""
+
+SCHEMA_VERSIONS: Final = (3, SCHEMA_VERSION)
+"""Versions that are read; caches of an older one are also finished, repaired and merged."""
 
 ARRAY_MEMBERS: Final = (
     "feature_map.npy",
@@ -20,10 +23,24 @@ ARRAY_MEMBERS: Final = (
     "labels.npy",
     "box_scores.npy",
 )
-"""The array members of an image, in the order in which they lie in the tar."""
+"""The array members of an image that training reads, in the order in which they lie in the tar."""
 
-MEMBERS: Final = ("json", *ARRAY_MEMBERS)
+PREDICTED_IOU: Final = "predicted_iou.npy"
+MASKS: Final = "masks.txt"
+MEMBERS: Final = ("json", *ARRAY_MEMBERS, PREDICTED_IOU, MASKS)
 """All members of an image in the order of the tar, where one is called ``<key>.<name>``."""
+
+
+def members_of(schema_version: int, *, masks: bool) -> tuple[str, ...]:
+    """Return the members of every image of a cache, the first ones of `MEMBERS`.
+
+    Args:
+        schema_version: Version of the cache; version 3 has neither predicted IoUs nor masks.
+        masks: Whether it stores masks.
+    """
+    num_absent = 2 if schema_version == 3 else 0 if masks else 1
+    return MEMBERS[: len(MEMBERS) - num_absent]
+
 
 CACHE_COMMAND: Final = "python cache_features.py --config <your config>"
 """The command that makes a cache, or finishes one."""

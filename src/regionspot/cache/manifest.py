@@ -16,14 +16,17 @@ from regionspot.cache.feature_codec import CodecName, FeatureCodec, StoredForm, 
 from regionspot.cache.fingerprint import Fingerprint, field_differences, refuse_differences
 from regionspot.cache.layout import (
     CACHE_COMMAND,
+    MASKS,
+    MEMBERS,
     MERGE_COMMAND,
     MERGED,
     SCHEMA_VERSION,
     Plan,
     manifest_path,
+    members_of,
 )
 from regionspot.cache.member_bytes import BLOCK_BYTES, HEADER_BYTES
-from regionspot.cache.sample import array_bytes
+from regionspot.cache.sample import data_bytes
 from regionspot.cache.sealed import check_schema_version, open_sealed_json, seal_json
 from regionspot.core.errors import (
     CacheCorruptError,
@@ -56,7 +59,7 @@ class Manifest:
 
     Raises:
         ConfigError: The data set's category ids do not match the vocabulary one to one, or the
-            codec cannot store feature maps as wide as these.
+            codec cannot store feature maps as wide as these, or version 3 is to have masks.
         CacheMismatchError: There is no such codec.
     """
 
@@ -74,6 +77,8 @@ class Manifest:
     """Identity of the proposals used as regions; None for annotated regions."""
     prompt: str = "box"
     """Kind of prompt given to SAM for each region."""
+    masks: bool = False
+    """Whether SAM's mask of each region is stored; not in version 3."""
     codec: CodecName = "float16"
     """How feature maps are stored."""
     precision: str = "float32"
@@ -96,7 +101,14 @@ class Manifest:
                 f"a manifest has {len(self.category_ids)} category ids for {len(self.vocabulary)}"
                 " class names; wanted one for each."
             )
+        if self.masks and self.schema_version == 3:
+            raise ConfigError("a cache of schema version 3 cannot store masks; wanted version 4.")
         self.feature_codec.row_width(self.fingerprint.feature_dim)  # refuses other widths
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of every image, in the order of the tar."""
+        return members_of(self.schema_version, masks=self.masks)
 
     @property
     def feature_codec(self) -> FeatureCodec:
@@ -160,7 +172,8 @@ def read_manifest(cache_dir: Path) -> Manifest:
 def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
     """Raise `CacheMismatchError` if a cache was begun with other models, settings or annotations.
 
-    The measured error may differ: it is a result, not a setting.
+    The measured error may differ: it is a result, not a setting. So may the version of the format:
+    a cache is continued in the version in which it was begun.
     """
     advice = (
         "Set these options as they were found to continue it, or write to another"
@@ -172,7 +185,7 @@ def check_same_manifest(found: Manifest, wanted: Manifest) -> None:
             f" after damage, or set another output_dir: {MERGE_COMMAND}"
         )
     refuse_differences(
-        manifest_differences(found, wanted),
+        manifest_differences(found, wanted, but=("schema_version",)),
         found=f"this folder holds the cache {found.name!r}, which",
         advice=advice,
     )
@@ -215,18 +228,22 @@ def _sealed(manifest: Manifest) -> tuple[str, str]:
         "plan": asdict(manifest.plan),
         "vocabulary": manifest.vocabulary.names,
     }
+    if manifest.schema_version == 3:
+        del values["masks"]
     return seal_json(values, indent=2)
 
 
 class _Stored(msgspec.Struct, kw_only=True):
     """The types of the stored values; the classes built from them check the rest."""
 
+    schema_version: int
     name: str
     fingerprint: dict[str, Any]
     annotation_sha256: str
     annotation_format: str
     proposals: str | None
     prompt: str
+    masks: bool = False
     codec: str
     precision: str
     measured_error: MeasuredError | None
@@ -244,15 +261,22 @@ def _from_json(values: dict[str, Any]) -> Manifest:
     return Manifest(**parts)
 
 
-def image_bytes(manifest: Manifest, num_regions: NDArray[np.integer]) -> NDArray[np.int64]:
+def image_bytes(
+    manifest: Manifest, num_regions: NDArray[np.integer], *, bytes_per_mask: int = 0
+) -> NDArray[np.int64]:
     """Return the size of each image in its tar, (N,), including tar headers and padding.
+
+    It is exact for images without masks whose file name has fewer than about 300 characters.
 
     Args:
         manifest: The manifest of the cache.
         num_regions: Number of regions of each image, (N,).
+        bytes_per_mask: Mean size of a stored mask, if the cache has masks.
     """
     form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
-    members = HEADER_BYTES + array_bytes(form, token_dim, num_regions)
-    # Each member follows a tar header of one block; the json member fills one block.
+    members = data_bytes(form, token_dim, num_regions)[:, : len(manifest.members) - 1]
+    members[:, : MEMBERS.index(MASKS) - 1] += HEADER_BYTES
+    members[:, MEMBERS.index(MASKS) - 1 :] = num_regions[:, None] * bytes_per_mask
+    # Each member follows a tar header of one block; the json member usually fills one block.
     blocks = 2 + (1 - (-members // BLOCK_BYTES)).sum(axis=1)
     return blocks * BLOCK_BYTES

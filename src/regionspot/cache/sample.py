@@ -13,6 +13,22 @@ _STORED_DTYPES = {np.dtype(codec.dtype) for codec in CODECS.values()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDetails:
+    """What version 4 of the format stores of an image beside what training reads.
+
+    All are None in a cache of version 3.
+    """
+
+    file_name: str | None = None
+    """The image's file, relative to the folder of the images."""
+    predicted_iou: NDArray[np.float32] | None = None
+    """The IoU that SAM predicts for its mask of each region, (R,), about 0..1 but not clamped."""
+    masks_rle: tuple[bytes, ...] | None = None
+    """SAM's mask of each region at the original image's size, R strings: ``counts`` of COCO's
+    compressed RLE, which `decode_masks` decodes. None in a cache without masks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CachedSample:
     """Everything that training and evaluation need of one image, so that no backbone runs again.
 
@@ -44,6 +60,10 @@ class CachedSample:
     feature_map: NDArray[np.generic]
     """The encoder's tokens of the image, class token first, as stored by the codec: (T, D) for
     float16. `FeatureCache.features` decodes it."""
+    predicted_iou: NDArray[np.float32] | None = None
+    """See `ImageDetails`, as the next two."""
+    masks_rle: tuple[bytes, ...] | None = None
+    file_name: str | None = None
     num_clipped_regions: int = 0
     """Number of these regions whose box was clipped to the image."""
     num_dropped_regions: int = 0
@@ -65,6 +85,13 @@ class CachedSample:
         self._check("box_scores", self.box_scores, np.float32, num_regions)
         self._check("boxes_xyxy", self.boxes_xyxy, np.float32, num_regions, 4)
         self._check("position_tokens", self.position_tokens, np.float16, num_regions, None)
+        if self.predicted_iou is not None:
+            self._check("predicted_iou", self.predicted_iou, np.float32, num_regions)
+        if self.masks_rle is not None and len(self.masks_rle) != num_regions:
+            raise ShapeError(
+                f"image {self.key}: {len(self.masks_rle)} masks of {num_regions} regions; wanted"
+                " one a region."
+            )
         if self.feature_map.dtype not in _STORED_DTYPES or self.feature_map.ndim != 2:
             raise ShapeError(
                 f"image {self.key}: feature_map is {self.feature_map.dtype}"
@@ -79,7 +106,7 @@ class CachedSample:
 
     @property
     def arrays(self) -> tuple[NDArray[np.generic], ...]:
-        """The arrays, in the order in which a shard stores them (`layout.ARRAY_MEMBERS`)."""
+        """The arrays that training reads, in the order of `layout.ARRAY_MEMBERS`."""
         return (
             self.feature_map,
             self.position_tokens,
@@ -103,17 +130,19 @@ class CachedSample:
             )
 
 
-def array_bytes(
+def data_bytes(
     form: StoredForm, token_dim: int, num_regions: NDArray[np.integer]
 ) -> NDArray[np.int64]:
-    """Return the bytes of each array of images, (N, 5), columns as `ARRAY_MEMBERS`.
+    """Return the bytes of the data of each member but ``json``, (N, 7), columns as `MEMBERS[1:]`.
+
+    For arrays it is what follows the header. For masks it is the least: a letter and a line feed.
 
     Args:
         form: Dtype and shape of feature maps.
         token_dim: Width of position tokens, S.
         num_regions: Number of regions of each image, (N,).
     """
-    per_region = np.array([0, 2 * token_dim, 4 * 4, 8, 4])  # token, box, label, box score
-    return per_region * num_regions.astype(np.int64)[:, None] + np.array(
-        [form.num_bytes, 0, 0, 0, 0]
-    )
+    # feature map, token, box, label, box score, predicted IoU, mask
+    per_region = np.array([0, 2 * token_dim, 4 * 4, 8, 4, 4, 2])
+    per_image = np.array([form.num_bytes, 0, 0, 0, 0, 0, 0])
+    return per_region * num_regions.astype(np.int64)[:, None] + per_image

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot.cache.cache_files import open_regular
-from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION
+from regionspot.cache.layout import CACHE_COMMAND, SCHEMA_VERSION, SCHEMA_VERSIONS
 from regionspot.core.errors import (
     CacheCorruptError,
     CacheMismatchError,
@@ -41,7 +41,8 @@ def seal_json(value: Mapping[str, Any], *, indent: int | None = None) -> tuple[s
     """Format a JSON object with the schema version as first and its SHA-256 as last key.
 
     Args:
-        value: The object; its keys keep their order.
+        value: The object; its keys keep their order. Its ``schema_version``, if it has one, is the
+            version.
         indent: Spaces per level; None for the most compact form.
 
     Returns:
@@ -61,11 +62,11 @@ def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
         remedy: What to do if the file is missing or damaged, as a sentence for the user.
 
     Returns:
-        The object without its seal, and the seal.
+        The object with its schema version and without its seal, and the seal.
 
     Raises:
         MissingFileError: There is no such file.
-        CacheMismatchError: The file is of another schema version.
+        CacheMismatchError: The file is of an unknown schema version.
         CacheCorruptError: The file was changed after it was sealed.
     """
     with _open(path, remedy) as file:
@@ -76,7 +77,7 @@ def open_sealed_json(path: Path, *, remedy: str) -> tuple[dict[str, Any], str]:
         raise CacheCorruptError(f"{path} is damaged: it is not JSON ({error}). {remedy}") from error
     if not isinstance(value, dict):
         raise CacheCorruptError(f"{path} is damaged: it holds no JSON object. {remedy}")
-    check_schema_version(value.pop("schema_version", None), path)
+    check_schema_version(value.get("schema_version"), path)
     seal = json_seal(data)
     if seal is None:
         raise CacheCorruptError(
@@ -94,16 +95,19 @@ def _open(path: Path, remedy: str) -> BinaryIO:
         raise MissingFileError(f"{path} does not exist. {remedy}") from None
 
 
-def write_sealed_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> None:
+def write_sealed_hdf5(
+    path: Path, fill: Callable[[h5py.File], None], *, schema_version: int = SCHEMA_VERSION
+) -> None:
     """Write a sealed HDF5 file atomically.
 
     Args:
         path: The file; an existing one is replaced.
         fill: Called once with the empty, open file to write its contents.
+        schema_version: Version of the cache that the file belongs to.
     """
     with open_atomic(path) as file:
         with h5py.File(file, "w", userblock_size=USER_BLOCK_BYTES) as h5:
-            h5.attrs["schema_version"] = SCHEMA_VERSION
+            h5.attrs["schema_version"] = schema_version
             fill(h5)
         file.seek(USER_BLOCK_BYTES)
         block = _user_block(file)
@@ -171,12 +175,12 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
 
 
 def check_schema_version(found: object, path: Path) -> None:
-    """Raise `CacheMismatchError` if a file has another version of the format."""
-    if found != SCHEMA_VERSION:
+    """Raise `CacheMismatchError` if a file has an unknown version of the format."""
+    if found not in SCHEMA_VERSIONS or isinstance(found, bool | float):
         raise CacheMismatchError(
-            f"{path} is of cache schema version {found!r}; this RegionSpot reads version"
-            f" {SCHEMA_VERSION}. Use the RegionSpot that wrote it, or cache again into another"
-            f" folder: {CACHE_COMMAND}"
+            f"{path} is of cache schema version {found!r}; this RegionSpot reads the versions"
+            f" {', '.join(map(str, SCHEMA_VERSIONS))}. Use the RegionSpot that wrote it, or cache"
+            f" again into another folder: {CACHE_COMMAND}"
         )
 
 

@@ -29,6 +29,7 @@ from regionspot.cache.layout import (
     sidecar_path,
 )
 from regionspot.cache.manifest import Manifest, read_manifest
+from regionspot.cache.sample import ImageDetails
 from regionspot.cache.shard_reader import ShardReader, check_tar_bytes
 from regionspot.cache.sidecar import ShardSidecar, read_sealed_sidecar
 from regionspot.core.errors import CacheCorruptError, ConfigError, MissingFileError
@@ -95,6 +96,8 @@ def _read_index(folder: Path, manifest: Manifest) -> CacheIndex:
     stored = (index.feature_map_dtype, index.num_feature_tokens, index.feature_map_width)
     if (*stored, index.token_dim) != (form.dtype, *form.shape, token_dim):
         fault: str | None = "its arrays have other shapes than those of the manifest"
+    elif index.data_offsets.shape[1] != len(manifest.members) - 1:
+        fault = "its images have other members than those of the manifest"
     elif len(index.label_counts) != len(manifest.vocabulary):
         fault = "it counts other classes than those of the manifest"
     else:
@@ -185,6 +188,7 @@ class OpenShards:
         else:
             self._stays_local = num_bytes < _memory_bytes() / 2
         self._reader = lru_cache(maxsize=num_open)(self._open)
+        self._sidecar = lru_cache(maxsize=1)(self._read_sidecar)
         # Shards opened and images checked by this process. Two threads may check the same one.
         self._was_opened = bytearray(index.num_shards)
         self._image_is_checked = bytearray(len(index))
@@ -218,6 +222,13 @@ class OpenShards:
             reader.check_image(place, num_classes=len(self._index.label_counts))
         self._image_is_checked[image] = True
         return reader
+
+    def details(self, image: int, shard: int) -> ImageDetails:
+        """Return what `FeatureCache.details` returns."""
+        reader, place = self._reader(shard), self.place(image, shard)
+        reader.check_size()
+        sidecar = self._sidecar(shard)
+        return reader.details(place, sidecar.lengths[place], sidecar.checksums[place])
 
     def place(self, image: int, shard: int) -> int:
         """Return the position of an image in its shard."""
@@ -281,6 +292,11 @@ class OpenShards:
             reader = ShardReader(path, self._index.layout(shard))
         self._was_opened[shard] = True
         return reader
+
+    def _read_sidecar(self, shard: int) -> ShardSidecar:
+        if self._is_remote and not sidecar_path(self._files.folder, shard).is_file():
+            self._files.pull(sidecars=True)
+        return read_indexed_sidecar(self._files.folder, self._index, shard)
 
     def _fetch(self, shard: int) -> None:
         with self._files.tar(shard, self._index.sidecar_seal(shard)):

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import zlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,9 +11,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from regionspot.cache.cache_files import open_regular
-from regionspot.cache.layout import ARRAY_MEMBERS, REPAIR_ADVICE, REPAIR_COMMAND
-from regionspot.cache.member_bytes import BLOCK_BYTES, HEADER_BYTES, npy_header
-from regionspot.cache.sample import CachedSample
+from regionspot.cache.layout import (
+    ARRAY_MEMBERS,
+    MASKS,
+    MEMBERS,
+    PREDICTED_IOU,
+    REPAIR_ADVICE,
+    REPAIR_COMMAND,
+)
+from regionspot.cache.member_bytes import HEADER_BYTES, npy_header
+from regionspot.cache.sample import CachedSample, ImageDetails
 from regionspot.cache.sidecar import ShardLayout
 from regionspot.core.errors import CacheCorruptError, RegionSpotError
 from regionspot.core.json_text import load_json
@@ -110,12 +118,12 @@ class ShardReader:
             ("<f4", (num_regions,)),
         )
         arrays: list[NDArray[Any]] = []
-        for offset, (dtype, shape) in zip(layout.data_offsets[index].tolist(), forms, strict=True):
-            if mapped[offset - HEADER_BYTES : offset] != npy_header(dtype, shape):
-                raise self._damaged(f"no {dtype} array of shape {shape} at byte {offset}")
-            arrays.append(np.ndarray(shape, dtype, mapped, offset))
+        offsets = layout.data_offsets[index].tolist()
+        for offset, (dtype, shape) in zip(offsets, forms, strict=False):
+            arrays.append(self._array(mapped, offset, dtype, shape))
         feature_map, position_tokens, boxes_xyxy, labels, box_scores = arrays
-        meta = self._meta(mapped, int(layout.json_offsets[index]))
+        meta = self._meta(mapped, index)
+        details = self._details(mapped, index, meta)
         try:
             return CachedSample(
                 key=meta["key"],
@@ -128,9 +136,32 @@ class ShardReader:
                 num_dropped_regions=meta["num_dropped_regions"],
                 position_tokens=position_tokens,
                 feature_map=feature_map,
+                predicted_iou=details.predicted_iou,
+                masks_rle=details.masks_rle,
+                file_name=details.file_name,
             )
         except (KeyError, TypeError, IndexError, RegionSpotError) as error:
             raise self._damaged(f"image {index} is described by {meta} ({error!r})") from error
+
+    def details(
+        self, index: int, lengths: NDArray[np.int64], checksums: NDArray[np.int64]
+    ) -> ImageDetails:
+        """Return what `sample` returns beside the arrays of training, reading nothing else.
+
+        Args:
+            index: Position in the shard, counted from 0.
+            lengths: Bytes of each member of the image, (M,), from the sidecar.
+            checksums: Their CRC-32, (M,), which the members that are read must have.
+        """
+        mapped = self._open_map()
+        for column, (member, offset) in enumerate(self._offsets(index).items()):
+            if member in ARRAY_MEMBERS:
+                continue
+            start = offset - HEADER_BYTES if member == PREDICTED_IOU else offset
+            data = mapped[start : start + int(lengths[column])]
+            if zlib.crc32(data) != int(checksums[column]):
+                raise self._damaged(f"the {member} of image {index} is not what was written")
+        return self._details(mapped, index, self._meta(mapped, index))
 
     def read_ahead(self, index: int) -> None:
         """Start reading an image from disk in the background."""
@@ -148,8 +179,44 @@ class ShardReader:
             raise ValueError(f"the reader of {self._path} was closed.")
         return self._mapped
 
-    def _meta(self, mapped: memoryview, offset: int) -> dict[str, Any]:
-        text = bytes(mapped[offset : offset + BLOCK_BYTES]).rstrip(b"\0")
+    def _array(
+        self, mapped: memoryview, offset: int, dtype: str, shape: tuple[int, ...]
+    ) -> NDArray[Any]:
+        if mapped[offset - HEADER_BYTES : offset] != npy_header(dtype, shape):
+            raise self._damaged(f"no {dtype} array of shape {shape} at byte {offset}")
+        return np.ndarray(shape, dtype, mapped, offset)
+
+    def _offsets(self, index: int) -> dict[str, int]:
+        """Return where the data of each member of an image starts, in the order of the tar."""
+        layout = self._layout
+        offsets = (int(layout.json_offsets[index]), *layout.data_offsets[index].tolist())
+        return dict(zip(MEMBERS, offsets, strict=False))
+
+    def _details(self, mapped: memoryview, index: int, meta: dict[str, Any]) -> ImageDetails:
+        offsets = self._offsets(index)
+        if PREDICTED_IOU not in offsets:
+            return ImageDetails()
+        num_regions = int(self._layout.num_regions[index])
+        if not isinstance(file_name := meta.get("file_name"), str):
+            raise self._damaged(f"image {index} has no file name in {meta}")
+        masks_rle = None
+        if MASKS in offsets:
+            text = bytes(mapped[offsets[MASKS] : self._layout.image_span(index).stop])
+            *masks, rest = text.rstrip(b"\0").split(b"\n")
+            if len(masks) != num_regions or rest:
+                raise self._damaged(
+                    f"image {index} has {len(masks)} masks of {num_regions} regions"
+                )
+            masks_rle = tuple(masks)
+        return ImageDetails(
+            file_name=file_name,
+            predicted_iou=self._array(mapped, offsets[PREDICTED_IOU], "<f4", (num_regions,)),
+            masks_rle=masks_rle,
+        )
+
+    def _meta(self, mapped: memoryview, index: int) -> dict[str, Any]:
+        span = self._layout.json_span(index)
+        offset, text = span.start, bytes(mapped[span]).rstrip(b"\0")
         try:
             meta = load_json(text)
         except ValueError as error:

@@ -1,5 +1,6 @@
 """Writes shards: samples are checked, streamed into the tar, and described in the sidecar."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from regionspot.cache.feature_codec import StoredForm
 from regionspot.cache.layout import (
     ARRAY_MEMBERS,
     CACHE_COMMAND,
-    MEMBERS,
+    MASKS,
+    PREDICTED_IOU,
     manifest_path,
     shard_path,
     sidecar_path,
@@ -26,7 +28,7 @@ from regionspot.cache.sidecar import (
     write_sidecar,
 )
 from regionspot.core.errors import AnnotationError, RegionSpotError, ShapeError
-from regionspot.core.files import canonical_json, open_atomic
+from regionspot.core.files import open_atomic
 
 
 def write_shard(
@@ -38,7 +40,8 @@ def write_shard(
     """Write one shard and its sidecar; a crash at any moment leaves the shard absent or whole.
 
     The manifest must exist. Samples are streamed: one at a time is held in memory. The bytes of the
-    tar depend on the samples only.
+    tar depend on the samples only. What the manifest's version of the format does not store of them
+    is left out.
 
     Args:
         cache_dir: The cache's folder.
@@ -62,7 +65,7 @@ def write_shard(
         tar = TarWriter(file)
         for sample in samples:
             check_sample(sample, manifest)
-            members.append(_add_sample(tar, sample))
+            members.append(_add_sample(tar, sample, manifest))
             keys.append(sample.key)
             counts = (sample.num_regions, sample.num_clipped_regions, sample.num_dropped_regions)
             rows.append((sample.image_id, *sample.size_hw, *counts))
@@ -70,8 +73,9 @@ def write_shard(
         tar_sha256 = tar.finish()
         _check_plan(keys, quarantined, num_planned, f"shard {shard_index} of {cache_dir}")
     numbers = np.array(rows, np.int64).reshape(-1, 6)
-    places = np.array(members, np.int64).reshape(-1, len(MEMBERS), 3)
+    places = np.array(members, np.int64).reshape(-1, len(manifest.members), 3)
     sidecar = ShardSidecar(
+        schema_version=manifest.schema_version,
         shard=shard_index,
         manifest_sha256=manifest.sha256,
         tar_bytes=tar.num_bytes,
@@ -139,29 +143,57 @@ def check_sample(sample: CachedSample, manifest: Manifest) -> None:
                 " 65504 does not fit into float16; check the image, and the dtype in which"
                 " the frozen models run."
             )
+    _check_extras(sample, manifest)
 
 
-def _add_sample(tar: TarWriter, sample: CachedSample) -> list[WrittenMember]:
-    payloads = (sample_json(sample), *(encode_array(array) for array in sample.arrays))
+def _check_extras(sample: CachedSample, manifest: Manifest) -> None:
+    """Raise `ShapeError` if a sample lacks what version 4 adds, or it cannot be stored."""
+    wanted = {
+        "predicted_iou": PREDICTED_IOU in manifest.members,
+        "file_name": PREDICTED_IOU in manifest.members,
+        "masks_rle": MASKS in manifest.members,
+    }
+    for name, is_wanted in wanted.items():
+        if is_wanted and getattr(sample, name) is None:
+            raise ShapeError(
+                f"image {sample.key} has no {name}, which this cache of schema version"
+                f" {manifest.schema_version} stores."
+            )
+    if sample.predicted_iou is not None and not np.isfinite(sample.predicted_iou).all():
+        raise ShapeError(f"image {sample.key}: predicted_iou holds values that are not finite.")
+    if any(not counts or b"\n" in counts or b"\0" in counts for counts in sample.masks_rle or ()):
+        raise ShapeError(
+            f"image {sample.key}: masks_rle holds empty or broken counts; wanted those of COCO's"
+            " compressed RLE."
+        )
+
+
+def _add_sample(tar: TarWriter, sample: CachedSample, manifest: Manifest) -> list[WrittenMember]:
+    payloads = [sample_json(sample, manifest.schema_version), *map(encode_array, sample.arrays)]
+    if sample.predicted_iou is not None:
+        payloads.append(encode_array(sample.predicted_iou))
+    if sample.masks_rle is not None:
+        payloads.append(b"".join(counts + b"\n" for counts in sample.masks_rle))
     tar.begin_image()
     return [
         tar.add(f"{sample.key}.{member}", payload)
-        for member, payload in zip(MEMBERS, payloads, strict=True)
+        for member, payload in zip(manifest.members, payloads, strict=False)
     ]
 
 
-def sample_json(sample: CachedSample) -> bytes:
-    """Return the bytes of an image's ``json`` member, at most 512."""
-    return canonical_json(
-        {
-            "image_id": sample.image_id,
-            "key": sample.key,
-            "num_clipped_regions": sample.num_clipped_regions,
-            "num_dropped_regions": sample.num_dropped_regions,
-            "num_regions": sample.num_regions,
-            "size_hw": list(sample.size_hw),
-        }
-    ).encode("ascii")
+def sample_json(sample: CachedSample, schema_version: int) -> bytes:
+    """Return the bytes of an image's ``json`` member, ASCII."""
+    values: dict[str, object] = {
+        "image_id": sample.image_id,
+        "key": sample.key,
+        "num_clipped_regions": sample.num_clipped_regions,
+        "num_dropped_regions": sample.num_dropped_regions,
+        "num_regions": sample.num_regions,
+        "size_hw": list(sample.size_hw),
+    }
+    if schema_version > 3:
+        values["file_name"] = sample.file_name
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def shard_is_complete(cache_dir: Path, shard_index: int) -> bool:

@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 
 from regionspot.cache.cache_files import open_regular
 from regionspot.cache.feature_codec import StoredForm
-from regionspot.cache.layout import CACHE_COMMAND, MEMBERS, is_key, quarantine_path, sidecar_path
+from regionspot.cache.layout import (
+    CACHE_COMMAND,
+    MASKS,
+    MEMBERS,
+    is_key,
+    members_of,
+    quarantine_path,
+    sidecar_path,
+)
 from regionspot.cache.member_bytes import BLOCK_BYTES, HEADER_BYTES
-from regionspot.cache.sample import array_bytes
+from regionspot.cache.sample import data_bytes
 from regionspot.cache.sealed import open_sealed_json, seal_json
 from regionspot.core.errors import CacheCorruptError
 from regionspot.core.files import write_text_atomic
@@ -30,15 +38,16 @@ _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 CHECKSUM: Final = "crc32"
 """Checksum of a member's bytes: CRC-32 as in zlib, which detects every single flipped bit."""
 
-_NUMBERS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
-    ("image_ids", "image_ids", ()),
-    ("sizes_hw", "sizes_hw", (2,)),
-    ("regions", "num_regions", ()),
-    ("offsets", "offsets", (len(MEMBERS),)),
-    ("lengths", "lengths", (len(MEMBERS),)),
-    ("checksums", "checksums", (len(MEMBERS),)),
+_NUMBERS: Final = (
+    ("image_ids", "image_ids", ""),
+    ("sizes_hw", "sizes_hw", "2"),
+    ("regions", "num_regions", ""),
+    ("offsets", "offsets", "M"),
+    ("lengths", "lengths", "M"),
+    ("checksums", "checksums", "M"),
 )
-"""Name in the file, name in `ShardSidecar` and shape after N of its arrays of integers."""
+"""Name in the file, name in `ShardSidecar` and sides after N of its arrays of integers; M is the
+number of members."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +77,19 @@ class ShardLayout:
     json_offsets: NDArray[np.int64]
     """Where the ``json`` member of each image starts in the tar, (N,)."""
     data_offsets: NDArray[np.int64]
-    """Where the data of each image's arrays starts in the tar, (N, 5), multiples of 64."""
+    """Where the data of each image's other members starts in the tar, (N, M - 1), multiples of 64:
+    columns as `MEMBERS[1:]`, of which the last ones may be absent. The data of an array starts
+    after its header."""
     num_regions: NDArray[np.signedinteger]
     """Regions of each image, (N,)."""
     image_checksums: NDArray[np.uint64]
     """XXH3-64 over the bytes of each image, (N,), from its first tar header to that of the next
     image or, for the last image, to the end of the tar."""
+
+    def json_span(self, index: int) -> slice:
+        """Return the bytes of an image's ``json`` member in the tar, with its padding."""
+        stop = int(self.data_offsets[index, 0]) - HEADER_BYTES - BLOCK_BYTES
+        return slice(int(self.json_offsets[index]), stop)
 
     def image_span(self, index: int) -> slice:
         """Return the bytes of an image in the tar, up to the next image or the end of the tar."""
@@ -97,10 +113,13 @@ class ShardLayout:
         if not all(0 < width <= _MAX_WIDTH for width in widths):
             return f"arrays have the widths {widths}"
         room = np.broadcast_to(np.asarray(tar_bytes, np.int64), self.json_offsets.shape)
-        needed = array_bytes(self.feature_map_form, self.token_dim, self.num_regions)
         data, json = self.data_offsets, self.json_offsets
+        needed = data_bytes(self.feature_map_form, self.token_dim, self.num_regions)
+        needed = needed[:, : data.shape[1]]
         outside = ((data < HEADER_BYTES) | (data > room[:, None] - needed)).any(axis=1)
         outside |= (json < BLOCK_BYTES) | (json > room - BLOCK_BYTES)
+        # Between the two are the json member, and the headers of the feature map.
+        outside |= json > np.maximum(data[:, 0], 0) - HEADER_BYTES - 2 * BLOCK_BYTES
         if outside.any():
             return f"image {int(np.flatnonzero(outside)[0])} points outside its tar"
         return None
@@ -110,6 +129,8 @@ class ShardLayout:
 class ShardSidecar(ShardLayout):
     """Everything about a shard but its arrays. N images, without quarantined ones."""
 
+    schema_version: int
+    """Version of the cache."""
     shard: int
     """Number of the shard, counted from 0."""
     manifest_sha256: str
@@ -123,11 +144,11 @@ class ShardSidecar(ShardLayout):
     sizes_hw: NDArray[np.int64]
     """Height and width of each original image in pixels, (N, 2)."""
     offsets: NDArray[np.int64]
-    """Where the bytes of each member start in the tar, (N, 6), columns as `layout.MEMBERS`."""
+    """Where the bytes of each member start in the tar, (N, M), columns as `members`."""
     lengths: NDArray[np.int64]
-    """Number of bytes of each member, (N, 6)."""
+    """Number of bytes of each member, (N, M)."""
     checksums: NDArray[np.int64]
-    """CRC-32 over the bytes of each member, (N, 6)."""
+    """CRC-32 over the bytes of each member, (N, M)."""
     label_counts: tuple[tuple[int, int], ...]
     """Pairs (label, number of regions) of the labels that occur, by label; without -1."""
     num_clipped_regions: int
@@ -141,7 +162,13 @@ class ShardSidecar(ShardLayout):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "json_offsets", self.offsets[:, 0])
-        object.__setattr__(self, "data_offsets", self.offsets[:, 1:] + HEADER_BYTES)
+        headers = [0 if member == MASKS else HEADER_BYTES for member in self.members[1:]]
+        object.__setattr__(self, "data_offsets", self.offsets[:, 1:] + headers)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The M members of every image, in the order of the tar; the first ones of `MEMBERS`."""
+        return MEMBERS[: self.offsets.shape[1]]
 
     @property
     def num_images(self) -> int:
@@ -153,6 +180,7 @@ def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
     """Write the sidecar of a shard atomically; equal sidecars give equal bytes."""
     text, _ = seal_json(
         {
+            "schema_version": sidecar.schema_version,
             "shard": sidecar.shard,
             "manifest_sha256": sidecar.manifest_sha256,
             "tar_bytes": sidecar.tar_bytes,
@@ -163,7 +191,7 @@ def write_sidecar(cache_dir: Path, sidecar: ShardSidecar) -> None:
             "feature_map_shape": sidecar.feature_map_form.shape,
             "token_dim": sidecar.token_dim,
             "checksum": CHECKSUM,
-            "members": MEMBERS,
+            "members": sidecar.members,
             "keys": sidecar.keys,
             **{name: getattr(sidecar, part).tolist() for name, part, _ in _NUMBERS},
             # In hex, as 64 bits are more than JSON's numbers hold in some languages.
@@ -210,6 +238,7 @@ def read_sealed_sidecar(cache_dir: Path, shard_index: int) -> tuple[ShardSidecar
 class _Stored(msgspec.Struct, kw_only=True):
     """The types of the stored values other than arrays."""
 
+    schema_version: int
     shard: int
     manifest_sha256: str
     tar_bytes: Annotated[int, msgspec.Meta(ge=0)]
@@ -223,9 +252,11 @@ class _Stored(msgspec.Struct, kw_only=True):
 
 
 def _from_json(values: dict[str, Any]) -> ShardSidecar:
-    if tuple(values["members"]) != MEMBERS or values["checksum"] != CHECKSUM:
-        raise ValueError(f"members {values['members']} with {values['checksum']} checksums")
+    members, checksum = tuple(values["members"]), values["checksum"]
     stored = msgspec.convert(values, _Stored)
+    known = [members_of(stored.schema_version, masks=masks) for masks in (False, True)]
+    if members not in known or checksum != CHECKSUM:
+        raise ValueError(f"members {members} with {checksum} checksums")
     form = {"dtype": values["feature_map_dtype"], "shape": values["feature_map_shape"]}
     num_images = len(stored.keys)
     if not all(map(is_key, stored.keys)):
@@ -233,7 +264,8 @@ def _from_json(values: dict[str, Any]) -> ShardSidecar:
     checksums = [int(digits, 16) for digits in values["image_checksums"]]
     parts = msgspec.structs.asdict(stored)
     for name, attribute, sides in _NUMBERS:
-        parts[attribute] = np.array(values[name], np.int64).reshape(num_images, *sides)
+        shape = [num_images, *({"2": 2, "M": len(members)}[side] for side in sides)]
+        parts[attribute] = np.array(values[name], np.int64).reshape(shape)
     sidecar = ShardSidecar(
         feature_map_form=msgspec.convert(form, StoredForm),
         image_checksums=np.array(checksums, np.uint64).reshape(num_images),

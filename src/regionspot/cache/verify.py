@@ -159,7 +159,7 @@ def _tar_problems(file: BinaryIO, sidecar: ShardSidecar) -> Iterator[Problem]:
     tar = _HashingReader(file)
     shard, found_any = sidecar.shard, False
     for row, key in enumerate(sidecar.keys):
-        for column, member in enumerate(MEMBERS):
+        for column, member in enumerate(sidecar.members):
             for part, offset in _bad_parts(tar, sidecar, row, column):
                 found_any = True
                 message = f"the {part} was changed after it was written"

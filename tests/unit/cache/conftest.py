@@ -1,10 +1,15 @@
-"""A tiny cache: 7 images in shards of 3, one of them quarantined, some without a region."""
+"""A tiny cache: 7 images in shards of 3, one of them quarantined, some without a region.
+
+It has masks, the longest form of the format; ``tests/data/caches/format3.zip`` is the same in
+format 3, written before there was another one.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from regionspot.cache import (
     CachedSample,
@@ -57,6 +62,7 @@ def manifest(fingerprint: Fingerprint) -> Manifest:
         fingerprint=fingerprint,
         annotation_sha256="a" * 64,
         annotation_format="lvis",
+        masks=True,
         plan=Plan.from_keys(KEYS, images_per_shard=3),
         vocabulary=Vocabulary(("lemon", "caf\u00e9", "tennis ball")),
         category_ids=(3, 7, 11),
@@ -79,9 +85,19 @@ def make_sample() -> Callable[[int], CachedSample]:
             box_scores=np.linspace(0.25, 1, num_regions, dtype=np.float32),
             position_tokens=rng.standard_normal((num_regions, 4)).astype(np.float16),
             feature_map=rng.standard_normal((5, 6)).astype(np.float16),
+            predicted_iou=rng.random(num_regions, dtype=np.float32),
+            masks_rle=masks_of(number, num_regions),
+            file_name=f"caf\u00e9/{number}.jpg",
         )
 
     return make
+
+
+def masks_of(number: int, num_regions: int) -> tuple[bytes, ...]:
+    """Boxes as masks, as pycocotools encodes them."""
+    boxes = [[10 + region, 20 + number, 5, 7] for region in range(num_regions)]
+    encoded = coco_mask.frPyObjects(np.array(boxes, np.float64).reshape(-1, 4), 480, 640 + number)
+    return tuple(rle["counts"] for rle in encoded)
 
 
 @pytest.fixture
