@@ -182,8 +182,13 @@ def test_the_report_holds_everything_and_needs_nothing(finished: Path) -> None:
     assert "1,234 steps on toy365" in report
     for method in METHODS:
         assert f"<b>{method}</b>" in report
-    # bars, loss, AP; precision, reliability; three sampled, two with mistakes, three with attention
-    assert len(re.findall(r'src="data:image/(?:png|jpeg);base64,', report)) == 3 + 2 + 3 + 2 + 3
+    # bars, loss, AP; precision, reliability; three sampled, two with mistakes; a scale for each of
+    # three images with attention, and a map for each of their regions
+    num_maps = report.count("of the attention inside the box")
+    assert 3 <= num_maps <= 3 * 6
+    pictures = re.findall(r'src="data:image/(?:png|jpeg);base64,', report)
+    assert len(pictures) == 3 + 2 + 3 + 2 + 3 + num_maps
+    assert report.count('type="radio"') == (3 + 2) * len(METHODS), "one image, names by all methods"
     assert not re.search(r'(?:src|href)="(?!data:|#)', report)
     assert report.count("<script") == 1, "sorting and filtering; everything is there without it"
 

@@ -23,6 +23,8 @@ from regionspot.evaluation.data import EvaluationData, missing_reasons
 from regionspot.evaluation.methods import MethodRun
 from regionspot.evaluation.pictures import draw_region_pictures
 from regionspot.evaluation.report_parts import (
+    ImageAttention,
+    RegionPicture,
     ReportPicture,
     cards,
     category_tables,
@@ -62,13 +64,13 @@ class ReportContent:
     """Bar chart of AP by method."""
     training_curves: tuple[ReportPicture, ...] = ()
     """Loss and AP over the course of training."""
-    sampled: tuple[ReportPicture, ...] = ()
+    sampled: tuple[RegionPicture, ...] = ()
     """Images chosen without looking at the results."""
     sampled_note: str = ""
     """How they were chosen."""
-    mistakes: tuple[ReportPicture, ...] = ()
+    mistakes: tuple[RegionPicture, ...] = ()
     """Images with the most confident mistakes."""
-    attention: tuple[ReportPicture, ...] = ()
+    attention: tuple[ImageAttention, ...] = ()
     """Attention maps of regions."""
     commands: tuple[str, ...] = ()
     """The commands that give the same figures."""
@@ -209,9 +211,7 @@ def build_report(
         commands: The commands that give the same figures.
     """
     first = run.outputs[0]
-    pictures = draw_region_pictures(
-        data, first, run.heads.get(first.name), num_pictures=config.num_pictures
-    )
+    pictures = draw_region_pictures(data, run.outputs, run.heads, num_pictures=config.num_pictures)
     vocabulary = data.cache.manifest.vocabulary.names
     named = NamedRegions.concatenate(first.named.values())
     names = ("AP", *(f"AP{group}" for group in ("rcf" if result.metric == "lvis" else "sml")))
