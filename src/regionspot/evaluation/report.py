@@ -11,8 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from regionspot.backbones import resolve_device
 from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.core.files import write_bytes_atomic, write_text_atomic
@@ -21,6 +19,7 @@ from regionspot.core.text import human_duration
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData, missing_reasons
 from regionspot.evaluation.methods import MethodRun
+from regionspot.evaluation.pages import render_page
 from regionspot.evaluation.pictures import draw_region_pictures
 from regionspot.evaluation.report_parts import (
     ImageAttention,
@@ -112,7 +111,8 @@ def render_report(content: ReportContent) -> str:
     if not methods:
         raise ConfigError("no method to report on: evaluate at least one.")
     timings_s = content.result.timings_s
-    return _page_template().render(
+    return render_page(
+        "report.html.jinja",
         content=content,
         cards=cards(methods),
         methods=method_table(methods),
@@ -123,18 +123,6 @@ def render_report(content: ReportContent) -> str:
         protocol_note=PROTOCOL_NOTES[content.result.protocol],
         metric_note=METRIC_NOTES[content.result.metric],
     )
-
-
-def _page_template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("regionspot", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("report.html.jinja")
 
 
 _PACKAGES = ("regionspot", "torch", "numpy", "hotcoco", "open_clip_torch", "segment_anything")

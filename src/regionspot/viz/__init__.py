@@ -12,6 +12,7 @@ from regionspot.viz.curves import (
     draw_ap_bars,
     draw_ap_curve,
     draw_loss_curve,
+    draw_runs,
     find_metrics_csv,
     read_training_log,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "draw_loss_curve",
     "draw_precision_recall",
     "draw_reliability",
+    "draw_runs",
     "find_metrics_csv",
     "outline_regions",
     "paint_numbered_regions",

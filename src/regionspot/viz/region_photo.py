@@ -101,6 +101,7 @@ def _outline(mask: NDArray[np.bool_], image: NDArray[np.uint8], size_wh: tuple[i
         # The centre of the first pixel is at 1 after padding, and at 0.5 in the image.
         polygon = Polygon((np.asarray(points) - 0.5) * scale_xy)
         polygon.simplify_threshold = _TOLERANCE
-        corners = polygon.cleaned(simplify=True).vertices[:-1]  # the last one stands for "stop"
+        simple = np.asarray(polygon.cleaned(simplify=True).vertices, np.float64)
+        corners = simple[:-1].tolist()  # the last one stands for "stop"
         paths.append("M" + " ".join(f"{x:.0f} {y:.0f}" for x, y in corners) + "Z")
     return "".join(paths)
