@@ -198,11 +198,8 @@ def draw_training_curves(trainings: Sequence[tuple[str, TrainingLog]]) -> tuple[
         curves = {run: log.curves[name] for run, log in trainings if name in log.curves}
         if curves:
             alt = f"{title} by optimizer step of {', '.join(curves)}"
-            found.append(
-                ReportPicture(
-                    data=draw_runs(curves, title=title, smooth=name.startswith("train/")), alt=alt
-                )
-            )
+            drawn = draw_runs(curves, title=title, smooth=name.startswith("train/"))
+            found.append(ReportPicture(data=drawn, alt=alt))
     return tuple(found)
 
 

@@ -118,14 +118,14 @@ def _read_metrics(path: Path) -> dict[str, Any]:
         content = load_json(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}). Run evaluate.py again.") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != METRICS_VERSION or not content.get("methods"):
+    metrics = cast("dict[str, Any]", content if isinstance(content, dict) else {})
+    version = metrics.get("schema_version")
+    if version != METRICS_VERSION or not metrics.get("methods"):
         raise ConfigError(
-            f"{path} has schema_version {version!r} and"
-            f" {'no' if version == METRICS_VERSION else 'unknown'} methods; wanted version"
-            f" {METRICS_VERSION} with at least one. Run evaluate.py again."
+            f"{path} has schema_version {version!r} or no methods; wanted version"
+            f" {METRICS_VERSION} with at least one method. Run evaluate.py again."
         )
-    return cast("dict[str, Any]", content)
+    return metrics
 
 
 def _read_classes(

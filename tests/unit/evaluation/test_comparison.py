@@ -203,7 +203,7 @@ def test_runs_of_the_same_name_are_shown_by_path(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema_version": 99}, "schema_version 99"),
-        ({"methods": {}}, "no methods"),
+        ({"methods": {}}, "or no methods"),
         ({"data": {}}, "no complete evaluation .KeyError"),
         ({"methods": {"head": {"AP": 1.0}, "lost": 3}}, "no complete evaluation"),
     ],
