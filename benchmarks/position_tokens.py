@@ -57,7 +57,7 @@ def transformer_alone(sam: Sam, embedding_1SHW: Tensor, boxes_R4: Tensor) -> Ten
 def ours(sam: Sam, embedding_1SHW: Tensor, boxes_R4: Tensor) -> Tensor:
     """Decode tokens as a localizer does."""
     localizer = SamLocalizer(sam, token_site="transformer", model_name="vit_b")  # noqa: S106
-    return localizer.decode_tokens(embedding_1SHW, SamPrompts(boxes_xyxy_sam=boxes_R4))
+    return localizer.decode_tokens(embedding_1SHW, SamPrompts(boxes_xyxy_sam=boxes_R4))[0]
 
 
 WAYS: dict[str, Way] = {

@@ -57,6 +57,8 @@ def made_up_sample(number: int, widths: Widths = BL) -> CachedSample:
         box_scores=np.ones(num_regions, np.float32),
         position_tokens=rng.standard_normal((num_regions, widths.token_dim)).astype(np.float16),
         feature_map=feature_map.astype(np.float16),
+        predicted_iou=rng.random(num_regions, dtype=np.float32),
+        file_name=f"{number:012d}.jpg",
     )
 
 

@@ -24,12 +24,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words(world: Path, cache: Path) -> list[str]:
-    return cache_options(world / "own.csv", world, cache)
+def words(world: Path, cache: Path, *more: str) -> list[str]:
+    return cache_options(world / "own.csv", world, cache, *more)
 
 
-def planned(world: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
-    main(["cache", "plan", *words(world, cache), "--json", "true"])
+def planned(
+    world: Path, cache: Path, capsys: pytest.CaptureFixture[str], *more: str
+) -> dict[str, float]:
+    main(["cache", "plan", *words(world, cache, *more), "--json", "true"])
     found: dict[str, float] = json.loads(capsys.readouterr().out)
     return found
 
@@ -49,6 +51,22 @@ def test_the_plan_foretells_the_bytes_and_writes_nothing(
     assert plan["missing_bytes"] == plan["total_bytes"]
     assert plan["seconds"] == pytest.approx(7 * plan["seconds_per_image"])
     assert plan["seconds_per_image"] > 0
+
+
+def test_the_bytes_of_masks_are_estimated_from_the_probed_images(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, masks = tmp_path / "cache", ("--masks", "true")
+    plan = planned(world, cache, capsys, *masks)
+    assert planned(world, cache, capsys)["bytes_per_mask"] is None
+    main(["cache", *words(world, cache, *masks)])
+    tar_bytes = sum(path.stat().st_size for path in cache.glob("shards/*.tar"))
+    # All images are probed, but an image's own masks may fill more blocks, or fewer, than the mean.
+    assert abs(plan["total_bytes"] - (tar_bytes - 3 * 1024 + 400 * NUM_IMAGES)) <= 1024 * NUM_IMAGES
+    capsys.readouterr()
+    main(["cache", "plan", *words(world, tmp_path / "other", *masks)])
+    wanted = f"(an estimate: masks take {plan['bytes_per_mask']} bytes each in those probed)"
+    assert wanted in capsys.readouterr().out
 
 
 def test_shards_that_are_there_are_not_planned_again(

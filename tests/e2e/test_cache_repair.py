@@ -1,6 +1,7 @@
 """``regionspot cache repair``: whatever was damaged, the cache ends with the bytes it had."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.files import flip_bit, tree
+from helpers.format3 import as_format3
 from helpers.worlds import cache_options, write_world
 from regionspot.cache import MeasuredError, read_sidecar, verify_cache
 from regionspot.cli.main import main
@@ -146,7 +148,9 @@ def test_a_folder_without_a_cache_is_no_repair(
     assert not (tmp_path / "nothing").exists()
 
 
-def test_stats_count_what_is_there(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stats_count_what_is_there(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["cache", "stats", str(finished), "--json"])
     stats = json.loads(capsys.readouterr().out)
     assert (stats["num_images"], stats["num_regions"], stats["num_shards"]) == (7, 7, 3)
@@ -161,6 +165,10 @@ def test_stats_count_what_is_there(finished: Path, capsys: pytest.CaptureFixture
     assert "7 in 3 shards, 0 without regions" in table
     assert "class 0 (4), class 1 (3)" in table
     assert "computed in float32, feature maps stored as float16\n" in table
+    assert re.search(r"format +4, without masks\n", table)
+    old = as_format3(finished, tmp_path / "old")
+    main(["cache", "stats", str(old)])
+    assert re.search(r"format +3, without predicted IoUs, masks", capsys.readouterr().out)
 
 
 def test_stats_tell_what_a_codec_costs(

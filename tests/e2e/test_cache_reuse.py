@@ -18,6 +18,7 @@ from torch import nn
 
 from helpers.clip import clip_of
 from helpers.files import flip_bit, tree
+from helpers.format3 import as_format3
 from helpers.processes import kill_at_renames
 from regionspot.backbones import FrozenModels, GridProposer, ModelsConfig, load_frozen_models
 from regionspot.cache import FeatureCache, verify_cache
@@ -29,6 +30,7 @@ from regionspot.extraction import (
     CacheJob,
     CacheSummary,
     ProposalsConfig,
+    repair_cache,
     run_job,
 )
 
@@ -322,6 +324,49 @@ def test_what_a_grid_found_is_taken_over_for_the_same_grid_only(world: Path, mak
     _, seen, summary = make(world / "old.json", "finer", proposals=finer, reuse=str(first))
     assert sum(seen.sam) == NUM_IMAGES
     assert (summary.num_reused_maps, summary.num_reused_tokens) == (NUM_IMAGES, 0)
+
+
+def test_a_cache_of_format_3_gives_its_feature_maps_only(
+    world: Path, old: Path, make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = as_format3(old, tmp_path / "format 3")
+    new, seen, summary = make(world / "old.json", reuse=str(before))
+    assert "format 3 has no predicted IoUs (it is of format 3): only its feature" in caplog.text
+    assert (sum(seen.sam), seen.clip) == (NUM_IMAGES - 1, [1, 1, 1])  # one has no region
+    assert (summary.num_reused_maps, summary.num_reused_tokens) == (NUM_IMAGES, 0)
+    assert tars(new) == tars(old)
+
+
+def test_masks_are_reused_from_a_cache_that_has_them(
+    world: Path, old: Path, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, seen, summary = make(world / "old.json", "first", reuse=str(old), masks=True)
+    assert f"{old} has no masks: only its feature maps are reused" in caplog.text
+    assert (sum(seen.sam), summary.num_reused_tokens) == (NUM_IMAGES - 1, 0)
+    again, seen, summary = make(world / "old.json", "again", reuse=str(first), masks=True)
+    assert (seen.sam, summary.num_reused_tokens) == ([], 12)
+    assert tars(again) == tars(first)
+    without, seen, _ = make(world / "old.json", "without", reuse=str(first))
+    assert seen.sam == []
+    assert tars(without) == tars(old)
+
+
+def test_a_cache_begun_in_format_3_is_finished_and_repaired_in_it(
+    world: Path, old: Path, make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = as_format3(old, tmp_path / "begun")
+    wanted = tree(begun)
+    for name in ("shards/000001.tar", "shards/000001.json", "shards/000002.json", "index.h5"):
+        (begun / name).unlink()
+    make(world / "old.json", "begun")
+    assert "was begun in format 3 and is continued in it" in caplog.text
+    assert tree(begun) == wanted
+    flip_bit(begun / "shards" / "000000.tar", 2000)
+    problems, _ = repair_cache(config_of(world, begun, world / "old.json"))
+    assert [problem.shard for problem in problems] == [0]
+    assert tree(begun) == wanted
+    with pytest.raises(CacheMismatchError, match="masks: found False, wanted True"):
+        make(world / "old.json", "begun", masks=True)
 
 
 # --- What is refused -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from regionspot.backbones import (
     FrozenModels,
     ModelsConfig,
     load_frozen_models,
-    region_tokens,
+    rated_tokens,
 )
 from regionspot.cache import (
     CachedSample,
@@ -104,7 +104,7 @@ def write_cache(folder: Path, images: AnnotatedImages, models: FrozenModels) -> 
 def sample_of(record: ImageRecord, images_dir: Path, models: FrozenModels) -> CachedSample:
     pixels = load_image(images_dir / record.file_name)
     embedding = models.localizer.embed(models.localizer.preprocess(pixels)[None])
-    tokens = region_tokens(
+    tokens, ious = rated_tokens(
         models.localizer, embedding, BoxPrompts(boxes_xyxy=record.boxes_xyxy), record.size_hw
     )
     features = models.encoder.features(models.encoder.preprocess(pixels)[None])[0]
@@ -117,6 +117,8 @@ def sample_of(record: ImageRecord, images_dir: Path, models: FrozenModels) -> Ca
         box_scores=np.ones(len(record.labels), np.float32),
         position_tokens=tokens.numpy().astype(np.float16),
         feature_map=features.numpy().astype(np.float16),
+        predicted_iou=ious.numpy(),
+        file_name=record.file_name,
     )
 
 

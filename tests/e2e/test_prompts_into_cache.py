@@ -1,4 +1,7 @@
-"""Points and masks all the way from an annotation file to a cache; the oracle is SamPredictor."""
+"""Points and masks all the way from an annotation file to a cache; the oracle is SamPredictor.
+
+SAM's answers are stored: position tokens, predicted IoUs, and SAM's own masks.
+"""
 
 import json
 from collections.abc import Callable
@@ -9,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from segment_anything import SamPredictor
 from torch import Tensor
@@ -71,6 +75,7 @@ def run(folder: Path, tmp_path: Path) -> Run:
             annotations=annotations,
             models=ModelsConfig(preset="toy"),
             templates=["none"],
+            masks=True,
             device="cpu",
         )
         summary = cache_features(config)
@@ -81,6 +86,10 @@ def run(folder: Path, tmp_path: Path) -> Run:
         return cache.sample(0)
 
     return run
+
+
+Answer = tuple[NDArray[np.float16], float, NDArray[np.bool_]]
+"""Position token, predicted IoU and mask."""
 
 
 class Oracle:
@@ -95,14 +104,14 @@ class Oracle:
         )
 
     @torch.no_grad()
-    def token(
+    def answer(
         self,
         *,
         points: list[list[int]] | None = None,
         labels: list[int] | None = None,
         box_xywh: list[int] | None = None,
         mask: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.float16]:
+    ) -> Answer:
         sam = self.predictor.model
         box = None
         if box_xywh is not None:
@@ -118,15 +127,14 @@ class Oracle:
             )
             grid_hw = sam.prompt_encoder.mask_input_size
             logits = mask_logits(mask[None], frame, grid_hw=grid_hw)[0].numpy()
-        self.predictor.predict(
+        masks, ious, _ = self.predictor.predict(
             point_coords=None if points is None else np.array(points, np.float32),
             point_labels=None if labels is None else np.array(labels),
             box=box,
             mask_input=logits,
             multimask_output=False,
         )
-        token: NDArray[np.float16] = self._heard[-1].numpy().astype(np.float16)
-        return token
+        return self._heard[-1].numpy().astype(np.float16), float(ious[0]), masks[0]
 
 
 @pytest.fixture
@@ -134,8 +142,17 @@ def oracle(folder: Path) -> Oracle:
     return Oracle(folder)
 
 
-def assert_tokens(sample: CachedSample, wanted: list[NDArray[np.float16]]) -> None:
-    np.testing.assert_allclose(sample.position_tokens, np.stack(wanted), rtol=2e-3, atol=2e-3)
+def assert_answers(sample: CachedSample, wanted: list[Answer]) -> None:
+    tokens, ious, masks = zip(*wanted, strict=True)
+    np.testing.assert_allclose(sample.position_tokens, np.stack(tokens), rtol=2e-3, atol=2e-3)
+    assert sample.predicted_iou is not None
+    assert sample.masks_rle is not None
+    np.testing.assert_allclose(sample.predicted_iou, ious, rtol=1e-4, atol=1e-4)
+    for counts, mask in zip(sample.masks_rle, masks, strict=True):
+        ours = coco_mask.decode({"size": list(SIZE_HW), "counts": counts})
+        # Another batch rounds differently, which may move a pixel at the edge.
+        assert (ours != mask).mean() < 0.002
+    assert any(mask.any() for mask in masks)
 
 
 def test_points_give_the_tokens_of_sam_predictor_whatever_the_other_regions_have(
@@ -144,10 +161,10 @@ def test_points_give_the_tokens_of_sam_predictor_whatever_the_other_regions_have
     sample = run("points")
     assert sample.labels.tolist() == [0, 1, 0]
     assert sample.num_dropped_regions == 1
-    assert_tokens(
+    assert_answers(
         sample,
         [
-            oracle.token(points=points, labels=labels)
+            oracle.answer(points=points, labels=labels)
             for points, labels in zip(POINTS[:3], POINT_LABELS[:3], strict=True)
         ],
     )
@@ -164,10 +181,10 @@ def test_masks_give_the_tokens_of_sam_predictor(
     theirs = COCO(str(folder / "own.json"))
     masks = [theirs.annToMask(theirs.anns[number]).astype(bool) for number in (0, 1)]
     extents = [_extent_xywh(mask) for mask in masks] if prompt == "box_and_mask" else [None, None]
-    assert_tokens(
+    assert_answers(
         sample,
         [
-            oracle.token(mask=mask, box_xywh=extent)
+            oracle.answer(mask=mask, box_xywh=extent)
             for mask, extent in zip(masks, extents, strict=True)
         ],
     )

@@ -136,7 +136,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resealed(value: Any) -> bytes:
     """Seal a value as the cache does, so that only what it says is wrong."""
-    whole = {"schema_version": 3, **value} if isinstance(value, dict) else {"value": value}
+    whole = {"schema_version": 4, **value} if isinstance(value, dict) else {"value": value}
     body = as_json(whole).removesuffix(b"}")
     return body + f',\n"sha256": "{sha256(body).hexdigest()}"\n}}\n'.encode()
 

@@ -46,6 +46,7 @@ from regionspot.backbones import (
     load_frozen_models,
     load_sam2,
     mask_logits,
+    rated_tokens,
     region_masks,
     region_tokens,
 )
@@ -143,6 +144,9 @@ def _run(sam2: Sam2Model, pixels: Tensor, **inputs: Tensor) -> tuple[dict[str, T
         decoder.output_hypernetworks_mlps[0].register_forward_hook(
             lambda _module, inputs, output: heard.update(mask_0=inputs[0][0], mlp=output[0])
         ),
+        decoder.iou_prediction_head.register_forward_hook(
+            lambda _module, _inputs, output: heard.update(iou=output[0][:, 0])
+        ),
     ]
     with torch.no_grad():
         output = sam2(pixel_values=pixels, multimask_output=False, **inputs)
@@ -208,11 +212,12 @@ def test_tokens_of_boxes_are_those_that_sam2_decodes_its_masks_from(
     }
     for site, theirs in wanted.items():
         localizer = _localizer(sam2, site)
-        ours = region_tokens(
+        ours, ious = rated_tokens(
             localizer, localizer.embed(pixels), BoxPrompts(boxes_xyxy=boxes), size_hw
         )
         assert ours.shape == (len(boxes), localizer.token_dim)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ious, heard["iou"], rtol=0, atol=1e-5)
     assert (wanted["transformer"][0] - wanted["transformer"][1]).abs().max() > 0.1
 
 

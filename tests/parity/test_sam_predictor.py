@@ -17,6 +17,7 @@ from regionspot.backbones import (
     SamPrompts,
     TokenSite,
     load_sam,
+    rated_tokens,
     region_masks,
     region_tokens,
 )
@@ -53,7 +54,7 @@ def _localizer(sam: Sam, site: TokenSite = "transformer") -> SamLocalizer:
 
 
 def _tokens(sam: Sam, embedding: Tensor, boxes_sam: Tensor, site: TokenSite) -> Tensor:
-    return _localizer(sam, site).decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes_sam))
+    return _localizer(sam, site).decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes_sam))[0]
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW)
@@ -120,6 +121,19 @@ def test_tokens_are_those_that_sam_decodes_its_masks_from(sam: Sam) -> None:
             _localizer(sam, site), predictor.features, BoxPrompts(boxes_xyxy=BOXES), (50, 120)
         )
         assert_equal_to_rounding(ours, theirs)
+
+
+@pytest.mark.parametrize("site", ["prompt_encoder", "transformer", "mlp"])
+def test_predicted_ious_are_those_of_sam_predictor(sam: Sam, site: TokenSite) -> None:
+    predictor = _predictor(sam, _image((50, 120)))
+    boxes = torch.from_numpy(to_sam_frame(BOXES, (50, 120), 64))
+    _, theirs, _ = predictor.predict_torch(None, None, boxes=boxes, multimask_output=False)
+    _, ours = rated_tokens(
+        _localizer(sam, site), predictor.features, BoxPrompts(boxes_xyxy=BOXES), (50, 120)
+    )
+    assert ours.shape == (len(BOXES),)
+    assert_equal_to_rounding(ours, theirs[:, 0])
+    assert ours.std() > 0.01
 
 
 def test_tokens_of_points_are_those_that_sam_decodes_its_masks_from(sam: Sam) -> None:

@@ -40,6 +40,7 @@ from regionspot.backbones.regions import (
     Prompts,
     RegionPrompts,
     locate_regions,
+    rated_tokens,
     region_masks,
     region_tokens,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "load_sam2",
     "locate_regions",
     "mask_logits",
+    "rated_tokens",
     "region_masks",
     "region_tokens",
     "resize_bilinear",

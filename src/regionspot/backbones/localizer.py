@@ -70,19 +70,28 @@ class Localizer(FrozenModel):
             return self._embed(pixels_BCHW.to(self.device)).float()
 
     @torch.no_grad()
-    def decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
-        """Return the position tokens of prompts in the model's frame, (R, `token_dim`) float32.
+    def decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> tuple[Tensor, Tensor]:
+        """Return the position tokens of prompts in the model's frame, and their predicted IoUs.
+
+        Returns:
+            Tokens, (R, `token_dim`) float32; and the IoU that the model predicts for the mask of
+            mask token 0, (R,) float32: about 0..1, not clamped.
 
         Raises:
             ShapeError: The embedding is not one image's, or the token site is "prompt_encoder" and
                 the prompts are not two embeddings wide.
         """
         with self.execution.autocast(self.device):
-            tokens = [
-                self._decode_tokens(image_embedding, chunk).float()
+            decoded = [
+                self._decode_tokens(image_embedding, chunk)
                 for chunk in prompts.split(_REGIONS_AT_ONCE)
             ]
-        return torch.cat([torch.zeros(0, self.token_dim, device=self.device), *tokens])
+        tokens = [torch.zeros(0, self.token_dim, device=self.device)]
+        ious = [torch.zeros(0, device=self.device)]
+        for of_chunk, ious_of_chunk in decoded:
+            tokens.append(of_chunk.float())
+            ious.append(ious_of_chunk.float())
+        return torch.cat(tokens), torch.cat(ious)
 
     @torch.no_grad()
     def decode_masks(
@@ -121,7 +130,9 @@ class Localizer(FrozenModel):
     def _embed(self, pixels_BCHW: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor: ...
+    def _decode_tokens(
+        self, image_embedding: Tensor, prompts: SamPrompts
+    ) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
     def _decode_masks(

@@ -74,6 +74,8 @@ class LocatedRegions:
 
     tokens: Tensor
     """Position tokens, (R, S), on the localizer's device."""
+    predicted_iou: Tensor
+    """The IoU that SAM predicts for its mask of each region, (R,), on the localizer's device."""
     boxes_xyxy: FloatArray
     """Boxes, (R, 4), pixels of the original image."""
     box_scores: FloatArray | None = None
@@ -105,14 +107,14 @@ def locate_regions(
         mask prompt is the extent of the mask.
 
     Raises:
-        ShapeError: As `region_tokens`.
+        ShapeError: As `rated_tokens`.
     """
     if isinstance(prompts, GridProposer):
         found = prompts.propose(localizer, image_embedding, size_hw)
         given = BoxPrompts(boxes_xyxy=found.boxes_xyxy)
         located = locate_regions(localizer, image_embedding, given, size_hw, with_masks=with_masks)
         return replace(located, box_scores=found.box_scores)
-    tokens = region_tokens(localizer, image_embedding, prompts, size_hw)
+    tokens, ious = rated_tokens(localizer, image_embedding, prompts, size_hw)
     masks: NDArray[np.bool_] | DecodedMasks | None = None
     if isinstance(prompts, BoxPrompts):
         boxes = clip_boxes_xyxy(prompts.boxes_xyxy, size_hw)
@@ -124,7 +126,12 @@ def locate_regions(
     else:
         masks = prompts.masks
         boxes = mask_extents(masks)
-    return LocatedRegions(tokens=tokens, boxes_xyxy=boxes, masks=masks if with_masks else None)
+    return LocatedRegions(
+        tokens=tokens,
+        predicted_iou=ious,
+        boxes_xyxy=boxes,
+        masks=masks if with_masks else None,
+    )
 
 
 def region_tokens(
@@ -135,11 +142,27 @@ def region_tokens(
 ) -> Tensor:
     """Return the position tokens of given regions, (R, ``localizer.token_dim``) float32.
 
+    Arguments and errors as in `rated_tokens`.
+    """
+    return rated_tokens(localizer, image_embedding, prompts, size_hw)[0]
+
+
+def rated_tokens(
+    localizer: Localizer,
+    image_embedding: Tensor,
+    prompts: RegionPrompts,
+    size_hw: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """Return the position tokens of given regions, and the IoU that SAM predicts for their masks.
+
     Args:
         localizer: The frozen SAM.
         image_embedding: One image's embedding, as ``localizer.embed`` gives it.
         prompts: The regions.
         size_hw: Height and width of the original image in pixels.
+
+    Returns:
+        Tokens, (R, ``localizer.token_dim``), and IoUs, (R,); both float32.
 
     Raises:
         ShapeError: The prompts do not have the shapes of their fields; a box ends before it starts
@@ -158,7 +181,7 @@ def region_masks(
 ) -> DecodedMasks:
     """Return the mask that SAM predicts for each region, (H, W) bool at the original size.
 
-    Arguments and errors as in `region_tokens`.
+    Arguments and errors as in `rated_tokens`.
     """
     logits = [torch.zeros(0, *localizer.mask_grid_hw, device=localizer.device)]
     for chunk in _in_frame(localizer, prompts, size_hw).split(_MASK_CHUNK):

@@ -117,7 +117,7 @@ class SamLocalizer(Localizer):
         return self.execution.encode_in_batches(self._encode, pixels_BCHW, at_once=at_once)
 
     @override
-    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
+    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> tuple[Tensor, Tensor]:
         return decode_tokens(self.sam, image_embedding, prompts, site=self.token_site)
 
     @override

@@ -92,7 +92,7 @@ class Sam2Localizer(Localizer):
         return self.execution.encode_in_batches(self._encode, pixels_BCHW)
 
     @override
-    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
+    def _decode_tokens(self, image_embedding: Tensor, prompts: SamPrompts) -> tuple[Tensor, Tensor]:
         return decode_tokens(self.sam2, image_embedding, prompts, site=self.token_site)
 
     @override

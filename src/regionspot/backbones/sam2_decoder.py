@@ -21,7 +21,7 @@ from regionspot.core.errors import ShapeError
 if TYPE_CHECKING:
     from transformers import Sam2Model
 
-_MASK_TOKEN = 2
+_IOU_TOKEN, _MASK_TOKEN = 1, 2
 """Among the decoder's output tokens 0 says whether there is an object and 1 rates the masks; 2 is
 the single-mask answer."""
 
@@ -44,8 +44,10 @@ def fold_levels(levels: Sequence[Tensor]) -> Tensor:
 
 def decode_tokens(
     sam2: "Sam2Model", folded: Tensor, prompts: SamPrompts, *, site: TokenSite
-) -> Tensor:
-    """Return the position token of every prompted region, as `sam_decoder.decode_tokens` does.
+) -> tuple[Tensor, Tensor]:
+    """Return position tokens and predicted IoUs, as `sam_decoder.decode_tokens` does.
+
+    The IoU is that of mask token 0, which is the position token; see `decode_masks`.
 
     Args:
         sam2: A frozen SAM 2 in eval mode.
@@ -54,13 +56,15 @@ def decode_tokens(
         site: Where the token is read.
     """
     _check_folded(sam2, folded)
-    if site == "prompt_encoder":
-        return _embedded_corners(sam2, prompts)
     embedding_1SHW = folded[:, : sam2.mask_decoder.hidden_size]
-    tokens_RS = _decode(sam2, embedding_1SHW, prompts)[:, _MASK_TOKEN]
-    if site == "transformer":
-        return tokens_RS
-    return torch.as_tensor(sam2.mask_decoder.output_hypernetworks_mlps[0](tokens_RS))
+    decoded_RTS = _decode(sam2, embedding_1SHW, prompts)
+    ious_RM: Tensor = sam2.mask_decoder.iou_prediction_head(decoded_RTS[:, _IOU_TOKEN])
+    tokens_RS = decoded_RTS[:, _MASK_TOKEN]
+    if site == "prompt_encoder":
+        tokens_RS = _embedded_corners(sam2, prompts)
+    elif site == "mlp":
+        tokens_RS = sam2.mask_decoder.output_hypernetworks_mlps[0](tokens_RS)
+    return tokens_RS, ious_RM[:, 0]
 
 
 def decode_masks(

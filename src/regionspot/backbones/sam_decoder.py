@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         TwoWayTransformer,
     )
 
-_MASK_TOKEN = 1
+_IOU_TOKEN, _MASK_TOKEN = 0, 1
 """Among the decoder's output tokens 0 rates the masks; 1 is the single-mask answer."""
 
 
@@ -121,8 +121,8 @@ def corner_tokens(sparse_RKS: Tensor) -> Tensor:
 
 def decode_tokens(
     sam: "Sam", image_embedding: Tensor, prompts: SamPrompts, *, site: TokenSite
-) -> Tensor:
-    """Return the position token of every prompted region.
+) -> tuple[Tensor, Tensor]:
+    """Return the position token of every prompted region, and the predicted IoU of its mask.
 
     A prompt's embeddings are joined to SAM's learned output tokens and attend to the image in SAM's
     two-way transformer. The first *mask* token that comes out, which SAM itself would decode into
@@ -139,15 +139,18 @@ def decode_tokens(
             hypernetwork that turns it into a mask filter.
 
     Returns:
-        Tokens, (R, S), (R, 2 S) or (R, S / 8) by site.
+        Tokens, (R, S), (R, 2 S) or (R, S / 8) by site; and the IoU that SAM predicts for its
+        single-mask answer, (R,), at every site that of the transformer.
     """
     _check_embedding(sam, image_embedding)
+    decoded_RTS = _decode(sam, image_embedding, prompts)
+    ious_RM: Tensor = sam.mask_decoder.iou_prediction_head(decoded_RTS[:, _IOU_TOKEN])
+    tokens_RS = decoded_RTS[:, _MASK_TOKEN]
     if site == "prompt_encoder":
-        return corner_tokens(_embed_prompts(sam, prompts)[0])
-    tokens_RS = _decode(sam, image_embedding, prompts)[:, _MASK_TOKEN]
-    if site == "transformer":
-        return tokens_RS
-    return torch.as_tensor(sam.mask_decoder.output_hypernetworks_mlps[0](tokens_RS))
+        tokens_RS = corner_tokens(_embed_prompts(sam, prompts)[0])
+    elif site == "mlp":
+        tokens_RS = sam.mask_decoder.output_hypernetworks_mlps[0](tokens_RS)
+    return tokens_RS, ious_RM[:, 0]
 
 
 def decode_masks(

@@ -39,8 +39,8 @@ def _checked(counts: bytes, region: int, size_hw: tuple[int, int]) -> list[int]:
     lengths = run_lengths(counts.decode("latin-1"), size_hw)
     if lengths is None:
         raise CacheCorruptError(
-            f"the mask of region {region}, {counts[:40]!r}, does not describe the pixels of an image"
-            f" of {size_hw[1]} x {size_hw[0]}: the cache was not written by this library. Do not"
-            f" trust where it came from. {REPAIR_ADVICE}."
+            f"the mask of region {region}, {counts[:40]!r}, does not describe the pixels of an"
+            f" image of {size_hw[1]} x {size_hw[0]}: the cache was not written by this library. Do"
+            f" not trust where it came from. {REPAIR_ADVICE}."
         )
     return lengths

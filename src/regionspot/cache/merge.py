@@ -208,6 +208,12 @@ def _check_can_be_mixed(first: FeatureCache, other: FeatureCache) -> None:
             "Their classes differ. Train on both as they are, which mixes them:"
             f" --data.train '[{first.location}, {other.location}]'"
         )
+    elif differences and all(line.startswith(("schema_version", "masks")) for line in differences):
+        advice = (
+            "Their formats differ. Make the one that lacks something again, into another folder, by"
+            " the command that made it; --reuse <its folder> copies the feature maps. Or train on"
+            f" both as they are: --data.train '[{first.location}, {other.location}]'"
+        )
     refuse_differences(differences, found=other.location, wanted=first.location, advice=advice)
 
 

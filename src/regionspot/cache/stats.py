@@ -33,8 +33,12 @@ class CacheStats:
     """Name of the data set."""
     annotation_format: str
     """Format of its annotations."""
+    schema_version: int
+    """Version of the format."""
     prompt: str
     """Kind of prompt given to SAM for each region."""
+    masks: bool
+    """Whether SAM's masks are stored."""
     proposals: str | None
     """Identity of the proposals used as regions; None for annotated regions."""
     sam_model: str
@@ -108,7 +112,9 @@ def collect_stats(location: str | Path) -> CacheStats:
         cache_dir=str(location),
         name=manifest.name,
         annotation_format=manifest.annotation_format,
+        schema_version=manifest.schema_version,
         prompt=manifest.prompt,
+        masks=manifest.masks,
         proposals=manifest.proposals,
         sam_model=manifest.fingerprint.sam_model,
         clip_model=manifest.fingerprint.clip_model,

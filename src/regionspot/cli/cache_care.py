@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from regionspot.cache import (
+    SCHEMA_VERSION,
     CacheStats,
     collect_stats,
     exclusive_writer,
@@ -51,6 +52,7 @@ def _facts(stats: CacheStats) -> str:
         "data set": f"{stats.name} ({stats.annotation_format})",
         "models": f"SAM {stats.sam_model}, CLIP {stats.clip_model}",
         "numbers": _numbers(stats),
+        "format": _format(stats),
         "prompt": stats.prompt,
         "proposals": stats.proposals or "none: annotated regions",
         "images": f"{stats.num_images:,} in {stats.num_shards:,} shards,"
@@ -67,6 +69,12 @@ def _facts(stats: CacheStats) -> str:
     }
     width = max(map(len, rows))
     return "\n".join([stats.cache_dir, *(f"  {key:<{width}}  {rows[key]}" for key in rows)])
+
+
+def _format(stats: CacheStats) -> str:
+    if stats.schema_version < SCHEMA_VERSION:
+        return f"{stats.schema_version}, without predicted IoUs, masks and file names"
+    return f"{stats.schema_version}, {'with' if stats.masks else 'without'} masks"
 
 
 def _numbers(stats: CacheStats) -> str:

@@ -202,6 +202,9 @@ class CacheConfig:
     """How feature maps are stored: float16; bfloat16, for encoders whose numbers do not fit into
     float16; or int8, half the size, with an error of about 1 % that the manifest states (each token
     keeps its 8 largest channels as float16)."""
+    masks: bool = False
+    """Whether to store SAM's mask of each region, at the image's size as COCO's compressed RLE (a
+    few hundred bytes): for mask AP and pictures. SAM then runs about twice per region."""
     device: str = "auto"
     """Where the models run: auto (CUDA if available, else the CPU), cpu, cuda or cuda:N."""
     exif_policy: ExifPolicy = "ignore"
@@ -221,8 +224,9 @@ class CacheConfig:
     reuse: str | None = None
     """Folder or URL of a finished cache of the same models and settings. For images that it also
     holds (same key, image id and size), feature maps are taken from there, and position tokens if
-    it has all boxes: only new images and new boxes are computed. The first such image of each shard
-    goes through CLIP anyway, and the run stops if it looks like another image."""
+    it has all boxes: only new images and new boxes are computed. A cache of format 3, or without
+    masks if --masks is true, gives only feature maps. The first such image of each shard goes
+    through CLIP anyway, and the run stops if it looks like another image."""
     staging_dir: str | None = None
     """With a URL as output_dir: local folder to write shards to before they are published; it holds
     few at a time. Either new, or used for this URL before. By default a folder for this URL below

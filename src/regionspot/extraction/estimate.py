@@ -1,4 +1,4 @@
-"""Estimates a cache before anything is written: its exact size, and about how long it takes."""
+"""Estimates a cache before anything is written: its size, and about how long it takes."""
 
 import json
 import time
@@ -37,6 +37,9 @@ class CacheEstimate:
     """Finished shards."""
     bytes_per_image: float
     """Mean size of an image's members in a shard."""
+    bytes_per_mask: int | None
+    """Mean size of a mask of the probed images, from which sizes are extrapolated; None if masks
+    are not stored."""
     total_bytes: int
     """Size of the whole cache."""
     missing_bytes: int
@@ -82,10 +85,13 @@ class CacheEstimate:
         room = "" if free is None else f", {human_bytes(free)} free on the disk"
         measured = f"{rate:,.2f} images/s, measured on {self.probed_images:,} images"
         reused = [f"{self.num_reused_images:,} of the feature maps are reused"]
+        masks = ""
+        if self.bytes_per_mask is not None:
+            masks = f" (an estimate: masks take {self.bytes_per_mask:,} bytes each in those probed)"
         return [
             f"{self.num_images:,} images, {regions}, {shards}",
             *(reused if self.num_reused_images else []),
-            f"{human_bytes(self.bytes_per_image)} per image, {total} in all",
+            f"{human_bytes(self.bytes_per_image)} per image, {total} in all{masks}",
             f"{missing} yet to write{room}",
             f"about {human_duration(self.seconds)} on {self.device} ({measured})",
         ]
@@ -94,9 +100,9 @@ class CacheEstimate:
 def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimate:
     """Estimate the size of a cache and the time to make it; nothing is written.
 
-    The size is exact, except for unusable images. (If SAM proposes the regions, it is extrapolated
-    from the probed images.) Time is measured on evenly spaced images that are fully processed but
-    not written.
+    The size is exact, except for unusable images and very long file names. (If SAM proposes the
+    regions, or masks are stored, it is extrapolated from the probed images.) Time is measured on
+    evenly spaced images that are fully processed but not written.
 
     Args:
         config: What to cache, and where.
@@ -109,11 +115,12 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
     job = CacheJob(config)
     plan = job.manifest.plan
     done = job.destination.existing_shards(job.manifest)
-    num_timed, seconds_per_image, regions_per_image = _probe(job, num_probed)
+    probe = _probe(job, num_probed)
     is_proposed, num_regions = job.locator.grid is not None, job.records.num_regions()
     if is_proposed:
-        num_regions = np.full(len(num_regions), round(regions_per_image), np.int64)
-    sizes = image_bytes(job.manifest, num_regions) + _EXTRA_BYTES
+        num_regions = np.full(len(num_regions), round(probe.regions_per_image), np.int64)
+    sizes = image_bytes(job.manifest, num_regions, bytes_per_mask=probe.bytes_per_mask)
+    sizes += _EXTRA_BYTES
     is_missing = np.ones(len(sizes), np.bool_)
     for images in map(plan.images_of, done):
         is_missing[images.start : images.stop] = False
@@ -125,22 +132,31 @@ def estimate_cache(config: CacheConfig, *, num_probed: int = 16) -> CacheEstimat
         num_shards=plan.num_shards,
         num_shards_done=len(done),
         bytes_per_image=float(sizes.mean()),
+        bytes_per_mask=probe.bytes_per_mask if config.masks else None,
         total_bytes=int(sizes.sum()),
         missing_bytes=int(sizes[is_missing].sum()),
         free_bytes=job.destination.free_bytes(),
-        probed_images=num_timed,
-        seconds_per_image=seconds_per_image,
-        seconds=seconds_per_image * int(is_missing.sum()),
+        probed_images=probe.num_timed,
+        seconds_per_image=probe.seconds_per_image,
+        seconds=probe.seconds_per_image * int(is_missing.sum()),
         device=str(job.models.encoder.device),
     )
 
 
-def _probe(job: CacheJob, num_probed: int) -> tuple[int, float, float]:
-    """Process some images without writing them; the first batch warms up.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Probe:
+    """What was found by processing some images."""
 
-    Returns:
-        How many images were timed, the seconds per image, and the regions per image.
-    """
+    num_timed: int
+    """Images that were timed."""
+    seconds_per_image: float
+    regions_per_image: float
+    bytes_per_mask: int
+    """Mean size of a mask with its line feed; 0 without masks."""
+
+
+def _probe(job: CacheJob, num_probed: int) -> _Probe:
+    """Process some images without writing them; the first batch warms up."""
     num_workers, _ = job.models.workers(job.num_batches)
     size = min(job.config.batch_size, -(-num_probed // num_workers))
     wanted = min(len(job.records), size * (1 + max(num_workers, -(-num_probed // size))))
@@ -148,17 +164,27 @@ def _probe(job: CacheJob, num_probed: int) -> tuple[int, float, float]:
     batches = [places[start : start + size] for start in range(0, len(places), size)]
     preparation = job.preparation
 
-    def num_regions(batch: NDArray[np.int64]) -> list[int]:
+    def sizes_of(batch: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Return the regions, and the bytes of their masks, of each usable image."""
         prepared = [preparation.prepare(job.records[place]) for place in batch.tolist()]
         usable = [image for image in prepared if isinstance(image, PreparedImage)]
         samples = featurize(job.models, usable, job.locator, codec=job.config.codec)
-        return [sample.num_regions for sample in samples]
+        return [
+            (sample.num_regions, sum(len(counts) + 1 for counts in sample.masks_rle or ()))
+            for sample in samples
+        ]
 
-    counts = num_regions(batches[0])
+    found = sizes_of(batches[0])
     timed = batches[1:] or batches
     start = time.perf_counter()
-    for of_batch in job.models.map_batches(num_regions, timed, num_batches=job.num_batches):
-        counts += of_batch
-    num_images = sum(map(len, timed))
-    seconds_per_image = (time.perf_counter() - start) / num_images
-    return num_images, seconds_per_image, float(np.mean(counts)) if counts else 0.0
+    for of_batch in job.models.map_batches(sizes_of, timed, num_batches=job.num_batches):
+        found += of_batch
+    seconds = time.perf_counter() - start
+    num_timed = sum(map(len, timed))
+    num_regions, mask_bytes = np.array(found, np.int64).reshape(-1, 2).sum(axis=0).tolist()
+    return _Probe(
+        num_timed=num_timed,
+        seconds_per_image=seconds / num_timed,
+        regions_per_image=num_regions / max(len(found), 1),
+        bytes_per_mask=round(mask_bytes / max(num_regions, 1)),
+    )

@@ -1,4 +1,4 @@
-"""Runs the frozen models on prepared images: position tokens and feature maps, ready to store."""
+"""Runs the frozen models on prepared images: samples, ready to store."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,20 +53,21 @@ def launch(
     be queued behind it at once. On a CPU it is done when this returns.
     """
     encoder, locator = models.encoder, locator or RegionLocator(localizer=models.localizer)
-    maps, tokens = torch.zeros(0, device=encoder.device), torch.zeros(0, device=encoder.device)
+    maps = tokens = ious = torch.zeros(0, device=encoder.device)
     frames = [image.clip_pixels for image in images if image.clip_pixels is not None]
     if frames:
         features_BTD = encoder.features(encoder.normalise(torch.stack(frames)))
         maps = find_codec(codec).encode(features_BTD)
     regions = _locate(images, locator)
     pairs = zip(images, regions, strict=True)
-    computed = [of_image.tokens for image, of_image in pairs if not image.has_reused_tokens]
+    computed = [of_image for image, of_image in pairs if not image.has_reused_tokens]
     if computed:
-        tokens = torch.cat(computed).to(torch.float16)
+        tokens = torch.cat([of_image.tokens for of_image in computed]).to(torch.float16)
+        ious = torch.cat([of_image.predicted_iou for of_image in computed])
     return LaunchedBatch(
         images=images,
         regions=regions,
-        maps_and_tokens=HostCopies.start(maps, tokens),
+        computed=HostCopies.start(maps, tokens, ious),
         precision=models.precision,
         codec=codec,
     )
@@ -80,8 +81,9 @@ class LaunchedBatch:
     """The images."""
     regions: Sequence[LocatedRecord]
     """Their regions with their tokens."""
-    maps_and_tokens: HostCopies
-    """Encoded feature maps, and position tokens, (sum of R, S) float16; without reused ones."""
+    computed: HostCopies
+    """Encoded feature maps, position tokens, (sum of R, S) float16, and predicted IoUs, (sum of R,)
+    float32; without reused ones."""
     precision: Precision
     """Precision of the computation."""
     codec: CodecName
@@ -93,7 +95,8 @@ class LaunchedBatch:
         Raises:
             WeightsError: See `featurize`.
         """
-        maps, tokens_RS = self.maps_and_tokens.wait()
+        maps, tokens_RS, ious_R = self.computed.wait()
+        arrays = zip(self._answers(tokens_RS, ious_R), self._maps(maps), strict=True)
         return [
             CachedSample(
                 key=image.record.key,
@@ -104,26 +107,32 @@ class LaunchedBatch:
                 box_scores=regions.box_scores,
                 position_tokens=tokens,
                 feature_map=feature_map,
+                predicted_iou=ious,
+                masks_rle=regions.masks_rle,
+                file_name=image.record.file_name,
                 num_clipped_regions=image.num_clipped,
                 num_dropped_regions=image.num_dropped + regions.num_dropped,
             )
-            for image, regions, tokens, feature_map in zip(
-                self.images, self.regions, self._tokens(tokens_RS), self._maps(maps), strict=True
+            for image, regions, ((tokens, ious), feature_map) in zip(
+                self.images, self.regions, arrays, strict=True
             )
         ]
 
-    def _tokens(self, computed_RS: Tensor) -> Iterator[NDArray[np.float16]]:
+    def _answers(
+        self, tokens_RS: Tensor, ious_R: Tensor
+    ) -> Iterator[tuple[NDArray[np.float16], NDArray[np.float32]]]:
+        """Yield the position tokens and predicted IoUs of each image."""
         start = 0
         for image, regions in zip(self.images, self.regions, strict=True):
             if image.has_reused_tokens:
-                yield regions.tokens.numpy()
+                yield regions.tokens.numpy(), regions.predicted_iou.numpy()
                 continue
-            stop = start + len(regions.tokens)
-            tokens: NDArray[np.float16] = computed_RS[start:stop].numpy()
-            start = stop
-            if not np.isfinite(tokens).all():
+            own = slice(start, start + len(regions.tokens))
+            start = own.stop
+            tokens, ious = tokens_RS[own].numpy(), ious_R[own].numpy()
+            if not (np.isfinite(tokens).all() and np.isfinite(ious).all()):
                 raise self._not_finite(image, "SAM", "float16")
-            yield tokens
+            yield tokens, ious
 
     def _maps(self, computed: Tensor) -> Iterator[NDArray[np.generic]]:
         codec = find_codec(self.codec)

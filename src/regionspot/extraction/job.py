@@ -173,6 +173,7 @@ class CacheJob:
             localizer=self.models.localizer,
             prompt=config.annotations.prompt,
             grid=None if config.proposals is None else config.proposals.grid,
+            masks=config.masks,
         )
         self.manifest = Manifest(
             name=self.annotated.name,
@@ -181,6 +182,7 @@ class CacheJob:
             annotation_format=self.annotated.format,
             proposals=describe_proposals(config, self.annotated),
             prompt=config.annotations.prompt,
+            masks=config.masks,
             codec=config.codec,
             precision=self.models.precision,
             plan=plan,

@@ -1,10 +1,11 @@
-"""Computes the position tokens of an image's regions, from its record and SAM's embedding.
+"""Computes position tokens, predicted IoUs and masks of an image's regions.
 
 Shape letters: R regions, S width of the tokens.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from regionspot.backbones import (
     PointPrompts,
     RegionPrompts,
     locate_regions,
-    region_tokens,
+    rated_tokens,
+    region_masks,
 )
+from regionspot.core.text import needs_extra
 
 _MASK_CHUNK = 16
 """Number of masks at the image's size in memory at once: 200 MB for a 12-megapixel image."""
@@ -35,6 +38,10 @@ class LocatedRecord:
     """The image with the regions that have a prompt, or those that SAM proposed."""
     tokens: Tensor
     """Position tokens, (R, S); row ``i`` belongs to region ``i`` of the record."""
+    predicted_iou: Tensor
+    """The IoU that SAM predicts for its mask of each region, (R,)."""
+    masks_rle: tuple[bytes, ...] | None = None
+    """SAM's masks, if wanted; see `CachedSample.masks_rle`."""
     num_dropped: int = 0
     """Regions without a prompt: their mask has no pixel, or a point lies outside of the image."""
 
@@ -56,6 +63,8 @@ class RegionLocator:
     """Kind of prompt for each region."""
     grid: GridProposer | None = None
     """If given, SAM proposes the regions, in place of those of the records."""
+    masks: bool = False
+    """Whether SAM's masks are wanted."""
 
     def wants_pixels(self, record: ImageRecord) -> bool:
         """Return whether SAM must embed an image: if it has regions, or SAM proposes them."""
@@ -70,7 +79,7 @@ class RegionLocator:
                 `wants_pixels` is false.
         """
         if image_embedding is None:
-            return LocatedRecord(record=record, tokens=self._no_tokens())
+            return _joined(record, [self._no_answer()])
         if self.grid is not None:
             found = locate_regions(self.localizer, image_embedding, self.grid, record.size_hw)
             proposed = replace(
@@ -80,30 +89,56 @@ class RegionLocator:
                 box_scores=found.box_scores,
                 prompts=None,
             )
-            return LocatedRecord(record=proposed, tokens=found.tokens)
+            boxes = BoxPrompts(boxes_xyxy=found.boxes_xyxy)
+            answer = _Answer(
+                tokens=found.tokens,
+                predicted_iou=found.predicted_iou,
+                masks_rle=self._masks(image_embedding, boxes, record.size_hw),
+            )
+            return _joined(proposed, [answer])
         if record.prompts is None:
             boxes = BoxPrompts(boxes_xyxy=record.boxes_xyxy)
-            tokens = region_tokens(self.localizer, image_embedding, boxes, record.size_hw)
-            return LocatedRecord(record=record, tokens=tokens)
-        tokens_of: dict[int, Tensor] = {}
+            return _joined(record, [self._answer(image_embedding, boxes, record.size_hw)])
+        answer_of: dict[int, _Answer] = {}
         for regions, prompts in self._decoded(record.prompts, record.size_hw):
-            tokens = region_tokens(self.localizer, image_embedding, prompts, record.size_hw)
-            tokens_of.update(zip(regions, tokens, strict=True))
-        kept = sorted(tokens_of)
+            answer = self._answer(image_embedding, prompts, record.size_hw)
+            answer_of |= {region: answer.row(row) for row, region in enumerate(regions)}
+        kept = sorted(answer_of)
         prompted = replace(
             record,
             boxes_xyxy=record.boxes_xyxy[kept],
             labels=record.labels[kept],
             prompts=tuple(record.prompts[region] for region in kept),
         )
-        return LocatedRecord(
-            record=prompted,
-            tokens=torch.stack([tokens_of[k] for k in kept]) if kept else self._no_tokens(),
-            num_dropped=len(record.labels) - len(kept),
-        )
+        answers = [self._no_answer(), *(answer_of[region] for region in kept)]
+        return replace(_joined(prompted, answers), num_dropped=len(record.labels) - len(kept))
 
-    def _no_tokens(self) -> Tensor:
-        return torch.zeros(0, self.localizer.token_dim, device=self.localizer.device)
+    def _answer(
+        self, image_embedding: Tensor, prompts: RegionPrompts, size_hw: tuple[int, int]
+    ) -> "_Answer":
+        tokens, ious = rated_tokens(self.localizer, image_embedding, prompts, size_hw)
+        masks_rle = self._masks(image_embedding, prompts, size_hw)
+        return _Answer(tokens=tokens, predicted_iou=ious, masks_rle=masks_rle)
+
+    def _masks(
+        self, image_embedding: Tensor, prompts: RegionPrompts, size_hw: tuple[int, int]
+    ) -> tuple[bytes, ...] | None:
+        if not self.masks:
+            return None
+        with needs_extra("extract"):
+            from pycocotools import mask as coco_mask
+        # One at a time, as each is as large as the image.
+        masks = region_masks(self.localizer, image_embedding, prompts, size_hw)
+        fortran = (np.asfortranarray(mask, np.uint8) for mask in masks)
+        return tuple(coco_mask.encode(mask)["counts"] for mask in fortran)
+
+    def _no_answer(self) -> "_Answer":
+        device = self.localizer.device
+        return _Answer(
+            tokens=torch.zeros(0, self.localizer.token_dim, device=device),
+            predicted_iou=torch.zeros(0, device=device),
+            masks_rle=() if self.masks else None,
+        )
 
     def _decoded(
         self, texts: Sequence[str], size_hw: tuple[int, int]
@@ -121,6 +156,33 @@ class RegionLocator:
             if masks:
                 stacked = np.stack(list(masks.values()))
                 yield list(masks), MaskPrompts(masks=stacked, form=self.prompt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What SAM says about some regions; fields as in `LocatedRecord`."""
+
+    tokens: Tensor
+    predicted_iou: Tensor
+    masks_rle: tuple[bytes, ...] | None
+
+    def row(self, row: int) -> "_Answer":
+        rows = slice(row, row + 1)
+        return _Answer(
+            tokens=self.tokens[rows],
+            predicted_iou=self.predicted_iou[rows],
+            masks_rle=None if self.masks_rle is None else self.masks_rle[rows],
+        )
+
+
+def _joined(record: ImageRecord, answers: Sequence[_Answer]) -> LocatedRecord:
+    masks = [one.masks_rle for one in answers if one.masks_rle is not None]
+    return LocatedRecord(
+        record=record,
+        tokens=torch.cat([one.tokens for one in answers]),
+        predicted_iou=torch.cat([one.predicted_iou for one in answers]),
+        masks_rle=tuple(chain.from_iterable(masks)) if masks else None,
+    )
 
 
 def _points(

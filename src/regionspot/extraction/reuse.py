@@ -1,11 +1,12 @@
 """Reuses feature maps and position tokens of a finished cache.
 
 A new cache is made from its own annotations. For each image that the old cache also holds, the
-feature map is reused, and the position tokens as well if the old cache has all of its boxes.
+feature map is reused, and what SAM gave for its regions as well if the old cache has all boxes.
 
 Shape letters: N images, R regions, S token width.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -27,12 +28,16 @@ from regionspot.cache import (
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.extraction.locate import LocatedRecord
 
+_logger = logging.getLogger(__name__)
+
 _MAY_DIFFER = (
+    "schema_version",
     "name",
     "annotation_sha256",
     "annotation_format",
     "proposals",
     "prompt",
+    "masks",
     "reused",
     "plan",
     "vocabulary",
@@ -69,6 +74,7 @@ class OldCache:
         self._has_same_proposals = finds_regions and old.proposals == wanted.proposals
         # Other prompts are not stored, so it is unknown whether they have changed.
         self._has_tokens_of_boxes = old.prompt == wanted.prompt == "box"
+        self._wants_masks = wanted.masks
         self._order = np.argsort(cache.index.keys, kind="stable")
         self._sorted_keys = cache.index.keys[self._order]
 
@@ -93,6 +99,15 @@ class OldCache:
             advice="Set these options as they were found, or leave --reuse out to compute"
             " everything.",
         )
+        lacking = "" if cache.has_predicted_iou else "predicted IoUs (it is of format 3)"
+        if wanted.masks and not cache.has_masks:
+            lacking = lacking or "masks"
+        if lacking:
+            _logger.warning(
+                "%s has no %s: only its feature maps are reused, and SAM runs again",
+                location,
+                lacking,
+            )
         return cls(cache, wanted, finds_regions=finds_regions)
 
     def find(self, record: ImageRecord) -> Reused | None:
@@ -164,7 +179,7 @@ class OldCache:
                 box_scores=sample.box_scores,
                 prompts=None,
             )
-            return LocatedRecord(record=found, tokens=_owned(sample.position_tokens))
+            return self._located(found, sample, np.arange(sample.num_regions))
         if self._finds_regions or (len(record.labels) and not self._has_tokens_of_boxes):
             return None
         # A token depends on its box alone, not on label, score or other boxes.
@@ -172,10 +187,19 @@ class OldCache:
         rows = [row_of.get(box.tobytes()) for box in record.boxes_xyxy]
         if None in rows:
             return None
-        tokens_RS = sample.position_tokens[np.array(rows, np.intp)]
-        return LocatedRecord(record=record, tokens=_owned(tokens_RS))
+        return self._located(record, sample, np.array(rows, np.intp))
 
-
-def _owned(tokens_RS: NDArray[np.float16]) -> torch.Tensor:
-    # The cache's arrays are read-only views, which torch does not accept.
-    return torch.from_numpy(np.array(tokens_RS))
+    def _located(
+        self, record: ImageRecord, sample: CachedSample, rows: NDArray[np.intp]
+    ) -> LocatedRecord | None:
+        """Return a record whose regions are these of the old cache; None if it lacks something."""
+        ious_R, masks = sample.predicted_iou, sample.masks_rle if self._wants_masks else None
+        if ious_R is None or (self._wants_masks and masks is None):
+            return None
+        # Indexing copies: torch does not accept the cache's read-only views.
+        return LocatedRecord(
+            record=record,
+            tokens=torch.from_numpy(sample.position_tokens[rows]),
+            predicted_iou=torch.from_numpy(ious_R[rows]),
+            masks_rle=None if masks is None else tuple(masks[row] for row in rows.tolist()),
+        )

@@ -19,6 +19,7 @@ from typing import cast
 
 from regionspot.cache import (
     MANIFEST,
+    SCHEMA_VERSION,
     Problem,
     TextBankStore,
     category_tree_path,
@@ -115,7 +116,15 @@ def _begin(job: CacheJob) -> None:
     output_dir = job.output_dir
     job.destination.refresh()
     if manifest_path(output_dir).exists():
-        check_same_manifest(read_manifest(output_dir), job.manifest)
+        found = read_manifest(output_dir)
+        check_same_manifest(found, job.manifest)
+        if found.schema_version < SCHEMA_VERSION:
+            _logger.warning(
+                "%s was begun in format %d and is continued in it: predicted IoUs and file names"
+                " are not stored (docs/cache_format.md)",
+                output_dir,
+                found.schema_version,
+            )
     else:
         check_cache_or_empty(output_dir)
         write_manifest(output_dir, measured_manifest(job))

@@ -25,7 +25,8 @@ def _boxes(count: int) -> Tensor:
 
 def _tokens(sam: Sam, embedding: Tensor, boxes: Tensor, site: TokenSite = "transformer") -> Tensor:
     localizer = SamLocalizer(sam, token_site=site, model_name="small")
-    tokens = localizer.decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes))
+    tokens, ious = localizer.decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes))
+    assert ious.shape == (len(boxes),)
     assert tokens.shape == (len(boxes), localizer.token_dim)
     return tokens
 

@@ -59,7 +59,7 @@ def test_tokens_are_those_of_the_boxes_in_sams_frame(
     boxes_sam = torch.from_numpy(to_sam_frame(BOXES, SIZE_HW, 64))
     assert torch.equal(
         region_tokens(localizer, embedding, BoxPrompts(boxes_xyxy=BOXES), SIZE_HW),
-        localizer.decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes_sam)),
+        localizer.decode_tokens(embedding, SamPrompts(boxes_xyxy_sam=boxes_sam))[0],
     )
 
 

@@ -165,7 +165,7 @@ def test_an_unfinished_cache_says_how_to_finish_it(cache_dir: Path) -> None:
 def test_a_cut_tar_is_refused_before_anything_is_mapped(cache_dir: Path) -> None:
     with shard_path(cache_dir, 2).open("r+b") as file:
         file.truncate(4096)
-    with pytest.raises(CacheCorruptError, match=r"000002\.tar has 4096 bytes; wanted 7168"):
+    with pytest.raises(CacheCorruptError, match=r"000002\.tar has 4096 bytes; wanted 8704"):
         FeatureCache.open(cache_dir)
 
 
@@ -201,7 +201,7 @@ def test_a_shard_that_the_index_was_not_built_from_is_refused(
     # image 0 in place of image 6: both have no region, so that every size agrees
     old_index = index_path(cache_dir).read_bytes()
     write_shard(cache_dir, 2, [make_sample(0)])
-    assert shard_path(cache_dir, 2).stat().st_size == 7168
+    assert shard_path(cache_dir, 2).stat().st_size == 8704
     index_path(cache_dir).write_bytes(old_index)
     cache = FeatureCache.open(cache_dir)
     with pytest.raises(CacheCorruptError, match="000002.json is not the one that index.h5 was"):

@@ -128,7 +128,7 @@ def test_a_cache_gives_back_what_was_encoded_also_in_batches(
 ) -> None:
     fingerprint = replace(manifest.fingerprint, feature_dim=128, num_feature_tokens=17)
     plan = Plan.from_keys(["a", "b", "c"], images_per_shard=2)
-    manifest = replace(manifest, fingerprint=fingerprint, plan=plan, codec=codec)
+    manifest = replace(manifest, fingerprint=fingerprint, plan=plan, codec=codec, masks=False)
     write_manifest(tmp_path, manifest)
     maps = [stored(codec, trained_like(seed)) for seed in range(3)]
     samples = [
@@ -141,6 +141,8 @@ def test_a_cache_gives_back_what_was_encoded_also_in_batches(
             box_scores=np.ones(1, np.float32),
             position_tokens=np.zeros((1, 4), np.float16),
             feature_map=maps[number],
+            predicted_iou=np.ones(1, np.float32),
+            file_name="one.jpg",
         )
         for number, key in enumerate("abc")
     ]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.format3 import unpack_format3
 from regionspot.cache import (
     CachedSample,
     CacheIndex,
@@ -26,9 +27,16 @@ def text() -> str:
     return DOCUMENT.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("cache_format", [3, 4])
 def test_the_reader_in_the_document_reads_a_cache(
-    text: str, cache_dir: Path, make_sample: Callable[[int], CachedSample]
+    text: str,
+    cache_dir: Path,
+    make_sample: Callable[[int], CachedSample],
+    tmp_path: Path,
+    cache_format: int,
 ) -> None:
+    if cache_format == 3:
+        cache_dir = unpack_format3(tmp_path / "format 3")
     found = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert found is not None
     names: dict[str, Any] = {}
@@ -42,6 +50,10 @@ def test_the_reader_in_the_document_reads_a_cache(
         np.testing.assert_array_equal(image["boxes_xyxy"], wanted.boxes_xyxy)
         np.testing.assert_array_equal(image["labels"], wanted.labels)
         np.testing.assert_array_equal(image["box_scores"], wanted.box_scores)
+        if cache_format == 4:
+            np.testing.assert_array_equal(image["predicted_iou"], wanted.predicted_iou)
+            assert tuple(image["masks_rle"]) == wanted.masks_rle
+            assert image["file_name"] == wanted.file_name
 
 
 @pytest.mark.parametrize("codec", ["bfloat16", "int8"])

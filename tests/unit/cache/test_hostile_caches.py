@@ -72,18 +72,34 @@ def set_entry(name: str, place: object, value: int) -> Callable[[h5py.File], Non
     return change
 
 
+def drop_columns(num_left: int) -> Callable[[h5py.File], None]:
+    def change(h5: h5py.File) -> None:
+        offsets = h5["data_offsets"][:, :num_left]
+        del h5["data_offsets"]
+        h5["data_offsets"] = offsets
+
+    return change
+
+
 def set_attribute(name: str, value: object) -> Callable[[h5py.File], None]:
     return lambda h5: h5.attrs.__setitem__(name, value)
 
 
 CHANGES: dict[str, Callable[[h5py.File], None]] = {
-    **{f"data {column}": set_entry("data_offsets", (0, column), FAR) for column in range(5)},
+    **{f"data {column}": set_entry("data_offsets", (0, column), FAR) for column in range(7)},
     "data at minus one": set_entry("data_offsets", (1, 2), -1),
     "data in its own header": set_entry("data_offsets", (1, 2), 127),
-    "data one byte too far": set_entry("data_offsets", (1, 0), 19456 - 59),
+    "data one byte too far": set_entry("data_offsets", (1, 0), 25088 - 59),
+    "a predicted IoU one byte too far": set_entry("data_offsets", (2, 5), 25088 - 7),
+    "masks one byte too far": set_entry("data_offsets", (2, 6), 25088 - 3),
+    "data before its json": set_entry("data_offsets", (1, 0), 8192 + 1151),
+    "data long before its json": set_entry("data_offsets", (1, 0), -(2**63)),
+    "members of version 3": drop_columns(5),
+    "no masks": drop_columns(6),
+    "members of no version": drop_columns(4),
     "json": set_entry("json_offsets", 0, FAR),
     "json at zero": set_entry("json_offsets", 0, 0),
-    "json out of order": set_entry("json_offsets", 0, 12800),
+    "json out of order": set_entry("json_offsets", 0, 16384),
     "regions": set_entry("num_regions", 0, 2**31 - 1),
     "minus one region": set_entry("num_regions", 0, -1),
     "shard 3 of 3": set_entry("shards", 5, 3),
@@ -108,7 +124,7 @@ CHANGES: dict[str, Callable[[h5py.File], None]] = {
     "another dtype": set_attribute("feature_map_dtype", np.bytes_(b"<f8")),
     "an attribute of numbers": set_attribute("token_dim", np.zeros(3)),
     "an attribute of text": set_attribute("feature_map_dtype", "<f2"),
-    "a version of numbers": set_attribute("schema_version", [3, 3]),
+    "a version of numbers": set_attribute("schema_version", [4, 4]),
 }
 
 
@@ -270,9 +286,9 @@ def test_a_tar_that_is_cut_while_it_is_read_is_an_error(cache_dir: Path, first: 
     cache.sample(first)
     os.truncate(shard_path(cache_dir, 0), 100)
     os.truncate(shard_path(cache_dir, 1), 100)
-    with pytest.raises(CacheCorruptError, match=r"was 1\d+ bytes when it was opened, and is 100"):
+    with pytest.raises(CacheCorruptError, match=r"was \d{5} bytes when it was opened, and is 100"):
         cache.sample(first)
-    with pytest.raises(CacheCorruptError, match=r"was 1\d+ bytes when it was opened, and is 100"):
+    with pytest.raises(CacheCorruptError, match=r"was \d{5} bytes when it was opened, and is 100"):
         cache.copy_arrays(np.array([first]), batch_targets())
     with pytest.raises(CacheCorruptError, match=r"000000\.tar"):  # not read before
         cache.sample(1)

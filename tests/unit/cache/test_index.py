@@ -33,10 +33,11 @@ def test_the_index_lists_every_image_in_order(cache_dir: Path) -> None:
     assert index.num_regions.tolist() == [0, 1, 2, 0, 2, 0]
     assert index.shards.tolist() == [0, 0, 0, 1, 1, 2]
     assert index.shard_starts.tolist() == [0, 3, 5, 6]
-    # each member takes 1024 bytes, and its data starts after 512 + 128 of them
-    assert index.json_offsets.tolist() == [512, 6656, 12800, 512, 6656, 512]
-    assert index.data_offsets[0].tolist() == [1664, 2688, 3712, 4736, 5760]
-    assert index.tar_bytes.tolist() == [19456, 13312, 7168]
+    # each member takes 1024 bytes, and its data starts after 512 + 128 of them; masks have no
+    # header of 128 bytes, and take only 512 bytes if there are none
+    assert index.json_offsets.tolist() == [512, 8192, 16384, 512, 8192, 512]
+    assert index.data_offsets[0].tolist() == [1664, 2688, 3712, 4736, 5760, 6784, 7680]
+    assert index.tar_bytes.tolist() == [25088, 16896, 8704]
     assert index.num_quarantined == 1
 
 

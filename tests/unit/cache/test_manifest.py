@@ -40,7 +40,7 @@ def test_the_file_is_plain_json_that_ends_with_the_hash_of_what_precedes_it(
     values = json.loads(text)
     body, _, _ = text.rpartition(',\n"sha256"')
     assert values["sha256"] == sha256(body.encode("utf-8")).hexdigest() == manifest.sha256
-    assert values["schema_version"] == 3
+    assert values["schema_version"] == 4
     assert values["fingerprint"]["clip_mean"] == [0.48145466, 0.4578275, 0.40821073]
     assert values["vocabulary"] == ["lemon", "caf\u00e9", "tennis ball"]
     assert values["plan"]["num_shards"] == 3
@@ -57,10 +57,10 @@ def test_an_edited_manifest_is_refused(tmp_path: Path, manifest: Manifest) -> No
 def test_another_schema_version_is_refused_by_name(tmp_path: Path, manifest: Manifest) -> None:
     write_manifest(tmp_path, manifest)
     path = manifest_path(tmp_path)
-    text = path.read_text(encoding="utf-8").replace('"schema_version": 3', '"schema_version": 1')
+    text = path.read_text(encoding="utf-8").replace('"schema_version": 4', '"schema_version": 1')
     path.write_text(text, encoding="utf-8")
     with pytest.raises(
-        CacheMismatchError, match="schema version 1; this RegionSpot reads version 3"
+        CacheMismatchError, match="schema version 1; this RegionSpot reads the versions 3, 4"
     ):
         read_manifest(tmp_path)
     with pytest.raises(CacheMismatchError, match="schema version 1"):

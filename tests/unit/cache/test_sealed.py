@@ -16,17 +16,17 @@ VALUE = {"name": "caf\u00e9", "numbers": [1, 2.5, None], "nested": {"a": True}}
 @pytest.mark.parametrize("indent", [None, 2])
 def test_sealed_json_is_json(indent: int | None, tmp_path: Path) -> None:
     text, seal = seal_json(VALUE, indent=indent)
-    assert json.loads(text) == {"schema_version": 3, **VALUE, "sha256": seal}
+    assert json.loads(text) == {"schema_version": 4, **VALUE, "sha256": seal}
     path = tmp_path / "file.json"
     path.write_text(text, encoding="utf-8")
-    assert open_sealed_json(path, remedy="") == (VALUE, seal)
+    assert open_sealed_json(path, remedy="") == ({"schema_version": 4, **VALUE}, seal)
 
 
 def test_the_sealed_bytes_are_these() -> None:
     text, seal = seal_json({"a": [1, "x"]})
-    # printf '{"schema_version":3,"a":[1,"x"]' | sha256sum
-    assert seal == "e2bf52a0f0e50af13a347a42baa3b33c762b1f3a3e6c412c6801ca5fb24af233"
-    assert text == '{"schema_version":3,"a":[1,"x"],\n"sha256": "' + seal + '"\n}\n'
+    # printf '{"schema_version":4,"a":[1,"x"]' | sha256sum
+    assert seal == "7f26a5e0b927e87b05227804dc34bca8c748f92e9052ebf0e522af34c16935a6"
+    assert text == '{"schema_version":4,"a":[1,"x"],\n"sha256": "' + seal + '"\n}\n'
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -68,7 +68,7 @@ def test_any_hdf5_reader_reads_sealed_hdf5(tmp_path: Path) -> None:
     write_sealed_hdf5(path, fill)
     with h5py.File(path, "r") as h5:
         assert h5["numbers"][()].tolist() == [1, 2, 3]
-        assert h5.attrs["schema_version"] == 3
+        assert h5.attrs["schema_version"] == 4
         assert h5.userblock_size == 512
     with open_sealed_hdf5(path, remedy="") as h5:
         assert h5["numbers"][()].tolist() == [1, 2, 3]

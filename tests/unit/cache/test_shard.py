@@ -39,7 +39,7 @@ from regionspot.core.errors import (
     ShapeError,
 )
 
-GOLDEN_TAR_SHA256 = "f9dbe413d421ff05dea0e493aa76d119ae5a3696c257515fa97fcde8508c4455"
+GOLDEN_TAR_SHA256 = "18e9034468e3f4204f1a3430cb5989488b23fbd241b63a629b03080c4615feec"
 
 
 @pytest.fixture
@@ -55,7 +55,11 @@ def assert_equal(found: CachedSample, wanted: CachedSample) -> None:
         wanted.image_id,
         wanted.size_hw,
     )
-    for ours, theirs in zip(found.arrays, wanted.arrays, strict=True):
+    assert (found.file_name, found.masks_rle) == (wanted.file_name, wanted.masks_rle)
+    assert found.predicted_iou is not None
+    assert wanted.predicted_iou is not None
+    ours_and_theirs = zip(found.arrays, wanted.arrays, strict=True)
+    for ours, theirs in (*ours_and_theirs, (found.predicted_iou, wanted.predicted_iou)):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
         assert ours.tobytes() == theirs.tobytes()  # also tells 0 from -0
@@ -75,6 +79,9 @@ def test_the_tar_of_these_two_images_has_this_hash(tmp_path: Path, manifest: Man
             box_scores=np.full(num_regions, 0.5, np.float32),
             position_tokens=np.arange(4 * num_regions, dtype=np.float16).reshape(-1, 4),
             feature_map=np.arange(30, dtype=np.float16).reshape(5, 6),
+            predicted_iou=np.full(num_regions, 0.75, np.float32),
+            masks_rle=(b"012", b"03")[:num_regions],
+            file_name=f"{key}/caf\u00e9.jpg",
         )
         for key, num_regions in [("left", 0), ("right", 2)]
     ]
@@ -82,10 +89,13 @@ def test_the_tar_of_these_two_images_has_this_hash(tmp_path: Path, manifest: Man
     data = shard_path(tmp_path, 0).read_bytes()
     assert sha256(data).hexdigest() == sidecar.tar_sha256 == GOLDEN_TAR_SHA256
     # json 512 + 512, feature map 512 + (128 + 60), others 512 + 128 + at most 64, each padded to
-    # 1024 in all: twelve members and the two blocks of the end
-    assert len(data) == sidecar.tar_bytes == 12 * 1024 + 1024
+    # 1024 in all: sixteen members, of which the masks of no region take 512, and the two blocks of
+    # the end
+    assert len(data) == sidecar.tar_bytes == 16 * 1024 - 512 + 1024
+    assert data[-1536:-1024] == b"012\n03\n".ljust(512, b"\0")
     meta = (
-        b'{"image_id":7,"key":"left","num_clipped_regions":0,"num_dropped_regions":0,'
+        b'{"file_name":"left/caf\\u00e9.jpg","image_id":7,"key":"left",'
+        b'"num_clipped_regions":0,"num_dropped_regions":0,'
         b'"num_regions":0,"size_hw":[3,4]}'
     )
     assert data[512:1024] == meta.ljust(512, b"\0")
@@ -100,20 +110,25 @@ def test_array_data_lies_on_64_byte_boundaries_and_a_map_of_the_tar_is_the_array
     wanted = make_sample(2)
     with shard_path(begun, 0).open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    # Image 2 is the third one; each image before it takes six members of 1024 bytes. The data of a
-    # member starts after a tar header of 512 and an .npy header of 128 bytes.
-    feature_map = np.frombuffer(mapped, "<f2", 30, 12 * 1024 + 1024 + 640).reshape(5, 6)
-    tokens = np.frombuffer(mapped, "<f2", 8, 12 * 1024 + 2 * 1024 + 640).reshape(2, 4)
-    boxes = np.frombuffer(mapped, "<f4", 8, 12 * 1024 + 3 * 1024 + 640).reshape(2, 4)
-    labels = np.frombuffer(mapped, "<i8", 2, 12 * 1024 + 4 * 1024 + 640)
-    box_scores = np.frombuffer(mapped, "<f4", 2, 12 * 1024 + 5 * 1024 + 640)
+    # Image 2 is the third one; each image before it takes eight members of 1024 bytes, but the
+    # first, of no masks, 512 less. The data of a member starts after a tar header of 512 and, for
+    # an array, an .npy header of 128 bytes.
+    feature_map = np.frombuffer(mapped, "<f2", 30, 15872 + 1024 + 640).reshape(5, 6)
+    tokens = np.frombuffer(mapped, "<f2", 8, 15872 + 2 * 1024 + 640).reshape(2, 4)
+    boxes = np.frombuffer(mapped, "<f4", 8, 15872 + 3 * 1024 + 640).reshape(2, 4)
+    labels = np.frombuffer(mapped, "<i8", 2, 15872 + 4 * 1024 + 640)
+    box_scores = np.frombuffer(mapped, "<f4", 2, 15872 + 5 * 1024 + 640)
     np.testing.assert_array_equal(feature_map, wanted.feature_map)
     np.testing.assert_array_equal(tokens, wanted.position_tokens)
     np.testing.assert_array_equal(boxes, wanted.boxes_xyxy)
     np.testing.assert_array_equal(labels, wanted.labels)
     np.testing.assert_array_equal(box_scores, wanted.box_scores)
+    predicted_iou = np.frombuffer(mapped, "<f4", 2, 15872 + 6 * 1024 + 640)
+    np.testing.assert_array_equal(predicted_iou, wanted.predicted_iou)
+    masks = mapped[15872 + 7 * 1024 + 512 : 15872 + 8 * 1024].rstrip(b"\0")
+    assert tuple(masks.splitlines()) == wanted.masks_rle
     data_offsets = read_sidecar(begun, 0).data_offsets
-    assert data_offsets[2].tolist() == [13952, 14976, 16000, 17024, 18048]
+    assert data_offsets[2].tolist() == [17536, 18560, 19584, 20608, 21632, 22656, 23552]
     assert not (data_offsets % 64).any()
 
 
@@ -150,6 +165,7 @@ def test_stock_webdataset_reads_a_shard(
     assert [sample["__key__"] for sample in read] == ["img_3", "img_5"]
     for sample, wanted in zip(read, [make_sample(3), make_sample(5)], strict=True):
         assert sample["json"] == {
+            "file_name": wanted.file_name,
             "image_id": wanted.image_id,
             "key": wanted.key,
             "num_clipped_regions": 0,
@@ -157,9 +173,13 @@ def test_stock_webdataset_reads_a_shard(
             "num_regions": wanted.num_regions,
             "size_hw": list(wanted.size_hw),
         }
-        for member, array in zip(MEMBERS[1:], wanted.arrays, strict=True):
+        arrays = (*wanted.arrays, wanted.predicted_iou)
+        for member, array in zip(MEMBERS[1:-1], arrays, strict=True):
+            assert array is not None
             np.testing.assert_array_equal(sample[member], array)
             assert sample[member].dtype == array.dtype
+        masks = sample["masks.txt"].splitlines()
+        assert tuple(counts.encode() for counts in masks) == wanted.masks_rle
 
 
 def test_tar_headers_tell_nothing_of_time_and_place(
@@ -168,13 +188,15 @@ def test_tar_headers_tell_nothing_of_time_and_place(
     write_tiny_shard(begun, 0)
     with tarfile.open(shard_path(begun, 0)) as tar:
         members = tar.getmembers()
-    assert [member.name for member in members[:7]] == [
+    assert [member.name for member in members[:9]] == [
         "img_0.json",
         "img_0.feature_map.npy",
         "img_0.position_tokens.npy",
         "img_0.boxes_xyxy.npy",
         "img_0.labels.npy",
         "img_0.box_scores.npy",
+        "img_0.predicted_iou.npy",
+        "img_0.masks.txt",
         "img_1.json",
     ]
     for member in members:
@@ -198,15 +220,18 @@ def test_python_s_tarfile_and_numpy_make_the_same_tar(
     with tarfile.open(fileobj=theirs, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(3):
             sample = make_sample(number)
-            meta = f'{{"image_id":{100 + number},"key":"img_{number}","num_clipped_regions":0,'
+            meta = f'{{"file_name":"caf\\u00e9/{number}.jpg","image_id":{100 + number},'
+            meta += f'"key":"img_{number}","num_clipped_regions":0,'
             meta += (
                 f'"num_dropped_regions":0,"num_regions":{number},"size_hw":[480,{640 + number}]}}'
             )
             payloads = [meta.encode()]
-            for array in sample.arrays:
+            assert sample.predicted_iou is not None
+            for array in (*sample.arrays, sample.predicted_iou):
                 file = io.BytesIO()
                 np.save(file, array)
                 payloads.append(file.getvalue())
+            payloads.append(b"".join(counts + b"\n" for counts in sample.masks_rle or ()))
             for member, payload in zip(MEMBERS, payloads, strict=True):
                 info = tarfile.TarInfo(f"img_{number}.{member}")
                 info.size = len(payload)
@@ -228,7 +253,7 @@ def test_gnu_tar_finds_nothing_to_complain_about(
         text=True,
     )
     assert done.stderr == ""
-    assert len(done.stdout.splitlines()) == 18
+    assert len(done.stdout.splitlines()) == 24
 
 
 def test_the_sidecar_says_where_each_member_is_and_what_it_hashes_to(
@@ -270,7 +295,7 @@ def test_a_sidecar_of_a_thousand_images_stays_small(tmp_path: Path, manifest: Ma
     keys = [f"{number:012d}" for number in range(1000)]
     write_manifest(tmp_path, replace(manifest, plan=Plan.from_keys(keys, images_per_shard=1000)))
     write_shard(tmp_path, 0, (tiny_sample(key, num_regions=1) for key in keys))
-    assert sidecar_path(tmp_path, 0).stat().st_size < 200_000
+    assert sidecar_path(tmp_path, 0).stat().st_size < 250_000
 
 
 def tiny_sample(key: str, *, num_regions: int) -> CachedSample:
@@ -283,7 +308,13 @@ def tiny_sample(key: str, *, num_regions: int) -> CachedSample:
         box_scores=np.ones(num_regions, np.float32),
         position_tokens=np.zeros((num_regions, 4), np.float16),
         feature_map=np.zeros((5, 6), np.float16),
+        predicted_iou=np.ones(num_regions, np.float32),
+        masks_rle=(b"04",) * num_regions,
+        file_name=f"{key}.jpg",
     )
+
+
+RLE = st.text([chr(code) for code in range(48, 112)], min_size=1, max_size=600).map(str.encode)
 
 
 @st.composite
@@ -309,6 +340,9 @@ def samples_of_one_shard(draw: st.DrawFn) -> list[CachedSample]:
                 box_scores=bits.random(num_regions, dtype=np.float32),
                 position_tokens=half(num_regions, 4),
                 feature_map=half(5, 6),
+                predicted_iou=bits.standard_normal(num_regions, dtype=np.float32),
+                masks_rle=tuple(draw(st.lists(RLE, min_size=num_regions, max_size=num_regions))),
+                file_name=draw(st.text(max_size=900)),  # longer than a block, and any characters
             )
         )
     return samples
@@ -456,7 +490,8 @@ def test_a_missing_tar_is_named(begun: Path, write_tiny_shard: Callable[[Path, i
 
 
 @pytest.mark.parametrize(
-    ("offset", "found"), [(1536, "no <f2 array"), (512, "no JSON"), (519, "described by")]
+    ("offset", "found"),
+    [(1536, "no <f2 array"), (512, "no JSON"), (515, "has no file name"), (545, "described by")],
 )
 def test_bytes_that_are_not_what_should_lie_there_are_refused(
     offset: int, found: str, begun: Path, write_tiny_shard: Callable[[Path, int], None]

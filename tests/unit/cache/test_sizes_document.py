@@ -30,7 +30,7 @@ def test_an_image_takes_the_bytes_that_the_document_says(
             manifest.fingerprint, num_feature_tokens=num_tokens, feature_dim=width, token_dim=256
         )
         plan = Plan.from_keys(["one"], images_per_shard=1)
-        changed = replace(manifest, fingerprint=fingerprint, plan=plan, codec=codec)
+        changed = replace(manifest, fingerprint=fingerprint, plan=plan, codec=codec, masks=False)
         write_manifest(folder, changed)
         stored = np.zeros((num_tokens, width), np.float16)
         if codec == "int8":
@@ -44,6 +44,8 @@ def test_an_image_takes_the_bytes_that_the_document_says(
             box_scores=np.ones(NUM_REGIONS, np.float32),
             position_tokens=np.zeros((NUM_REGIONS, 256), np.float16),
             feature_map=stored,
+            predicted_iou=np.ones(NUM_REGIONS, np.float32),
+            file_name="one.jpg",
         )
         write_shard(folder, 0, [sample])
         num_bytes = shard_path(folder, 0).stat().st_size - 1024  # without the end of the tar

@@ -38,14 +38,16 @@ def test_a_sound_cache_has_no_problem(cache_dir: Path, caplog: pytest.LogCapture
     ("position", "key", "member", "offset", "part"),
     [
         (3, "img_0", "json", 0, "header"),
-        (6143 + 400, "img_1", "json", 6144, "header"),
+        (7679 + 400, "img_1", "json", 7680, "header"),
         (530, "img_0", "json", 512, "contents"),
-        (6144 + 1024 + 512 + 10, "img_1", "feature_map.npy", 7680, "contents"),
-        (6144 + 1024 + 512 + 128 + 5, "img_1", "feature_map.npy", 7680, "contents"),
-        (6144 + 1024 + 512 + 128 + 60, "img_1", "feature_map.npy", 7680 + 188, "padding"),
-        (6144 + 2048 - 1, "img_1", "feature_map.npy", 7680 + 188, "padding"),
-        (18432, None, None, 18432, "end"),
-        (19455, None, None, 18432, "end"),
+        (7680 + 1024 + 512 + 10, "img_1", "feature_map.npy", 9216, "contents"),
+        (7680 + 1024 + 512 + 128 + 5, "img_1", "feature_map.npy", 9216, "contents"),
+        (7680 + 1024 + 512 + 128 + 60, "img_1", "feature_map.npy", 9216 + 188, "padding"),
+        (7680 + 2048 - 1, "img_1", "feature_map.npy", 9216 + 188, "padding"),
+        (7680 + 6 * 1024 + 512 + 130, "img_1", "predicted_iou.npy", 14336, "contents"),
+        (7680 + 7 * 1024 + 512 + 3, "img_1", "masks.txt", 15360, "contents"),
+        (24064, None, None, 24064, "end"),
+        (25087, None, None, 24064, "end"),
     ],
 )
 def test_a_flipped_bit_in_a_tar_is_found_and_placed(
@@ -73,14 +75,14 @@ def test_truncation_even_between_members_is_found(cut: int, cache_dir: Path) -> 
     (problem,) = verify_cache(cache_dir)
     assert problem.shard == 1
     assert "cut short" in problem.message
-    assert problem.offset == 13312 - cut
+    assert problem.offset == 16896 - cut
 
 
 def test_bytes_after_the_end_are_found(cache_dir: Path) -> None:
     with shard_path(cache_dir, 1).open("ab") as file:
         file.write(b"\0")
     (problem,) = verify_cache(cache_dir)
-    assert (problem.shard, problem.offset) == (1, 13312)
+    assert (problem.shard, problem.offset) == (1, 16896)
 
 
 def test_flipped_bits_in_every_other_file_are_found(cache_dir: Path) -> None:

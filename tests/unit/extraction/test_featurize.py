@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from open_clip.transform import image_transform
 from PIL import Image
+from pycocotools import mask as coco_mask
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from helpers.clip import clip_of
 from regionspot.annotations import read_annotations
 from regionspot.backbones import FrozenModels, ModelsConfig, TokenSite, load_frozen_models, load_sam
-from regionspot.cache import CachedSample
+from regionspot.cache import CachedSample, decode_masks
 from regionspot.core.errors import WeightsError
 from regionspot.extraction import Preparation, PreparedImage, RegionLocator, featurize
 
@@ -116,6 +117,21 @@ def tokens_of_sam_predictor(
 
 
 @torch.no_grad()
+def answers_of_sam_predictor(
+    models: FrozenModels, folder: Path, number: int
+) -> tuple[NDArray[np.float32], list[bytes]]:
+    """Let segment_anything predict an image's regions: IoUs, and masks as pycocotools encodes."""
+    predictor = SamPredictor(models.localizer.module)
+    predictor.set_image(np.asarray(pillow_image(folder, number)))
+    boxes = predictor.transform.apply_boxes_torch(
+        torch.from_numpy(boxes_xyxy(number)), SIZES_HW[number]
+    )
+    masks, ious, _ = predictor.predict_torch(None, None, boxes=boxes, multimask_output=False)
+    encoded = coco_mask.encode(np.asfortranarray(masks[:, 0].permute(1, 2, 0).numpy(), np.uint8))
+    return ious[:, 0].numpy(), [rle["counts"] for rle in encoded]
+
+
+@torch.no_grad()
 def map_of_open_clip(models: FrozenModels, folder: Path, number: int) -> Tensor:
     """Let open_clip embed an image file, and listen behind the last block."""
     clip: Any = clip_of(models).model
@@ -154,6 +170,27 @@ def test_position_tokens_are_those_that_sam_predictor_decodes_masks_from(
         (sample,) = featurize(models, [prepared[number]])
         theirs = tokens_of_sam_predictor(models, folder, number, site)
         assert_same_halves(sample.position_tokens, theirs)
+
+
+@pytest.mark.parametrize("site", ["prompt_encoder", "transformer", "mlp"])
+def test_predicted_ious_and_masks_are_those_of_sam_predictor(
+    folder: Path, prepared: Sequence[PreparedImage], site: TokenSite
+) -> None:
+    models = load_models(site)
+    locator = RegionLocator(localizer=models.localizer, masks=True)
+    for number, sample in enumerate(featurize(models, prepared, locator)):
+        assert sample.file_name == f"{number}.jpg"
+        assert sample.predicted_iou is not None
+        assert sample.masks_rle is not None
+        if number == WITHOUT_REGIONS:
+            assert (len(sample.predicted_iou), sample.masks_rle) == (0, ())
+            continue
+        ious, counts = answers_of_sam_predictor(models, folder, number)
+        np.testing.assert_allclose(sample.predicted_iou, ious, rtol=1e-4, atol=1e-4)
+        theirs = coco_mask.decode([{"size": SIZES_HW[number], "counts": one} for one in counts])
+        for row, ours in enumerate(decode_masks(sample.masks_rle, sample.size_hw)):
+            # Another batch rounds differently, which may move a pixel at the edge.
+            assert (ours != theirs[..., row]).mean() < 0.002
 
 
 @pytest.mark.parametrize("number", range(len(SIZES_HW)))
