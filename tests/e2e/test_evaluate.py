@@ -242,7 +242,7 @@ def test_groups_of_classes_are_means_over_the_table_of_classes(finished: Path) -
             wanted = [float(row[method]) for row in rows if row["name"] in classes and row[method]]
             found = metrics["methods"][method]["class_groups"][name]
             assert found == pytest.approx(sum(wanted) / len(wanted))
-            assert f"<td>{found:.1f}</td>" in report
+            assert f'<td data-name="{method}">{found:.1f}</td>' in report
 
 
 def test_masks_in_the_cache_are_drawn_as_outlines(setting: Setting, tmp_path: Path) -> None:
