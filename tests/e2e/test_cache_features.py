@@ -244,6 +244,7 @@ def test_stock_webdataset_reads_every_shard(finished: Path) -> None:
             boxes[:, 2:] += boxes[:, :2]
             assert sample["__key__"] == key(number)
             assert sample["json"] == {
+                "file_name": file_name(number),
                 "image_id": image_id(number),
                 "key": key(number),
                 "num_clipped_regions": 0,

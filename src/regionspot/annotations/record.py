@@ -7,7 +7,7 @@ is indexed.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -18,6 +18,7 @@ from regionspot.annotations.box_checks import BoxLayout, BoxUnit
 from regionspot.annotations.columns import ImageColumns, TextColumn
 from regionspot.annotations.report import AnnotationReport
 from regionspot.core.errors import AnnotationError, ShapeError
+from regionspot.core.files import is_below
 from regionspot.core.geometry import box_area, clip_boxes_xyxy, relative_to_pixels
 from regionspot.core.vocabulary import Vocabulary
 
@@ -65,8 +66,7 @@ class ImageRecord:
                 f"{image}: {self.key!r} cannot name a sample of a tar shard; keys are made of"
                 " letters, digits, '_' and '-'."
             )
-        path = PurePosixPath(self.file_name)
-        if not path.name or path.is_absolute() or ".." in path.parts:
+        if not is_below(self.file_name):
             raise AnnotationError(
                 f"{image}: the file name {self.file_name!r} is not a path below the images folder."
                 " Make it relative to --annotations.images_dir, without '..'."

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from regionspot.cache.feature_codec import CODECS, StoredForm
 from regionspot.cache.layout import MAX_KEY_LENGTH, is_key
 from regionspot.core.errors import AnnotationError, ShapeError
+from regionspot.core.files import is_below
 
 _STORED_DTYPES = {np.dtype(codec.dtype) for codec in CODECS.values()}
 
@@ -20,7 +21,7 @@ class ImageDetails:
     """
 
     file_name: str | None = None
-    """The image's file, relative to the folder of the images."""
+    """The image's file, below the folder of the images."""
     predicted_iou: NDArray[np.float32] | None = None
     """The IoU that SAM predicts for its mask of each region, (R,), about 0..1 but not clamped."""
     masks_rle: tuple[bytes, ...] | None = None
@@ -37,7 +38,8 @@ class CachedSample:
     into the mapped shard; copy them to change them.
 
     Raises:
-        AnnotationError: The key cannot name an image in a shard.
+        AnnotationError: The key cannot name an image in a shard, or the file name is not one below
+            a folder.
         ShapeError: An array has another dtype or number of rows than stated here, or the size is
             not positive.
     """
@@ -79,6 +81,11 @@ class CachedSample:
             raise ShapeError(
                 f"image {self.key}: size_hw is {self.size_hw}; wanted a height and a width of 1 or"
                 " more pixels."
+            )
+        if self.file_name is not None and not is_below(self.file_name):
+            raise AnnotationError(
+                f"image {self.key}: the file name {self.file_name!r} is not a path below the images"
+                " folder."
             )
         num_regions = len(self.labels)
         self._check("labels", self.labels, np.int64, num_regions)

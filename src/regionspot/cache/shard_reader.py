@@ -23,6 +23,7 @@ from regionspot.cache.member_bytes import HEADER_BYTES, npy_header
 from regionspot.cache.sample import CachedSample, ImageDetails
 from regionspot.cache.sidecar import ShardLayout
 from regionspot.core.errors import CacheCorruptError, RegionSpotError
+from regionspot.core.files import is_below
 from regionspot.core.json_text import load_json
 
 
@@ -197,8 +198,9 @@ class ShardReader:
         if PREDICTED_IOU not in offsets:
             return ImageDetails()
         num_regions = int(self._layout.num_regions[index])
-        if not isinstance(file_name := meta.get("file_name"), str):
-            raise self._damaged(f"image {index} has no file name in {meta}")
+        file_name = meta.get("file_name")
+        if not (isinstance(file_name, str) and is_below(file_name)):
+            raise self._damaged(f"image {index} has no file name below the images folder in {meta}")
         masks_rle = None
         if MASKS in offsets:
             text = bytes(mapped[offsets[MASKS] : self._layout.image_span(index).stop])

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from regionspot.core.errors import ConfigError
@@ -27,6 +27,12 @@ logger = logging.getLogger(__name__)
 def is_file(path: str | Path) -> bool:
     """Return whether a path is a file; False, instead of an error, for too long names."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_below(name: str) -> bool:
+    """Return whether a name is that of a file below a folder: relative, and without ``..``."""
+    path = PurePosixPath(name)
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
 
 
 def sha256_bytes(data: bytes | bytearray | memoryview) -> str:

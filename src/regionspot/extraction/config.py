@@ -204,7 +204,7 @@ class CacheConfig:
     keeps its 8 largest channels as float16)."""
     masks: bool = False
     """Whether to store SAM's mask of each region, at the image's size as COCO's compressed RLE (a
-    few hundred bytes): for mask AP and pictures. SAM then runs about twice per region."""
+    few hundred bytes): for mask AP and pictures. SAM's mask decoder then runs twice per region."""
     device: str = "auto"
     """Where the models run: auto (CUDA if available, else the CPU), cpu, cuda or cuda:N."""
     exif_policy: ExifPolicy = "ignore"

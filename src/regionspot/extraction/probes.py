@@ -87,6 +87,7 @@ def measure_error(
         codec: How feature maps are stored.
     """
     encoder, locator = models.encoder, locator or RegionLocator(localizer=models.localizer)
+    locator = replace(locator, masks=False)
     feature_codec = find_codec(codec)
     maps, tokens = _SquareSums(), _SquareSums()
     for image in images:

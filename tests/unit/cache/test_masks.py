@@ -27,7 +27,7 @@ from regionspot.cache import (
     write_manifest,
     write_shard,
 )
-from regionspot.core.errors import CacheCorruptError, ShapeError
+from regionspot.core.errors import AnnotationError, CacheCorruptError, ShapeError
 
 PLACES = {"json": 0, "predicted_iou.npy": 6, "masks.txt": 7}
 """Members that `FeatureCache.details` reads, and their columns in a sidecar."""
@@ -71,7 +71,7 @@ def test_details_need_the_sidecar_that_the_index_was_built_from(cache_dir: Path)
             cache.details(0)
 
 
-@pytest.mark.parametrize("length", [0, 300, 420, 512, 5000])
+@pytest.mark.parametrize("length", [1, 300, 420, 512, 5000])
 def test_file_names_may_be_of_any_length(
     tmp_path: Path, manifest: Manifest, make_sample: Callable[[int], CachedSample], length: int
 ) -> None:
@@ -112,6 +112,27 @@ def test_any_bytes_are_a_mask_of_the_image_or_refused(
     with suppress(CacheCorruptError):
         (mask,) = decode_masks([counts], (height, width))
         assert mask.shape == (height, width)
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../a.jpg", "a/../../b.jpg", "a/.."])
+def test_file_names_outside_of_the_images_folder_are_refused(
+    tmp_path: Path,
+    manifest: Manifest,
+    make_sample: Callable[[int], CachedSample],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    with pytest.raises(AnnotationError, match=r"img_2: the file name .* is not a path below"):
+        replace(make_sample(2), file_name=name)
+    forged = make_sample(2)
+    object.__setattr__(forged, "file_name", name)
+    write_manifest(tmp_path, replace(manifest, plan=Plan.from_keys(["img_2"], images_per_shard=1)))
+    write_shard(tmp_path, 0, [forged])
+    build_index(tmp_path)
+    with FeatureCache.open(tmp_path) as cache:
+        for read in (cache.sample, cache.details):
+            with pytest.raises(CacheCorruptError, match="no file name below the images folder"):
+                read(0)
 
 
 def test_another_number_of_masks_than_regions_is_damage(

@@ -314,6 +314,7 @@ def tiny_sample(key: str, *, num_regions: int) -> CachedSample:
     )
 
 
+PATH_LETTERS = st.characters(codec="utf-8", exclude_characters="./")
 RLE = st.text([chr(code) for code in range(48, 112)], min_size=1, max_size=600).map(str.encode)
 
 
@@ -342,7 +343,7 @@ def samples_of_one_shard(draw: st.DrawFn) -> list[CachedSample]:
                 feature_map=half(5, 6),
                 predicted_iou=bits.standard_normal(num_regions, dtype=np.float32),
                 masks_rle=tuple(draw(st.lists(RLE, min_size=num_regions, max_size=num_regions))),
-                file_name=draw(st.text(max_size=900)),  # longer than a block, and any characters
+                file_name="a" + draw(st.text(PATH_LETTERS, max_size=900)),  # longer than a block
             )
         )
     return samples
