@@ -8,6 +8,7 @@ from regionspot.annotations.box_checks import (
 )
 from regionspot.annotations.classes import with_merged_classes
 from regionspot.annotations.coco import read_coco_json
+from regionspot.annotations.coco_truth import CocoMasks
 from regionspot.annotations.columns import image_key
 from regionspot.annotations.csv_table import CsvBlock, CsvColumn
 from regionspot.annotations.detectron2 import read_detections
@@ -24,7 +25,13 @@ from regionspot.annotations.options import KeepOrDrop, ReadOptions
 from regionspot.annotations.proposals import ProposalFormat, ProposalTable, read_proposals
 from regionspot.annotations.proposing import with_proposals, without_regions
 from regionspot.annotations.record import AnnotatedImages, ImageRecord, RecordTable, ResolvedRecord
-from regionspot.annotations.region_prompts import Prompt, decode_mask, decode_points
+from regionspot.annotations.region_prompts import (
+    Prompt,
+    decode_mask,
+    decode_points,
+    encode_mask,
+    segmentation_text,
+)
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
 from regionspot.annotations.v3det import read_category_tree
 
@@ -34,6 +41,7 @@ __all__ = [
     "AnnotatedImages",
     "AnnotationFormat",
     "AnnotationReport",
+    "CocoMasks",
     "CsvBlock",
     "CsvColumn",
     "Dropped",
@@ -54,6 +62,7 @@ __all__ = [
     "check_options",
     "decode_mask",
     "decode_points",
+    "encode_mask",
     "identities_of_file",
     "image_key",
     "implausible_error",
@@ -63,6 +72,7 @@ __all__ = [
     "read_coco_json",
     "read_detections",
     "read_proposals",
+    "segmentation_text",
     "with_merged_classes",
     "with_proposals",
     "without_regions",

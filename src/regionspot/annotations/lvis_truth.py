@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from regionspot.annotations.assembly import vocabulary_of
 from regionspot.annotations.coco_entries import AnnotationEntries, CategoryEntries
+from regionspot.annotations.columns import TextColumn
 from regionspot.annotations.detect_format import WANTED_LISTS, Outline
 from regionspot.annotations.json_entries import Entries, read_lists
 from regionspot.annotations.json_lists import JsonFile
@@ -28,7 +29,9 @@ from regionspot.annotations.lvis import (
 )
 from regionspot.annotations.opening import FileRole
 from regionspot.annotations.report import few
+from regionspot.annotations.truth_masks import ImageSizes, encoded_masks
 from regionspot.core.errors import AnnotationError, MissingFileError
+from regionspot.core.rle_masks import RleMasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +62,20 @@ class LvisRegions:
     """Whether it counts neither as found nor as missed (``ignore``), (A,)."""
     ids: NDArray[np.int64]
     """Its own id, (A,); -1 for one that is no whole number of 0 or more."""
+    masks: RleMasks | None = None
+    """Its mask, A in all; None if masks were not read."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def select(self, rows: NDArray[np.bool_]) -> "LvisRegions":
         """Return the annotations that a mask (A,) chooses."""
-        return LvisRegions(
-            **{column.name: getattr(self, column.name)[rows] for column in fields(self)}
-        )
+        columns = {
+            column.name: getattr(self, column.name)[rows]
+            for column in fields(self)
+            if getattr(self, column.name) is not None
+        }
+        return LvisRegions(**columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,9 +94,11 @@ class LvisGroundTruth:
     """The annotations that count, in those images."""
     notes: tuple[str, ...]
     """Which annotations of the file do not count, and why, one sentence per reason."""
+    sizes_hw: Mapping[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    """Height and width of each image of the file in pixels, by id; {} if masks were not read."""
 
     @classmethod
-    def read(cls, path: Path, *, option: str = "--annotations") -> Self:
+    def read(cls, path: Path, *, option: str = "--annotations", with_masks: bool = False) -> Self:
         """Read an annotation file in LVIS format.
 
         An annotation counts if the file lists its image and its category, if its ``area`` is
@@ -98,12 +108,14 @@ class LvisGroundTruth:
         Args:
             path: The file.
             option: The command-line option that gave it, for messages.
+            with_masks: Whether to read the masks, for mask AP.
 
         Raises:
             MissingFileError: There is no such file.
             AnnotationError: The file is damaged or not in LVIS format, an entry lacks what scoring
                 needs, or two annotations have the same id; names list and place.
             VocabularyError: A class name is empty or occurs twice.
+            MissingExtraError: Masks are to be read, and pycocotools is not installed.
         """
         if not path.exists():
             raise MissingFileError(
@@ -111,31 +123,43 @@ class LvisGroundTruth:
                 " lvis_v1_val.json from https://www.lvisdataset.org/dataset."
             )
         file = JsonFile(path, role=FileRole(noun="annotation file", option=option))
-        images, categories = LvisImages(), CategoryEntries()
-        annotations, figures = AnnotationEntries(), LvisFigures()
+        images, categories, sizes = LvisImages(), CategoryEntries(), ImageSizes()
+        annotations = AnnotationEntries("mask" if with_masks else "box")
+        figures = LvisFigures()
         readers: dict[str | None, Sequence[Entries[Any]]] = {
-            "images": [images],
+            "images": [images, sizes] if with_masks else [images],
             "categories": [categories],
             "annotations": [annotations, figures],
         }
         _check_lists(path, read_lists(file, readers))
         frequencies = _checked(categories.frequencies, path)
-        for entries in (categories, images, annotations, figures):
+        for entries in (categories, images, sizes, annotations, figures):
             entries.check()
         vocabulary, category_ids = vocabulary_of(categories.ids, categories.names, path)
         frequency_of = dict(zip(categories.ids, frequencies, strict=True))
         if not images.labels:
             raise AnnotationError(f"{path} lists no image. Give a file with at least one image.")
-        regions, notes = _counted(
-            LvisRegions(
-                **annotations.columns.pop_all("image_ids", "category_ids"),
-                **figures.columns.pop_all("boxes_xywh", "areas", "is_ignored", "ids"),
-            ),
+        found = LvisRegions(
+            **annotations.columns.pop_all("image_ids", "category_ids"),
+            **figures.columns.pop_all("boxes_xywh", "areas", "is_ignored", "ids"),
+        )
+        counts, notes = _counted(
+            found,
             image_ids=list(images.labels),
             category_ids=category_ids,
             strange_areas=figures.strange_areas,
             path=path,
         )
+        regions = found.select(counts)
+        if with_masks:
+            masks = encoded_masks(
+                cast("TextColumn", annotations.prompts()),
+                np.flatnonzero(counts).tolist(),
+                regions.image_ids.tolist(),
+                sizes_hw=sizes.sizes_hw,
+                path=path,
+            )
+            regions = replace(regions, masks=masks)
         return cls(
             name=str(path),
             sha256=file.sha256,
@@ -146,6 +170,7 @@ class LvisGroundTruth:
             labels=images.labels,
             regions=regions,
             notes=notes,
+            sizes_hw=sizes.sizes_hw,
         )
 
     @property
@@ -173,8 +198,8 @@ def _counted(
     category_ids: Collection[int],
     strange_areas: Mapping[str, str],
     path: Path,
-) -> tuple[LvisRegions, tuple[str, ...]]:
-    """Return the annotations that count, and notes about the others, each for the first reason."""
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Say which annotations count, (A,), with notes about the others, each for one reason."""
     _check_distinct(found.ids, path)
     counts = np.ones(len(found), np.bool_)
     notes = []
@@ -206,7 +231,7 @@ def _counted(
             "an annotation has the id 0, which lvis takes for none: predictions that find it count"
             " as wrong, as in lvis (number annotations from 1)"
         )
-    return found.select(counts), tuple(notes)
+    return counts, tuple(notes)
 
 
 def _check_lists(path: Path, outline: Outline) -> None:

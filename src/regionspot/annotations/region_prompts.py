@@ -84,6 +84,33 @@ def rle_size_hw(text: str) -> tuple[int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]))
 
 
+def encode_mask(text: str, size_hw: tuple[int, int]) -> bytes | None:
+    """Return the counts of a segmentation's mask in COCO's compressed RLE, as pycocotools does.
+
+    Args:
+        text: From `segmentation_text`.
+        size_hw: Height and width of the image in pixels.
+
+    Returns:
+        The counts; None if the mask was made for an image of another size, or no image is as large.
+
+    Raises:
+        MissingExtraError: pycocotools is not installed.
+    """
+    with needs_extra("eval"):
+        from pycocotools import mask as coco_mask
+    if min(size_hw) < 1 or max(size_hw) > _MAX_COORDINATE:
+        return None
+    found = _SEGMENTATION.decode(text.encode())
+    if not isinstance(found, _Rle):
+        return coco_mask.merge(coco_mask.frPyObjects(found, *size_hw))["counts"]
+    if found.size != size_hw:
+        return None
+    if isinstance(found.counts, str):
+        return found.counts.encode()
+    return coco_mask.frPyObjects({"size": size_hw, "counts": found.counts}, *size_hw)["counts"]
+
+
 def _is_drawable(polygon: Sequence[float]) -> bool:
     if not polygon:
         return True

@@ -7,7 +7,7 @@ from pathlib import Path
 from regionspot.cli.options import parse_options
 from regionspot.cli.run import reported_errors, show_progress
 from regionspot.evaluation import REPORT_NAME, EvalConfig, run_evaluation
-from regionspot.scoring import METRIC_NOTES, PROTOCOL_NOTES
+from regionspot.scoring import IOU_TYPE_NOTES, METRIC_NOTES, PROTOCOL_NOTES, SCORE_RULE_NOTES
 from regionspot.scoring.results import format_groups, format_table
 
 
@@ -23,8 +23,14 @@ def evaluate(words: Sequence[str]) -> None:
     show_progress()
     config = parse_config(words)
     result = run_evaluation(config, command=shlex.join(["python", "evaluate.py", *words]))
-    notes = f"{METRIC_NOTES[result.metric]}\n{PROTOCOL_NOTES[result.protocol]}"
-    print(f"\n{notes}\n\n{format_table(result.methods)}\n")
+    notes = (
+        METRIC_NOTES[result.metric],
+        IOU_TYPE_NOTES[result.iou_type],
+        PROTOCOL_NOTES[result.protocol],
+        SCORE_RULE_NOTES[result.score_rule],
+    )
+    print("", *notes, sep="\n")
+    print(f"\n{format_table(result.methods, result.iou_type)}\n")
     if result.class_groups:
         print(f"AP of groups of classes\n{format_groups(result.methods, result.class_groups)}\n")
     print(f"report: {Path(config.output_dir) / REPORT_NAME}")

@@ -140,7 +140,9 @@ def compare_figures(
     Groups of classes are columns if all runs that have them mean the same classes.
     """
     figures = [own for run in runs for own in run.figures.values()]
-    shown = [(one.name, one.title) for one in shown_figures("report", figures)]
+    are_masks = {run.decisive.get("iou_type") for run in runs} == {"segm"}
+    columns = shown_figures("report", figures, "segm" if are_masks else "bbox")
+    shown = [(one.name, one.title) for one in columns]
     groups = [name for name in _group_names(runs) if len(_meanings(runs, name)) == 1]
     rows = []
     for run in runs:

@@ -6,7 +6,17 @@ from typing import Literal, get_args
 
 from regionspot.backbones.presets import ModelsConfig
 from regionspot.core.errors import ConfigError
-from regionspot.scoring import Metric, Protocol, Scorer, check_num_draws, check_scorer
+from regionspot.scoring import (
+    IouType,
+    Metric,
+    Protocol,
+    Scorer,
+    ScoreRule,
+    check_iou_type,
+    check_num_draws,
+    check_score_rule,
+    check_scorer,
+)
 
 DEFAULT_HEAD_NAME = "fusion_head"
 PredictionFiles = Literal["first", "all", "none"]
@@ -35,6 +45,10 @@ class EvalConfig:
     metric: Metric | None = None
     """AP to compute: lvis (federated, with APr, APc, APf) or coco (every class counts in every
     image). By default lvis for a cache of LVIS annotations, else coco."""
+    iou_type: IouType = "bbox"
+    """What AP compares: boxes (bbox) or masks (segm, mask AP). segm needs --annotations in LVIS or
+    COCO format with segmentations, and SAM's masks of the regions: from a cache that was made with
+    --masks true, or from pixels by --images_dir and --models."""
     scorer: Scorer = "hotcoco"
     """Implementation of AP: hotcoco, or reference for lvis and pycocotools. The results are the
     same, but the reference implementations are far slower."""
@@ -60,10 +74,16 @@ class EvalConfig:
     """Folder of the images, unchanged since the cache was made. Required for methods from pixels
     and for the pictures in the report."""
     models: ModelsConfig | None = None
-    """The frozen models of the cache. Only required for methods from pixels."""
+    """The frozen models of the cache. Only required for methods from pixels, and for mask AP of a
+    cache without masks."""
     protocol: Protocol = "flattened_top300"
     """Which (box, class) pairs are scored: flattened_top300, top1 or ap_fixed (LVIS only). Results
     of different protocols are not comparable."""
+    score_rule: ScoreRule = "box_score"
+    """Score of a (box, class) pair: box_score (class probability times the score of the box, which
+    is 1 for annotated boxes), probability (without it), or tap (Tokenize Anything: square root of
+    probability times SAM's predicted IoU, with NMS within each class; needs a cache that stores the
+    predicted IoU). Results of different rules are not comparable. Does not affect --results."""
     templates: str = "ensemble81"
     """Template set of the text bank to classify with, the same for all methods."""
     batch_size: int = 16
@@ -102,6 +122,13 @@ class EvalConfig:
         if self.predictions not in get_args(PredictionFiles):
             raise ConfigError(f"--predictions is {self.predictions!r}; wanted first, all or none.")
         check_scorer(self.scorer)
+        check_iou_type(self.iou_type)
+        if self.iou_type == "segm" and self.annotations is None:
+            raise ConfigError(
+                "--iou_type segm compares masks with annotated ones, which no cache holds. Set"
+                " --annotations to the LVIS or COCO file of the cache, or --iou_type to bbox."
+            )
+        check_score_rule(self.score_rule, protocol=self.protocol)
         check_num_draws(self.bootstrap)
         names = [
             *(_name_and_path(text)[0] for text in self.checkpoints),

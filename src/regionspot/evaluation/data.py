@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 from regionspot.annotations import (
     FORMATS,
     AnnotatedImages,
+    CocoMasks,
     read_annotations,
 )
 from regionspot.cache import MERGED, FeatureCache, read_quarantine
 from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
 from regionspot.core.json_text import load_json
 from regionspot.evaluation.image_files import annotated_files, cached_files
-from regionspot.scoring import CocoGroundTruth, LvisGroundTruth, Metric, check_same_data
+from regionspot.scoring import (
+    CocoGroundTruth,
+    IouType,
+    LvisGroundTruth,
+    Metric,
+    check_same_data,
+)
 from regionspot.scoring.results import EvaluatedData
 
 _logger = logging.getLogger(__name__)
@@ -56,16 +63,16 @@ class EvaluationData:
         return str(self.annotations_path or self.images_dir)
 
     @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Ids of all annotated classes."""
+    def class_names(self) -> Mapping[int, str]:
+        """Names of all annotated classes by id."""
         if isinstance(self.truth, CocoGroundTruth):
-            return self.truth.category_ids
-        return tuple(category.id for category in self.truth.categories)
+            return dict(zip(self.truth.category_ids, self.truth.class_names, strict=True))
+        return {category.id: category.name for category in self.truth.categories}
 
     @property
     def num_unknown_classes(self) -> int:
         """Annotated classes that are not in the cache's vocabulary: never predicted."""
-        return len(self.category_ids) - len(self.cache.manifest.vocabulary)
+        return len(self.class_names) - len(self.cache.manifest.vocabulary)
 
     @cached_property
     def labels(self) -> Mapping[int, NDArray[np.int64]]:
@@ -81,13 +88,14 @@ def open_evaluation_data(
     *,
     metric: Metric | None = None,
     image_ids_path: Path | None = None,
+    iou_type: IouType = "bbox",
 ) -> EvaluationData:
     """Open a cache and its ground truth.
 
     Under the LVIS metric the annotation file is the ground truth. Images that could not be read
     when the cache was made (quarantined) count: their regions are missed. Images beyond the cache's
     plan (it was made with ``--limit``) do not. Under the COCO metric the regions of the cache are
-    the ground truth or, if these are proposals, those of the annotation file.
+    the ground truth or, if these are proposals or masks are compared, those of the annotation file.
 
     Args:
         cache_dir: Folder or URL of the feature cache.
@@ -95,9 +103,10 @@ def open_evaluation_data(
         images_dir: Folder of the images, if their pixels are wanted.
         metric: What AP shall mean; None for LVIS AP on a cache of LVIS annotations, else COCO AP.
         image_ids_path: File of the ids of the images that count; None for all.
+        iou_type: Whether boxes or masks are compared, which then are read.
 
     Raises:
-        ConfigError: The metric, or finding the images, needs an annotation file.
+        ConfigError: The metric, mask AP, or finding the images, needs an annotation file.
         MissingFileError: The cache, the annotation file or the folder of images is not there.
         CacheCorruptError: The cache is not finished, or damaged.
         CacheMismatchError: The cache cannot be its own ground truth.
@@ -112,14 +121,14 @@ def open_evaluation_data(
         )
     chosen = None if image_ids_path is None else read_image_ids(image_ids_path)
     if (metric or _default_metric(cache, annotations_path)) == "coco":
-        return _open_coco(cache, annotations_path, images_dir, chosen)
+        return _open_coco(cache, annotations_path, images_dir, chosen, iou_type)
     if annotations_path is None:
         raise ConfigError(
             f"LVIS AP of {cache.location} needs to know which classes were looked for in each"
             " image. Set --annotations to the LVIS file, or --metric coco for COCO AP of the"
             " regions in the cache."
         )
-    return _open_lvis(cache, annotations_path, images_dir, chosen)
+    return _open_lvis(cache, annotations_path, images_dir, chosen, iou_type)
 
 
 def read_image_ids(path: Path) -> frozenset[int]:
@@ -167,8 +176,9 @@ def _open_lvis(
     annotations_path: Path,
     images_dir: Path | None,
     chosen: frozenset[int] | None,
+    iou_type: IouType,
 ) -> EvaluationData:
-    whole = LvisGroundTruth.read(annotations_path)
+    whole = LvisGroundTruth.read(annotations_path, with_masks=iou_type == "segm")
     for remark in check_same_data(cache, whole, option="--annotations"):
         _logger.warning(remark)
     planned = _counted_ids(cache, chosen)
@@ -200,11 +210,15 @@ def _open_coco(
     annotations_path: Path | None,
     images_dir: Path | None,
     chosen: frozenset[int] | None,
+    iou_type: IouType,
 ) -> EvaluationData:
     annotated = None
     if annotations_path is not None:
         annotated = _read_same_data(cache, annotations_path, images_dir)
-    if annotated is not None and cache.manifest.proposals is not None:
+    if annotations_path is not None and iou_type == "segm":
+        found = CocoMasks.read(annotations_path)
+        truth = CocoGroundTruth.of_masks(found, _planned_ids(cache))
+    elif annotated is not None and cache.manifest.proposals is not None:
         truth = CocoGroundTruth.of_annotations(annotated, _planned_ids(cache))
     else:
         truth = CocoGroundTruth.of_cache(cache)
@@ -303,5 +317,6 @@ def _summary(
         is_subset=is_subset,
         annotation_sha256=annotation_sha256,
         knows_missing_regions=isinstance(truth, LvisGroundTruth)
+        or truth.masks is not None
         or cache.manifest.proposals is not None,
     )

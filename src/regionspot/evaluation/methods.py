@@ -1,6 +1,5 @@
 """Runs the methods of an evaluation: class scores in, predictions and named regions out."""
 
-import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models, resolve_device
-from regionspot.cache import check_same_fingerprint
-from regionspot.core.errors import AnnotationError, ConfigError
+from regionspot.backbones import FrozenModels, resolve_device
+from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData
-from regionspot.inference import PromptedImage, score_cached, score_pixel_methods
+from regionspot.evaluation.from_pixels import load_models, prompted_images
+from regionspot.evaluation.other_results import read_results
+from regionspot.evaluation.region_details import (
+    RegionDetails,
+    masks_from_pixels,
+    read_region_details,
+)
+from regionspot.inference import score_cached, score_pixel_methods
 from regionspot.inference.clip_crops import PixelMethod
 from regionspot.model import TrainedHead, load_trained_head
 from regionspot.scoring import (
+    IouType,
     NamedRegions,
     Predictions,
     Protocol,
@@ -29,10 +35,9 @@ from regionspot.scoring import (
     emit_predictions,
 )
 
-_logger = logging.getLogger(__name__)
-
 _Item = TypeVar("_Item")
 _MAX_PENDING = 4_000_000  # pairs of AP-fixed that are held before only the best are kept
+_REGIONS: dict[IouType, str] = {"bbox": "its own boxes", "segm": "its own masks"}
 _DESCRIPTIONS: dict[PixelMethod, str] = {
     "clip_box_crop": "CLIP's image embedding of the cropped box; baseline of the paper.",
     "clip_mask_crop": "The same, grey outside SAM's mask; baseline of the paper.",
@@ -65,7 +70,11 @@ class MethodOutput:
         if config.retrieval:
             self.scores.append(scores.scores)
         category_ids = data.cache.manifest.category_ids
-        self.parts.append(emit_predictions([scores], category_ids, protocol=protocol))
+        self.parts.append(
+            emit_predictions(
+                [scores], category_ids, protocol=protocol, score_rule=config.score_rule
+            )
+        )
         self._num_pending += len(self.parts[-1])
         if protocol == "ap_fixed" and self._num_pending > _MAX_PENDING:
             self.parts, self._num_pending = [self.predictions(protocol)], 0
@@ -119,59 +128,40 @@ def run_methods(config: EvalConfig, data: EvaluationData) -> MethodRun:
     outputs: list[MethodOutput] = []
     timings: dict[str, float] = {}
     start = time.perf_counter()
-    results = [_read_results(name, Path(path), data) for name, path in config.results_files.items()]
-    scored = _start_from_pixels(methods, config, data)
+    results = [
+        MethodOutput(
+            name=name,
+            description=f"Results file {Path(path).name}, with {_REGIONS[config.iou_type]}.",
+            parts=[read_results(Path(path), data, config.iou_type)],
+        )
+        for name, path in config.results_files.items()
+    ]
+    needs_masks = masks_from_pixels(config, data)
+    models = load_models(config, data) if methods or needs_masks else None
+    scored = _start_from_pixels(methods, models, config, data)
     loading_s = time.perf_counter() - start
+    start = time.perf_counter()
+    details = read_region_details(config, data, models if needs_masks else None)
+    if needs_masks:
+        timings["evaluate: masks from pixels"] = time.perf_counter() - start
     for name, head in heads.items():
         start = time.perf_counter()
-        outputs.append(_run_head(name, head, config, data))
+        outputs.append(_run_head(name, head, config, data, details))
         timings[f"evaluate: {name}"] = time.perf_counter() - start
     if scored is not None:
         start = time.perf_counter()
-        outputs += _run_from_pixels(methods, scored, config, data)
+        outputs += _run_from_pixels(methods, scored, config, data, details)
         seconds = loading_s + time.perf_counter() - start
         timings[f"evaluate: {', '.join(methods)} (one pass)"] = seconds
     return MethodRun(outputs=(*outputs, *results), heads=heads, timings_s=timings)
 
 
-def _read_results(name: str, path: Path, data: EvaluationData) -> MethodOutput:
-    """Read the results of another system, and check that they are of the same data."""
-    predictions = Predictions.read_lvis_json(path)
-    repeated = predictions.num_repeated()
-    if repeated:
-        _logger.warning(
-            "%s: %d of %d rows repeat an earlier one and count as false; was the file put together"
-            " from parts that overlap?",
-            path,
-            repeated,
-            len(predictions),
-        )
-    is_scored = np.isin(predictions.image_ids, data.truth.image_ids)
-    if data.summary.is_subset and not is_scored.all():
-        _logger.warning(
-            "%s: %d of %d rows are of images that are not scored, and left out",
-            path,
-            (~is_scored).sum(),
-            len(predictions),
-        )
-        predictions = predictions.select(is_scored)
-    for what, found, known in (
-        ("images", predictions.image_ids, data.truth.image_ids),
-        ("categories", predictions.category_ids, data.category_ids),
-    ):
-        strange = np.setdiff1d(found, np.array(known, np.int64))
-        if len(strange):
-            raise AnnotationError(
-                f"{path} names {len(strange):,} {what} that {data.truth.name} does not list, e.g."
-                f" id {strange[0]}. Results must have the ids of the data they are scored on."
-            )
-    return MethodOutput(
-        name=name, description=f"Results file {path.name}, with its own boxes.", parts=[predictions]
-    )
-
-
 def _run_head(
-    name: str, head: TrainedHead, config: EvalConfig, data: EvaluationData
+    name: str,
+    head: TrainedHead,
+    config: EvalConfig,
+    data: EvaluationData,
+    details: RegionDetails,
 ) -> MethodOutput:
     scored = score_cached(
         head,
@@ -184,20 +174,22 @@ def _run_head(
     output = MethodOutput(name=name, description=_describe_head(head))
     with safe_points():
         for scores in _with_progress(scored, name, len(data.positions)):
-            output.add(scores, data, config)
+            output.add(details.added_to(scores), data, config)
             check_stop()
     return output
 
 
 def _start_from_pixels(
-    methods: Sequence[PixelMethod], config: EvalConfig, data: EvaluationData
+    methods: Sequence[PixelMethod],
+    models: FrozenModels | None,
+    config: EvalConfig,
+    data: EvaluationData,
 ) -> Iterator[Mapping[PixelMethod, RegionScores]] | None:
-    """Load and check what methods from pixels need; no image is looked at yet."""
-    if not methods or config.models is None:
+    """Check what methods from pixels need; no image is looked at yet."""
+    if not methods or models is None:
         return None
-    models = _load_models(config.models, config.device, data)
     return score_pixel_methods(
-        models, _prompted(data), data.cache.text_bank(config.templates), methods=methods
+        models, prompted_images(data), data.cache.text_bank(config.templates), methods=methods
     )
 
 
@@ -206,6 +198,7 @@ def _run_from_pixels(
     scored: Iterator[Mapping[PixelMethod, RegionScores]],
     config: EvalConfig,
     data: EvaluationData,
+    details: RegionDetails,
 ) -> list[MethodOutput]:
     outputs = {
         method: MethodOutput(name=method, description=_DESCRIPTIONS[method]) for method in methods
@@ -213,35 +206,9 @@ def _run_from_pixels(
     with safe_points():
         for by_method in _with_progress(scored, "methods from pixels", len(data.positions)):
             for method, scores in by_method.items():
-                outputs[method].add(scores, data, config)
+                outputs[method].add(details.added_to(scores), data, config)
             check_stop()
     return list(outputs.values())
-
-
-def _prompted(data: EvaluationData) -> Iterator[PromptedImage]:
-    """Yield the cache's images with the very boxes that the heads see."""
-    for position in data.positions:
-        sample = data.cache.sample(position)
-        yield PromptedImage(
-            image_id=sample.image_id,
-            path=data.image_paths[sample.image_id],
-            boxes_xyxy=np.array(sample.boxes_xyxy),
-            box_scores=np.array(sample.box_scores),
-        )
-
-
-def _load_models(config: ModelsConfig, device: str, data: EvaluationData) -> FrozenModels:
-    wanted = data.cache.manifest.fingerprint
-    if wanted.exif_policy != "ignore":
-        raise ConfigError(
-            f"{data.cache.location} was made with exif_policy {wanted.exif_policy!r}; methods from"
-            " pixels read images as stored. Leave --methods out, or cache with exif_policy ignore."
-        )
-    models = load_frozen_models(config, device=device)
-    check_same_fingerprint(
-        wanted, models.fingerprint(), found_in=f"the cache {data.cache.location}"
-    )
-    return models
 
 
 def _describe_head(head: TrainedHead) -> str:

@@ -31,8 +31,10 @@ from regionspot.evaluation.report_parts import (
     timing_rows,
 )
 from regionspot.scoring import (
+    IOU_TYPE_NOTES,
     METRIC_NOTES,
     PROTOCOL_NOTES,
+    SCORE_RULE_NOTES,
     Confusion,
     CrowdAccuracy,
     NamedRegions,
@@ -114,14 +116,16 @@ def render_report(content: ReportContent) -> str:
     return render_page(
         "report.html.jinja",
         content=content,
-        cards=cards(methods),
-        methods=method_table(methods),
+        cards=cards(methods, content.result.iou_type),
+        methods=method_table(methods, content.result.iou_type),
         groups=group_rows(methods, content.result.class_groups),
         categories=category_tables(methods),
         timings=timing_rows(timings_s),
         total_time=human_duration(sum(timings_s.values())),
         protocol_note=PROTOCOL_NOTES[content.result.protocol],
+        score_rule_note=SCORE_RULE_NOTES[content.result.score_rule],
         metric_note=METRIC_NOTES[content.result.metric],
+        iou_type_note=IOU_TYPE_NOTES[content.result.iou_type],
     )
 
 
@@ -130,9 +134,12 @@ _SHORT = 16
 _BOXES_NOTE = (
     "Boxes are the annotated ones and have no score, so AP measures naming alone, not detection."
 )
+_MASKS_NOTE = (
+    "Boxes are the annotated ones and have no score. Masks are those that SAM predicts for them, so"
+    " mask AP measures naming and SAM's masks together."
+)
 _PROPOSALS_NOTE = (
-    "Boxes are proposals ({proposals}), so AP measures finding and naming together. The score of a"
-    " box is multiplied into its class probabilities before the pairs are ranked. Figures are not"
+    "Boxes are proposals ({proposals}), so AP measures finding and naming together. Figures are not"
     " comparable with those for annotated boxes."
 )
 _PIXELS_NOTE = (
@@ -256,7 +263,7 @@ def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Ma
         "feature cache": f"{data.cache.location} ({data.cache.manifest.codec})",
         "annotations": f"{data.annotations_path or 'the regions in the cache'}, sha256"
         f" {data.summary.annotation_sha256[:_SHORT]}",
-        "scorer": f"{config.scorer}, {data.metric} metric",
+        "scorer": f"{config.scorer}, {data.metric} metric, {config.iou_type}",
     }
     for name, head in run.heads.items():
         shape = head.card.head
@@ -274,7 +281,8 @@ def describe_run(config: EvalConfig, data: EvaluationData, run: MethodRun) -> Ma
 def _notes(config: EvalConfig, data: EvaluationData) -> list[str]:
     summary = data.summary
     proposals = summary.proposals
-    notes = [_PROPOSALS_NOTE.format(proposals=proposals) if proposals else _BOXES_NOTE]
+    annotated_note = _BOXES_NOTE if config.iou_type == "bbox" else _MASKS_NOTE
+    notes = [_PROPOSALS_NOTE.format(proposals=proposals) if proposals else annotated_note]
     if config.methods:
         notes.append(_PIXELS_NOTE)
     if config.results:

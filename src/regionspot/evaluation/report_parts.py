@@ -10,7 +10,7 @@ from functools import cached_property
 
 from regionspot.core.errors import ConfigError
 from regionspot.core.text import human_duration
-from regionspot.scoring import CategoryScore, Interval
+from regionspot.scoring import CategoryScore, Interval, IouType
 from regionspot.scoring.figures import FIGURES, format_figure, shown_figures
 from regionspot.scoring.results import MethodResult
 from regionspot.viz import NamedRegion, RegionPhoto
@@ -168,12 +168,12 @@ class TimingRow:
     """Length of the row's bar, 0 to 100."""
 
 
-def cards(methods: Sequence[MethodResult]) -> tuple[Card, ...]:
+def cards(methods: Sequence[MethodResult], iou_type: IouType = "bbox") -> tuple[Card, ...]:
     """Return the figures of the first method, and its lead over the best of the others."""
     first = methods[0]
     found = [
         Card(number=figure.text(first.figures), label=f"{figure.title} of {first.name}")
-        for figure in shown_figures("cards", [first.figures])
+        for figure in shown_figures("cards", [first.figures], iou_type)
     ]
     others = [method for method in methods[1:] if method.scores.AP is not None]
     if others and first.scores.AP is not None:
@@ -187,12 +187,12 @@ def cards(methods: Sequence[MethodResult]) -> tuple[Card, ...]:
 _AP = next(figure for figure in FIGURES if figure.name == "AP")
 
 
-def method_table(methods: Sequence[MethodResult]) -> MethodTable:
+def method_table(methods: Sequence[MethodResult], iou_type: IouType = "bbox") -> MethodTable:
     """Return the table of all methods, the best of each column marked."""
     figures = [method.figures for method in methods]
     shown = [
         figure
-        for figure in shown_figures("report", figures)
+        for figure in shown_figures("report", figures, iou_type)
         # With annotated boxes AP50 repeats AP.
         if figure.name != "AP50" or any(figure.text(own) != _AP.text(own) for own in figures)
     ]

@@ -63,6 +63,7 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
         None if config.images_dir is None else Path(config.images_dir),
         metric=config.metric,
         image_ids_path=None if config.image_ids is None else Path(config.image_ids),
+        iou_type=config.iou_type,
     )
     vocabulary = data.cache.manifest.vocabulary
     path = config.class_groups
@@ -82,7 +83,9 @@ def _evaluate_alone(
     curves: tuple[ReportPicture, ...],
     command: str,
 ) -> EvaluationResult:
-    scorer = scorer_of(data.truth, scorer=config.scorer, protocol=config.protocol)
+    scorer = scorer_of(
+        data.truth, iou_type=config.iou_type, scorer=config.scorer, protocol=config.protocol
+    )
     run = run_methods(config, data)
     cards = [head.card for head in run.heads.values()]
     unseen = unseen_classes(cards, data.cache.manifest.vocabulary)
@@ -105,7 +108,9 @@ def _evaluate_alone(
     result = EvaluationResult(
         methods=methods,
         protocol=config.protocol,
+        score_rule=config.score_rule,
         metric=data.metric,
+        iou_type=config.iou_type,
         scorer=config.scorer,
         templates=config.templates,
         data=data.summary,
@@ -139,6 +144,7 @@ def _with_spread(
         list(predictions.values()),
         num_draws=config.bootstrap,
         protocol=config.protocol,
+        iou_type=config.iou_type,
     )
     rows = zip(methods, spread.of_methods, spread.of_differences, strict=True)
     return tuple(

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from regionspot.inference.clip_crops import (
         PIXEL_METHODS,
         PixelMethod,
-        PromptedImage,
         score_pixel_methods,
     )
     from regionspot.inference.from_cache import score_cached
     from regionspot.inference.inputs import ImageLike, load_image
+    from regionspot.inference.prompted_images import PromptedImage, sam_masks
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
 
@@ -29,6 +29,7 @@ __all__ = [
     "RegionSpot",
     "Regions",
     "load_image",
+    "sam_masks",
     "score_cached",
     "score_pixel_methods",
 ]
@@ -36,12 +37,13 @@ __all__ = [
 _HOMES = {
     "PIXEL_METHODS": "clip_crops",
     "PixelMethod": "clip_crops",
-    "PromptedImage": "clip_crops",
     "score_pixel_methods": "clip_crops",
     "score_cached": "from_cache",
     "ImageError": "inputs",
     "ImageLike": "inputs",
     "load_image": "inputs",
+    "PromptedImage": "prompted_images",
+    "sam_masks": "prompted_images",
     "Region": "regions",
     "Regions": "regions",
     "RegionSpot": "regionspot",

@@ -16,9 +16,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
-from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from itertools import chain
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,13 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.backbones import BoxPrompts, FrozenModels, region_masks
+from regionspot.backbones import FrozenModels
 from regionspot.core.errors import ConfigError
 from regionspot.core.geometry import FloatArray, as_boxes, clip_boxes_xyxy, pixels_to_relative
 from regionspot.core.patch_grid import patches_in_boxes, square_grid_hw
 from regionspot.core.region_scores import RegionScores
 from regionspot.inference.from_cache import TextBank, as_text_bank, class_probabilities
 from regionspot.inference.inputs import load_image
+from regionspot.inference.prompted_images import PromptedImage, in_batches, masks_of_boxes
 
 ImageArray = NDArray[np.uint8]
 MaskArray = NDArray[np.bool_]
@@ -40,22 +40,7 @@ PixelMethod = Literal["clip_box_crop", "clip_mask_crop", "grey_outside_mask", "p
 PIXEL_METHODS: tuple[PixelMethod, ...] = get_args(PixelMethod)
 """All methods that need pixels and no head, in the order of the report."""
 
-_Item = TypeVar("_Item")
 _MASKED: frozenset[PixelMethod] = frozenset({"clip_mask_crop", "grey_outside_mask"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptedImage:
-    """An image on disk and the boxes to name."""
-
-    image_id: int
-    """The data set's own image id."""
-    path: Path
-    """The image file."""
-    boxes_xyxy: FloatArray
-    """Boxes, (R, 4) float32, pixels of the original image, to which they are clipped."""
-    box_scores: NDArray[np.float32] | None = None
-    """A detector's confidence in each box, (R,), passed on with the scores."""
 
 
 def score_pixel_methods(
@@ -136,7 +121,7 @@ class _PixelScorer:
     def score_all(
         self, images: Iterable[PromptedImage], image_batch_size: int
     ) -> Iterator[Mapping[PixelMethod, RegionScores]]:
-        batches = _batches(images, image_batch_size)
+        batches = in_batches(images, image_batch_size)
         with closing(self.models.map_batches(self._score_batch, batches)) as scored:
             yield from chain.from_iterable(scored)
 
@@ -181,7 +166,7 @@ class _PixelScorer:
 
     def _embed_crops(self, images: Sequence[_OpenImage]) -> None:
         encoder = self.models.encoder
-        for batch in _batches(self._crops(images), self.crop_batch_size):
+        for batch in in_batches(self._crops(images), self.crop_batch_size):
             pixels_NCHW = encoder.normalise(torch.stack([crop for crop, _ in batch]))
             embedded_NE = encoder.embed_images(pixels_NCHW).float()
             rows_NC = class_probabilities(encoder.info.logit_scale * embedded_NE @ self.bank_CE.T)
@@ -206,12 +191,9 @@ class _PixelScorer:
         if not _MASKED & set(self.methods):
             yield from ([None] * len(image.boxes_xyxy) for image in images)
             return
-        localizer = self.models.localizer
-        frames_BCHW = torch.stack([localizer.preprocess(image.pixels) for image in images])
-        embedded_BSHW = localizer.embed(frames_BCHW)
-        for index, image in enumerate(images):
-            boxes = BoxPrompts(boxes_xyxy=image.boxes_xyxy)
-            yield region_masks(localizer, embedded_BSHW[index : index + 1], boxes, image.size_hw)
+        yield from masks_of_boxes(
+            self.models.localizer, [(image.pixels, image.boxes_xyxy) for image in images]
+        )
 
 
 def _crop(
@@ -225,12 +207,6 @@ def _crop(
         return box_crop(pixels, box_xyxy)
     cut = mask_crop if method == "clip_mask_crop" else grey_outside_mask
     return cut(pixels, box_xyxy, mask, grey)
-
-
-def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def pixel_box(box_xyxy: FloatArray, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from regionspot.annotations import Frequency
 from regionspot.core.errors import ConfigError, MissingExtraError
+from regionspot.core.rle_masks import RleMasks
 
 Metric = Literal["lvis", "coco"]
 """What AP means: LVIS (federated labels, 300 predictions an image) or COCO (every class is
@@ -22,6 +23,17 @@ METRIC_NOTES: dict[Metric, str] = {
     "coco": (
         "COCO AP. Every class counts in every image: a box that is also predicted as a wrong class"
         " costs precision there, however low its score is ranked. Not comparable with LVIS AP."
+    ),
+}
+
+IouType = Literal["bbox", "segm"]
+"""Whether predictions find regions by the IoU of boxes (AP) or of masks (mask AP)."""
+
+IOU_TYPE_NOTES: dict[IouType, str] = {
+    "bbox": "AP is by boxes: a prediction finds a region by the IoU of their boxes.",
+    "segm": (
+        "Mask AP: a prediction finds a region by the IoU of their masks, and its size is the area"
+        " of its mask. Not comparable with AP by boxes."
     ),
 }
 
@@ -97,6 +109,16 @@ def check_scorer(scorer: str) -> None:
         )
 
 
+def check_iou_type(iou_type: str) -> None:
+    """Check what IoU is taken of.
+
+    Raises:
+        ConfigError: It is neither boxes nor masks.
+    """
+    if iou_type not in get_args(IouType):
+        raise ConfigError(f"there is no IoU type {iou_type!r}. Set --iou_type to bbox or segm.")
+
+
 def mean_percent(values: NDArray[np.float64]) -> float | None:
     """Average what is defined (-1 marks categories without ground truth), in percent."""
     defined = values[values > -1]
@@ -107,6 +129,21 @@ def mean_curve(precision: NDArray[np.float64]) -> tuple[float, ...]:
     """Average precision (101, C) over the categories with ground truth, in percent."""
     defined = precision[:, precision[0] > -1]
     return tuple((100 * defined.mean(axis=1)).tolist()) if defined.shape[1] else ()
+
+
+def load_detections(truth: Any, table: NDArray[np.float64], masks: RleMasks | None) -> Any:
+    """Hand predictions to hotcoco.
+
+    Args:
+        truth: The ground truth, a `hotcoco.COCO`.
+        table: Image, x, y, width, height, score and category of each prediction, (N, 7).
+        masks: Their masks, whose areas then are the sizes of the predictions; None for boxes.
+    """
+    if masks is None:
+        return truth.load_res(table)
+    detections = truth.load_res(table, segmentation=masks.to_coco())
+    detections.update_anns(ids=np.arange(1, len(table) + 1), area=masks.areas())
+    return detections
 
 
 def match(evaluation: Any, *, by_size: bool, max_detections: int | None = None) -> Any:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from regionspot.annotations import FREQUENCIES, LvisGroundTruth
 from regionspot.core.errors import ConfigError
-from regionspot.scoring.coco_ap import CocoGroundTruth
+from regionspot.scoring.ap_scores import IouType
+from regionspot.scoring.coco_truth import CocoGroundTruth
 from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.protocols import Protocol
 from regionspot.scoring.scorers import scorer_of
@@ -68,6 +69,7 @@ def bootstrap_spread(
     *,
     num_draws: int,
     protocol: Protocol = "flattened_top300",
+    iou_type: IouType = "bbox",
 ) -> Spread:
     """Compute intervals of AP over draws of images.
 
@@ -76,6 +78,7 @@ def bootstrap_spread(
         methods: Predictions of at least one method.
         num_draws: How often images are drawn.
         protocol: How the predictions were chosen.
+        iou_type: Whether boxes or masks are compared.
 
     Raises:
         ConfigError: There are too few draws for an interval.
@@ -86,7 +89,10 @@ def bootstrap_spread(
     generator = np.random.default_rng(_SEED)
     drawn = generator.integers(0, num_images, (num_draws, num_images))
     counts = np.stack([np.bincount(row, minlength=num_images) for row in drawn])
-    figures = [draw_figures(truth, found, counts, protocol=protocol) for found in methods]
+    figures = [
+        draw_figures(truth, found, counts, protocol=protocol, iou_type=iou_type)
+        for found in methods
+    ]
     return Spread(
         of_methods=tuple(_intervals(found) for found in figures),
         of_differences=tuple(
@@ -114,6 +120,7 @@ def draw_figures(
     counts: NDArray[np.int64],
     *,
     protocol: Protocol = "flattened_top300",
+    iou_type: IouType = "bbox",
 ) -> dict[str, NDArray[np.float64]]:
     """Compute the figures of a method on draws of images.
 
@@ -122,11 +129,12 @@ def draw_figures(
         predictions: Predictions of the method.
         counts: How often each image occurs in each draw, (D, I).
         protocol: How the predictions were chosen.
+        iou_type: Whether boxes or masks are compared.
 
     Returns:
         Figures by name, in percent, (D,); NaN in draws without the ground truth that they need.
     """
-    precision = _draw_precision(_match(truth, predictions, protocol), counts)
+    precision = _draw_precision(_match(truth, predictions, protocol, iou_type), counts)
     groups = {"AP": np.ones(precision.shape[1], bool)}
     if isinstance(truth, LvisGroundTruth):
         groups |= {
@@ -164,7 +172,10 @@ class _Matches:
 
 
 def _match(
-    truth: LvisGroundTruth | CocoGroundTruth, predictions: Predictions, protocol: Protocol
+    truth: LvisGroundTruth | CocoGroundTruth,
+    predictions: Predictions,
+    protocol: Protocol,
+    iou_type: IouType,
 ) -> list[_Matches]:
     """Match predictions with regions, chunk by chunk of images; return the matches by class."""
     image_ids = sorted(truth.image_ids)
@@ -172,7 +183,8 @@ def _match(
     for start in range(0, len(image_ids), _CHUNK):
         chunk = image_ids[start : start + _CHUNK]
         own = predictions.select(np.isin(predictions.image_ids, chunk))
-        evaluation = scorer_of(truth.subset(chunk), protocol=protocol).match(own, by_size=False)
+        scorer = scorer_of(truth.subset(chunk), iou_type=iou_type, protocol=protocol)
+        evaluation = scorer.match(own, by_size=False)
         matches = matches or [_Matches() for _ in evaluation.params.cat_ids]
         for entry in evaluation.eval_imgs:
             if entry is not None:

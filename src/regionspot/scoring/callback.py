@@ -21,7 +21,8 @@ from regionspot.core.errors import ConfigError
 from regionspot.core.region_scores import RegionScores
 from regionspot.data import CachedRegions, RegionBatch
 from regionspot.scoring.ap_scores import import_hotcoco
-from regionspot.scoring.coco_ap import CocoGroundTruth, CocoScorer
+from regionspot.scoring.coco_ap import CocoScorer
+from regionspot.scoring.coco_truth import CocoGroundTruth
 from regionspot.scoring.ground_truth import check_same_data
 from regionspot.scoring.lvis_ap import LvisScorer
 from regionspot.scoring.predictions import Predictions

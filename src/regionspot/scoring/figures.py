@@ -7,11 +7,12 @@ one row there.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from regionspot.scoring.ap_scores import IouType
 from regionspot.scoring.diagnosis import reliability
 from regionspot.scoring.named import NamedRegions
 
@@ -138,16 +139,21 @@ FIGURES: tuple[Figure, ...] = (
 
 
 def shown_figures(
-    place: Place, methods: Collection[Mapping[str, float | None]]
+    place: Place,
+    methods: Collection[Mapping[str, float | None]],
+    iou_type: IouType = "bbox",
 ) -> tuple[Figure, ...]:
     """Return the figures to show: those that the metric has, and that any method has.
 
     Args:
         place: Where they are shown.
         methods: The figures of each method.
+        iou_type: What AP compares; the AP of masks is titled so.
     """
     return tuple(
-        figure
+        replace(figure, title=f"mask {figure.title}")
+        if iou_type == "segm" and figure.name.startswith("AP")
+        else figure
         for figure in FIGURES
         if place in figure.places
         and any(figure.name in method for method in methods)

@@ -1,5 +1,7 @@
 """LVIS ground truth for a feature cache: the two have to be of the same images and classes."""
 
+from collections.abc import Mapping
+
 from regionspot.annotations import LvisGroundTruth, identities_of_file
 from regionspot.cache import MERGED, FeatureCache
 from regionspot.core.errors import AnnotationError
@@ -27,7 +29,10 @@ def check_same_data(cache: FeatureCache, truth: LvisGroundTruth, *, option: str)
             name there; shows the first differences.
     """
     images = sorted(set(cache.index.image_ids.tolist()) - set(truth.image_ids))
-    classes = _class_differences(cache, truth)
+    ours = dict(zip(cache.manifest.category_ids, cache.manifest.vocabulary, strict=True))
+    classes = class_differences(
+        ours, {category.id: category.name for category in truth.categories}, where="the cache"
+    )
     if images or classes:
         examples = [f"image {number}" for number in images[:_NUM_EXAMPLES]]
         examples += classes[:_NUM_EXAMPLES]
@@ -46,17 +51,25 @@ def check_same_data(cache: FeatureCache, truth: LvisGroundTruth, *, option: str)
     return tuple(remarks)
 
 
-def _class_differences(cache: FeatureCache, truth: LvisGroundTruth) -> list[str]:
-    """Say of each class of the cache that is another in the file what its id stands for there."""
-    name_of = {category.id: category.name for category in truth.categories}
-    id_of = {category.name: category.id for category in truth.categories}
+def class_differences(
+    ours: Mapping[int, str], listed: Mapping[int, str], *, where: str, truth: str = "the file"
+) -> list[str]:
+    """Say of each class that is another in the ground truth what its id stands for there.
+
+    Args:
+        ours: Names by id that predictions are made with.
+        listed: Names by id of the ground truth.
+        where: What has the former, for messages.
+        truth: What has the latter.
+    """
+    id_of = {name: number for number, name in listed.items()}
     told = []
-    for number, name in zip(cache.manifest.category_ids, cache.manifest.vocabulary, strict=True):
-        if name_of.get(number) == name:
+    for number, name in ours.items():
+        if listed.get(number) == name:
             continue
-        there = repr(name_of[number]) if number in name_of else "not listed"
+        there = repr(listed[number]) if number in listed else "not listed"
         moved = f", where {name!r} is {id_of[name]}" if name in id_of else ""
-        told.append(f"category {number} is {name!r} in the cache and {there} in the file{moved}")
+        told.append(f"category {number} is {name!r} in {where} and {there} in {truth}{moved}")
     return told
 
 

@@ -8,9 +8,9 @@ as fast as the reference; the means over them are taken here, exactly as the ref
 Shape letters: C categories.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,19 @@ from regionspot.scoring.ap_scores import (
     SIZES,
     ApScores,
     CategoryScore,
+    IouType,
     Scorer,
+    check_iou_type,
     check_scorer,
     curves,
     import_hotcoco,
+    load_detections,
     match,
     mean_curve,
     mean_percent,
 )
 from regionspot.scoring.lvis_reference import reference_curves
+from regionspot.scoring.mask_checks import predicted_masks, truth_masks
 from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.protocols import LVIS_MAX_DETECTIONS
 
@@ -57,7 +61,7 @@ def score_lvis(
     annotations: Path | LvisGroundTruth,
     predictions: Predictions,
     *,
-    iou_type: Literal["bbox"] = "bbox",
+    iou_type: IouType = "bbox",
     scorer: Scorer = "hotcoco",
 ) -> LvisScores:
     """Score predictions against LVIS ground truth.
@@ -69,7 +73,7 @@ def score_lvis(
     Args:
         annotations: An LVIS annotation file, or one already read.
         predictions: What to score; ids are the file's own.
-        iou_type: Boxes; results with masks are not read.
+        iou_type: Whether boxes or masks are compared.
         scorer: hotcoco, or the reference (`lvis.LVISEval`), about 80 times slower.
 
     Returns:
@@ -77,14 +81,15 @@ def score_lvis(
 
     Raises:
         MissingFileError: There is no annotation file.
-        AnnotationError: It is not in LVIS format, or predictions name images that it lacks.
+        AnnotationError: It is not in LVIS format, predictions name images that it lacks, or either
+            lacks masks for mask AP.
         ConfigError: There is no such scorer.
         MissingExtraError: hotcoco or lvis is not installed.
     """
     truth = (
         annotations
         if isinstance(annotations, LvisGroundTruth)
-        else LvisGroundTruth.read(annotations)
+        else LvisGroundTruth.read(annotations, with_masks=iou_type == "segm")
     )
     return LvisScorer(truth, iou_type=iou_type, scorer=scorer).score(predictions)
 
@@ -96,23 +101,25 @@ class LvisScorer:
         self,
         truth: LvisGroundTruth,
         *,
-        iou_type: Literal["bbox"] = "bbox",
+        iou_type: IouType = "bbox",
         scorer: Scorer = "hotcoco",
         max_detections: int | None = LVIS_MAX_DETECTIONS,
     ) -> None:
         """Index the ground truth.
 
         Args:
-            truth: The ground truth.
-            iou_type: Boxes; results with masks are not read.
+            truth: The ground truth, with masks for mask AP.
+            iou_type: Whether boxes or masks are compared.
             scorer: hotcoco, or the reference.
             max_detections: Predictions that count of an image; None for all, as in AP-fixed.
 
         Raises:
-            ConfigError: There is no such scorer, or the reference is to score without a limit.
+            ConfigError: There is no such scorer or IoU type, the reference is to score without a
+                limit, or the ground truth has no masks for mask AP.
             MissingExtraError: hotcoco is not installed.
         """
         check_scorer(scorer)
+        check_iou_type(iou_type)
         if scorer == "reference" and max_detections != LVIS_MAX_DETECTIONS:
             raise ConfigError(
                 f"--scorer reference scores {LVIS_MAX_DETECTIONS} predictions an image. Set"
@@ -121,7 +128,8 @@ class LvisScorer:
         self._max_detections = max_detections
         self._scorer = scorer
         self._truth = truth
-        self._iou_type = iou_type
+        self._iou_type: IouType = iou_type
+        self._masks = truth_masks(truth) if iou_type == "segm" else None
         self._hotcoco = import_hotcoco()
         self._image_ids = np.array(sorted(truth.image_ids), np.int64)
         self._category_ids = np.array([item.id for item in truth.categories], np.int64)
@@ -131,12 +139,13 @@ class LvisScorer:
         """Score predictions; see `score_lvis`.
 
         Raises:
-            AnnotationError: Predictions name images or categories that the annotations lack.
+            AnnotationError: Predictions name images or categories that the annotations lack, or
+                have no masks for mask AP.
         """
         self._check_ids(predictions)
         theirs = None
         if self._scorer == "reference":
-            theirs = reference_curves(self._truth, predictions)
+            theirs = reference_curves(self._truth, self._compared(predictions))
         return self._summarize(*(theirs or self._curves(predictions)))
 
     def match(self, predictions: Predictions, *, by_size: bool = True) -> Any:
@@ -146,17 +155,18 @@ class LvisScorer:
             predictions: What to match.
             by_size: Whether to match within small, medium and large regions, too.
         """
-        boxes_xywh = predictions.boxes_xywh
+        found = self._compared(predictions)
         table = np.column_stack(
             [
-                np.searchsorted(self._image_ids, predictions.image_ids),
-                boxes_xywh,
-                predictions.scores,
-                np.searchsorted(self._category_ids, predictions.category_ids),
+                np.searchsorted(self._image_ids, found.image_ids),
+                found.boxes_xywh,
+                found.scores,
+                np.searchsorted(self._category_ids, found.category_ids),
             ]
         ).astype(np.float64)
-        detections = self._hotcoco.LVISResults(self._indexed, table, max_dets=self._max_detections)
-        if not has_area(boxes_xywh).all():
+        detections = load_detections(self._indexed, table, found.masks)
+        detections = detections.cap_detections_per_image(self._max_detections)
+        if not has_area(found).all():
             # As lvis does: they count among the 300 of their image, and then no more.
             detections = detections.filter(area_rng=_ANY_AREA, drop_empty_images=False)
         evaluation = self._hotcoco.COCOeval(
@@ -166,12 +176,19 @@ class LvisScorer:
         limit = max(1, len(predictions)) if self._max_detections is None else None
         return match(evaluation, by_size=by_size, max_detections=limit)
 
+    def _compared(self, predictions: Predictions) -> Predictions:
+        """Return predictions with checked masks for mask AP, and without masks for boxes."""
+        masks = None
+        if self._masks is not None:
+            masks = predicted_masks(predictions, self._truth.sizes_hw, name="predictions")
+        return replace(predictions, masks=masks)
+
     def _curves(self, predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return precision (IoU, recall, C, size) and recall (IoU, C, size)."""
         precision, recall = curves(self.match(predictions))
         regions = self._truth.regions
         for number in regions.category_ids[regions.ids == 0].tolist():
-            theirs = reference_curves(self._truth, predictions, category_id=number)
+            theirs = reference_curves(self._truth, self._compared(predictions), category_id=number)
             if theirs is not None:
                 rank = np.searchsorted(self._category_ids, number)
                 precision[:, :, rank], recall[:, rank] = (curve[..., 0, :] for curve in theirs)
@@ -208,6 +225,7 @@ class LvisScorer:
             np.searchsorted(self._category_ids, regions.category_ids),
             regions.boxes_xywh,
             area=np.where(regions.is_ignored, _IGNORED_AREA, regions.areas),
+            segmentation=None if self._masks is None else self._masks.to_coco(),
         )
 
     def _check_ids(self, predictions: Predictions) -> None:
@@ -289,8 +307,10 @@ def check_group_mean(scores: LvisScores) -> None:
         )
 
 
-def has_area(boxes_xywh: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Say which predicted boxes (N, 4) are evaluated: those with an area above 0, and finite."""
+def has_area(predictions: Predictions) -> NDArray[np.bool_]:
+    """Say which predictions (N,) are evaluated: those with an area above 0, and finite."""
+    if predictions.masks is not None:
+        return np.asarray(predictions.masks.areas() > 0)
     with np.errstate(over="ignore"):
-        areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
+        areas = predictions.boxes_xywh[:, 2] * predictions.boxes_xywh[:, 3]
     return (areas > 0) & (areas < np.inf)

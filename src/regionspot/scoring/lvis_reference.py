@@ -34,11 +34,12 @@ class _NumpyWithFloat:
 
 
 def reference_lvis_figures(annotations: Path, predictions: Predictions) -> dict[str, float]:
-    """Score boxes with `lvis.LVISEval`; the figures are its own: fractions, -1 where undefined.
+    """Score with `lvis.LVISEval`; the figures are its own: fractions, -1 where undefined.
 
     Args:
         annotations: An LVIS annotation file.
-        predictions: What to score. There must be at least one: lvis fails on an empty list.
+        predictions: What to score, by masks if they have some. There must be at least one: lvis
+            fails on an empty list.
 
     Returns:
         ``AP``, ``AP50``, ..., ``AR@300``, ... as lvis names them.
@@ -57,7 +58,8 @@ def run_reference(annotations: Path, predictions: Predictions) -> Any:
         # By file: lvis logs a deprecated warning for a list, and the file is what users exchange.
         results = Path(folder) / "predictions.json"
         predictions.write_lvis_json(results)
-        evaluation = lvis_eval.LVISEval(str(annotations), str(results), "bbox")
+        iou_type = "bbox" if predictions.masks is None else "segm"
+        evaluation = lvis_eval.LVISEval(str(annotations), str(results), iou_type)
         evaluation.run()
     return evaluation
 
@@ -72,7 +74,7 @@ def reference_curves(
 
     Args:
         truth: The ground truth.
-        predictions: All predictions, of all categories.
+        predictions: All predictions, of all categories; with masks, which then are compared.
         category_id: The only category to look at; None for all. C categories.
 
     Returns:
@@ -105,6 +107,7 @@ def _best_of_each_image(predictions: Predictions) -> Predictions:
 def _dataset_of(truth: LvisGroundTruth, category_ids: Collection[int]) -> dict[str, object]:
     wanted = set(category_ids)
     regions = truth.regions.select(np.isin(truth.regions.category_ids, list(wanted)))
+    masks = [None] * len(regions) if regions.masks is None else regions.masks.to_coco()
 
     def only_wanted(found: tuple[int, ...]) -> list[int]:
         return [number for number in found if number in wanted]
@@ -113,6 +116,9 @@ def _dataset_of(truth: LvisGroundTruth, category_ids: Collection[int]) -> dict[s
         "images": [
             {
                 "id": number,
+                # Sizes are looked up for masks, too, and used only for polygons.
+                "height": 0,
+                "width": 0,
                 "neg_category_ids": only_wanted(labels.negative),
                 "not_exhaustive_category_ids": only_wanted(labels.not_exhaustive),
             }
@@ -126,8 +132,9 @@ def _dataset_of(truth: LvisGroundTruth, category_ids: Collection[int]) -> dict[s
                 "bbox": regions.boxes_xywh[row].tolist(),
                 "area": float(regions.areas[row]),
                 "ignore": int(regions.is_ignored[row]),
+                "segmentation": mask and {**mask, "counts": mask["counts"].decode("ascii")},
             }
-            for row in range(len(regions))
+            for row, mask in enumerate(masks)
         ],
         "categories": [
             {"id": item.id, "frequency": item.frequency}

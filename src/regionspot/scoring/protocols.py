@@ -4,9 +4,7 @@ The AP that annotated boxes give depends heavily on this choice: one class a box
 baseline about half the AP that the flattened top 300 gives, with the very same scores. So both are
 offered, the flattened one is the default as in the paper, and every table names the one it used.
 
-A detector's confidence in a box is multiplied into the class scores *before* the pairs are ranked
-and cut. (The authors' released code multiplies after the cut, which drops pairs by a score that is
-not the one they are finally ranked by.)
+What a pair is ranked by is the score rule (`score_rules`).
 
 Shape letters: R regions, C classes, N predictions.
 """
@@ -21,6 +19,7 @@ from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import xyxy_to_xywh
 from regionspot.core.region_scores import RegionScores
 from regionspot.scoring.predictions import Predictions
+from regionspot.scoring.score_rules import DROPPED, ScoreRule, check_score_rule, pair_scores
 
 Protocol = Literal["flattened_top300", "top1", "ap_fixed"]
 
@@ -52,14 +51,19 @@ _BOX_DECIMALS = 3
 
 
 def flatten_top_k(
-    region_scores: RegionScores, category_ids: Sequence[int], *, k: int = LVIS_MAX_DETECTIONS
+    region_scores: RegionScores,
+    category_ids: Sequence[int],
+    *,
+    k: int = LVIS_MAX_DETECTIONS,
+    score_rule: ScoreRule = "box_score",
 ) -> Predictions:
     """Emit the ``k`` best (box, class) pairs of an image.
 
     Args:
-        region_scores: One image's class scores; ``box_scores`` are multiplied in first.
+        region_scores: One image's class scores.
         category_ids: The data set's own id of each class of the vocabulary, C in all.
         k: The most pairs to emit.
+        score_rule: How a pair is scored.
 
     Returns:
         At most ``k`` predictions, best first; equal scores in the order of boxes, then classes.
@@ -71,40 +75,54 @@ def flatten_top_k(
     """
     if k < 1:
         raise ConfigError(f"k is {k}; wanted at least one prediction an image.")
-    weighted = _weighted_scores(region_scores, category_ids)
+    weighted = _weighted_scores(region_scores, category_ids, score_rule)
     pairs = _top_k(weighted.ravel(), k)
+    pairs = pairs[weighted.ravel()[pairs] > DROPPED]
     rows, columns = np.divmod(pairs, max(1, weighted.shape[1]))
     return _emit(region_scores, category_ids, weighted, rows, columns)
 
 
-def top_1(region_scores: RegionScores, category_ids: Sequence[int]) -> Predictions:
+def top_1(
+    region_scores: RegionScores,
+    category_ids: Sequence[int],
+    *,
+    score_rule: ScoreRule = "box_score",
+) -> Predictions:
     """Emit the most likely class of every box, one prediction a region, in the order of regions.
 
     Args:
-        region_scores: One image's class scores; ``box_scores`` are multiplied in.
+        region_scores: One image's class scores.
         category_ids: The data set's own id of each class of the vocabulary, C in all.
+        score_rule: How a pair is scored.
 
     Raises:
         ShapeError: ``category_ids`` does not name every column of the scores.
     """
-    weighted = _weighted_scores(region_scores, category_ids)
+    weighted = _weighted_scores(region_scores, category_ids, score_rule)
     rows = np.arange(len(weighted))
     # The raw scores choose the class: a box score of zero would make all classes equal.
     columns = region_scores.scores.argmax(axis=1) if len(rows) else rows
     return _emit(region_scores, category_ids, weighted, rows, columns)
 
 
-def all_pairs(region_scores: RegionScores, category_ids: Sequence[int]) -> Predictions:
+def all_pairs(
+    region_scores: RegionScores,
+    category_ids: Sequence[int],
+    *,
+    score_rule: ScoreRule = "box_score",
+) -> Predictions:
     """Emit every (box, class) pair of an image, best first.
 
     Args:
-        region_scores: One image's class scores; ``box_scores`` are multiplied in.
+        region_scores: One image's class scores.
         category_ids: The data set's own id of each class of the vocabulary, C in all.
+        score_rule: How a pair is scored.
 
     Raises:
         ShapeError: ``category_ids`` does not name every column of the scores.
     """
-    return flatten_top_k(region_scores, category_ids, k=max(1, region_scores.scores.size))
+    k = max(1, region_scores.scores.size)
+    return flatten_top_k(region_scores, category_ids, k=k, score_rule=score_rule)
 
 
 def best_of_each_class(predictions: Predictions, *, k: int = FIXED_MAX_DETECTIONS) -> Predictions:
@@ -116,24 +134,32 @@ def best_of_each_class(predictions: Predictions, *, k: int = FIXED_MAX_DETECTION
 
 
 def emit_predictions(
-    scored: Iterable[RegionScores], category_ids: Sequence[int], *, protocol: Protocol
+    scored: Iterable[RegionScores],
+    category_ids: Sequence[int],
+    *,
+    protocol: Protocol,
+    score_rule: ScoreRule = "box_score",
 ) -> Predictions:
-    """Apply a protocol to every image and join the results.
+    """Apply a score rule and a protocol to every image and join the results.
 
     Raises:
-        ConfigError: There is no such protocol.
-        ShapeError: ``category_ids`` does not name every column of the scores.
+        ConfigError: There is no such protocol or score rule, or they do not go together.
+        ShapeError: ``category_ids`` does not name every column of the scores, or the predicted IoUs
+            that the rule needs are not known.
     """
     if protocol not in PROTOCOL_NOTES:
         raise ConfigError(
             f"there is no protocol {protocol!r}; choose one of {sorted(PROTOCOL_NOTES)}."
         )
+    check_score_rule(score_rule, protocol=protocol)
     emit = {"flattened_top300": flatten_top_k, "top1": top_1, "ap_fixed": all_pairs}[protocol]
-    return Predictions.concatenate(emit(image, category_ids) for image in scored)
+    return Predictions.concatenate(
+        emit(image, category_ids, score_rule=score_rule) for image in scored
+    )
 
 
 def _weighted_scores(
-    region_scores: RegionScores, category_ids: Sequence[int]
+    region_scores: RegionScores, category_ids: Sequence[int], score_rule: ScoreRule
 ) -> NDArray[np.float64]:
     if region_scores.scores.shape[1] != len(category_ids):
         raise ShapeError(
@@ -141,10 +167,7 @@ def _weighted_scores(
             f" but {len(category_ids)} category ids. Score with the text bank of the vocabulary"
             " that the category ids belong to."
         )
-    scores = region_scores.scores.astype(np.float64)
-    if region_scores.box_scores is not None:
-        scores *= region_scores.box_scores.astype(np.float64)[:, None]
-    return scores
+    return pair_scores(region_scores, score_rule)
 
 
 def _top_k(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -173,4 +196,5 @@ def _emit(
         category_ids=np.asarray(category_ids, np.int64)[columns],
         boxes_xywh=boxes_xywh.round(_BOX_DECIMALS),
         scores=weighted[rows, columns],
+        masks=None if region_scores.masks is None else region_scores.masks[rows],
     )

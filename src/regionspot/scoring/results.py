@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import cast
 
 from regionspot.core.files import write_text_atomic
-from regionspot.scoring.ap_scores import ApScores, Metric, Scorer
+from regionspot.scoring.ap_scores import ApScores, IouType, Metric, Scorer
 from regionspot.scoring.bootstrap import Intervals
 from regionspot.scoring.class_groups import ClassGroup
 from regionspot.scoring.figures import format_figure, shown_figures
 from regionspot.scoring.lvis_ap import LvisScores
 from regionspot.scoring.protocols import Protocol
+from regionspot.scoring.score_rules import ScoreRule
 
 METRICS_VERSION = 1
 
@@ -91,6 +92,10 @@ class EvaluationResult:
     """The methods, in the order asked for."""
     protocol: Protocol
     """Which (box, class) pairs were scored."""
+    score_rule: ScoreRule = "box_score"
+    """What a pair's score is."""
+    iou_type: IouType = "bbox"
+    """Whether AP is of boxes or of masks."""
     metric: Metric
     """What AP means."""
     scorer: Scorer
@@ -121,8 +126,10 @@ class EvaluationResult:
                 for result in self.methods
             },
             "metric": self.metric,
+            "iou_type": self.iou_type,
             "scorer": self.scorer,
             "protocol": self.protocol,
+            "score_rule": self.score_rule,
             "templates": self.templates,
             "class_groups": {group.name: list(group.classes) for group in self.class_groups},
             "data": {
@@ -179,9 +186,9 @@ def write_per_category(path: Path, methods: Sequence[MethodResult]) -> None:
     write_text_atomic(path, buffer.getvalue())
 
 
-def format_table(methods: Sequence[MethodResult]) -> str:
+def format_table(methods: Sequence[MethodResult], iou_type: IouType = "bbox") -> str:
     """Return the table that the command line prints, in percent."""
-    columns = shown_figures("shell", [method.figures for method in methods])
+    columns = shown_figures("shell", [method.figures for method in methods], iou_type)
     width = max(len("method"), *(len(method.name) for method in methods))
     widths = [max(8, len(column.title) + 2) for column in columns]
     titles = zip(columns, widths, strict=True)

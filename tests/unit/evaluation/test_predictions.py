@@ -1,13 +1,15 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 
 from regionspot.core.errors import AnnotationError, MissingFileError, ShapeError
-from regionspot.scoring import Predictions
+from regionspot.scoring import Predictions, read_results_file
 
 RESULT = '[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]'
 
@@ -70,11 +72,98 @@ def test_a_files_further_keys_and_masks_are_ignored(tmp_path: Path) -> None:
     assert read.boxes_xywh.tolist() == [[0, 0, 3, 4]]
 
 
+EMPTY_MASK = {"size": [4, 5], "counts": "d0"}
+MASK = {"size": [4, 5], "counts": "04`0"}
+MASKS: list[dict[str, Any]] = [
+    {"image_id": 2**53 + 1, "category_id": 2, "segmentation": MASK, "score": 0.1},
+    {"image_id": 9, "category_id": 1, "segmentation": MASK, "score": 0.25, "bbox": None},
+    {"image_id": 9, "category_id": 3, "segmentation": EMPTY_MASK, "score": 1, "area": 3},
+]
+
+
+@pytest.mark.parametrize("extra", [[], [{**MASKS[1], "image_id": 7.0}]], ids=["typed", "careful"])
+def test_masks_are_read_as_pycocotools_reads_them(
+    tmp_path: Path, extra: list[dict[str, Any]]
+) -> None:
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps([*MASKS, *extra]))
+    read = Predictions.read_lvis_json(path, iou_type="segm")
+    assert read.image_ids.tolist() == [2**53 + 1, 9, 9, *([7] if extra else [])]
+    assert read.scores.tolist()[:3] == [0.1, 0.25, 1]
+    assert read.masks is not None
+    for row, entry in enumerate([*MASKS, *extra]):
+        found = {"size": read.masks.sizes_hw[row].tolist(), "counts": read.masks.counts[row]}
+        assert found == {**entry["segmentation"], "counts": found["counts"]}
+        np.testing.assert_array_equal(
+            coco_mask.decode(found), coco_mask.decode(entry["segmentation"])
+        )
+        assert read.boxes_xywh[row].tolist() == coco_mask.toBbox(entry["segmentation"]).tolist()
+    assert read.masks.areas().tolist()[:3] == [4, 4, 0]
+
+
+def test_masks_that_are_written_are_read_back(tmp_path: Path) -> None:
+    (tmp_path / "masks.json").write_text(json.dumps(MASKS))
+    read = Predictions.read_lvis_json(tmp_path / "masks.json", iou_type="segm")
+    read.write_lvis_json(tmp_path / "again.json")
+    again = Predictions.read_lvis_json(tmp_path / "again.json", iou_type="segm")
+    assert read.masks is not None
+    assert again.masks is not None
+    assert again.masks.counts.tolist() == read.masks.counts.tolist()
+    assert again.masks.sizes_hw.tolist() == read.masks.sizes_hw.tolist()
+    assert again.scores.tolist() == read.scores.tolist()
+    assert again.num_repeated() == 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"size": [4, 5], "counts": "04`1"}, "mask of entry 1, .*04`1.*, does not describe"),
+        ({"size": [4, 5], "counts": "\u00e9"}, "does not describe"),
+        ({"size": [-4, -5], "counts": "04`0"}, "does not describe"),
+        ({"size": [2**33, 2**33], "counts": "04`0"}, "does not describe"),
+        ({"size": [4, 5], "counts": [0, 20]}, "not a compressed RLE"),
+        ([[0, 0, 1, 0, 1, 1]], "not a compressed RLE"),
+        (None, "not a compressed RLE"),
+    ],
+)
+def test_masks_that_are_none_are_refused(tmp_path: Path, mask: object, message: str) -> None:
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps([MASKS[0], {**MASKS[1], "segmentation": mask}]))
+    with pytest.raises(AnnotationError, match=message):
+        Predictions.read_lvis_json(path, iou_type="segm")
+
+
+def test_boxes_are_no_masks(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(RESULT)
+    with pytest.raises(AnnotationError, match=r"lacks \['segmentation'\].*\"size\": \[height"):
+        Predictions.read_lvis_json(path, iou_type="segm")
+
+
+@pytest.mark.parametrize("image_id", ["1", "1.0"], ids=["typed", "careful"])
+@pytest.mark.parametrize("name", ["annotations", "results"])
+def test_a_file_may_name_its_categories(tmp_path: Path, name: str, image_id: str) -> None:
+    path = tmp_path / "named.json"
+    rows = RESULT.replace('"image_id": 1', f'"image_id": {image_id}')
+    path.write_text(
+        f'{{"info": {{"a": 1}}, "{name}": {rows},'
+        ' "categories": [{"id": 2, "name": "sea egg", "image_count": 3}]}'
+    )
+    read = read_results_file(path)
+    assert read.categories == {2: "sea egg"}
+    assert (read.image_ids.tolist(), read.scores.tolist()) == ([1], [0.5])
+    path.write_text(rows)
+    assert read_results_file(path).categories is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[{", "not JSON"),
-        ('{"annotations": []}', "lacks"),
+        ('{"annotations": [{"id": 1}]}', r"lacks \['image_id'"),
+        ('{"images": []}', "no list of results"),
+        ('{"annotations": [], "results": []}', "no list of results"),
+        ('{"results": [], "categories": [{"id": 1}]}', "categories are no list"),
         ("[[1, 2]]", "no list of results"),
         ("3", "no list of results"),
         ('[{"image_id": 1, "category_id": 2, "bbox": [1, 2], "score": 1}]', "not four numbers"),
