@@ -10,7 +10,8 @@ def test_help_lists_every_command(args: list[str], capsys: pytest.CaptureFixture
     main(args)
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert listed == [
-        *("cache", "fit", "validate", "evaluate", "ablate", "recognize", "index", "search"),
+        *("cache", "fit", "validate", "evaluate", "report", "ablate", "recognize", "index"),
+        "search",
         *("verify", "convert", "convert-proposals"),
         *("toy", "quickstart"),
     ]
@@ -41,7 +42,8 @@ def test_an_unknown_second_word_exits_with_2_and_lists_the_known(
 @pytest.mark.parametrize(
     "command",
     [
-        *("cache", "fit", "evaluate", "ablate", "recognize", "index", "search", "verify"),
+        *("cache", "fit", "evaluate", "report", "ablate", "recognize", "index"),
+        *("search", "verify"),
         *("convert", "convert-proposals", "toy", "quickstart"),
     ],
 )

@@ -1,7 +1,9 @@
 """``evaluate.py`` on a small toy world, from genuine towers and a genuine cache to the report."""
 
+import csv
 import json
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as mask_utils
 
 from helpers.heads import random_head
 from regionspot.annotations import AnnotatedImages, ImageRecord, read_annotations
@@ -21,11 +24,13 @@ from regionspot.backbones import (
 )
 from regionspot.cache import (
     CachedSample,
+    FeatureCache,
     Manifest,
     Plan,
     QuarantinedImage,
     TextBankStore,
     build_index,
+    read_quarantine,
     text_banks_path,
     write_manifest,
     write_shard,
@@ -41,6 +46,9 @@ from regionspot.scoring.lvis_reference import reference_lvis_figures
 from regionspot.toy import generate_world
 
 NUM_IMAGES, NUM_QUARANTINED = 8, 1
+GROUPS = Path(__file__).parents[2] / "configs" / "toy" / "class_groups.json"
+NUM_SEEN = 60
+"""Classes that the head says it was trained on, of 164."""
 METHODS = ("fusion_head", "clip_box_crop", "clip_mask_crop", "grey_outside_mask", "pooled_patches")
 
 
@@ -65,7 +73,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     images = read_annotations("lvis", world / "val.json", world)
     write_cache(cache, images, models)
     trained = random_head(models, seed=2, normalize_inputs=True)
-    card = replace(trained.card, training={"steps": 1234, "caches": ["toy365"]})
+    seen = images.vocabulary.names[:NUM_SEEN]
+    card = replace(trained.card, training={"steps": 1234, "caches": ["toy365"]}, seen_classes=seen)
     save_trained_head(head / "head", replace(trained, card=card))
     options = (
         *("--cache", str(cache), "--annotations", str(world / "val.json")),
@@ -139,7 +148,7 @@ def finished(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Path
             *("--images_dir", str(setting.world), "--output_dir", str(output)),
             *("--training_dirs", f"[{output / 'stage1'}]", "--steps", str(output / "steps.json")),
             *("--title", "A <small> run", "--num_pictures", "3", "--notes", "[Mind the gap.]"),
-            *("--predictions", "all"),
+            *("--predictions", "all", "--class_groups", str(GROUPS)),
         ]
     )
     return output
@@ -184,8 +193,13 @@ def test_the_report_holds_everything_and_needs_nothing(finished: Path) -> None:
     assert "1,234 steps on toy365" in report
     for method in METHODS:
         assert f"<b>{method}</b>" in report
-    # bars, loss, AP; precision, reliability; three sampled, two with mistakes, three with attention
-    assert len(re.findall(r'src="data:image/(?:png|jpeg);base64,', report)) == 3 + 2 + 3 + 2 + 3
+    # bars, loss, AP; precision, reliability; three sampled, two with mistakes; a scale for each of
+    # three images with attention, and a map for each of their regions
+    num_maps = report.count("of the attention inside the box")
+    assert 3 <= num_maps <= 3 * 6
+    pictures = re.findall(r'src="data:image/(?:png|jpeg);base64,', report)
+    assert len(pictures) == 3 + 2 + 3 + 2 + 3 + num_maps
+    assert report.count('type="radio"') == (3 + 2) * len(METHODS), "one image, names by all methods"
     assert not re.search(r'(?:src|href)="(?!data:|#)', report)
     assert report.count("<script") == 1, "sorting and filtering; everything is there without it"
 
@@ -213,6 +227,56 @@ def test_a_table_of_ap_by_category_is_written(finished: Path) -> None:
     lines = (finished / "per_category.csv").read_text().splitlines()
     assert lines[0] == "category_id,name,frequency,num_annotations," + ",".join(METHODS)
     assert len(lines) == 1 + 164
+
+
+def test_groups_of_classes_are_means_over_the_table_of_classes(finished: Path) -> None:
+    with (finished / "per_category.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    metrics = json.loads((finished / "metrics.json").read_text())
+    groups = {name: set(classes) for name, classes in metrics["class_groups"].items()}
+    assert len(groups["unseen"]) == len(rows) - NUM_SEEN
+    assert {len(name.split()) for name in groups["context"]} == {2}
+    report = (finished / "report.html").read_text()
+    for method in METHODS:
+        for name, classes in groups.items():
+            wanted = [float(row[method]) for row in rows if row["name"] in classes and row[method]]
+            found = metrics["methods"][method]["class_groups"][name]
+            assert found == pytest.approx(sum(wanted) / len(wanted))
+            assert f'<td data-name="{method}">{found:.1f}</td>' in report
+
+
+def test_masks_in_the_cache_are_drawn_as_outlines(setting: Setting, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with FeatureCache.open(setting.cache) as cache:
+        samples = [cache.sample(position) for position in range(len(cache))]
+        write_manifest(folder, replace(cache.manifest, masks=True))
+        lost = read_quarantine(setting.cache)
+        write_shard(folder, 0, [with_box_masks(sample) for sample in samples], lost)
+    build_index(folder)
+    shutil.copy(text_banks_path(setting.cache), folder)
+    options = ["--images_dir", str(setting.world), "--num_pictures", "1", "--metric", "coco"]
+    cut = setting.options.index("--annotations")
+    evaluate(
+        [
+            *setting.options[:cut],
+            *setting.options[cut + 2 :],
+            *("--cache", str(folder), "--output_dir", str(tmp_path / "out"), *options),
+        ]
+    )
+    report = (tmp_path / "out" / "report.html").read_text()
+    shown = re.findall(r"with (\d+) numbered regions", report)
+    assert len(shown) == 2, "a sampled image and one with a mistake, found by their names"
+    assert report.count('class="outline"') == sum(map(int, shown))
+
+
+def with_box_masks(sample: CachedSample) -> CachedSample:
+    """Give each region a mask: the whole pixels of its box."""
+    masks = []
+    for x1, y1, x2, y2 in sample.boxes_xyxy.astype(int).tolist():
+        mask = np.zeros(sample.size_hw, np.uint8, order="F")
+        mask[y1:y2, x1:x2] = 1
+        masks.append(mask_utils.encode(mask)["counts"])
+    return replace(sample, masks_rle=tuple(masks))
 
 
 def test_the_command_prints_the_protocol_and_one_table(
@@ -278,6 +342,7 @@ def test_a_cache_of_some_images_is_scored_on_these_and_says_so(
         (["--metric", "voc"], "lvis"),
         (["--scorer", "mine"], "reference"),
         (["--results", "[results.json]"], "--results holds 'results.json'; wanted name=path"),
+        (["--class_groups", "nowhere.json"], "no file of class groups at nowhere.json"),
         (["--results", "[a=nowhere.json]"], "no results file at nowhere.json"),
         (["--checkpoints", "[a=x,a=y]"], "a name twice"),
     ],
@@ -309,7 +374,7 @@ def test_results_of_others_stand_in_the_table_with_the_same_figures(
         [
             *setting.options,
             *("--results", f"[theirs={path}]", "--output_dir", str(tmp_path), "--num_pictures"),
-            *("0", "--scorer", "reference", "--retrieval", "true"),
+            *("0", "--scorer", "reference", "--retrieval", "true", "--class_groups", str(GROUPS)),
         ]
     )
     methods = json.loads((tmp_path / "metrics.json").read_text())["methods"]

@@ -40,9 +40,9 @@ def webdataset_pipeline(
     """Return a ``webdataset.WebDataset`` of the images of a cache, to be continued as usual.
 
     For instance ``webdataset_pipeline(cache).shuffle(1000).to_tuple("feature_map.npy", "json")``.
-    Samples have the key ``__key__`` and those of ``cache.manifest.members``: ``json`` is an object, ``masks.txt``
-    a list of COCO's run-length strings, the others are arrays as in `CachedSample`, and
-    ``feature_map.npy`` is decoded, (T, D) float16 or float32.
+    Samples have the key ``__key__`` and those of ``cache.manifest.members``: ``json`` is an object,
+    ``masks.txt`` a list of COCO's run-length strings, the others are arrays as in `CachedSample`,
+    and ``feature_map.npy`` is decoded, (T, D) float16 or float32.
 
     Args:
         cache: A cache in a folder.

@@ -8,7 +8,7 @@ from regionspot.cli.options import parse_options
 from regionspot.cli.run import reported_errors, show_progress
 from regionspot.evaluation import REPORT_NAME, EvalConfig, run_evaluation
 from regionspot.scoring import IOU_TYPE_NOTES, METRIC_NOTES, PROTOCOL_NOTES, SCORE_RULE_NOTES
-from regionspot.scoring.results import format_table
+from regionspot.scoring.results import format_groups, format_table
 
 
 @reported_errors()
@@ -31,6 +31,8 @@ def evaluate(words: Sequence[str]) -> None:
     )
     print("", *notes, sep="\n")
     print(f"\n{format_table(result.methods, result.iou_type)}\n")
+    if result.class_groups:
+        print(f"AP of groups of classes\n{format_groups(result.methods, result.class_groups)}\n")
     print(f"report: {Path(config.output_dir) / REPORT_NAME}")
 
 

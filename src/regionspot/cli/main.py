@@ -26,6 +26,7 @@ _COMMANDS = {
         "ablate:ablate",
         "train and evaluate the heads of whole tables, with several seeds",
     ),
+    "report": ("report:report", "compare evaluations and trainings on one page"),
     "recognize": ("recognize:recognize", "name the regions of one image"),
     "index": ("search:index_regions", "embed all regions of a cache by a head, to search them"),
     "search": ("search:search_regions", "find regions of a cache by words, or by a region"),

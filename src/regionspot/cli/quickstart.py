@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,11 +71,13 @@ class Step:
     """Where to copy the files of the first output, a folder."""
 
     @property
-    def config_path(self) -> Path | None:
-        """The configuration file of the command."""
-        if "--config" not in self.words:
-            return None
-        return Path(self.words[self.words.index("--config") + 1])
+    def config_paths(self) -> tuple[Path, ...]:
+        """The configuration files of the command."""
+        return tuple(
+            Path(value)
+            for option, value in pairwise(self.words)
+            if option in ("--config", "--class_groups")
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +139,7 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
                 *("evaluate", "--config", str(configs_dir / "eval.yaml")),
                 *("--cache", str(caches / "val"), "--annotations", str(world / "val.json")),
                 *("--images_dir", str(world), "--output_dir", str(output_dir)),
+                *("--class_groups", str(configs_dir / "class_groups.json")),
                 *("--checkpoints", json.dumps([f"fusion_head={output_dir / 'head'}"])),
                 *("--steps", str(output_dir / "steps.json")),
                 *("--training_dirs", json.dumps([str(output_dir / s) for s in _STAGES])),
@@ -289,15 +293,13 @@ def _write_memory(steps: Sequence[Step], remembered: dict[str, DoneStep], output
 
 
 def _config_text(step: Step) -> str:
-    path = step.config_path
-    if path is None:
-        return ""
-    if not path.is_file():
-        raise MissingFileError(
-            f"no configuration at {path}: leave --configs_dir out to use the package's, or correct"
-            " it."
-        )
-    return path.read_text(encoding="utf-8")
+    for path in step.config_paths:
+        if not path.is_file():
+            raise MissingFileError(
+                f"no configuration at {path}: leave --configs_dir out to use the package's, or"
+                " correct it."
+            )
+    return "".join(path.read_text(encoding="utf-8") for path in step.config_paths)
 
 
 def _check_packages() -> None:
@@ -360,7 +362,7 @@ def _run_all(options: Namespace) -> None:
     if options.configs_dir is None:
         # Copied, so that the printed commands work wherever the package is installed.
         shipped = files("regionspot") / "toy" / "configs"
-        for name in {step.config_path.name for step in steps if step.config_path is not None}:
+        for name in {path.name for step in steps for path in step.config_paths}:
             write_bytes_atomic(copies / name, (shipped / name).read_bytes())
     done = run_steps(steps, output_dir)
     print(f"\n{sum(one.seconds for one in done):.0f} s in total. Open {output_dir}/report.html")

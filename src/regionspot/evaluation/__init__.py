@@ -1,5 +1,6 @@
 """The evaluation engine: runs methods, scores them, draws pictures, writes the report."""
 
+from regionspot.evaluation.comparison import write_comparison
 from regionspot.evaluation.config import DEFAULT_HEAD_NAME, EvalConfig
 from regionspot.evaluation.data import EvaluationData, open_evaluation_data
 from regionspot.evaluation.report import REPORT_NAME
@@ -12,4 +13,5 @@ __all__ = [
     "EvaluationData",
     "open_evaluation_data",
     "run_evaluation",
+    "write_comparison",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from regionspot.core.files import write_text_atomic
 from regionspot.evaluation.ablation import AblationResult, Comparison, RowResult, TableResult
-from regionspot.evaluation.pages import page_template
+from regionspot.evaluation.pages import render_page
 
 ABLATION_NAME = "ablation"
 _WIDTH = 100
@@ -26,10 +26,13 @@ def write_ablation(output_dir: Path, result: AblationResult) -> None:
     """Write the three files; see `AblationResult`."""
     write_text_atomic(output_dir / f"{ABLATION_NAME}.json", result.to_json())
     write_text_atomic(output_dir / f"{ABLATION_NAME}.md", to_markdown(result))
-    html = page_template("ablation.html.jinja").render(
-        result=result, dots=[dots(table) for table in result.tables], row_text=row_text,
+    html = render_page(
+        "ablation.html.jinja",
+        result=result,
+        dots=[dots(table) for table in result.tables],
+        row_text=row_text,
         comparison_text=comparison_text,
-    )  # fmt: skip
+    )
     write_text_atomic(output_dir / f"{ABLATION_NAME}.html", html)
 
 

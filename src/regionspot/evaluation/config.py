@@ -67,6 +67,9 @@ class EvalConfig:
     results: list[str] = field(default_factory=list)
     """Results of other systems to score, each as name=path: JSON files in the LVIS or COCO results
     format, with the ids of the annotation file."""
+    class_groups: str | None = None
+    """JSON file of groups of classes, {"animals": ["cat", "dog"]}; AP of each group is reported.
+    The classes that no head was trained on are a group (unseen) without this."""
     images_dir: str | None = None
     """Folder of the images, unchanged since the cache was made. Required for methods from pixels
     and for the pictures in the report."""

@@ -15,12 +15,12 @@ from regionspot.annotations import (
     FORMATS,
     AnnotatedImages,
     CocoMasks,
-    image_key,
     read_annotations,
 )
 from regionspot.cache import MERGED, FeatureCache, read_quarantine
 from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
 from regionspot.core.json_text import load_json
+from regionspot.evaluation.image_files import annotated_files, cached_files
 from regionspot.scoring import (
     CocoGroundTruth,
     IouType,
@@ -192,7 +192,8 @@ def _open_lvis(
         )
     paths: Mapping[int, Path] = {}
     if images_dir is not None:
-        paths = _paths_of(read_annotations("lvis", annotations_path, images_dir), images_dir)
+        annotated = read_annotations("lvis", annotations_path, images_dir)
+        paths = annotated_files(annotated, images_dir)
     return EvaluationData(
         cache=cache,
         truth=truth,
@@ -226,9 +227,9 @@ def _open_coco(
     paths: Mapping[int, Path] = {}
     if images_dir is not None:
         paths = (
-            _paths_by_key(cache, images_dir)
+            cached_files(cache, images_dir)
             if annotated is None
-            else _paths_of(annotated, images_dir)
+            else annotated_files(annotated, images_dir)
         )
     return EvaluationData(
         cache=cache,
@@ -254,7 +255,7 @@ def _read_same_data(
     if found not in FORMATS:
         raise ConfigError(
             f"{cache.location} is a merged cache, and its images were named by several files. Leave"
-            " --annotations and --images_dir out, or evaluate its sources one by one."
+            " --annotations out, or evaluate its sources one by one."
         )
     annotated = read_annotations(found, annotations_path, images_dir)
     theirs = dict(zip(annotated.category_ids, annotated.vocabulary, strict=True))
@@ -271,38 +272,6 @@ def _read_same_data(
             f" {cache.manifest.name!r} was cached from."
         )
     return annotated
-
-
-def _paths_of(annotated: AnnotatedImages, images_dir: Path) -> Mapping[int, Path]:
-    return {record.image_id: images_dir / record.file_name for record in annotated.records}
-
-
-def _paths_by_key(cache: FeatureCache, images_dir: Path) -> Mapping[int, Path]:
-    """Find the images of a CSV cache, whose keys are their paths."""
-    found = cache.manifest.annotation_format
-    if found != "csv":
-        raise ConfigError(
-            f"{cache.location} was made from {found} annotations and does not know the names of its"
-            " image files. Set --annotations to that file beside --images_dir; the figures stay"
-            " those of the regions in the cache."
-        )
-    by_key = {
-        image_key(path.relative_to(images_dir).as_posix()): path
-        for path in images_dir.rglob("*")
-        if path.is_file()
-    }
-    index = cache.index
-    paths = {
-        int(index.image_ids[position]): by_key.get(index.key(position))
-        for position in range(len(index))
-    }
-    missing = [image_id for image_id, path in paths.items() if path is None]
-    if missing:
-        raise MissingFileError(
-            f"{images_dir} lacks {len(missing):,} of the {len(paths):,} images of"
-            f" {cache.location}. Set --images_dir to the folder that the cache was made from."
-        )
-    return cast("Mapping[int, Path]", paths)
 
 
 def _planned_ids(cache: FeatureCache) -> set[int]:

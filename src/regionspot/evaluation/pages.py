@@ -1,10 +1,15 @@
-"""The templates of the pages that are written here."""
+"""Renders the templates of reports, which all extend ``page.html.jinja``."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def page_template(name: str) -> Template:
-    """Return a template of this folder; what it shows is escaped."""
+def render_page(template: str, **values: object) -> str:
+    """Return a page as HTML that needs no other file and no network.
+
+    Args:
+        template: File name of the template.
+        **values: The variables of the template; all text in them is escaped.
+    """
     environment = Environment(
         loader=PackageLoader("regionspot", "evaluation"),
         autoescape=True,
@@ -13,4 +18,4 @@ def page_template(name: str) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(name)
+    return environment.get_template(template).render(values)

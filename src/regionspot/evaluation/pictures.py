@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,24 +11,33 @@ import torch
 from numpy.typing import NDArray
 
 from regionspot.backbones.presets import as_exif_policy
-from regionspot.cache import CachedSample, FeatureCache
+from regionspot.cache import CachedSample, FeatureCache, decode_masks
 from regionspot.core.errors import MissingFileError
 from regionspot.core.geometry import pixels_to_relative
 from regionspot.evaluation.data import EvaluationData
 from regionspot.evaluation.methods import MethodOutput
-from regionspot.evaluation.report_parts import ReportPicture
+from regionspot.evaluation.report_parts import (
+    ImageAttention,
+    NamesByMethod,
+    RegionAttention,
+    RegionPicture,
+    ReportPicture,
+)
 from regionspot.inference import load_image
 from regionspot.model import TrainedHead
 from regionspot.viz import (
     NamedPhoto,
     NamedRegion,
+    attention_in_box,
+    attention_limit,
     draw_ap_curve,
     draw_attention,
+    draw_attention_scale,
     draw_contact_sheet,
     draw_guidance,
     draw_loss_curve,
-    draw_numbered_regions,
     find_metrics_csv,
+    outline_regions,
     read_training_log,
 )
 
@@ -43,44 +52,51 @@ _MAX_ATTENTION_REGIONS = 6
 class RegionPictures:
     """The pictures of single images."""
 
-    sampled: tuple[ReportPicture, ...] = ()
+    sampled: tuple[RegionPicture, ...] = ()
     """Images at even distances in the cache."""
     sampled_note: str = ""
     """How they were chosen."""
     named_regions: bytes | None = None
     """A contact sheet, as JPEG, of the first of them."""
-    mistakes: tuple[ReportPicture, ...] = ()
+    mistakes: tuple[RegionPicture, ...] = ()
     """Images with the most confident mistakes."""
-    attention: tuple[ReportPicture, ...] = ()
+    attention: tuple[ImageAttention, ...] = ()
     """Attention maps of the regions of the first sampled images."""
 
 
 def draw_region_pictures(
-    data: EvaluationData, output: MethodOutput, head: TrainedHead | None, *, num_pictures: int
+    data: EvaluationData,
+    outputs: Sequence[MethodOutput],
+    heads: Mapping[str, TrainedHead],
+    *,
+    num_pictures: int,
 ) -> RegionPictures:
     """Draw sampled images, the most confident mistakes, and attention maps.
 
     Args:
         data: The images; if their folder is unknown, nothing is drawn.
-        output: The method whose names are shown; a file of results has none to show.
-        head: The method's head, for attention maps; None for a method without one.
+        outputs: The methods; mistakes and attention maps are those of the first. Files of results
+            have no names to show and are left out.
+        heads: The heads by name of the method, for attention maps.
         num_pictures: Number of sampled images; half as many mistakes are shown.
     """
-    if not (data.image_paths and num_pictures and output.named):
+    named = [output for output in outputs if output.named]
+    if not (data.image_paths and num_pictures and named):
         return RegionPictures()
+    first = named[0]
     positions = _sampled_positions(data, num_pictures)
-    chosen = [data.cache.sample(position) for position in positions]
-    mistaken = _most_confident_mistakes(data, output, math.ceil(num_pictures / 2))
+    mistaken = _most_confident_mistakes(data, first, math.ceil(num_pictures / 2))
     total = int((data.cache.index.num_regions[list(data.positions)] > 0).sum())
+    chosen = [data.cache.sample(position) for position in positions]
     return RegionPictures(
-        sampled=tuple(_named_picture(data, output, sample) for sample in chosen),
+        sampled=tuple(_region_picture(data, named, position) for position in positions),
         sampled_note=(
-            f"{len(chosen)} of {total:,} images, at even distances in the data set, chosen without"
-            f" looking at the results. Names by {output.name}."
+            f"{len(positions)} of {total:,} images, at even distances in the data set, chosen"
+            " without looking at the results."
         ),
-        named_regions=_contact_sheet(data, output, chosen[:_MAX_SHEET_IMAGES]),
-        mistakes=tuple(_named_picture(data, output, sample) for sample in mistaken),
-        attention=_attention_pictures(data, output, head, chosen) if head else (),
+        named_regions=_contact_sheet(data, first, chosen[:_MAX_SHEET_IMAGES]),
+        mistakes=tuple(_region_picture(data, named, position) for position in mistaken),
+        attention=_attention_pictures(data, first, heads.get(first.name), chosen),
     )
 
 
@@ -107,35 +123,41 @@ def draw_curves(training_dirs: Sequence[str]) -> tuple[ReportPicture, ...]:
     )
 
 
-def _sampled_positions(data: EvaluationData, count: int) -> NDArray[np.int64]:
+def _sampled_positions(data: EvaluationData, count: int) -> list[int]:
     positions = np.array(data.positions, np.int64)
     usable = positions[data.cache.index.num_regions[positions] > 0]
     steps = np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(np.int64)
-    return usable[steps].astype(np.int64)
+    return [int(position) for position in usable[steps]]
 
 
-def _most_confident_mistakes(
-    data: EvaluationData, output: MethodOutput, count: int
-) -> list[CachedSample]:
-    """Return the images with the most confident wrong names, the most confident first."""
+def _most_confident_mistakes(data: EvaluationData, output: MethodOutput, count: int) -> list[int]:
+    """Return the positions of the images with the most confident wrong names, these first."""
     surest: list[tuple[float, int]] = []
     for position, (image_id, labels) in zip(data.positions, data.labels.items(), strict=True):
         named = output.named[image_id]
         wrong = named.probabilities[(named.predicted != labels) & (labels >= 0)]
         if len(wrong):
             surest.append((-float(wrong.max()), position))
-    return [data.cache.sample(position) for _, position in sorted(surest)[:count]]
+    return [position for _, position in sorted(surest)[:count]]
 
 
-def _named_picture(
-    data: EvaluationData, output: MethodOutput, sample: CachedSample
-) -> ReportPicture:
-    regions = _named_regions(data, output, sample)
-    return ReportPicture(
-        data=draw_numbered_regions(_pixels(data, sample), regions, picture_format="jpeg"),
-        alt=f"Image {sample.image_id} with {len(regions)} numbered boxes",
-        caption=_title(sample, regions),
-        regions=regions,
+def _region_picture(
+    data: EvaluationData, outputs: Sequence[MethodOutput], position: int
+) -> RegionPicture:
+    sample = data.cache.sample(position)
+    masks_rle = data.cache.details(position).masks_rle
+    names = tuple(
+        NamesByMethod(method=output.name, regions=_named_regions(data, output, sample))
+        for output in outputs
+    )
+    return RegionPicture(
+        title=f"Image {sample.image_id}",
+        photo=outline_regions(
+            _pixels(data, sample),
+            [region.box_xyxy for region in names[0].regions],
+            None if masks_rle is None else decode_masks(masks_rle, sample.size_hw),
+        ),
+        names=names,
     )
 
 
@@ -145,18 +167,13 @@ def _contact_sheet(
     photos = []
     for sample in samples:
         regions = _named_regions(data, output, sample)
-        title = _title(sample, regions)
+        count = NamesByMethod(method=output.name, regions=regions).count
+        title = f"Image {sample.image_id}: {count}"
         if len(regions) > _MAX_SHEET_REGIONS:
             title += f" (first {_MAX_SHEET_REGIONS} shown)"
         shown = regions[:_MAX_SHEET_REGIONS]
         photos.append(NamedPhoto(title=title, image=_pixels(data, sample), regions=shown))
     return draw_contact_sheet(photos) if photos else None
-
-
-def _title(sample: CachedSample, regions: Sequence[NamedRegion]) -> str:
-    known = [region.is_right for region in regions if region.is_right is not None]
-    told = f"{sum(known)} of {len(known)} right" if known else f"{len(regions)} regions"
-    return f"Image {sample.image_id}: {told}"
 
 
 def _named_regions(
@@ -183,29 +200,48 @@ def _named_regions(
 
 
 def _attention_pictures(
-    data: EvaluationData, output: MethodOutput, head: TrainedHead, samples: Sequence[CachedSample]
-) -> tuple[ReportPicture, ...]:
-    fingerprint = data.cache.manifest.fingerprint
-    patches = fingerprint.num_feature_tokens - 1
-    if math.isqrt(patches) ** 2 != patches:
-        _logger.info("no attention maps: %d patches do not form a square grid", patches)
+    data: EvaluationData,
+    output: MethodOutput,
+    head: TrainedHead | None,
+    samples: Sequence[CachedSample],
+) -> tuple[ImageAttention, ...]:
+    patches = data.cache.manifest.fingerprint.num_feature_tokens - 1
+    if head is None or math.isqrt(patches) ** 2 != patches:
+        _logger.info("no attention maps: %d patches, and a square grid and a head wanted", patches)
         return ()
-    pictures = []
-    for sample in samples[:_MAX_ATTENTION_IMAGES]:
-        regions = _named_regions(data, output, sample)[:_MAX_ATTENTION_REGIONS]
-        maps = _attention_of(head, data.cache, sample)[: len(regions)]
-        share = 100 * float(maps[:, 0].mean())
-        pictures.append(
-            ReportPicture(
-                data=draw_attention(_pixels(data, sample), regions, maps, picture_format="jpeg"),
-                alt=f"Attention of {len(regions)} regions of image {sample.image_id}",
-                caption=(
-                    f"Image {sample.image_id}. Titles are the predicted names. On average the"
-                    f" {fingerprint.clip_first_token} gets {share:.0f}% of the attention."
-                ),
-            )
+    return tuple(
+        _image_attention(data, output, head, sample) for sample in samples[:_MAX_ATTENTION_IMAGES]
+    )
+
+
+def _image_attention(
+    data: EvaluationData, output: MethodOutput, head: TrainedHead, sample: CachedSample
+) -> ImageAttention:
+    pixels = _pixels(data, sample)
+    regions = _named_regions(data, output, sample)[:_MAX_ATTENTION_REGIONS]
+    attention = _attention_of(head, data.cache, sample)[: len(regions)]
+    limit = attention_limit(attention)
+    first_token = data.cache.manifest.fingerprint.clip_first_token
+    share = 100 * float(attention[:, 0].mean())
+    drawn = []
+    for region, own in zip(regions, attention, strict=True):
+        x1, y1, x2, y2 = region.box_xyxy
+        inside = attention_in_box(own, region.box_xyxy, sample.size_hw)
+        area = (x2 - x1) * (y2 - y1) / (sample.size_hw[0] * sample.size_hw[1])
+        picture = ReportPicture(
+            data=draw_attention(pixels, region.box_xyxy, own, limit=limit),
+            alt=f"Attention of the region named {region.name}",
+            caption=f"{inside:.0%} of the attention inside the box ({area:.0%} of the image)",
         )
-    return tuple(pictures)
+        drawn.append(RegionAttention(picture=picture, region=region))
+    return ImageAttention(
+        title=f"Image {sample.image_id}. The {first_token} gets {share:.0f}% of all attention.",
+        scale=ReportPicture(
+            data=draw_attention_scale(limit),
+            alt=f"Colours from 1 to {limit:.1f} times uniform attention",
+        ),
+        regions=tuple(drawn),
+    )
 
 
 @torch.inference_mode()

@@ -1,4 +1,5 @@
-/* Sorts tables by a click on a heading, and filters pictures. The page reads whole without it. */
+/* Sorts tables by a click on a heading, filters pictures, and selects a method in all of them. The
+   page reads whole without it. */
 "use strict";
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
@@ -32,8 +33,8 @@ for (const bar of document.querySelectorAll("form.filter")) {
     const kind = bar.elements.kind.value;
     let shown = 0;
     for (const figure of figures) {
-      const names = [...figure.querySelectorAll("ol.names li")];
-      const fits = names.some((name) =>
+      const method = figure.querySelector(".switch input:checked")?.value ?? "0";
+      const fits = [...figure.querySelectorAll(`.names.n${method} li`)].some((name) =>
         (kind === "all" || name.classList.contains(kind)) &&
         name.textContent.toLowerCase().includes(text));
       figure.hidden = !fits;
@@ -41,7 +42,11 @@ for (const bar of document.querySelectorAll("form.filter")) {
     }
     count.textContent = `${shown} of ${figures.length} pictures`;
   };
-  bar.addEventListener("input", apply);
+  bar.elements.method?.addEventListener("input", () => {
+    const radios = document.querySelectorAll(`.switch input[value="${bar.elements.method.value}"]`);
+    for (const radio of radios) radio.checked = true;
+  });
+  bar.parentElement.addEventListener("input", apply);
   bar.addEventListener("submit", (event) => event.preventDefault());
   apply();
 }

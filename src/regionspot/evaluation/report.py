@@ -11,8 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from regionspot.backbones import resolve_device
 from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.core.files import write_bytes_atomic, write_text_atomic
@@ -21,8 +19,11 @@ from regionspot.core.text import human_duration
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData, missing_reasons
 from regionspot.evaluation.methods import MethodRun
+from regionspot.evaluation.pages import render_page
 from regionspot.evaluation.pictures import draw_region_pictures
 from regionspot.evaluation.report_parts import (
+    ImageAttention,
+    RegionPicture,
     ReportPicture,
     cards,
     category_tables,
@@ -43,7 +44,7 @@ from regionspot.scoring import (
     reliability,
     word_accuracies,
 )
-from regionspot.scoring.results import EvaluationResult
+from regionspot.scoring.results import EvaluationResult, group_rows
 from regionspot.viz import draw_ap_bars, draw_precision_recall, draw_reliability
 
 REPORT_NAME = "report.html"
@@ -64,13 +65,13 @@ class ReportContent:
     """Bar chart of AP by method."""
     training_curves: tuple[ReportPicture, ...] = ()
     """Loss and AP over the course of training."""
-    sampled: tuple[ReportPicture, ...] = ()
+    sampled: tuple[RegionPicture, ...] = ()
     """Images chosen without looking at the results."""
     sampled_note: str = ""
     """How they were chosen."""
-    mistakes: tuple[ReportPicture, ...] = ()
+    mistakes: tuple[RegionPicture, ...] = ()
     """Images with the most confident mistakes."""
-    attention: tuple[ReportPicture, ...] = ()
+    attention: tuple[ImageAttention, ...] = ()
     """Attention maps of regions."""
     commands: tuple[str, ...] = ()
     """The commands that give the same figures."""
@@ -112,10 +113,12 @@ def render_report(content: ReportContent) -> str:
     if not methods:
         raise ConfigError("no method to report on: evaluate at least one.")
     timings_s = content.result.timings_s
-    return _page_template().render(
+    return render_page(
+        "report.html.jinja",
         content=content,
         cards=cards(methods, content.result.iou_type),
         methods=method_table(methods, content.result.iou_type),
+        groups=group_rows(methods, content.result.class_groups),
         categories=category_tables(methods),
         timings=timing_rows(timings_s),
         total_time=human_duration(sum(timings_s.values())),
@@ -124,18 +127,6 @@ def render_report(content: ReportContent) -> str:
         metric_note=METRIC_NOTES[content.result.metric],
         iou_type_note=IOU_TYPE_NOTES[content.result.iou_type],
     )
-
-
-def _page_template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("regionspot", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("report.html.jinja")
 
 
 _PACKAGES = ("regionspot", "torch", "numpy", "hotcoco", "open_clip_torch", "segment_anything")
@@ -215,9 +206,7 @@ def build_report(
         commands: The commands that give the same figures.
     """
     first = run.outputs[0]
-    pictures = draw_region_pictures(
-        data, first, run.heads.get(first.name), num_pictures=config.num_pictures
-    )
+    pictures = draw_region_pictures(data, run.outputs, run.heads, num_pictures=config.num_pictures)
     vocabulary = data.cache.manifest.vocabulary.names
     named = NamedRegions.concatenate(first.named.values())
     names = ("AP", *(f"AP{group}" for group in ("rcf" if result.metric == "lvis" else "sml")))

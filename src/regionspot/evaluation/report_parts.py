@@ -13,7 +13,7 @@ from regionspot.core.text import human_duration
 from regionspot.scoring import CategoryScore, Interval, IouType
 from regionspot.scoring.figures import FIGURES, format_figure, shown_figures
 from regionspot.scoring.results import MethodResult
-from regionspot.viz import NamedRegion
+from regionspot.viz import NamedRegion, RegionPhoto
 
 _NUM_EXTREME_CATEGORIES = 8
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -29,8 +29,6 @@ class ReportPicture:
     """What it shows, for readers who cannot see it."""
     caption: str = ""
     """The line below it."""
-    regions: tuple[NamedRegion, ...] = ()
-    """The regions whose names are listed below it, numbered from 1 as in the picture."""
 
     @cached_property
     def data_uri(self) -> str:
@@ -43,6 +41,70 @@ class ReportPicture:
             if self.data.startswith(start):
                 return f"data:{media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
         raise ConfigError(f"the picture {self.alt!r} is neither PNG nor JPEG.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamesByMethod:
+    """What one method called the regions of an image."""
+
+    method: str
+    """Name of the method."""
+    regions: tuple[NamedRegion, ...]
+    """The regions, numbered from 1 as in the picture."""
+
+    @property
+    def count(self) -> str:
+        """How many names are right, or how many regions there are if that is unknown."""
+        known = [region.is_right for region in self.regions if region.is_right is not None]
+        return f"{sum(known)} of {len(known)} right" if known else f"{len(self.regions)} regions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionPicture:
+    """An image with numbered regions and the names by every method, one of which is shown."""
+
+    title: str
+    """Which image it is."""
+    photo: RegionPhoto
+    """The image and the shapes of its regions."""
+    names: tuple[NamesByMethod, ...]
+    """The names by each method, at least one; the first is shown at the start."""
+
+    @property
+    def picture(self) -> ReportPicture:
+        """The image itself."""
+        alt = f"{self.title} with {len(self.photo.shapes)} numbered regions"
+        return ReportPicture(data=self.photo.data, alt=alt)
+
+    def verdicts(self, region: int) -> str:
+        """Return a region's CSS classes: v<method>-right, -wrong or -unknown for each method."""
+        words = {True: "right", False: "wrong", None: "unknown"}
+        return " ".join(
+            f"v{number}-{words[one.regions[region].is_right]}"
+            for number, one in enumerate(self.names)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionAttention:
+    """What a region attends to."""
+
+    picture: ReportPicture
+    """The heat map over the image; the caption has the share of attention inside the box."""
+    region: NamedRegion
+    """The region and its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageAttention:
+    """What the regions of an image attend to."""
+
+    title: str
+    """Which image it is, and the share of the first token."""
+    scale: ReportPicture
+    """The colour scale of its regions."""
+    regions: tuple[RegionAttention, ...]
+    """The regions, at least one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from regionspot.core.files import folder_lock
+from regionspot.evaluation.class_groups import read_class_groups, unseen_classes
 from regionspot.evaluation.config import EvalConfig
 from regionspot.evaluation.data import EvaluationData, open_evaluation_data
 from regionspot.evaluation.methods import MethodOutput, check_methods, run_methods
@@ -19,6 +20,7 @@ from regionspot.evaluation.report import (
 )
 from regionspot.evaluation.report_parts import ReportPicture
 from regionspot.scoring import (
+    ClassGroup,
     NamedRegions,
     Predictions,
     bootstrap_spread,
@@ -63,14 +65,20 @@ def run_evaluation(config: EvalConfig, *, command: str = "") -> EvaluationResult
         image_ids_path=None if config.image_ids is None else Path(config.image_ids),
         iou_type=config.iou_type,
     )
+    vocabulary = data.cache.manifest.vocabulary
+    path = config.class_groups
+    groups = () if path is None else read_class_groups(Path(path), vocabulary)
     with folder_lock(Path(config.output_dir), advice=_SECOND_EVALUATION):
-        return _evaluate_alone(config, data, steps=steps, curves=curves, command=command)
+        return _evaluate_alone(
+            config, data, groups=groups, steps=steps, curves=curves, command=command
+        )
 
 
 def _evaluate_alone(
     config: EvalConfig,
     data: EvaluationData,
     *,
+    groups: tuple[ClassGroup, ...],
     steps: Sequence[EarlierStep],
     curves: tuple[ReportPicture, ...],
     command: str,
@@ -79,6 +87,8 @@ def _evaluate_alone(
         data.truth, iou_type=config.iou_type, scorer=config.scorer, protocol=config.protocol
     )
     run = run_methods(config, data)
+    cards = [head.card for head in run.heads.values()]
+    unseen = unseen_classes(cards, data.cache.manifest.vocabulary)
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
     predictions = {out.name: out.predictions(config.protocol) for out in run.outputs}
@@ -104,6 +114,7 @@ def _evaluate_alone(
         scorer=config.scorer,
         templates=config.templates,
         data=data.summary,
+        class_groups=groups if unseen is None else (unseen, *groups),
         timings_s=_timings(steps, {**run.timings_s, **scoring}),
         provenance=describe_run(config, data, run),
     )

@@ -66,6 +66,9 @@ class HeadCard:
     """The caches' fingerprint: SAM, CLIP and preprocessing of the inputs; {} if unknown."""
     vocabulary: tuple[str, ...] = ()
     """Names of all classes of training, without repeats, in the order of the training caches."""
+    seen_classes: tuple[str, ...] = ()
+    """Names of the classes with at least one region in training, including the training of the head
+    that this one started from; () if unknown."""
     templates: str = ""
     """Template set of the text banks in training."""
     prompts: tuple[str, ...] = ("box",)
@@ -110,6 +113,7 @@ class HeadCard:
                     **known,
                     "head": HeadSpec(**known["head"]),
                     "vocabulary": tuple(known["vocabulary"]),
+                    "seen_classes": tuple(known.get("seen_classes", ())),
                     "prompts": tuple(known.get("prompts", ("box",))),
                 }
             )
@@ -148,9 +152,11 @@ def _check_types(card: HeadCard) -> None:
         value, kind = getattr(card.head, option.name), type(option.default)
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise TypeError(f"head.{option.name} is {value!r}, not {kind.__name__}")
-    texts = (*card.vocabulary, *card.prompts, card.templates, card.library_version)
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("vocabulary, prompts, templates and library_version must be text")
+    names = (*card.vocabulary, *card.seen_classes, *card.prompts)
+    if not all(isinstance(text, str) for text in (*names, card.templates, card.library_version)):
+        raise TypeError(
+            "vocabulary, seen_classes, prompts, templates and library_version must be text"
+        )
     for name in ("fingerprint", "training"):
         if not isinstance(getattr(card, name), Mapping):
             raise TypeError(f"{name} is not a JSON object")

@@ -20,6 +20,7 @@ from regionspot.scoring.bootstrap import (
     check_num_draws,
     draw_figures,
 )
+from regionspot.scoring.class_groups import ClassGroup
 from regionspot.scoring.coco_ap import CocoScorer
 from regionspot.scoring.coco_truth import CocoGroundTruth
 from regionspot.scoring.diagnosis import (
@@ -65,6 +66,7 @@ __all__ = [
     "SCORE_RULE_NOTES",
     "ApScores",
     "CategoryScore",
+    "ClassGroup",
     "CocoGroundTruth",
     "CocoScorer",
     "Confusion",

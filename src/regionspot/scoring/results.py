@@ -15,7 +15,8 @@ from typing import cast
 from regionspot.core.files import write_text_atomic
 from regionspot.scoring.ap_scores import ApScores, IouType, Metric, Scorer
 from regionspot.scoring.bootstrap import Intervals
-from regionspot.scoring.figures import shown_figures
+from regionspot.scoring.class_groups import ClassGroup
+from regionspot.scoring.figures import format_figure, shown_figures
 from regionspot.scoring.lvis_ap import LvisScores
 from regionspot.scoring.protocols import Protocol
 from regionspot.scoring.score_rules import ScoreRule
@@ -103,6 +104,8 @@ class EvaluationResult:
     """Template set of the text bank, the same for every method."""
     data: EvaluatedData
     """What was scored."""
+    class_groups: tuple[ClassGroup, ...] = ()
+    """Groups of classes with an AP of their own."""
     timings_s: Mapping[str, float] = field(default_factory=dict)
     """Seconds by step, earlier steps of the run first."""
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -116,6 +119,7 @@ class EvaluationResult:
                 result.name: {
                     **result.figures,
                     "num_categories": result.num_categories,
+                    **self._group_figures(result),
                     **_bounds("intervals", result.intervals),
                     **_bounds("first_minus_this", result.lead),
                 }
@@ -127,6 +131,7 @@ class EvaluationResult:
             "protocol": self.protocol,
             "score_rule": self.score_rule,
             "templates": self.templates,
+            "class_groups": {group.name: list(group.classes) for group in self.class_groups},
             "data": {
                 "name": self.data.name,
                 "num_images": self.data.num_images,
@@ -142,6 +147,10 @@ class EvaluationResult:
             "provenance": dict(self.provenance),
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    def _group_figures(self, method: MethodResult) -> dict[str, dict[str, float | None]]:
+        figures = {one.name: one.average_precision(method.scores) for one in self.class_groups}
+        return {"class_groups": figures} if figures else {}
 
 
 def _bounds(key: str, intervals: Intervals) -> dict[str, dict[str, list[float]]]:
@@ -191,3 +200,38 @@ def format_table(methods: Sequence[MethodResult], iou_type: IouType = "bbox") ->
             + "".join(f"{c.text(figures):>{w}}" for c, w in zip(columns, widths, strict=True))
         )
     return "\n".join(lines)
+
+
+def group_rows(
+    methods: Sequence[MethodResult], groups: Sequence[ClassGroup]
+) -> tuple[tuple[str, ...], ...]:
+    """Return a table of the AP of groups of classes, as texts; () without groups.
+
+    The first row is the head of the table; the first group is that of all classes.
+    """
+    if not groups:
+        return ()
+    scores = [method.scores for method in methods]
+    names = tuple(one.name for one in scores[0].per_category)
+    return (
+        ("classes", "number", *(method.name for method in methods)),
+        *(
+            (
+                group.name,
+                f"{group.num_scored(scores[0]):,}",
+                *(format_figure(group.average_precision(one)) for one in scores),
+            )
+            for group in (ClassGroup(name="all", classes=names), *groups)
+        ),
+    )
+
+
+def format_groups(methods: Sequence[MethodResult], groups: Sequence[ClassGroup]) -> str:
+    """Return the table of groups of classes that the command line prints; "" without groups."""
+    rows = group_rows(methods, groups)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        f"{row[0]:<{widths[0]}}"
+        + "".join(f"{text:>{w + 2}}" for text, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.region_scores import RegionScores
+from regionspot.core.shown import shown
 
 ScoreRule = Literal["box_score", "probability", "tap"]
 
@@ -74,7 +75,7 @@ def pair_scores(region_scores: RegionScores, rule: ScoreRule) -> NDArray[np.floa
         rule: The score rule.
 
     Raises:
-        ShapeError: The rule is tap, and the predicted IoUs of the regions are not known.
+        ShapeError: The rule is tap, and a predicted IoU is not known or not finite.
     """
     probabilities = region_scores.scores.astype(np.float64)
     if rule == "tap":
@@ -87,12 +88,13 @@ def pair_scores(region_scores: RegionScores, rule: ScoreRule) -> NDArray[np.floa
 def _tap_scores(
     region_scores: RegionScores, probabilities: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    if region_scores.predicted_iou is None:
+    found = region_scores.predicted_iou
+    if found is None or not np.isfinite(found).all():
         raise ShapeError(
             f"image {region_scores.image_id}: the score rule tap needs SAM's predicted IoU of each"
-            " region."
+            f" region, a finite number; found {shown(found)}."
         )
-    quality = region_scores.predicted_iou.astype(np.float64).clip(0, 1)
+    quality = found.astype(np.float64).clip(0, 1)
     scores = np.sqrt(probabilities * quality[:, None])
     scores[region_scores.scores <= np.float32(TAP_MIN_PROBABILITY)] = DROPPED
     return nms_within_classes(region_scores.boxes_xyxy, scores, iou=TAP_NMS_IOU)

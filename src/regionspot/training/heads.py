@@ -92,7 +92,14 @@ def warn_of_other_features(
         )
 
 
-def untrained_card(data: CachedRegions, head: HeadSpec, *, scale: float, bias: float) -> HeadCard:
+def untrained_card(
+    data: CachedRegions,
+    head: HeadSpec,
+    *,
+    scale: float,
+    bias: float,
+    initial: HeadCard | None = None,
+) -> HeadCard:
     """Return the card of a head that is to be trained on this data.
 
     Args:
@@ -100,6 +107,7 @@ def untrained_card(data: CachedRegions, head: HeadSpec, *, scale: float, bias: f
         head: Shape of the head.
         scale: Initial scale of the classifier.
         bias: Initial bias of the classifier.
+        initial: Card of the head that training starts from; None for random weights.
     """
     names = [name for vocabulary in data.vocabularies for name in vocabulary]
     return HeadCard(
@@ -108,11 +116,23 @@ def untrained_card(data: CachedRegions, head: HeadSpec, *, scale: float, bias: f
         bias=bias,
         fingerprint=data.fingerprint.to_dict(),
         vocabulary=tuple(dict.fromkeys(names)),
+        seen_classes=_seen_classes(data, initial),
         templates=data.templates,
         prompts=tuple(dict.fromkeys(cache.manifest.prompt for cache in data.train_caches)),
         library_version=importlib.metadata.version("regionspot"),
         training={"caches": list(data.names), "batch_sizes": list(data.batch_sizes)},
     )
+
+
+def _seen_classes(data: CachedRegions, initial: HeadCard | None) -> tuple[str, ...]:
+    """Return the classes with regions in the caches or in the initial head's training, sorted."""
+    if initial is not None and not initial.seen_classes:
+        return ()  # it does not say
+    seen = set() if initial is None else set(initial.seen_classes)
+    for cache in data.train_caches:
+        counts = cache.index.label_counts.tolist()
+        seen |= {name for name, num in zip(cache.manifest.vocabulary, counts, strict=True) if num}
+    return tuple(sorted(seen))
 
 
 def export_head(output_dir: Path, trained: TrainedHead, data: CachedRegions) -> None:

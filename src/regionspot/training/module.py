@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
 from typing import Any, NoReturn, TypedDict
 
 import lightning.pytorch as pl
@@ -24,7 +23,6 @@ from regionspot.model import (
     HeadCard,
     HeadOptions,
     HeadSpec,
-    JsonValue,
     RegionClassifier,
     TrainedHead,
     region_focal_loss,
@@ -136,14 +134,14 @@ class RegionSpotModule(pl.LightningModule):
         )
         # Lightning's own mean over processes would not weight them by their number of regions.
         self.val_top1 = MeanMetric()
-        self._start_fingerprint: Mapping[str, JsonValue] = {}
+        self._initial_card: HeadCard | None = None
         if init_from is not None:
             start = load_start(init_from, self.head.spec)
             # Only guidance may be missing, and then keeps its initial values.
             weights = self.head.state_dict() | start.head.state_dict()
             load_strictly(self.head, weights, source=init_from)
             load_strictly(self.classifier, start.classifier.state_dict(), source=init_from)
-            self._start_fingerprint = start.card.fingerprint
+            self._initial_card = start.card
         if compile:
             # In place: torch.compile(head) would add a prefix to every key.
             self.head.compile()
@@ -175,10 +173,11 @@ class RegionSpotModule(pl.LightningModule):
             self.head.spec,
             scale=self._classifier_options.scale,
             bias=self._classifier_options.bias,
+            initial=self._initial_card,
         )
-        if self._init_from is not None:
+        if self._initial_card is not None:
             warn_of_other_features(
-                self._start_fingerprint, data.fingerprint, init_from=self._init_from
+                self._initial_card.fingerprint, data.fingerprint, init_from=str(self._init_from)
             )
 
     @override

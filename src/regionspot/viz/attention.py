@@ -1,127 +1,142 @@
-"""Attention maps: the patches that each region attends to in the head's last block.
+"""Attention maps: what each region attends to in the head's last block, drawn over the photo.
 
-Shape letters: R regions, T tokens of the feature map (the class token, then P patches, row by row).
+Values are shown as multiples of uniform attention: 1 where a patch gets the mean of all patches.
+
+Shape letters: R regions, T tokens of the feature map (the first token, then P patches, row by row).
 """
-
-import math
-from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from regionspot.core.errors import ShapeError
-from regionspot.viz.named_regions import NamedRegion, draw_box
-from regionspot.viz.style import (
-    INK,
-    MUTED,
-    WHITE,
-    Colour,
-    PictureFormat,
-    encode_picture,
-    fit_text,
-    load_font,
-    scaled_photo,
-)
+from regionspot.core.patch_grid import square_grid_hw
+from regionspot.viz.named_regions import Rect, draw_box
+from regionspot.viz.style import MUTED, Colour, encode_picture, figure_png, scaled_photo
 
-_COLUMNS = 3
-_GUTTER = 14
 _BOX: Colour = (0, 214, 255)
+_COLOURS = mpl.colormaps["inferno"]
+_LEAST_LIMIT = 2.0
+_LIMIT_PERCENTILE = 99.0
+_MAX_OPACITY = 0.75
+
+
+def attention_limit(attention: NDArray[np.float32]) -> float:
+    """Return the upper end of the colour scale for the maps of an image.
+
+    Args:
+        attention: Attention of each region to each token, (R, T).
+
+    Returns:
+        The multiple of uniform attention that 1 % of the patches exceed; at least 2.
+
+    Raises:
+        ShapeError: The patches do not form a square grid, or there is no region.
+    """
+    multiples = [_multiples(row).ravel() for row in attention]
+    if not multiples:
+        raise ShapeError("attention of no region; wanted that of at least one.")
+    return max(_LEAST_LIMIT, float(np.percentile(multiples, _LIMIT_PERCENTILE)))
+
+
+def attention_in_box(attention: NDArray[np.float32], box: Rect, size_hw: tuple[int, int]) -> float:
+    """Return the share of the attention to patches that lies in a box, 0..1.
+
+    A patch that is partly in the box counts by the share of its area.
+
+    Args:
+        attention: Attention of a region to each token, (T,).
+        box: The box, in pixels of the image.
+        size_hw: Height and width of the image, all of which the patches cover.
+
+    Raises:
+        ShapeError: The patches do not form a square grid.
+    """
+    multiples = _multiples(attention)
+    side = len(multiples)
+    x1, y1, x2, y2 = box
+    rows = _covered(y1 / size_hw[0], y2 / size_hw[0], side)
+    columns = _covered(x1 / size_hw[1], x2 / size_hw[1], side)
+    return float(rows @ multiples @ columns) / (side * side)
 
 
 def draw_attention(
     image: NDArray[np.uint8],
-    regions: Sequence[NamedRegion],
+    box: Rect,
     attention: NDArray[np.float32],
     *,
-    tile_px: int = 320,
-    picture_format: PictureFormat = "png",
+    limit: float,
+    long_side_px: int = 320,
 ) -> bytes:
-    """Draw one tile per region: the image in grey, the region's box, and its attention.
+    """Draw a region's attention over the image: a smooth, transparent heat map, and the box.
 
-    Patches with more attention than the mean are coloured, brighter for more, up to the region's
-    strongest patch. The share of the class token is written above the tile.
+    The map is interpolated bicubically between the patches. Where attention is uniform or less, the
+    photo shows; the colours are those of `draw_attention_scale`.
 
     Args:
         image: The image, (H, W, 3) uint8, RGB; all of it is covered by the feature map.
-        regions: The R regions, at least one.
-        attention: Attention of each region to each token, (R, T); rows sum to 1. Token 0 is the
-            class token, the others are the patches of a square grid, row by row.
-        tile_px: Width of a tile in pixels.
-        picture_format: "png" or "jpeg".
+        box: The region's box, in pixels of ``image``.
+        attention: Its attention to each token, (T,). Token 0 is the first token (for many CLIPs
+            the class token), the others are the patches of a square grid, row by row.
+        limit: The multiple of uniform attention at the upper end of the colours, over 1.
+        long_side_px: Long side of the picture in pixels.
 
     Returns:
-        The encoded contact sheet.
+        A JPEG.
 
     Raises:
-        ShapeError: The map is not (R, 1 + n * n), or there is no region.
+        ShapeError: The patches do not form a square grid, or the image is not (H, W, 3) uint8.
     """
-    side = _grid_side(attention, len(regions))
-    photo, _ = scaled_photo(image, tile_px)
-    if photo.width != tile_px:
-        photo, _ = scaled_photo(image, round(tile_px * photo.height / photo.width))
-    scale = photo.width / image.shape[1]
-    tiles = [
-        _tile(photo, region, weights, side=side, scale=scale)
-        for region, weights in zip(regions, attention, strict=True)
-    ]
-    columns = min(_COLUMNS, len(tiles))
-    rows = math.ceil(len(tiles) / columns)
-    width, height = tiles[0].size
-    sheet = Image.new(
-        "RGB", (columns * (width + _GUTTER) - _GUTTER, rows * (height + _GUTTER) - _GUTTER), WHITE
-    )
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, columns)
-        sheet.paste(tile, (column * (width + _GUTTER), row * (height + _GUTTER)))
-    return encode_picture(sheet, picture_format)
+    multiples = _multiples(attention)
+    photo, scale = scaled_photo(image, long_side_px)
+    smooth = Image.fromarray(multiples).resize(photo.size, Image.Resampling.BICUBIC)
+    heated = _heated(np.asarray(photo, np.float32), np.asarray(smooth), limit)
+    picture = Image.fromarray(heated.astype(np.uint8))
+    x1, y1, x2, y2 = (value * scale for value in box)
+    draw_box(ImageDraw.Draw(picture), (x1, y1, x2, y2), _BOX)
+    return encode_picture(picture, "jpeg", quality=85)
 
 
-def _grid_side(attention: NDArray[np.float32], num_regions: int) -> int:
-    tokens = attention.shape[1] if attention.ndim == 2 else 0
-    side = math.isqrt(max(0, tokens - 1))
-    if not num_regions or attention.shape != (num_regions, 1 + side * side) or not side:
-        raise ShapeError(
-            f"attention of shape {attention.shape} for {num_regions} regions; wanted (R, 1 + n * n)"
-            " with at least one region: the class token, then a square grid of patches."
-        )
-    return side
+def draw_attention_scale(limit: float) -> bytes:
+    """Draw the colours of `draw_attention` over grey, with their multiples of uniform attention."""
+    figure = Figure(figsize=(4.2, 0.62), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    values = np.linspace(1.0, limit, 512, dtype=np.float32)[None]
+    grey = np.full((1, 512, 3), 190, np.float32)
+    axes.imshow(_heated(grey, values, limit) / 255, aspect="auto", extent=(1, limit, 0, 1))
+    axes.set_yticks([])
+    ticks = np.linspace(1, limit, 4)
+    axes.set_xticks(ticks, ["1x", *(f"{tick:.1f}x" for tick in ticks[1:-1]), f"{limit:.1f}x+"])
+    axes.tick_params(colors=MUTED, labelsize=8, length=2)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure_png(figure)
 
 
-def _tile(
-    photo: Image.Image,
-    region: NamedRegion,
-    weights: NDArray[np.float32],
-    *,
-    side: int,
-    scale: float,
-) -> Image.Image:
-    patches = weights[1:].reshape(side, side)
-    # Uniform attention carries no information: show only what exceeds the mean.
-    surplus = np.clip(patches - patches.mean(), 0, None)
-    strength = surplus / max(float(surplus.max()), 1e-12)
-    # Nearest neighbour: patches are the head's resolution.
-    heat = Image.fromarray((strength * 255).astype(np.uint8)).resize(
-        photo.size, Image.Resampling.NEAREST
-    )
-    relative = np.asarray(heat, np.float32)[..., None] / 255
-    grey = np.asarray(ImageOps.grayscale(photo), np.float32)[..., None] * 0.75
-    colours = mpl.colormaps["inferno"](0.35 + 0.6 * relative[..., 0])[..., :3] * 255
-    blend = np.clip(1.25 * np.sqrt(relative), 0, 0.8)
-    picture = Image.fromarray((grey * (1 - blend) + colours * blend).astype(np.uint8))
-    box = [value * scale for value in region.box_xyxy]
-    draw_box(ImageDraw.Draw(picture), (box[0], box[1], box[2], box[3]), _BOX)
-    return _with_title(picture, region.name, f"whole image {100 * float(weights[0]):.0f}%")
+def _multiples(attention: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the attention to patches as multiples of their mean, (rows, columns)."""
+    if attention.ndim != 1:
+        raise ShapeError(f"attention of shape {attention.shape}; wanted (T,).")
+    patches = attention[1:].reshape(square_grid_hw(len(attention) - 1))
+    multiples: NDArray[np.float32] = patches / max(float(patches.mean()), 1e-12)
+    return multiples.astype(np.float32)
 
 
-def _with_title(picture: Image.Image, name: str, detail: str) -> Image.Image:
-    size = max(11, round(picture.width * 0.047))
-    font, small = load_font(size, bold=True), load_font(round(size * 0.88))
-    header = round(size * 2.75)
-    tile = Image.new("RGB", (picture.width, picture.height + header), WHITE)
-    tile.paste(picture, (0, header))
-    draw = ImageDraw.Draw(tile)
-    draw.text((0, 0), fit_text(name, font, picture.width), fill=INK, font=font)
-    draw.text((0, round(size * 1.35)), detail, fill=MUTED, font=small)
-    return tile
+def _covered(low: float, high: float, side: int) -> NDArray[np.float64]:
+    """Return the share of each patch along an axis that lies in an interval, 0..1."""
+    starts = np.arange(side)
+    covered = np.minimum(high * side, starts + 1) - np.maximum(low * side, starts)
+    return np.clip(covered, 0.0, 1.0)
+
+
+def _heated(
+    photo: NDArray[np.float32], multiples: NDArray[np.float32], limit: float
+) -> NDArray[np.float32]:
+    """Blend colours over a photo of 0..255, more opaque for more attention."""
+    strength = np.clip((multiples - 1) / (limit - 1), 0, 1)
+    opacity = _MAX_OPACITY * np.sqrt(strength)[..., None]
+    colours = 255 * _COLOURS(0.3 + 0.7 * strength)[..., :3]
+    blended: NDArray[np.float32] = photo * (1 - opacity) + colours * opacity
+    return blended.clip(0, 255)

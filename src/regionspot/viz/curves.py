@@ -139,6 +139,31 @@ def draw_ap_curve(log: TrainingLog) -> bytes | None:
     return figure_png(figure)
 
 
+def draw_runs(runs: Mapping[str, Curve], *, title: str, smooth: bool = False) -> bytes:
+    """Draw the curves of several runs together as a PNG; the legend has the last values.
+
+    Args:
+        runs: A curve for each run, by its name.
+        title: What is drawn.
+        smooth: Whether to draw moving averages instead of every value.
+    """
+    figure, axes = new_axes(_SIZE_IN, title=title, xlabel="optimizer steps")
+    for number, (name, curve) in enumerate(runs.items()):
+        axes.plot(
+            curve.steps,
+            _smoothed(curve.values) if smooth else curve.values,
+            color=SERIES[number % len(SERIES)],
+            linestyle=("-", "--", ":")[number // len(SERIES) % 3],
+            linewidth=1.6,
+            marker=None if smooth else "o",
+            markersize=3.5,
+            label=f"{name}: {curve.values[-1]:.4g}",
+        )
+    axes.set_xlim(left=0)
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    return figure_png(figure)
+
+
 def _read_stage(path: Path, start: int, points: dict[str, list[tuple[int, float]]]) -> int:
     """Add a stage's points, shifted by ``start``, and return the step after its last one."""
     if not path.is_file():

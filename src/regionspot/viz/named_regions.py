@@ -1,16 +1,16 @@
 """A photo with numbered boxes: green where the name is right, red where it is wrong.
 
-Names are listed beside the photo, by the report or by a contact sheet, so that they cover nothing.
+Names are listed beside the photo, so that they cover nothing.
 `place_labels` puts the numbers next to their boxes and, if possible, off all other ones.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from regionspot.viz.style import (
     NEUTRAL,
@@ -18,8 +18,6 @@ from regionspot.viz.style import (
     WHITE,
     WRONG,
     Colour,
-    PictureFormat,
-    encode_picture,
     load_font,
     scaled_photo,
 )
@@ -127,31 +125,6 @@ class NamedRegion:
         return NEUTRAL if self.is_right is None else RIGHT if self.is_right else WRONG
 
 
-def draw_numbered_regions(
-    image: NDArray[np.uint8],
-    regions: Sequence[NamedRegion],
-    *,
-    long_side_px: int = 720,
-    picture_format: PictureFormat = "png",
-) -> bytes:
-    """Encode a picture of an image with a numbered box for each region.
-
-    Args:
-        image: The image, (H, W, 3) uint8, RGB.
-        regions: The regions, in pixels of ``image``; may be empty.
-        long_side_px: Long side of the picture in pixels.
-        picture_format: "png" or "jpeg".
-
-    Returns:
-        The encoded picture.
-
-    Raises:
-        ShapeError: The image is not (H, W, 3) uint8.
-    """
-    picture = paint_numbered_regions(image, regions, long_side_px=long_side_px)
-    return encode_picture(picture, picture_format)
-
-
 def paint_numbered_regions(
     image: NDArray[np.uint8], regions: Sequence[NamedRegion], *, long_side_px: int
 ) -> Image.Image:
@@ -159,28 +132,46 @@ def paint_numbered_regions(
 
     Boxes of right names are green and their numbers have a tick, those of wrong names are red with
     a cross, so that colour is not the only cue. Small images are enlarged.
+
+    Args:
+        image: The image, (H, W, 3) uint8, RGB.
+        regions: The regions, in pixels of ``image``; may be empty.
+        long_side_px: Long side of the picture in pixels.
+
+    Raises:
+        ShapeError: The image is not (H, W, 3) uint8.
     """
     picture, scale = scaled_photo(image, long_side_px)
     draw = ImageDraw.Draw(picture)
-    share = 0.045 if len(regions) <= 8 else 0.03  # smaller numbers in crowded images
-    font = load_font(max(11, round(long_side_px * share)), bold=True)
+    font = number_font(len(regions), long_side_px)
     boxes: list[Rect] = []
     for region in regions:
         x1, y1, x2, y2 = (value * scale for value in region.box_xyxy)
         boxes.append((x1, y1, x2, y2))
         draw_box(draw, boxes[-1], region.colour)
     texts = [f"{number}{region.mark}" for number, region in enumerate(regions, start=1)]
-    extents = [draw.textbbox((0, 0), text, font=font) for text in texts]
-    sizes_wh = [
-        (right - left + 2 * _PADDING_X, bottom - top + 2 * _PADDING_Y)
-        for left, top, right, bottom in extents
-    ]
-    labels = place_labels(boxes, sizes_wh, picture.size)
+    extents = [font.getbbox(text) for text in texts]
+    labels = place_labels(boxes, label_sizes(texts, font), picture.size)
     for region, text, extent, label in zip(regions, texts, extents, labels, strict=True):
         draw.rounded_rectangle(label, radius=4, fill=region.colour, outline=WHITE, width=1)
         position = (label[0] + _PADDING_X - extent[0], label[1] + _PADDING_Y - extent[1])
         draw.text(position, text, fill=WHITE, font=font)
     return picture
+
+
+def number_font(num_regions: int, long_side_px: int) -> ImageFont.FreeTypeFont:
+    """Return the font of the numbers, smaller in crowded images."""
+    share = 0.045 if num_regions <= 8 else 0.03
+    return load_font(max(11, round(long_side_px * share)), bold=True)
+
+
+def label_sizes(texts: Iterable[str], font: ImageFont.FreeTypeFont) -> list[tuple[float, float]]:
+    """Return width and height of the labels with these texts."""
+    extents = [font.getbbox(text) for text in texts]
+    return [
+        (right - left + 2 * _PADDING_X, bottom - top + 2 * _PADDING_Y)
+        for left, top, right, bottom in extents
+    ]
 
 
 def draw_box(draw: ImageDraw.ImageDraw, box: Rect, colour: Colour) -> None:

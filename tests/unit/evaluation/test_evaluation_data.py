@@ -1,14 +1,20 @@
 """What a cache is scored by: its LVIS file, its own regions, or another file's."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.format3 import as_format3
 from regionspot.cache import FeatureCache
-from regionspot.core.errors import AnnotationError, CacheMismatchError, ConfigError
+from regionspot.core.errors import (
+    AnnotationError,
+    CacheMismatchError,
+    ConfigError,
+    MissingFileError,
+)
 from regionspot.evaluation import open_evaluation_data
 from regionspot.scoring import CocoGroundTruth, LvisGroundTruth
 
@@ -81,10 +87,42 @@ def test_a_file_of_other_images_or_classes_is_refused(
         open_evaluation_data(folder, path, None)
 
 
-def test_pictures_of_other_formats_than_csv_need_the_file(
+def write_images(folder: Path, names: Iterable[str]) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"not read here")
+    return folder
+
+
+def test_a_cache_knows_its_image_files_without_the_annotations(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
+    folder = make_cache(annotation_format="coco")
+    images = write_images(tmp_path / "images", [f"image{n:03d}.jpg" for n in range(12)])
+    data = open_evaluation_data(folder, None, images)
+    cache = data.cache
+    assert dict(data.image_paths) == {
+        sample.image_id: images / f"{sample.key}.jpg"
+        for sample in (cache.sample(position) for position in range(len(cache)))
+    }
+    (images / "image003.jpg").unlink()
+    with pytest.raises(MissingFileError, match=r"lacks 1 of the 12 images.*Set --images_dir"):
+        open_evaluation_data(folder, None, images)
+
+
+def test_an_older_cache_of_other_formats_than_csv_needs_the_file(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    folder = as_format3(make_cache(annotation_format="coco"), tmp_path / "old")
+    images = write_images(tmp_path / "images", [f"image{n:03d}.jpg" for n in range(12)])
     with pytest.raises(ConfigError, match=r"was made from coco annotations.*Set --annotations"):
-        open_evaluation_data(make_cache(annotation_format="coco"), None, images)
+        open_evaluation_data(folder, None, images)
+
+
+def test_an_older_cache_from_csv_finds_images_by_their_keys(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    folder = as_format3(make_cache(annotation_format="csv"), tmp_path / "old")
+    images = write_images(tmp_path / "images", ["other.jpg"])
+    with pytest.raises(MissingFileError, match=r"lacks 12 of the 12 images"):
+        open_evaluation_data(folder, None, images)

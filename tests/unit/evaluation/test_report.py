@@ -10,8 +10,14 @@ from typing_extensions import override
 
 from regionspot.core.errors import ConfigError
 from regionspot.evaluation.report import ReportContent, render_report, write_report
-from regionspot.evaluation.report_parts import ReportPicture
-from regionspot.scoring import CategoryScore, LvisScores
+from regionspot.evaluation.report_parts import (
+    ImageAttention,
+    NamesByMethod,
+    RegionAttention,
+    RegionPicture,
+    ReportPicture,
+)
+from regionspot.scoring import CategoryScore, ClassGroup, LvisScores
 from regionspot.scoring.results import (
     EvaluatedData,
     EvaluationResult,
@@ -20,12 +26,34 @@ from regionspot.scoring.results import (
     write_metrics,
     write_per_category,
 )
-from regionspot.viz import NamedRegion
+from regionspot.viz import NamedRegion, RegionPhoto, RegionShape
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 PICTURE = ReportPicture(data=PNG, alt="a <dot>", caption="one & only")
+
+
+def region_picture(*names: NamedRegion, title: str = "Image 7", outline: str = "") -> RegionPicture:
+    """A picture of one region, named by as many methods as there are names."""
+    shape = RegionShape(box=(1, 2, 31, 22), label=(1, 0, 9, 2), outline=outline)
+    photo = RegionPhoto(data=PNG, size_wh=(40, 30), font_size=8, shapes=(shape,))
+    methods = tuple(
+        NamesByMethod(method=f"method{number}", regions=(one,)) for number, one in enumerate(names)
+    )
+    return RegionPicture(title=title, photo=photo, names=methods)
+
+
+def called(name: str, true_name: str | None = "cat") -> NamedRegion:
+    return NamedRegion(box_xyxy=(0, 0, 1, 1), name=name, true_name=true_name)
+
+
+CAT = region_picture(called("cat"))
+ATTENTION = ImageAttention(
+    title="Image <7>",
+    scale=PICTURE,
+    regions=(RegionAttention(picture=PICTURE, region=called("dog")),),
+)
 
 
 def scores(ap: float) -> LvisScores:
@@ -91,6 +119,7 @@ class Outline(HTMLParser):
     """Checks that tags nest, and collects anchors and links."""
 
     VOID = frozenset({"meta", "img", "br", "input"})
+    """Elements without an end tag; those of SVG end in "/>"."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,6 +136,10 @@ class Outline(HTMLParser):
                 self.ids.add(value)
             if name == "href" and value:
                 self.links.add(value)
+
+    @override
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in {"rect", "path"}
 
     @override
     def handle_endtag(self, tag: str) -> None:
@@ -126,16 +159,16 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(result: Evaluation
         result=result,
         ap_bars=PICTURE,
         training_curves=(PICTURE,),
-        sampled=(PICTURE, PICTURE),
-        mistakes=(PICTURE,),
-        attention=(PICTURE,),
+        sampled=(CAT, CAT),
+        mistakes=(CAT,),
+        attention=(ATTENTION,),
         commands=("python evaluate.py --title 'a > b'",),
     )
     html = render_report(content)
     outline = outline_of(html)
     assert {link.removeprefix("#") for link in outline.links} == outline.ids
     assert len(outline.ids) == 9
-    assert html.count("data:image/png;base64,") == 6
+    assert html.count("data:image/png;base64,") == 2 + 2 + 1 + 2
     assert "a &gt; b" in html
     assert "a &lt;dot&gt;" in html
     assert "one &amp; only" in html
@@ -148,7 +181,7 @@ def test_sections_without_content_are_left_out(result: EvaluationResult) -> None
 
 
 def test_the_page_asks_for_nothing_from_outside(result: EvaluationResult) -> None:
-    html = render_report(ReportContent(title="T", result=result, sampled=(PICTURE,)))
+    html = render_report(ReportContent(title="T", result=result, sampled=(CAT,)))
     assert not re.search(r"https?:|@import|url\(|<script |<link", html)
     assert html.count("<script>") == 1, "our own, for sorting and filtering"
 
@@ -174,7 +207,7 @@ def test_names_from_files_cannot_inject_markup(result: EvaluationResult) -> None
 
 def test_class_names_cannot_inject_markup(result: EvaluationResult) -> None:
     region = NamedRegion(box_xyxy=(0, 0, 1, 1), name="<script>", true_name="</ol>", score=0.126)
-    picture = ReportPicture(data=PNG, alt='" onload="x', regions=(region,))
+    picture = region_picture(region, title='" onload="x')
     html = render_report(ReportContent(title="T", result=result, sampled=(picture,)))
     outline_of(html)
     assert html.count("<script") == 1, "none but our own"
@@ -191,10 +224,65 @@ def test_names_below_a_picture_are_marked_right_or_wrong(
     result: EvaluationResult, true_name: str | None, mark: str, kind: str
 ) -> None:
     region = NamedRegion(box_xyxy=(0, 0, 1, 1), name="cat", true_name=true_name)
-    picture = ReportPicture(data=PNG, alt="", regions=(region,))
-    html = render_report(ReportContent(title="T", result=result, sampled=(picture,)))
+    content = ReportContent(title="T", result=result, sampled=(region_picture(region),))
+    html = render_report(content)
+    assert f'<g class="region v0-{kind}">' in html
     assert f'<li class="{kind}"><b>{mark}</b>\n<span>cat' in html
     assert ("true name: dog" in html) == (kind == "wrong")
+
+
+def test_a_picture_has_one_image_and_the_names_and_verdicts_of_every_method(
+    result: EvaluationResult,
+) -> None:
+    picture = region_picture(called("cat"), called("dog"), called("cow", None))
+    html = render_report(ReportContent(title="T", result=result, sampled=(picture,)))
+    assert html.count("data:image/png") == 1
+    assert html.count('<rect class="box" x="1" y="2" width="30.0" height="20.0"/>') == 1
+    assert '<g class="region v0-right v1-wrong v2-unknown">' in html
+    for number, count in enumerate(["1 of 1 right", "0 of 1 right", "1 regions"]):
+        assert f'<span class="by">method{number}: {count}</span>' in html
+    assert html.count('<input type="radio" name="sampled1"') == 3
+    assert html.count(" checked>") == 1
+
+
+def test_one_method_has_no_switch(result: EvaluationResult) -> None:
+    html = render_report(ReportContent(title="T", result=result, sampled=(CAT,)))
+    assert 'type="radio"' not in html
+    assert "<span>cat" in html
+
+
+def test_masks_are_drawn_as_outlines(result: EvaluationResult) -> None:
+    picture = region_picture(called("cat"), outline="M1 2 3 4 5 6Z")
+    html = render_report(ReportContent(title="T", result=result, sampled=(picture,)))
+    assert '<g class="region v0-right masked">' in html
+    assert '<path class="outline" d="M1 2 3 4 5 6Z"/>' in html
+
+
+def test_attention_says_whether_the_name_is_right(result: EvaluationResult) -> None:
+    html = render_report(ReportContent(title="T", result=result, attention=(ATTENTION,)))
+    assert "<h3>Image &lt;7&gt;</h3>" in html
+    assert '<b class="wrong">\u2717 dog</b>' in html
+    assert "true name: cat" in html
+
+
+def test_groups_of_classes_have_a_row_each_and_stand_in_metrics(result: EvaluationResult) -> None:
+    groups = (
+        ClassGroup(name="unseen", classes=("low", "high")),
+        ClassGroup(name="<b>", classes=("high",)),
+    )
+    grouped = replace(result, class_groups=groups)
+    html = render_report(ReportContent(title="T", result=grouped))
+    outline_of(html)
+    cells = (
+        '<td data-name="number">{}</td><td data-name="fusion_head">{}</td>'
+        '<td data-name="clip_box_crop">{}</td></tr>'
+    )
+    assert f"<tr><td>unseen</td>{cells.format(2, 50.0, 50.0)}" in html
+    assert f"<tr><td>&lt;b&gt;</td>{cells.format(1, 99.0, 99.0)}" in html
+    assert "no head was trained on" in html
+    metrics = json.loads(grouped.to_json())
+    assert metrics["class_groups"] == {"unseen": ["low", "high"], "<b>": ["high"]}
+    assert metrics["methods"]["clip_box_crop"]["class_groups"] == {"unseen": 50.0, "<b>": 99.0}
 
 
 def test_a_subset_is_warned_of(result: EvaluationResult) -> None:

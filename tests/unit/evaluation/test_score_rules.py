@@ -173,6 +173,8 @@ def test_no_regions_and_regions_that_are_all_dropped_give_nothing() -> None:
 def test_what_a_rule_cannot_do_is_refused() -> None:
     with pytest.raises(ShapeError, match="needs SAM's predicted IoU"):
         emitted(image_of([WIDE], [[1, 0, 0]]), "tap")
+    with pytest.raises(ShapeError, match="a finite number; found .*nan"):
+        emitted(image_of([WIDE], [[1, 0, 0]], [float("nan")]), "tap")
     with pytest.raises(ConfigError, match=r"Set --score_rule to one of box_score, probability"):
         emitted(TABLE, "product")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Set --protocol flattened_top300"):

@@ -270,6 +270,31 @@ def test_a_warm_start_from_other_features_is_warned_of(
     assert "clip_model: 'ViT-L-14' then, 'tiny' now" in caplog.text
 
 
+@pytest.mark.parametrize("initial", [None, ("from before",), ()])
+def test_the_card_names_the_classes_with_regions_in_training(
+    make_cache: MakeCache, tmp_path: Path, initial: tuple[str, ...] | None
+) -> None:
+    names = tuple(f"class {number:02d}" for number in range(30))
+    folder = make_cache(num_images=2, names=names)
+    data = CachedRegions([folder])
+    init_from = None
+    if initial is not None:
+        first = start(tmp_path / "head")
+        card = replace(first.card, seen_classes=initial)
+        save_trained_head(tmp_path / "head", replace(first, card=card))
+        init_from = str(tmp_path / "head")
+    module = RegionSpotModule(data.spec, head=SMALL, init_from=init_from)
+    quiet_trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
+    (cache,) = data.train_caches
+    labelled = {names[label] for image in range(2) for label in cache.sample(image).labels}
+    seen = module.trained_head().card.seen_classes
+    if initial == ():
+        assert seen == (), "unknown before, so unknown now"
+    else:
+        assert set(seen) == labelled | set(initial or ())
+        assert len(seen) < len(names)
+
+
 def test_only_a_cached_regions_data_module_is_trained_on(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
