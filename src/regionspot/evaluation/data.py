@@ -264,9 +264,9 @@ def _paths_of(annotated: AnnotatedImages, images_dir: Path) -> Mapping[int, Path
 
 
 def _paths_by_key(cache: FeatureCache, images_dir: Path) -> Mapping[int, Path]:
-    """Find the images of a CSV cache, whose keys are their paths."""
+    """Find the images of a cache of a format without image ids: their keys are their paths."""
     found = cache.manifest.annotation_format
-    if found != "csv":
+    if found not in FORMATS or FORMATS[found].has_image_ids:
         raise ConfigError(
             f"{cache.location} was made from {found} annotations and does not know the names of its"
             " image files. Set --annotations to that file beside --images_dir; the figures stay"
