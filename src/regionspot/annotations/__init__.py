@@ -11,6 +11,12 @@ from regionspot.annotations.coco import read_coco_json
 from regionspot.annotations.columns import image_key
 from regionspot.annotations.csv_table import CsvBlock, CsvColumn
 from regionspot.annotations.detectron2 import read_detections
+from regionspot.annotations.find_annotations import (
+    FoundAnnotations,
+    find_annotations,
+    find_images_dir,
+    yolo_images_dir,
+)
 from regionspot.annotations.formats import (
     FORMATS,
     AnnotationFormat,
@@ -38,6 +44,7 @@ __all__ = [
     "CsvColumn",
     "Dropped",
     "ExaminedBoxes",
+    "FoundAnnotations",
     "Frequency",
     "ImageRecord",
     "Implausible",
@@ -54,6 +61,8 @@ __all__ = [
     "check_options",
     "decode_mask",
     "decode_points",
+    "find_annotations",
+    "find_images_dir",
     "identities_of_file",
     "image_key",
     "implausible_error",
@@ -66,4 +75,5 @@ __all__ = [
     "with_merged_classes",
     "with_proposals",
     "without_regions",
+    "yolo_images_dir",
 ]

@@ -12,6 +12,7 @@ from typing import cast
 from regionspot.cli.run import answer_signals
 
 _COMMANDS = {
+    "init": ("init:init", "write the configurations for your own images and annotations"),
     "cache": ("cache:make_cache", "run SAM and CLIP once over annotated images: a feature cache"),
     "cache plan": ("cache:plan_cache", ""),
     "cache verify": ("verify:verify_caches", ""),
