@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
+from regionspot.cli.options import CommandParser
 from regionspot.cli.run import reported_errors
 from regionspot.core.errors import AnnotationError
 
@@ -146,8 +147,8 @@ def _about_preset(preset: str) -> str:
     )
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="regionspot init", description=init.__doc__)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="regionspot init", description=init.__doc__)
     parser.add_argument("folder", type=str, help="Folder of the images and their annotations.")
     parser.add_argument(
         "--format",

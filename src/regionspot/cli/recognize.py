@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from numpy.typing import ArrayLike
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
-from regionspot.cli.options import prepare_parsing
+from regionspot.cli.options import CommandParser, prepare_parsing
 from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.files import is_file
@@ -193,9 +193,9 @@ def _picture_path(text: str) -> Path:
     return path
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> CommandParser:
     prepare_parsing()
-    parser = ArgumentParser(prog="regionspot recognize", description=recognize.__doc__)
+    parser = CommandParser(prog="regionspot recognize", description=recognize.__doc__)
     parser.add_argument(
         "--model", type=str, required=True, help="Folder of a run or a trained head; or a .ckpt."
     )
