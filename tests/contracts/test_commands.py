@@ -23,8 +23,8 @@ def test_help_lists_every_command(args: list[str], capsys: pytest.CaptureFixture
     main(args)
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert listed == [
-        *("init", "cache", "fit", "validate", "evaluate", "recognize", "verify", "convert"),
-        "convert-proposals",
+        *("init", "cache", "fit", "validate", "evaluate", "recognize", "info", "verify"),
+        *("convert", "convert-proposals"),
         *("toy", "quickstart", "completion"),
     ]
 
