@@ -9,7 +9,7 @@ from regionspot.annotations.box_checks import (
 from regionspot.annotations.classes import with_merged_classes
 from regionspot.annotations.coco import read_coco_json
 from regionspot.annotations.columns import image_key
-from regionspot.annotations.csv_table import CsvBlock, CsvColumn
+from regionspot.annotations.csv_table import CsvBlock, CsvColumn, CsvTable
 from regionspot.annotations.detectron2 import read_detections
 from regionspot.annotations.find_annotations import (
     FoundAnnotations,
@@ -33,6 +33,7 @@ from regionspot.annotations.record import AnnotatedImages, ImageRecord, RecordTa
 from regionspot.annotations.region_prompts import Prompt, decode_mask, decode_points
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
 from regionspot.annotations.v3det import read_category_tree
+from regionspot.annotations.yolo_layout import images_below
 
 __all__ = [
     "FORMATS",
@@ -42,6 +43,7 @@ __all__ = [
     "AnnotationReport",
     "CsvBlock",
     "CsvColumn",
+    "CsvTable",
     "Dropped",
     "ExaminedBoxes",
     "FoundAnnotations",
@@ -65,6 +67,7 @@ __all__ = [
     "find_images_dir",
     "identities_of_file",
     "image_key",
+    "images_below",
     "implausible_error",
     "overshooting",
     "read_annotations",

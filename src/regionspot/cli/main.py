@@ -27,7 +27,7 @@ COMMANDS = {
     "fit": ("train:train", "train the fusion head on caches (train.py fit)"),
     "validate": ("train:train", "AP of a checkpoint on a validation cache (train.py validate)"),
     "evaluate": ("evaluate:evaluate", "AP of heads and of CLIP on crops, with a report"),
-    "recognize": ("recognize:recognize", "name the regions of one image"),
+    "recognize": ("recognize:recognize", "name the regions of images"),
     "info": ("info:show_info", "say what a cache, head, checkpoint, run or evaluation is"),
     "verify": ("verify:verify_paths", "report damage in caches, heads and checkpoints"),
     "convert": ("convert:convert_head", "read or write the layout of the paper's released heads"),
