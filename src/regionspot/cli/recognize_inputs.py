@@ -107,13 +107,25 @@ def read_boxes(path: Path, kind: str) -> dict[str, NDArray[np.float32]]:
         kind: ``coco``, or ``csv`` for a header with ``image,x1,y1,x2,y2``.
 
     Raises:
+        MissingFileError: There is no such file.
         AnnotationError: The file has another format or is damaged.
     """
-    if kind == "coco":
-        data = read_annotations("coco", path, None)
-        if data.report.num_dropped:
-            _logger.warning("%s: %s", path, "; ".join(data.report.lines()))
-        return {record.file_name: record.boxes_xyxy for record in data.records}
+    if not path.is_file():
+        raise MissingFileError(f"no file at {path}: check --{kind}.")
+    try:
+        return _read_coco(path) if kind == "coco" else _read_csv(path)
+    except AnnotationError as error:
+        raise AnnotationError(str(error).replace("--annotations.path", f"--{kind}")) from error
+
+
+def _read_coco(path: Path) -> dict[str, NDArray[np.float32]]:
+    data = read_annotations("coco", path, None)
+    if data.report.num_dropped:
+        _logger.warning("%s: %s", path, "; ".join(data.report.lines()))
+    return {record.file_name: record.boxes_xyxy for record in data.records}
+
+
+def _read_csv(path: Path) -> dict[str, NDArray[np.float32]]:
     rows: dict[str, list[list[float]]] = {}
     for block in CsvTable(path, _COLUMNS).blocks():
         sides = np.stack([block.numbers(name) for name in _COLUMNS[1:]], axis=1)

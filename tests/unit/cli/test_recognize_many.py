@@ -159,7 +159,9 @@ def test_an_image_without_boxes_has_no_regions(
         (["nowhere", "images", "--everything"], "no image file or folder at nowhere"),
         (["images", "images/a.png", "--everything"], "two images are named a.png"),
         (["images", "--csv", "other.csv"], "the boxes are of other images: of x.png"),
-        (["images", "--csv", "bad.csv"], "has no column"),
+        (["images", "--csv", "bad.csv"], "in any order. Set --csv to such a file"),
+        (["images", "--coco", "bad.csv"], "is not JSON"),
+        (["images", "--coco", "gone.json"], "no file at gone.json: check --coco"),
         (["empty", "--everything"], "has no image in it"),
     ],
 )
