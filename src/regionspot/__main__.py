@@ -1,5 +1,6 @@
-"""``python -m regionspot``: the command line."""
+"""``python -m regionspot``: the ``regionspot`` command."""
 
 from regionspot.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ def test_the_configurations_are_there() -> None:
     assert [path.stem for path in CACHE] == [
         *("lvis_val_bb", "lvis_val_bl", "lvis_val_bl336", "lvis_val_glip_bl", "lvis_val_grid_bl"),
         *("lvis_val_sam2_bl", "lvis_val_siglip2_bl", "objects365_bl", "openimages_bl"),
-        *("own_coco_bl", "own_csv_bl", "v3det_bl"),
+        *("own_coco_bl", "own_csv_bl", "own_voc_bl", "own_yolo_bl", "v3det_bl"),
     ]
 
 

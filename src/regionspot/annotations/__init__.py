@@ -10,8 +10,14 @@ from regionspot.annotations.classes import with_merged_classes
 from regionspot.annotations.coco import read_coco_json
 from regionspot.annotations.coco_truth import CocoMasks
 from regionspot.annotations.columns import image_file_name, image_key
-from regionspot.annotations.csv_table import CsvBlock, CsvColumn
+from regionspot.annotations.csv_table import CsvBlock, CsvColumn, CsvTable
 from regionspot.annotations.detectron2 import read_detections
+from regionspot.annotations.find_annotations import (
+    FoundAnnotations,
+    find_annotations,
+    find_images_dir,
+    yolo_images_dir,
+)
 from regionspot.annotations.formats import (
     FORMATS,
     AnnotationFormat,
@@ -34,6 +40,7 @@ from regionspot.annotations.region_prompts import (
 )
 from regionspot.annotations.report import AnnotationReport, Dropped, Reason
 from regionspot.annotations.v3det import read_category_tree
+from regionspot.annotations.yolo_layout import images_below
 
 __all__ = [
     "FORMATS",
@@ -44,8 +51,10 @@ __all__ = [
     "CocoMasks",
     "CsvBlock",
     "CsvColumn",
+    "CsvTable",
     "Dropped",
     "ExaminedBoxes",
+    "FoundAnnotations",
     "Frequency",
     "ImageRecord",
     "Implausible",
@@ -63,9 +72,12 @@ __all__ = [
     "decode_mask",
     "decode_points",
     "encode_mask",
+    "find_annotations",
+    "find_images_dir",
     "identities_of_file",
     "image_file_name",
     "image_key",
+    "images_below",
     "implausible_error",
     "overshooting",
     "read_annotations",
@@ -77,4 +89,5 @@ __all__ = [
     "with_merged_classes",
     "with_proposals",
     "without_regions",
+    "yolo_images_dir",
 ]

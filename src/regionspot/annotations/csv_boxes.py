@@ -19,7 +19,8 @@ from regionspot.annotations.report import Reason
 from regionspot.core.errors import AnnotationError
 
 _SIDES = ("x1", "y1", "x2", "y2")
-_COLUMNS = ("image", *_SIDES, "label")
+COLUMNS = ("image", *_SIDES, "label")
+"""The columns of the header, in any order."""
 
 
 def read_own_csv(source: Source) -> RawAnnotations:
@@ -29,14 +30,14 @@ def read_own_csv(source: Source) -> RawAnnotations:
     of appearance, or the list of ``classes_path``; labels that are not in it are counted as unknown
     categories. Images are numbered from 0 in the order of the file.
     """
-    table = CsvTable(source.path, _COLUMNS, describe=_describe)
+    table = CsvTable(source.path, COLUMNS, describe=_describe)
     rows = _Rows(ClassNames(source.options.classes_path))
     for block in table.blocks():
         rows.add(block)
     if not rows.files:
         raise AnnotationError(f"{source.path} has no row below its header, so no image.")
     vocabulary = rows.classes.vocabulary(source.path)
-    extra = [repr(name) for name in table.header if name not in _COLUMNS]
+    extra = [repr(name) for name in table.header if name not in COLUMNS]
     return RawAnnotations(
         images=ImageColumns.from_file_names(rows.files),
         vocabulary=vocabulary,

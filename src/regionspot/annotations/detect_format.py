@@ -1,8 +1,13 @@
-"""Recognizes the format of a JSON file, to name it if another format was given."""
+"""Recognizes the format of a file, to name it if another format was given."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from regionspot.core.errors import AnnotationError, MissingFileError
 
 WANTED_LISTS = ("images", "annotations", "categories")
 
@@ -13,6 +18,11 @@ _DESCRIPTIONS = {
     "coco": "a COCO ground-truth file",
 }
 _OBJECTS365_NAME = re.compile(r"(images/v[12]/patch\d+/)?objects365_v[12]_\d+\.jpg")
+
+FORMAT_OF_SUFFIX: Final[Mapping[str, str]] = MappingProxyType(
+    {".json": "coco", ".csv": "csv", ".yaml": "yolo", ".yml": "yolo", ".names": "yolo"}
+)
+"""The format that the name of an annotation file suggests."""
 
 _IMAGE_ID = re.compile(r"-?[0-9]+")
 
@@ -42,6 +52,33 @@ class Outline:
         """Return the first entry of a list, if it is an object."""
         first = self.lists[name].first if name in self.lists else None
         return first if isinstance(first, dict) else {}
+
+
+def format_hint(path: Path) -> str | None:
+    """Return the format that the name of a file, or the content of a folder, suggests, if any."""
+    if path.is_dir():
+        return "voc" if any(path.glob("*.xml")) or (path / "Annotations").is_dir() else None
+    return "voc" if path.suffix.lower() == ".xml" else FORMAT_OF_SUFFIX.get(path.suffix.lower())
+
+
+def wrong_file(path: Path, format_name: str, wanted: str) -> AnnotationError | MissingFileError:
+    """Return the error for a path whose name does not fit its format.
+
+    Args:
+        path: The file or folder.
+        format_name: The format that was asked for.
+        wanted: What the format needs, as a noun.
+    """
+    if not path.exists():
+        return MissingFileError(f"{path} does not exist. Set --annotations.path to {wanted}.")
+    hint = format_hint(path)
+    is_other = hint is not None and hint != format_name
+    advice = f" It may be in the format {hint}: set --annotations.format." if is_other else ""
+    kind = "folder" if path.is_dir() else "file"
+    return AnnotationError(
+        f"{path} is a {kind}, but --annotations.format is {format_name}, which wants {wanted}."
+        f"{advice}"
+    )
 
 
 def recognize_format(outline: Outline) -> str | None:

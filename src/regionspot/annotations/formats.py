@@ -11,6 +11,7 @@ from regionspot.annotations.classes import mark_other_classes, with_classes
 from regionspot.annotations.coco import read_coco
 from regionspot.annotations.columns import RawAnnotations
 from regionspot.annotations.csv_boxes import read_own_csv
+from regionspot.annotations.image_list import with_listed_images
 from regionspot.annotations.lvis import read_lvis
 from regionspot.annotations.objects365 import read_objects365
 from regionspot.annotations.openimages import read_openimages
@@ -18,6 +19,8 @@ from regionspot.annotations.options import ReadOptions, Source
 from regionspot.annotations.record import AnnotatedImages
 from regionspot.annotations.report import Reason
 from regionspot.annotations.v3det import read_v3det
+from regionspot.annotations.voc import read_voc
+from regionspot.annotations.yolo import read_yolo
 from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
 from regionspot.core.files import canonical_json, sha256_bytes
 
@@ -32,6 +35,9 @@ class Format:
     """Fields of `ReadOptions` that it takes, beside those that every format takes."""
     required: Mapping[str, str] = field(default_factory=dict)
     """Those of ``options`` that must be given, and what to set each one to."""
+    has_image_ids: bool = True
+    """Whether images have ids of their own. If not, they are numbered, and the key of an image is
+    its path (see `image_key`)."""
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -45,7 +51,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             required={"classes_path": "its class descriptions (class-descriptions-boxable.csv)"},
         ),
         "v3det": Format(read=read_v3det, options=("crowds", "tree_path")),
-        "csv": Format(read=read_own_csv, options=("classes_path",)),
+        "csv": Format(read=read_own_csv, options=("classes_path",), has_image_ids=False),
+        "yolo": Format(read=read_yolo, options=("split",), has_image_ids=False),
+        "voc": Format(read=read_voc, options=("split", "classes_path"), has_image_ids=False),
     }
 )
 """The formats. To add one, write its reader in a module of its own and enter it here.
@@ -60,7 +68,7 @@ if TYPE_CHECKING:
 else:
     AnnotationFormat = Literal[tuple(FORMATS)]
 
-_OF_ALL_FORMATS = ("classes", "implausible")
+_OF_ALL_FORMATS = ("classes", "image_list", "implausible")
 
 
 def check_options(name: AnnotationFormat, options: ReadOptions) -> None:
@@ -100,7 +108,7 @@ def read_annotations(
 
     Args:
         format: The file's format.
-        annotations_path: The file.
+        annotations_path: The file; of VOC, the folder of the XML files.
         images_dir: Folder that the file names in it are relative to; the images are not opened.
             None if it is not on this machine: then names are not checked.
         name: Name of the data set; the file's name when None.
@@ -129,6 +137,8 @@ def read_annotations(
     raw = FORMATS[format].read(
         Source(path=annotations_path, images_dir=images_dir, options=options)
     )
+    if options.image_list is not None:
+        raw = with_listed_images(raw, options.image_list)
     if isinstance(options.classes, tuple):
         raw = mark_other_classes(raw, options.classes, annotations_path)
     drop = options.dropped & raw.marks.keys()

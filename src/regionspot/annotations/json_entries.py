@@ -120,6 +120,12 @@ def read_lists(file: JsonFile, readers: Mapping[str | None, Sequence[Entries[Any
     return Outline(skeleton=file.skeleton, lists=summaries)
 
 
+def read_outline(file: JsonFile) -> Outline:
+    """Read only the first entry of each list of a file, to recognize its format."""
+    summaries = {one.name: ListSummary(first=one.first()) for one in file.containers}
+    return Outline(skeleton=file.skeleton, lists=summaries)
+
+
 def entry_text(path: Path, name: str | None, index: int) -> str:
     """Return the text of entry ``index`` of a list of a valid file, for messages."""
     start = 0

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import msgspec
 import numpy as np
 
+from regionspot.annotations.detect_format import format_hint
 from regionspot.annotations.opening import (
     ANNOTATIONS,
     FileRole,
@@ -330,8 +331,9 @@ def _raise_syntax_error(path: Path, error: json.JSONDecodeError, role: FileRole)
             f"{path} is cut off: it ends after {len(text):,} characters in the middle of the JSON"
             f" ({error.msg} at {place}). Download or copy the {role.noun} again."
         ) from error
-    is_openimages = role is ANNOTATIONS and text.startswith("ImageID,")
-    hint = ", or type --annotations.format openimages" if is_openimages else ""
+    other = "openimages" if text.startswith("ImageID,") else format_hint(path)
+    is_other = role is ANNOTATIONS and other not in {None, "coco"}
+    hint = f", or type --annotations.format {other}" if is_other else ""
     near = text[error.pos :][:_NEAR_CHARACTERS]
     raise AnnotationError(
         f"{path} is not JSON: {error.msg} at {place}, near {near!r}. Give a JSON {role.noun} with"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from regionspot.annotations.detect_format import format_hint
 from regionspot.core.errors import AnnotationError, MissingFileError
 
-FileKind = Literal["json", "csv"]
+FileKind = Literal["json", "csv", "yaml", "txt"]
 """What a file should be, which is also its suffix."""
 
 
@@ -89,4 +90,6 @@ def _missing_message(path: Path, kind: FileKind, role: FileRole) -> str:
     place, found = (path, "is a folder") if path.is_dir() else (path.parent, "does not exist")
     names = sorted(entry.name for entry in place.glob(f"*.{kind}"))
     hint = f" That folder holds {', '.join(names[:_NUM_BESIDE])}." if names else ""
+    if path.is_dir() and (other := format_hint(path)):
+        hint += f" It may be in the format {other}: set --annotations.format."
     return f"{path} {found}.{hint} Set {role.option} to the {role.noun}."

@@ -20,7 +20,8 @@ class ReadOptions:
     crowds: KeepOrDrop | None = None
     """Whether an annotation around a crowd (iscrowd) is a region like any other; keep if None."""
     classes_path: Path | None = None
-    """OpenImages: the class descriptions (MID,name). CSV: a list of class names, one per line."""
+    """OpenImages: the class descriptions (MID,name). CSV and VOC: a list of class names, one per
+    line."""
     rotations_path: Path | None = None
     """OpenImages: the list of images with a column Rotation; only used to count."""
     groups: KeepOrDrop | None = None
@@ -34,6 +35,10 @@ class ReadOptions:
     """SAM's prompt for a region, which has to be read; its box if None."""
     classes: Classes | None = None
     """The classes in the vocabulary: those that have a region, or those named; all if None."""
+    split: str | None = None
+    """YOLO and VOC: the split to read; all images if None."""
+    image_list: Path | None = None
+    """A text file of the images to read, one file name per line; all images if None."""
     implausible: Implausible | None = None
     """What to do with a file whose annotations look wrong as a whole; refuse if None."""
 

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from regionspot.cache import CacheMerge, exclusive_writer
-from regionspot.cli.options import parse_options
+from regionspot.cli.options import CommandParser, parse_options
 from regionspot.cli.run import reported_errors, show_progress
 from regionspot.cli.verify import describe_problem
 from regionspot.core.errors import ConfigError
@@ -120,7 +118,7 @@ def merge_caches(words: Sequence[str]) -> None:
     rebuilds its damaged shards.
     """
     show_progress()
-    parser = ArgumentParser(prog="regionspot cache merge", description=merge_caches.__doc__)
+    parser = CommandParser(prog="regionspot cache merge", description=merge_caches.__doc__)
     parser.add_argument(
         "caches",
         nargs="+",

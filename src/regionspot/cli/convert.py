@@ -7,10 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
-
 from regionspot.annotations.detectron2 import CONVERT, read_detections
-from regionspot.cli.options import prepare_parsing
+from regionspot.cli.options import CommandParser, prepare_parsing
 from regionspot.cli.run import reported_errors
 from regionspot.core.errors import AnnotationError, ConfigError
 from regionspot.core.files import open_atomic
@@ -36,7 +34,7 @@ def convert_head(words: Sequence[str]) -> None:
     from regionspot.backbones import ModelsConfig
 
     prepare_parsing()
-    parser = ArgumentParser(prog="regionspot convert", description=convert_head.__doc__)
+    parser = CommandParser(prog="regionspot convert", description=convert_head.__doc__)
     parser.add_argument("source", type=str, help="A released .pth file, or a trained head.")
     parser.add_argument("target", type=str, help="The folder or the .pth file to write.")
     parser.add_argument(
@@ -106,7 +104,7 @@ def convert_proposals(words: Sequence[str]) -> None:
     logits. The ``instances_predictions.pth`` of COCOEvaluator is also accepted. Files that would
     run code are refused.
     """
-    parser = ArgumentParser(prog=CONVERT, description=convert_proposals.__doc__)
+    parser = CommandParser(prog=CONVERT, description=convert_proposals.__doc__)
     parser.add_argument("source", type=str, help="A .pkl or .pth file of Detectron2.")
     parser.add_argument("target", type=str, help="The .json file to write.")
     options = parser.parse_args(words)

@@ -7,14 +7,18 @@ importing anything, and again where the object was defined, so that names such a
 ``lightning.pytorch.os.system`` are refused as well.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from difflib import get_close_matches
 from itertools import chain
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
+from typing_extensions import override
 
 from regionspot.core.errors import ConfigError, RegionSpotError
 
@@ -26,6 +30,40 @@ _ALLOWED: Final = ("lightning", "regionspot")
 _NODES = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_NODES = 100_000
 _MAX_DEPTH = 100
+
+
+_UNKNOWN_OPTION = re.compile(r"[Uu]nrecognized arguments: (--?[\w.+-]+)")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question with the most similar known words; empty if none is similar."""
+    similar = get_close_matches(word, list(known), n=3, cutoff=0.7)
+    return f" Did you mean {' or '.join(similar)}?" if similar else ""
+
+
+def unknown_option(message: str, parser: ArgumentParser) -> str | None:
+    """Return a short message for jsonargparse's error about an unknown option; None for others."""
+    found = _UNKNOWN_OPTION.search(message)
+    if found is None:
+        return None
+    known = [name for action in parser._actions for name in action.option_strings]  # noqa: SLF001
+    return (
+        f"there is no option {found[1]}.{did_you_mean(found[1], known)} {parser.prog} --help lists"
+        " all options."
+    )
+
+
+class CommandParser(ArgumentParser):
+    """Names similar options in the error about an unknown one."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the error, without the long usage for an unknown option, and exit with 2."""
+        short = unknown_option(message, self)
+        if short is None:
+            super().error(message, ex)
+        print(f"error: {short}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def parse_options(
@@ -43,7 +81,7 @@ def parse_options(
         ConfigError: The class refuses an option, or the file is not text.
     """
     prepare_parsing()
-    parser = ArgumentParser(prog=prog, description=about)
+    parser = CommandParser(prog=prog, description=about)
     parser.add_argument("--config", action="config", help="YAML file with options.")
     parser.add_class_arguments(config_class)
     with readable_files():

@@ -21,9 +21,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from regionspot.cli.main import main as run_command
+from regionspot.cli.options import CommandParser
 from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError, MissingExtraError, MissingFileError
 from regionspot.core.files import sha256_bytes, sha256_file, write_bytes_atomic, write_text_atomic
@@ -320,7 +321,7 @@ def _check_packages() -> None:
 @reported_errors()
 def main(words: Sequence[str]) -> None:
     """Run the quickstart; see ``regionspot quickstart --help``."""
-    parser = ArgumentParser(prog="regionspot quickstart", description=__doc__)
+    parser = CommandParser(prog="regionspot quickstart", description=__doc__)
     parser.add_argument(
         "--output_dir", type=str, default="runs/quickstart", help="Folder to write everything to."
     )

@@ -1,22 +1,27 @@
-"""``regionspot recognize``: name the regions of one image."""
+"""``regionspot recognize``: name the regions of images."""
 
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+import numpy as np
+from jsonargparse import Namespace
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
-from regionspot.cli.options import prepare_parsing
+from regionspot.cli.options import CommandParser, prepare_parsing
 from regionspot.cli.run import reported_errors
-from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
+from regionspot.core.errors import ConfigError, MissingFileError, ShapeError, VocabularyError
 from regionspot.core.files import is_file
 from regionspot.core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from regionspot.cli.recognize_inputs import ImageJob
+    from regionspot.cli.recognize_outputs import OutputFormat
     from regionspot.inference import Regions
 
 _LIST_FILE = re.compile(r"\.(txt|text|csv|tsv|json|ya?ml|names|lst|list|md)$", re.IGNORECASE)
@@ -24,18 +29,36 @@ _LIST_FILE = re.compile(r"\.(txt|text|csv|tsv|json|ya?ml|names|lst|list|md)$", r
 
 @reported_errors()
 def recognize(words: Sequence[str]) -> None:
-    """Name the regions of one image and print a table."""
+    """Name the regions of images.
+
+    Of one image, with ``--boxes``, ``--points`` or ``--everything``, prints a table. Of several
+    images or folders, with ``--coco``, ``--csv`` or ``--everything``, prints a JSON line for each
+    image, or writes ``--format`` to the folder ``--output``. Exits with 0 if all images were
+    recognized, with 1 if some could not be used, and with 2 for a mistake in the options.
+    """
     parser = _parser()
     options = parser.instantiate(parser.parse_args(words))
+    images = [*options.images, *([options.image] if options.image else [])]
+    if not images:
+        raise ConfigError("no image is given: name image files or folders.")
+    is_one = len(images) == 1 and not Path(images[0]).is_dir()
+    if is_one and options.format is None and not (options.coco or options.csv):
+        _recognize_one(images[0], options)
+    else:
+        _recognize_many(images, options)
+
+
+def _recognize_one(image: str, options: Namespace) -> None:
+    """Print a table, and write a picture."""
     # In order of cost: mistakes are reported before SAM and CLIP are loaded, which takes long.
     output = None if options.output is None else picture_path(options.output)
     boxes, points = _prompts(options)
     vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
     if options.templates is not None:
         check_templates(options.templates)
-    if not is_file(options.image):
-        raise MissingFileError(f"no image file at {options.image}: check --image.")
-    regions = _recognize(options, boxes, points, vocabulary)
+    if not is_file(image):
+        raise MissingFileError(f"no image file at {image}: check --image.")
+    regions = _recognize(image, options, boxes, points, vocabulary)
     print(format_table(regions))
     if options.everything and len(regions) == 0:
         print(
@@ -48,7 +71,92 @@ def recognize(words: Sequence[str]) -> None:
         print(f"picture: {output}")
 
 
+def _recognize_many(images: Sequence[str], options: Namespace) -> None:
+    """Write the regions of many images; go on after those that cannot be used."""
+    from regionspot.backbones.decode_images import ImageError
+    from regionspot.cli.recognize_outputs import region_writer
+
+    kind: OutputFormat = options.format or "json"
+    folder = _output_folder(options)
+    jobs = _jobs(images, options)
+    vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
+    name_regions = _recognizer(options, vocabulary, with_masks=kind == "png")
+    num_failed = 0
+    with region_writer(kind, folder) as writer, tqdm(jobs, unit=" images", disable=None) as bar:
+        for job in bar:
+            try:
+                regions = name_regions(job)
+            except (ImageError, ShapeError, OSError) as error:
+                num_failed += 1
+                print(f"error: {job.path}: {error}", file=sys.stderr)
+                writer.add_failure(job, str(error))
+            else:
+                writer.add(job, regions)
+    if num_failed:
+        print(f"{num_failed:,} of {len(jobs):,} images could not be used", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _recognizer(
+    options: Namespace, vocabulary: Vocabulary | None, *, with_masks: bool
+) -> "Callable[[ImageJob], Regions]":
+    from regionspot.inference import RegionSpot
+
+    model = RegionSpot.from_pretrained(
+        options.model,
+        device=options.device,
+        sam_weights=options.sam_weights,
+        clip_weights=options.clip_weights,
+    )
+    common: dict[str, Any] = {
+        "vocabulary": vocabulary,
+        "templates": options.templates,
+        "same_tokens": options.same_tokens,
+        "top_k": options.top_k,
+        "with_masks": with_masks,
+    }
+
+    def name_regions(job: "ImageJob") -> "Regions":
+        if job.boxes_xyxy is None:
+            return model.recognize_everything(job.path, grid=options.grid, **common)
+        return model.recognize(job.path, boxes_xyxy=job.boxes_xyxy, **common)
+
+    return name_regions
+
+
+def _jobs(images: Sequence[str], options: Namespace) -> "list[ImageJob]":
+    """Return the images with their boxes, or with none for SAM to find."""
+    from regionspot.cli.recognize_inputs import ImageJob, find_images, read_boxes, with_boxes
+
+    given = _given(options, ("boxes", "points", "coco", "csv", "everything"))
+    _check_grid(options, given)
+    jobs = find_images(images)
+    if given == "points" or (given == "boxes" and len(jobs) > 1):
+        raise ConfigError(
+            f"--{given} is for the regions of one image in a table; found {len(jobs)} images and"
+            f" --format {options.format}. Give the boxes of several images with --csv or --coco."
+        )
+    if given == "boxes":
+        boxes_xyxy = np.array(parse_rows(options.boxes, 4, option="--boxes"), np.float32)
+        return [ImageJob(path=job.path, name=job.name, boxes_xyxy=boxes_xyxy) for job in jobs]
+    if given == "everything":
+        return jobs
+    return with_boxes(jobs, read_boxes(Path(options[given]), given))
+
+
+def _output_folder(options: Namespace) -> Path | None:
+    if options.output is None:
+        if options.format == "png":
+            raise ConfigError("--format png writes files; wanted a folder in --output.")
+        return None
+    folder = Path(options.output)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output {folder} is a file; wanted a folder, for several images.")
+    return folder
+
+
 def _recognize(
+    image: str,
     options: Namespace,
     boxes: list[list[float]] | None,
     points: list[list[float]] | None,
@@ -64,7 +172,7 @@ def _recognize(
 
     as_count(options.top_k, name="top_k")
     trained_head = load_trained_head(options.model)
-    pixels = load_image(options.image, exif_policy=exif_policy_of(trained_head.card))
+    pixels = load_image(image, exif_policy=exif_policy_of(trained_head.card))
     checked_boxes: ArrayLike | None = None
     if not options.everything:
         size_hw = (pixels.shape[0], pixels.shape[1])
@@ -92,18 +200,29 @@ def _recognize(
 
 def _prompts(options: Namespace) -> tuple[list[list[float]] | None, list[list[float]] | None]:
     """Return boxes or points, or neither with ``--everything``."""
-    found = [f"--{name}" for name in ("boxes", "points", "everything") if options[name]]
-    if len(found) != 1:
-        raise ConfigError(
-            f"found {' and '.join(found) or 'none of them'}; wanted exactly one of --boxes or"
-            " --points, which say where the regions are, or --everything, which lets SAM find them."
-        )
-    if not options.everything and options.grid != GridProposer():
-        raise ConfigError(f"--grid requires --everything; found {found[0]}.")
+    _check_grid(options, _given(options, ("boxes", "points", "everything")))
     return (
         parse_rows(options.boxes, 4, option="--boxes") if options.boxes else None,
         parse_rows(options.points, 2, option="--points") if options.points else None,
     )
+
+
+def _given(options: Namespace, names: Sequence[str]) -> str:
+    """Return which option says where the regions are."""
+    found = [name for name in names if options[name]]
+    if len(found) != 1:
+        shown = " and ".join(f"--{name}" for name in found) or "none of them"
+        raise ConfigError(
+            f"found {shown}; wanted exactly one of --boxes or --points, which say where the"
+            " regions are (--coco or --csv for several images), or --everything, which lets SAM"
+            " find them."
+        )
+    return found[0]
+
+
+def _check_grid(options: Namespace, given: str) -> None:
+    if given != "everything" and options.grid != GridProposer():
+        raise ConfigError(f"--grid requires --everything; found --{given}.")
 
 
 _ROW_HELP = {
@@ -208,13 +327,14 @@ def picture_path(
     return path
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> CommandParser:
     prepare_parsing()
-    parser = ArgumentParser(prog="regionspot recognize", description=recognize.__doc__)
+    parser = CommandParser(prog="regionspot recognize", description=recognize.__doc__)
     parser.add_argument(
         "--model", type=str, required=True, help="Folder of a run or a trained head; or a .ckpt."
     )
-    parser.add_argument("--image", type=str, required=True, help="Image file.")
+    parser.add_argument("images", nargs="*", type=str, help="Image files, and folders of them.")
+    parser.add_argument("--image", type=str, help="One image file, as a further one of the above.")
     parser.add_argument(
         "--boxes",
         type=str,
@@ -222,6 +342,14 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--points", type=str, help="Instead of boxes: one point x,y for each region."
+    )
+    parser.add_argument(
+        "--coco",
+        type=str,
+        help="COCO file with the boxes of the images; images are found by the end of their path.",
+    )
+    parser.add_argument(
+        "--csv", type=str, help="The same as a CSV file with the columns image,x1,y1,x2,y2."
     )
     parser.add_argument(
         "--everything",
@@ -249,7 +377,17 @@ def _parser() -> ArgumentParser:
         help="How to treat names that CLIP cannot tell apart, such as Dog and dog: keep all, which"
         " share their probability; merge them under the first; or refuse them.",
     )
-    parser.add_argument("--output", type=str, help="Picture of the named regions to write.")
+    parser.add_argument(
+        "--output",
+        type=str,
+        help="For a table: picture of the named regions to write. Otherwise: folder to write to.",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("json", "csv", "coco", "png"),
+        help="What to write of the images: JSON lines, CSV rows, a COCO file, or a picture of each"
+        " (only to --output). By default a table of one image, and JSON lines of several.",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     parser.add_argument(
         "--sam_weights", type=str, help="Weights file; by default the released one."

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
+from regionspot.cli.options import CommandParser
 from regionspot.cli.run import reported_errors
 
 
@@ -16,7 +16,7 @@ def generate_toy_world(words: Sequence[str]) -> None:
 
     Does nothing if the folder already holds the world of the same options.
     """
-    parser = ArgumentParser(prog="regionspot toy", description=generate_toy_world.__doc__)
+    parser = CommandParser(prog="regionspot toy", description=generate_toy_world.__doc__)
     parser.add_argument(
         "--output_dir", type=str, default="runs/toy/world", help="Folder to write the world to."
     )

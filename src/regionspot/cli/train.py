@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -32,6 +33,7 @@ from regionspot.cli.options import (
     prepare_parsing,
     readable_files,
     take_allow_code,
+    unknown_option,
 )
 from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError, MissingExtraError
@@ -119,7 +121,12 @@ class LimitedArgumentParser(LightningArgumentParser):
         """Print the error and exit with 2, or raise ConfigError for code that is not allowed."""
         denied = _DENIED.search(message)
         if denied is None:
-            super().error(message, ex)
+            parser = getattr(ex, "subcommand_parser", None) or self
+            short = unknown_option(message, parser)
+            if short is None:
+                super().error(message, ex)
+            print(f"error: {short}", file=sys.stderr)
+            raise SystemExit(2)
         path = denied[1] or denied[2]
         module = path.rpartition(".")[0]
         raise ConfigError(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from regionspot.cache import (
     Fingerprint,
@@ -19,6 +19,7 @@ from regionspot.cache import (
     text_banks_path,
     verify_cache,
 )
+from regionspot.cli.options import CommandParser
 from regionspot.cli.run import reported_errors, show_progress
 from regionspot.core.errors import (
     CacheCorruptError,
@@ -203,7 +204,7 @@ def parse_paths(
     flags: Mapping[str, str] | None = None,
 ) -> Namespace:
     """Parse the words of a command that takes paths, ``--json`` and these flags (name: help)."""
-    parser = ArgumentParser(prog=prog, description=about)
+    parser = CommandParser(prog=prog, description=about)
     parser.add_argument(name, nargs="+", type=str, help=f"Folders, files or URLs of {what}.")
     for flag, text in {**(flags or {}), "--json": "Print JSON."}.items():
         parser.add_argument(flag, action="store_true", help=text)

@@ -67,26 +67,35 @@ class AnnotationsConfig:
     """The data set: an annotation file and the folder of its images."""
 
     format: AnnotationFormat
-    """Format of the annotation file. csv is for your own data: a header image,x1,y1,x2,y2,label,
-    and boxes in pixels."""
+    """Format of the annotation file. Your own data may also be in coco, yolo, voc or csv: a header
+    image,x1,y1,x2,y2,label, and boxes in pixels."""
     path: str
-    """Annotation file as published (unpacked). This and all other files may be URLs; they are
-    downloaded once, and again when they change."""
+    """Annotation file as published (unpacked). yolo: data.yaml, or a text file with one class name
+    per line (classes.txt). voc: the folder of the XML files. This and all other files may be URLs;
+    they are downloaded once, and again when they change. The labels of yolo and voc are folders,
+    which must be local."""
     images_dir: str
     """Folder that the file names in the annotation file are relative to. LVIS v1: the folder with
     COCO's train2017 and val2017. Objects365: the folder that its archives were unpacked to, with or
     without images/v1. OpenImages: the folder of the <ImageID>.jpg. V3Det: the folder that contains
-    its folder images. May be a URL (s3://, gs://, https://): images are then read when needed and
+    its folder images. yolo: the folder of the data set, which stands for path in data.yaml. voc:
+    JPEGImages. May be a URL (s3://, gs://, https://): images are then read when needed and
     not kept; for Objects365 their paths must be those in the file."""
     name: str | None = None
     """Display name of the data set; by default the name of the annotation file."""
     crowds: KeepOrDrop = "keep"
     """Whether annotations around a crowd (iscrowd) are regions like any other; both are counted.
-    Not for openimages and csv, which have none."""
+    Only for coco, lvis, objects365 and v3det."""
+    split: str | None = None
+    """yolo: the split, such as train or val: a key of data.yaml, or a folder below images. voc: the
+    name of a list in ImageSets/Main. By default all images; required if data.yaml has several."""
+    image_list: str | None = None
+    """Text file of the images to cache, one file name per line, spelled as in the annotations. The
+    classes stay those of all images. By default all images."""
     classes_path: str | None = None
-    """openimages: the class descriptions (lines MID,name, with or without a header); required. csv:
-    a text file with one class name per line; by default labels are numbered in order of
-    appearance."""
+    """openimages: the class descriptions (lines MID,name, with or without a header); required. csv
+    and voc: a text file with one class name per line; by default the names in order of appearance,
+    for voc in alphabetical order."""
     rotations_path: str | None = None
     """openimages: the list of images with their rotation, to count how many are stored rotated.
     Boxes refer to images as stored, so nothing else depends on it."""
@@ -123,6 +132,8 @@ class AnnotationsConfig:
         return ReadOptions(
             crowds=None if self.crowds == "keep" else self.crowds,
             classes_path=located(self.classes_path),
+            split=self.split,
+            image_list=located(self.image_list),
             rotations_path=located(self.rotations_path),
             groups=self.groups,
             depictions=self.depictions,

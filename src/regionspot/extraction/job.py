@@ -129,7 +129,7 @@ def store_category_tree(output_dir: Path, tree_path: str, annotated: AnnotatedIm
     )
 
 
-_WITHOUT_A_KNOWN_ORIENTATION = ("coco", "csv")
+_WITHOUT_A_KNOWN_ORIENTATION = ("coco", "csv", "yolo", "voc")
 """Formats of users' own data, whose annotators may have seen photos upright or as stored."""
 
 

@@ -19,6 +19,7 @@ from regionspot.model.released import (
     save_released_head,
 )
 from regionspot.model.trained_head import (
+    CARD_VERSION,
     RUN_FOLDER,
     WEIGHTS_SUFFIX,
     HeadCard,
@@ -29,6 +30,7 @@ from regionspot.model.trained_head import (
 )
 
 __all__ = [
+    "CARD_VERSION",
     "CHECKPOINT_CARD_KEY",
     "CHECKPOINT_SUFFIX",
     "RELEASED_SUFFIX",

@@ -252,8 +252,8 @@ def test_a_missing_images_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"'voc'.*coco, lvis"):
-        read_annotations("voc", tmp_path / "a.json", tmp_path)
+    with pytest.raises(AnnotationError, match=r"'darknet'.*coco, lvis"):
+        read_annotations("darknet", tmp_path / "a.json", tmp_path)
 
 
 SIDE = st.one_of(st.integers(-60, 160), st.floats(-1e3, 1e3, width=32), st.floats(), st.none())

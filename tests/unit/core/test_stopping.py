@@ -264,7 +264,7 @@ from regionspot.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.__path__.append({str(tmp_path)!r})
 sys.argv = ["regionspot", "slow"]
-main._COMMANDS["slow"] = ("slow:run", "")
+main.COMMANDS["slow"] = ("slow:run", "")
 main.main()
 """)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

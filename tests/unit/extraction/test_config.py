@@ -135,7 +135,7 @@ def test_a_bad_value_in_a_file_is_refused_like_one_that_was_typed(tmp_path: Path
     ("words", "named"),
     [
         (["--images_per_shard", "many"], "images_per_shard"),
-        (["--annotations.format", "voc"], "annotations.format"),
+        (["--annotations.format", "darknet"], "annotations.format"),
         (["--exif_policy", "turn"], "exif_policy"),
         (["--models.token_site", "masks"], "models.token_site"),
         (["--outptu_dir", "cache"], "--outptu_dir"),
