@@ -14,13 +14,17 @@ if TYPE_CHECKING:
         PromptedImage,
         score_pixel_methods,
     )
+    from regionspot.inference.encoded_image import EncodedImage
     from regionspot.inference.from_cache import score_cached
     from regionspot.inference.inputs import ImageLike, load_image
+    from regionspot.inference.prompts import BoxFormat
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
 
 __all__ = [
     "PIXEL_METHODS",
+    "BoxFormat",
+    "EncodedImage",
     "ImageError",
     "ImageLike",
     "PixelMethod",
@@ -38,10 +42,12 @@ _HOMES = {
     "PixelMethod": "clip_crops",
     "PromptedImage": "clip_crops",
     "score_pixel_methods": "clip_crops",
+    "EncodedImage": "encoded_image",
     "score_cached": "from_cache",
     "ImageError": "inputs",
     "ImageLike": "inputs",
     "load_image": "inputs",
+    "BoxFormat": "prompts",
     "Region": "regions",
     "Regions": "regions",
     "RegionSpot": "regionspot",

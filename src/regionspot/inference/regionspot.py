@@ -24,10 +24,11 @@ from regionspot.backbones import (
 )
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference.encoded_image import EncodedImage, encode_pixels
 from regionspot.inference.from_cache import class_probabilities, embed_regions
 from regionspot.inference.inputs import ImageLike, as_count, is_one_image, load_image
 from regionspot.inference.matching_models import exif_policy_of, load_matching_models
-from regionspot.inference.prompts import PromptedPixels, mask_form_for, open_prompted
+from regionspot.inference.prompts import BoxFormat, PromptedPixels, mask_form_for, open_prompted
 from regionspot.inference.regions import Regions
 from regionspot.inference.text_banks import ChosenNames, TextBanks, as_vocabulary
 from regionspot.model import TrainedHead, load_trained_head
@@ -62,6 +63,7 @@ class RegionSpot:
         self._trained_head = trained_head
         self._models = models
         self._exif_policy = exif_policy_of(trained_head.card)
+        self._fingerprint = models.fingerprint(exif_policy=self._exif_policy)
         self._mask_form = mask_form_for(trained_head.card.prompts)
         self._banks = TextBanks(models, trained_head.folder)
         trained_head.head.to(models.encoder.device).eval()
@@ -112,12 +114,38 @@ class RegionSpot:
             )
         return Vocabulary(names)
 
+    @torch.inference_mode()
+    def encode_image(self, image: ImageLike) -> EncodedImage:
+        """Run SAM's and CLIP's image encoders, for several questions about one image.
+
+        `recognize` and `recognize_everything` take the result in place of the image, and answer as
+        they do for the image. It can be saved, and loaded by a later process.
+
+        Args:
+            image: One image, as in `recognize`.
+
+        Raises:
+            MissingFileError: There is no image at the path or URL.
+            StorageError: The image cannot be downloaded.
+            ImageError: The file is not an image.
+            ShapeError: The pixels have a wrong shape or type.
+        """
+        return self._encode_image(image)
+
+    def _encode_image(self, image: ImageLike) -> EncodedImage:
+        if isinstance(image, EncodedImage):
+            return image
+        pixels = load_image(image, exif_policy=self._exif_policy)
+        (encoded,) = encode_pixels(self._models, [pixels], self._fingerprint)
+        return encoded
+
     @overload  # a str, which is also an iterable of str, is one image
     def recognize(  # type: ignore[overload-overlap]
         self,
         image: ImageLike,
+        boxes: ArrayLike | Iterable[ArrayLike] | None = None,
         *,
-        boxes_xyxy: ArrayLike | Iterable[ArrayLike] | None = None,
+        box_format: BoxFormat = "xyxy",
         points: ArrayLike | Iterable[ArrayLike] | None = None,
         masks: ArrayLike | Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
@@ -131,8 +159,9 @@ class RegionSpot:
     def recognize(
         self,
         image: Iterable[ImageLike],
+        boxes: Iterable[ArrayLike] | None = None,
         *,
-        boxes_xyxy: Iterable[ArrayLike] | None = None,
+        box_format: BoxFormat = "xyxy",
         points: Iterable[ArrayLike] | None = None,
         masks: Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
@@ -146,8 +175,9 @@ class RegionSpot:
     def recognize(  # noqa: PLR0913 - the public options
         self,
         image: ImageLike | Iterable[ImageLike],
+        boxes: ArrayLike | Iterable[ArrayLike] | None = None,
         *,
-        boxes_xyxy: ArrayLike | Iterable[ArrayLike] | None = None,
+        box_format: BoxFormat = "xyxy",
         points: ArrayLike | Iterable[ArrayLike] | None = None,
         masks: ArrayLike | Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
@@ -161,11 +191,14 @@ class RegionSpot:
         The regions of an image attend to each other, so adding one may change the names of others.
 
         Args:
-            image: A path, the bytes of an image file, a PIL image, or uint8 pixels as an array
-                (RGB, RGBA or grey, channels last) or tensor; or a list or generator of these, for
-                which the prompts are lists of the same length.
-            boxes_xyxy: Boxes, (R, 4), pixels of the original image. They are clipped to the image,
-                as they are when a cache is made.
+            image: A path or http(s) URL, the bytes of an image file, a PIL image, uint8 pixels as
+                an array (RGB, RGBA or grey, channels last) or tensor, or the result of
+                `encode_image`; or a list or generator of these, for which the prompts are lists of
+                the same length.
+            boxes: Boxes, (R, 4). They are clipped to the image, as they are when a cache is made.
+            box_format: Meaning of the four numbers: "xyxy" are corners, "xywh" corner and size,
+                "cxcywh" centre and size, all in pixels of the original image; "normalized" are
+                corners as fractions of its width and height.
             points: One point per region, (R, 2) as (x, y), or K of them, (R, K, 2), pixels of the
                 original image. A third column holds labels: 1 in the region, 0 not in it, -1
                 padding.
@@ -186,20 +219,23 @@ class RegionSpot:
 
         Raises:
             ConfigError: Not exactly one kind of prompt is given, ``top_k`` is not positive, or
-                ``templates`` or ``same_tokens`` is unknown.
+                ``box_format``, ``templates`` or ``same_tokens`` is unknown.
             ShapeError: Image or prompts have a wrong shape or type, or lie outside the image; or
                 boxes look relative to it, or end before they start.
             VocabularyError: The vocabulary is empty, a name is empty or repeated, or a tiny CLIP
                 does not know one of its words; or names with the same tokens are refused.
-            MissingFileError: There is no image at the path.
+            MissingFileError: There is no image at the path or URL.
+            StorageError: An image cannot be downloaded.
             ImageError: The file is not an image.
+            CacheMismatchError: An encoded image was encoded by other models.
         """
         task = self._task(vocabulary, templates, same_tokens, top_k=top_k, with_masks=with_masks)
         several = isinstance(image, Iterable) and not is_one_image(image)
         prompted = open_prompted(
             image,
-            {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks},
+            {"boxes": boxes, "points": points, "masks": masks},
             several=several,
+            box_format=box_format,
             exif_policy=self._exif_policy,
             mask_form=self._mask_form,
         )
@@ -248,30 +284,28 @@ class RegionSpot:
             As `recognize`, except for errors about prompts.
         """
         task = self._task(vocabulary, templates, same_tokens, top_k=top_k, with_masks=with_masks)
-        pixels = load_image(image, exif_policy=self._exif_policy)
-        (regions,) = self._recognize_batch([PromptedPixels(pixels=pixels, prompts=grid)], task)
+        encoded = self._encode_image(image)
+        prompted = PromptedPixels(pixels=encoded.pixels, prompts=grid, encoded=encoded)
+        (regions,) = self._recognize_batch([prompted], task)
         return regions[np.argsort(-regions.scores, kind="stable")]
 
     @torch.inference_mode()
     def _recognize_batch(self, images: Sequence[PromptedPixels], task: _Task) -> list[Regions]:
-        localizer, encoder = self._models.localizer, self._models.encoder
-        frames_BCHW = torch.stack([localizer.preprocess(image.pixels) for image in images])
-        embedded_BSHW = localizer.embed(frames_BCHW)
-        squares_BCHW = torch.stack([encoder.preprocess(image.pixels) for image in images])
-        features_BTD = encoder.features(squares_BCHW)
+        device = self._models.encoder.device
+        encoded = self._encoded(images)
         located = [
             locate_regions(
-                localizer,
-                embedded_BSHW[index : index + 1],
+                self._models.localizer,
+                one.sam_embedding[None].to(device),
                 image.prompts,
                 image.size_hw,
                 with_masks=task.with_masks,
             )
-            for index, image in enumerate(images)
+            for image, one in zip(images, encoded, strict=True)
         ]
         embeddings = embed_regions(
             self._trained_head,
-            features_BTD,
+            torch.stack([one.feature_map.to(device) for one in encoded]),
             [regions.tokens for regions in located],
             [regions.boxes_xyxy for regions in located],
             [image.size_hw for image in images],
@@ -280,6 +314,15 @@ class RegionSpot:
             self._named(image, where, z_RE, task)
             for image, where, z_RE in zip(images, located, embeddings, strict=True)
         ]
+
+    def _encoded(self, images: Sequence[PromptedPixels]) -> list[EncodedImage]:
+        """Encode those of the images that are not yet encoded, in one batch."""
+        pixels = [image.pixels for image in images if image.encoded is None]
+        fresh = iter(encode_pixels(self._models, pixels, self._fingerprint))
+        encoded = [next(fresh) if image.encoded is None else image.encoded for image in images]
+        for one in encoded:
+            one.check_models(self._fingerprint)
+        return encoded
 
     def _named(
         self, image: PromptedPixels, located: LocatedRegions, z_RE: Tensor, task: _Task
