@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regionspot.backbones.decode_images import ImageError
+    from regionspot.inference.calibration import Calibration, CosineLevels
     from regionspot.inference.clip_crops import (
         PIXEL_METHODS,
         PixelMethod,
@@ -18,17 +19,22 @@ if TYPE_CHECKING:
     from regionspot.inference.from_cache import score_cached
     from regionspot.inference.inputs import ImageLike, load_image
     from regionspot.inference.prompts import BoxFormat
+    from regionspot.inference.prototypes import Examples, Prototypes
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
 
 __all__ = [
     "PIXEL_METHODS",
     "BoxFormat",
+    "Calibration",
+    "CosineLevels",
     "EncodedImage",
+    "Examples",
     "ImageError",
     "ImageLike",
     "PixelMethod",
     "PromptedImage",
+    "Prototypes",
     "Region",
     "RegionSpot",
     "Regions",
@@ -42,7 +48,11 @@ _HOMES = {
     "PixelMethod": "clip_crops",
     "PromptedImage": "clip_crops",
     "score_pixel_methods": "clip_crops",
+    "Calibration": "calibration",
+    "CosineLevels": "calibration",
     "EncodedImage": "encoded_image",
+    "Examples": "prototypes",
+    "Prototypes": "prototypes",
     "score_cached": "from_cache",
     "ImageError": "inputs",
     "ImageLike": "inputs",

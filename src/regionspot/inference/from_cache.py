@@ -5,9 +5,10 @@ C classes.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from regionspot.cache import FeatureCache
+from regionspot.cache import CachedSample, FeatureCache
 from regionspot.cache.fingerprint import check_same_models
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import FloatArray, pixels_to_relative
@@ -26,6 +27,7 @@ from regionspot.model import TrainedHead
 TextBank = NDArray[np.float32] | Tensor
 """Unit-norm class embeddings, (C, E): numpy from a cache, torch from the text encoder."""
 
+Result = TypeVar("Result")
 _logger = logging.getLogger(__name__)
 
 
@@ -78,6 +80,49 @@ def score_cached(
         ConfigError: ``batch_size`` is not positive.
         ShapeError: The text bank does not fit the head.
     """
+    target = torch.device(device)
+    bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
+
+    def scored(sample: CachedSample, z_RE: Tensor) -> RegionScores:
+        return RegionScores(
+            image_id=sample.image_id,
+            boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
+            scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
+            box_scores=np.array(sample.box_scores),
+        )
+
+    return map_regions(
+        trained_head, cache, scored, positions=positions, batch_size=batch_size, device=device
+    )
+
+
+def map_regions(
+    trained_head: TrainedHead,
+    cache: FeatureCache,
+    function: Callable[[CachedSample, Tensor], Result],
+    *,
+    positions: Sequence[int] | None = None,
+    batch_size: int = 16,
+    device: str | torch.device = "cpu",
+) -> Iterator[Result]:
+    """Apply a function to the images of a cache and the embeddings of their regions.
+
+    Args:
+        trained_head: A head with its classifier and card; moved to ``device`` in eval mode.
+        cache: The cache.
+        function: Called with an image and its region embeddings, (R, E) float32 on the device, not
+            normalised; on a CPU in several threads.
+        positions: Positions of the images; None for all of the cache.
+        batch_size: Images that the head runs on at once.
+        device: Where the head runs.
+
+    Returns:
+        The results, in the order of ``positions``.
+
+    Raises:
+        CacheMismatchError: The cache was made by other frozen models than the head was trained on.
+        ConfigError: ``batch_size`` is not positive.
+    """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
     where = f"the cache {cache.location}"
@@ -90,14 +135,8 @@ def score_cached(
     target = torch.device(device)
     trained_head.head.to(target).eval()
     trained_head.classifier.to(target).eval()
-    bank_CE = as_text_bank(text_bank, text_dim=trained_head.head.spec.text_dim, device=target)
-    return _score_batches(
-        trained_head,
-        cache,
-        bank_CE,
-        range(len(cache)) if positions is None else positions,
-        batch_size,
-    )
+    chosen = range(len(cache)) if positions is None else positions
+    return _map_batches(trained_head, cache, function, chosen, batch_size, target)
 
 
 @torch.inference_mode()
@@ -137,17 +176,18 @@ def embed_regions(
     ]
 
 
-def _score_batches(
+def _map_batches(
     trained_head: TrainedHead,
     cache: FeatureCache,
-    bank_CE: Tensor,
+    function: Callable[[CachedSample, Tensor], Result],
     positions: Sequence[int],
     batch_size: int,
-) -> Iterator[RegionScores]:
-    device, codec = bank_CE.device, cache.manifest.feature_codec
+    device: torch.device,
+) -> Iterator[Result]:
+    codec = cache.manifest.feature_codec
 
     @torch.inference_mode()
-    def scored(batch: Sequence[int]) -> list[RegionScores]:
+    def apply(batch: Sequence[int]) -> list[Result]:
         samples = [cache.sample(position) for position in batch]
         feature_maps = codec.to_tensor(np.stack([sample.feature_map for sample in samples]))
         embeddings = embed_regions(
@@ -157,21 +197,13 @@ def _score_batches(
             [sample.boxes_xyxy for sample in samples],
             [sample.size_hw for sample in samples],
         )
-        return [
-            RegionScores(
-                image_id=sample.image_id,
-                boxes_xyxy=np.array(sample.boxes_xyxy),  # a copy: the view dies with the cache
-                scores=class_probabilities(trained_head.classifier(z_RE, bank_CE)),
-                box_scores=np.array(sample.box_scores),
-            )
-            for sample, z_RE in zip(samples, embeddings, strict=True)
-        ]
+        return [function(sample, z_RE) for sample, z_RE in zip(samples, embeddings, strict=True)]
 
     starts = range(0, len(positions), batch_size)
     batches = [positions[start : start + batch_size] for start in starts]
     num_workers, num_threads = workers_on(device, len(batches))
     with closing(
-        map_batches(scored, batches, num_workers=num_workers, num_threads=num_threads)
+        map_batches(apply, batches, num_workers=num_workers, num_threads=num_threads)
     ) as of_batches:
         yield from chain.from_iterable(of_batches)
 

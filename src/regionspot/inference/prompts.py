@@ -102,9 +102,9 @@ def open_prompted(
 
 def read_prompts(
     *,
-    boxes: ArrayLike | None,
-    points: ArrayLike | None,
-    masks: ArrayLike | None,
+    boxes: ArrayLike | None = None,
+    points: ArrayLike | None = None,
+    masks: ArrayLike | None = None,
     size_hw: tuple[int, int],
     box_format: BoxFormat = "xyxy",
     mask_form: MaskForm = "box",

@@ -123,13 +123,17 @@ class Regions:
     image: NDArray[np.uint8]
     """The image's pixels, (H, W, 3) uint8 RGB."""
     vocabulary: Vocabulary
-    """The names to choose from."""
+    """The names to choose from; the last may be that of unknown regions."""
     boxes_xyxy: FloatArray
     """Boxes, (R, 4) float32, original pixels: the prompts, the extent of masks, or proposed."""
     top_class_ids: NDArray[np.int64]
     """The k most probable classes, best first, (R, k), as indices into the vocabulary."""
     top_scores: FloatArray
-    """Their probabilities over the vocabulary, times the box scores if any, (R, k) float32."""
+    """Their probabilities over the vocabulary, times the box scores if any, (R, k) float32. With a
+    single name, which would always have a probability of 1, its confidence."""
+    top_confidences: FloatArray
+    """Confidence in each of these names, whatever the others are: the sigmoid of the head's logit,
+    (R, k) float32, 0 to 1."""
     embeddings: FloatArray
     """Region embeddings in CLIP's text space, (R, E) float32, not normalised."""
     kept_masks: NDArray[np.bool_] | DecodedMasks | None
@@ -137,11 +141,16 @@ class Regions:
     box_scores: FloatArray | None = None
     """SAM's confidence in each region that it proposed, (R,) float32, 0 to 1. It is already in all
     scores: divide by it to get the probabilities."""
+    is_unknown: NDArray[np.bool_] | None = None
+    """Whether no name reaches its threshold, (R,); such regions are labelled with the last name of
+    the vocabulary. None if the call did not ask for unknown regions."""
 
     def __post_init__(self) -> None:
-        arrays = (self.boxes_xyxy, self.top_class_ids, self.top_scores, self.embeddings)
-        optional = (self.kept_masks, self.box_scores)
-        shapes = [array.shape for array in (*arrays, *optional) if array is not None]
+        arrays = (
+            *(self.boxes_xyxy, self.top_class_ids, self.top_scores, self.top_confidences),
+            *(self.embeddings, self.kept_masks, self.box_scores, self.is_unknown),
+        )
+        shapes = [array.shape for array in arrays if array is not None]
         if len({shape[0] for shape in shapes}) != 1:
             raise ShapeError(f"regions need one row each in every array; found shapes {shapes}.")
 
@@ -149,10 +158,11 @@ class Regions:
         return len(self.boxes_xyxy)
 
     def __iter__(self) -> Iterator[Region]:
+        scores = self.scores
         for row, label in enumerate(self.labels):
             yield Region(
                 label=label,
-                score=float(self.top_scores[row, 0]),
+                score=float(scores[row]),
                 box_xyxy=self.boxes_xyxy[row],
                 embedding=self.embeddings[row],
                 kept_masks=None if self.kept_masks is None else self.kept_masks[row : row + 1],
@@ -166,9 +176,11 @@ class Regions:
             boxes_xyxy=self.boxes_xyxy[chosen],
             top_class_ids=self.top_class_ids[chosen],
             top_scores=self.top_scores[chosen],
+            top_confidences=self.top_confidences[chosen],
             embeddings=self.embeddings[chosen],
             kept_masks=None if self.kept_masks is None else self.kept_masks[chosen],
             box_scores=None if self.box_scores is None else self.box_scores[chosen],
+            is_unknown=None if self.is_unknown is None else self.is_unknown[chosen],
         )
 
     @override
@@ -184,22 +196,41 @@ class Regions:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The most probable name of each region, R of them."""
+        """The most probable name of each region, or that of unknown regions, R of them."""
         return tuple(self.vocabulary[int(index)] for index in self.class_ids)
 
     @property
     def class_ids(self) -> NDArray[np.int64]:
-        """The most probable class of each region, (R,), as index into the vocabulary."""
-        return self.top_class_ids[:, 0]
+        """The class of each region's label, (R,), as index into the vocabulary."""
+        best = self.top_class_ids[:, 0]
+        return (
+            best
+            if self.is_unknown is None
+            else np.where(self.is_unknown, len(self.vocabulary) - 1, best)
+        )
 
     @property
     def scores(self) -> FloatArray:
-        """The score of each region's label, (R,) float32: see ``top_scores``."""
-        return self.top_scores[:, 0]
+        """The score of each region's label, (R,) float32: see ``top_scores``.
+
+        For an unknown region it is 1 minus the confidence in its best name, times the box score.
+        """
+        best = self.top_scores[:, 0]
+        if self.is_unknown is None:
+            return best
+        doubts = (1 - self.top_confidences[:, 0]) * (
+            1 if self.box_scores is None else self.box_scores
+        )
+        return np.where(self.is_unknown, doubts, best)
+
+    @property
+    def confidences(self) -> FloatArray:
+        """The confidence in each region's best name, (R,) float32: see ``top_confidences``."""
+        return self.top_confidences[:, 0]
 
     @property
     def top_labels(self) -> tuple[tuple[str, ...], ...]:
-        """The k most probable names of each region, best first."""
+        """The k most probable names of each region, best first, also of unknown regions."""
         return tuple(
             tuple(self.vocabulary[int(index)] for index in row) for row in self.top_class_ids
         )

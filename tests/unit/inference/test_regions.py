@@ -23,6 +23,7 @@ def make_regions(**changes: Any) -> Regions:
         "boxes_xyxy": np.array(BOXES, np.float32),
         "top_class_ids": np.array([[2, 0], [0, 1], [2, 1]]),
         "top_scores": np.array([[0.75, 0.25], [0.5, 0.375], [1, 0]], np.float32),
+        "top_confidences": np.array([[0.5, 0.125], [0.25, 0.25], [1, 0]], np.float32),
         "embeddings": np.arange(12, dtype=np.float32).reshape(3, 4),
         "kept_masks": masks,
     }

@@ -83,7 +83,7 @@ def counting(models: FrozenModels) -> Iterator[list[int]]:
 def bank_of(model: RegionSpot, **options: Any) -> NDArray[np.float32]:
     """Return the bank that a model compares regions with."""
     asked = {"vocabulary": None, "templates": None, "same_tokens": "keep", **options}
-    names = model._task(**asked, top_k=1, with_masks=False).names
+    names = model._choose_words(**asked)
     bank: NDArray[np.float32] = names.bank_CE.numpy()
     return bank
 
@@ -150,12 +150,12 @@ def test_the_folder_is_enough_and_in_an_old_one_without_a_bank_names_are_embedde
     head_dir: Path, pixels: Pixels
 ) -> None:
     new = RegionSpot.from_pretrained(head_dir, device="cpu")
-    with counting(new._models) as runs:
+    with counting(new._embedder.models) as runs:
         by_new = new.recognize(pixels, boxes=BOX, top_k=4)
         assert not runs
     (head_dir / "text_banks.h5").unlink()
     old = RegionSpot.from_pretrained(head_dir, device="cpu")
-    with counting(old._models) as runs:
+    with counting(old._embedder.models) as runs:
         by_old = old.recognize(pixels, boxes=BOX, top_k=4)
         assert runs
     assert by_new.top_labels == by_old.top_labels
