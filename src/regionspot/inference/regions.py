@@ -1,8 +1,9 @@
-"""What recognition returns: named regions, and pictures of them."""
+"""What recognition returns: named regions."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,79 +14,17 @@ from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import FloatArray
 from regionspot.core.text import needs_extra
 from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference import exports
+from regionspot.inference.clip_crops import box_crop
+from regionspot.inference.pictures import draw_regions
 
 with needs_extra("extract"):
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image
 
 if TYPE_CHECKING:
+    import fiftyone
+    import pandas as pd
     import supervision
-
-
-_COLOURS = (
-    (230, 25, 75),
-    (60, 180, 75),
-    (0, 130, 200),
-    (245, 130, 48),
-    (145, 30, 180),
-    (0, 128, 128),
-    (170, 110, 40),
-    (128, 0, 0),
-)
-_MASK_OPACITY = 0.4
-_SHORTEST_SIDE_PX = 480
-
-
-def draw_regions(
-    image: NDArray[np.uint8],
-    boxes_xyxy: FloatArray,
-    captions: Sequence[str],
-    masks: Iterable[NDArray[np.bool_]] = (),
-) -> Image.Image:
-    """Draw boxes with captions, and masks as a tint.
-
-    A small image is enlarged by a whole factor to keep captions readable.
-
-    Args:
-        image: Pixels, (H, W, 3) uint8 RGB; not changed.
-        boxes_xyxy: Boxes, (R, 4), pixels of the image.
-        captions: One text per box.
-        masks: One (H, W) bool mask per box, read one at a time; or none at all.
-    """
-    factor = max(1, -(-_SHORTEST_SIDE_PX // min(image.shape[:2])))
-    picture = Image.fromarray(image)
-    for row, mask in enumerate(masks):
-        opacity = Image.fromarray(mask * np.uint8(_MASK_OPACITY * 255))
-        picture.paste(_COLOURS[row % len(_COLOURS)], mask=opacity)
-    if factor > 1:
-        width, height = picture.size
-        picture = picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(picture)
-    text_px = max(12, min(picture.size) // 32)
-    font = ImageFont.load_default(text_px)
-    for row, (box, caption) in enumerate(zip(boxes_xyxy, captions, strict=True)):
-        colour = _COLOURS[row % len(_COLOURS)]
-        x1, y1, x2, y2 = (float(value) * factor for value in box)
-        frame = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
-        draw.rectangle(frame, outline=colour, width=max(2, text_px // 8))
-        _caption(draw, (x1, y1), caption, colour, font)
-    return picture
-
-
-def _caption(
-    draw: ImageDraw.ImageDraw,
-    corner_xy: tuple[float, float],
-    caption: str,
-    colour: tuple[int, int, int],
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-) -> None:
-    """Write white on colour, above the box if there is room and always inside the picture."""
-    left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
-    width, height = right - left + 6, bottom - top + 6
-    picture_width, _picture_height = draw.im.size
-    x = max(0.0, min(corner_xy[0], picture_width - width))
-    y = corner_xy[1] - height if corner_xy[1] >= height else corner_xy[1]
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 3 - left, y + 3 - top), caption, fill="white", font=font)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,24 +187,12 @@ class Regions:
         """Return one region's mask at the original image's size, (H, W), or None."""
         return None if self.kept_masks is None else self.kept_masks[row]
 
-    def to_supervision(self) -> "supervision.Detections":
-        """Return the regions as ``supervision.Detections``, names under ``data["class_name"]``.
-
-        Raises:
-            MissingExtraError: The package ``supervision`` is not installed.
-        """
-        with needs_extra("demo"):
-            import supervision as sv
-        return sv.Detections(
-            xyxy=self.boxes_xyxy.copy(),
-            mask=self.masks,
-            confidence=self.scores.copy(),
-            class_id=self.class_ids.copy(),
-            data={"class_name": np.array(self.labels, dtype=np.str_)},
-        )
+    def crops(self) -> list["Image.Image"]:
+        """Return the part of the image in each box, in whole pixels, as PIL images."""
+        return [Image.fromarray(box_crop(self.image, box)) for box in self.boxes_xyxy]
 
     def plot(self) -> "Image.Image":
-        """Draw the boxes, masks and names on the image.
+        """Draw the boxes, the outlines of masks, and names beside them on the image.
 
         Returns:
             A picture to ``.show()``, to ``.save("named.png")``, or to display in a notebook.
@@ -275,3 +202,65 @@ class Regions:
         ]
         masks = () if self.kept_masks is None else self.kept_masks
         return draw_regions(self.image, self.boxes_xyxy, captions, masks)
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture of `plot`, which notebooks display."""
+        buffer = io.BytesIO()
+        self.plot().save(buffer, "png")
+        return buffer.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return labels, scores and boxes as plain numbers and texts, ready for `json.dumps`."""
+        return exports.to_dict(self)
+
+    def to_coco(self, *, image_id: int = 1, file_name: str = "") -> dict[str, Any]:
+        """Return a COCO data set of this image, ready for `json.dumps`.
+
+        Category ids count from 1 in the order of the vocabulary. Each annotation has a ``score``;
+        masks, if any, are compressed RLE.
+
+        Args:
+            image_id: Id of the image.
+            file_name: Name of its file.
+        """
+        return exports.to_coco(self, image_id=image_id, file_name=file_name)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return a pandas table: label, score, confidence, x1, y1, x2, y2 of each region.
+
+        Raises:
+            MissingExtraError: The package ``pandas`` is not installed.
+        """
+        return exports.to_dataframe(self)
+
+    def to_supervision(self) -> "supervision.Detections":
+        """Return the regions as ``supervision.Detections``, names under ``data["class_name"]``.
+
+        Raises:
+            MissingExtraError: The package ``supervision`` is not installed.
+        """
+        return exports.to_supervision(self)
+
+    def to_fiftyone(self) -> "fiftyone.Detections":
+        """Return the regions as ``fiftyone.Detections``, for a field of a FiftyOne sample.
+
+        Raises:
+            MissingExtraError: The package ``fiftyone`` is not installed.
+        """
+        return exports.to_fiftyone(self)
+
+    def to_label_studio(
+        self, image_url: str, *, from_name: str = "label", to_name: str = "image"
+    ) -> dict[str, Any]:
+        """Return a Label Studio task with the boxes as predictions, to be corrected by people.
+
+        A JSON list of such tasks can be imported. The project's labelling interface needs
+        ``<Image name="image" value="$image"/>`` and ``<RectangleLabels name="label"
+        toName="image">`` with the names.
+
+        Args:
+            image_url: Where Label Studio finds the image.
+            from_name: Name of the RectangleLabels tag.
+            to_name: Name of the Image tag, and of its variable.
+        """
+        return exports.to_label_studio(self, image_url, from_name=from_name, to_name=to_name)
