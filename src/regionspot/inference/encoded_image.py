@@ -91,10 +91,19 @@ class EncodedImage:
         if metadata["sha256"] != _sha256(tensors):
             raise ValueError("its bytes do not match their sha256")
         fingerprint = Fingerprint.from_dict(json.loads(metadata["fingerprint"]))
+        pixels, embedding, features = (
+            tensors[name] for name in ("pixels", "sam_embedding", "feature_map")
+        )
+        wanted = (fingerprint.num_feature_tokens, fingerprint.feature_dim)
+        is_rgb = pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+        are_floats = embedding.dtype == features.dtype == torch.float32
+        if not (is_rgb and are_floats and embedding.ndim == 3 and features.shape == wanted):
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            raise ValueError(f"wrong shapes or dtypes: {shapes}")
         return cls(
-            pixels=tensors["pixels"].numpy(),
-            sam_embedding=tensors["sam_embedding"],
-            feature_map=tensors["feature_map"],
+            pixels=pixels.numpy(),
+            sam_embedding=embedding,
+            feature_map=features,
             fingerprint=fingerprint,
         )
 

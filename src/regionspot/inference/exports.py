@@ -112,7 +112,7 @@ def to_supervision(regions: "Regions") -> "supervision.Detections":
 def to_fiftyone(regions: "Regions") -> "fiftyone.Detections":
     """Return ``fiftyone.Detections``: relative (x, y, width, height), and masks cut to the box."""
     try:
-        import fiftyone as fo
+        import fiftyone
     except ImportError as error:
         raise MissingExtraError(
             "to_fiftyone() needs FiftyOne, which is not installed: pip install fiftyone."
@@ -126,14 +126,14 @@ def to_fiftyone(regions: "Regions") -> "fiftyone.Detections":
             x1, y1, x2, y2 = pixel_box(regions.boxes_xyxy[row], size_hw)
             mask = mask[y1:y2, x1:x2]
         detections.append(
-            fo.Detection(
+            fiftyone.Detection(
                 label=regions.labels[row],
                 bounding_box=box,
                 confidence=float(regions.scores[row]),
                 mask=mask,
             )
         )
-    return fo.Detections(detections=detections)
+    return fiftyone.Detections(detections=detections)
 
 
 def to_label_studio(

@@ -6,8 +6,7 @@ K the best classes of a region.
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from pathlib import Path
-from typing import Self, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -16,25 +15,25 @@ from torch import Tensor
 
 from regionspot.backbones import FrozenModels, GridProposer, LocatedRegions, SameTokens
 from regionspot.cache import FeatureCache
-from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.errors import ConfigError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.calibration import Calibration, calibrate_on_cache
 from regionspot.inference.embedding import RegionEmbedder
 from regionspot.inference.encoded_image import EncodedImage
 from regionspot.inference.inputs import ImageLike, as_count, is_one_image
-from regionspot.inference.matching_models import load_matching_models
 from regionspot.inference.naming import Naming
+from regionspot.inference.pretrained import Pretrained
 from regionspot.inference.prompts import BoxFormat, PromptedPixels
 from regionspot.inference.prototypes import Examples, Prototypes, cache_prototypes
 from regionspot.inference.regions import Regions
 from regionspot.inference.text_banks import ChosenNames, TextBanks, as_vocabulary
-from regionspot.model import TrainedHead, load_trained_head
+from regionspot.model import TrainedHead
 
 _IMAGE_BATCH_SIZE = 4
 _DEFAULT_GRID = GridProposer()
 
 
-class RegionSpot:
+class RegionSpot(Pretrained):
     """Recognises regions of images by names from an open vocabulary.
 
     Create one with `from_pretrained`. Names are embedded once: the embeddings of the names of
@@ -48,54 +47,9 @@ class RegionSpot:
     """
 
     def __init__(self, trained_head: TrainedHead, models: FrozenModels) -> None:
-        self._trained_head = trained_head
+        super().__init__(trained_head, models)
         self._embedder = RegionEmbedder(trained_head, models)
         self._banks = TextBanks(models, trained_head.folder)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        device: str = "auto",
-        *,
-        sam_weights: str | None = None,
-        clip_weights: str | None = None,
-    ) -> Self:
-        """Load a trained head and the frozen models that it was trained on.
-
-        Args:
-            path: A folder with ``head.safetensors`` and ``head.json``, the folder of a run, or a
-                ``.ckpt`` or ``.safetensors`` file.
-            device: Where everything runs: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
-            sam_weights: Name or path of SAM's weights; None takes the released ones.
-            clip_weights: Tag or path of CLIP's weights; None takes the usual ones.
-
-        Raises:
-            MissingFileError: There is no trained head at the path.
-            WeightsError: A weights file does not fit.
-            CacheMismatchError: SAM or CLIP are not those that the head was trained on.
-            MissingExtraError: The extra ``extract`` is not installed.
-        """
-        trained_head = load_trained_head(path)
-        models = load_matching_models(
-            trained_head, device=device, sam_weights=sam_weights, clip_weights=clip_weights
-        )
-        return cls(trained_head, models)
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The names of training, the default of `recognize`.
-
-        Raises:
-            VocabularyError: The head's card does not name any.
-        """
-        names = self._trained_head.card.vocabulary
-        if not names:
-            raise VocabularyError(
-                "the head's card does not name the classes of its training: give the names to"
-                " choose from, vocabulary=[...]."
-            )
-        return Vocabulary(names)
 
     @torch.inference_mode()
     def encode_image(self, image: ImageLike) -> EncodedImage:
@@ -241,7 +195,7 @@ class RegionSpot:
             prompted[start : start + _IMAGE_BATCH_SIZE]
             for start in range(0, len(prompted), _IMAGE_BATCH_SIZE)
         ]
-        named = self._embedder.models.map_batches(
+        named = self._models.map_batches(
             lambda batch: self._recognize_batch(batch, naming, with_masks=with_masks),
             batches,
             num_batches=len(batches),

@@ -18,6 +18,7 @@ from regionspot.model.released import (
     save_released_head,
 )
 from regionspot.model.trained_head import (
+    HEAD_FILES,
     RUN_FOLDER,
     WEIGHTS_SUFFIX,
     HeadCard,
@@ -30,6 +31,7 @@ from regionspot.model.trained_head import (
 __all__ = [
     "CHECKPOINT_CARD_KEY",
     "CHECKPOINT_SUFFIX",
+    "HEAD_FILES",
     "RELEASED_SUFFIX",
     "RUN_FOLDER",
     "WEIGHTS_SUFFIX",

@@ -140,3 +140,12 @@ def test_what_is_no_whole_encoded_image_is_refused(encoded: EncodedImage, tmp_pa
     safetensors.torch.save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(WeightsError, match=r"version None with the tensors \['weight'\]"):
         EncodedImage.load(path)
+
+
+def test_a_file_of_other_shapes_than_it_says_is_refused(
+    encoded: EncodedImage, tmp_path: Path
+) -> None:
+    path = tmp_path / "image.safetensors"
+    replace(encoded, feature_map=encoded.feature_map[:-1]).save(path)
+    with pytest.raises(WeightsError, match=r"wrong shapes or dtypes: .*\(144, 128\)"):
+        EncodedImage.load(path)

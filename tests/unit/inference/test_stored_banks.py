@@ -150,12 +150,12 @@ def test_the_folder_is_enough_and_in_an_old_one_without_a_bank_names_are_embedde
     head_dir: Path, pixels: Pixels
 ) -> None:
     new = RegionSpot.from_pretrained(head_dir, device="cpu")
-    with counting(new._embedder.models) as runs:
+    with counting(new._models) as runs:
         by_new = new.recognize(pixels, boxes=BOX, top_k=4)
         assert not runs
     (head_dir / "text_banks.h5").unlink()
     old = RegionSpot.from_pretrained(head_dir, device="cpu")
-    with counting(old._embedder.models) as runs:
+    with counting(old._models) as runs:
         by_old = old.recognize(pixels, boxes=BOX, top_k=4)
         assert runs
     assert by_new.top_labels == by_old.top_labels
