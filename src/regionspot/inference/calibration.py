@@ -81,13 +81,16 @@ def calibrate_on_cache(
     *,
     templates: str,
     target_precision: float,
+    max_images: int,
     device: torch.device,
 ) -> Calibration:
     """Measure thresholds of words, and levels on the cache's own; see `RegionSpot.calibrate`."""
     if not 0 < target_precision <= 1:
         raise ConfigError(f"target_precision is {target_precision}; wanted above 0 and up to 1.")
     labelled, bank_CE = cache.manifest.vocabulary, cache.text_bank(templates)
-    z_RE, labels_R = embed_labelled(trained_head, cache, device=device)
+    num_images = min(len(cache), max_images)
+    positions = np.linspace(0, len(cache) - 1, num_images).round().astype(np.int64)
+    z_RE, labels_R = embed_labelled(trained_head, cache, positions, device=device)
     logits_RC = trained_head.classifier(torch.from_numpy(z_RE).to(device), words.bank_CE)
     threshold, thresholds = measure_thresholds(
         logits_RC.cpu(),

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from regionspot.cache import CachedSample, FeatureCache
+from regionspot.cache import CachedSample, FeatureCache, read_labels
 from regionspot.core.errors import ConfigError, ShapeError, VocabularyError
 from regionspot.core.geometry import FloatArray
 from regionspot.core.vocabulary import Vocabulary
@@ -102,39 +102,60 @@ def cache_prototypes(
 ) -> Prototypes:
     """Average the labelled regions of a cache; see `RegionSpot.prototypes_from_cache`."""
     labelled = cache.manifest.vocabulary
-    wanted = tuple(labelled if names is None else names)
-    classes = [labelled.index_of(name) for name in wanted]
-    embeddings, labels = embed_labelled(trained_head, cache, device=device)
+    all_labels = read_labels(cache)
+    _check_labels(cache, all_labels)
     rows = {
-        name: np.flatnonzero(labels == label) for name, label in zip(wanted, classes, strict=True)
+        name: np.flatnonzero(all_labels == labelled.index_of(name))[:max_examples]
+        for name in (labelled if names is None else names)
     }
     if names is None:
         rows = {name: own for name, own in rows.items() if len(own)}
-    return average_examples({name: embeddings[own[:max_examples]] for name, own in rows.items()})
+    if missing := [name for name, own in rows.items() if len(own) == 0]:
+        raise VocabularyError(f"{missing[0]!r} has no regions in the cache {cache.location}.")
+    # Only images with examples are read; in these, the first of each name are still the first.
+    image_of_region = np.repeat(np.arange(len(cache)), cache.index.num_regions)
+    chosen = np.concatenate([np.zeros(0, np.int64), *rows.values()])
+    positions = np.unique(image_of_region[chosen]).tolist()
+    embeddings, labels = embed_labelled(trained_head, cache, positions, device=device)
+    return average_examples(
+        {
+            name: embeddings[np.flatnonzero(labels == labelled.index_of(name))[: len(own)]]
+            for name, own in rows.items()
+        }
+    )
 
 
 def embed_labelled(
-    trained_head: TrainedHead, cache: FeatureCache, *, device: torch.device
+    trained_head: TrainedHead,
+    cache: FeatureCache,
+    positions: Iterable[int],
+    *,
+    device: torch.device,
 ) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Return the embeddings, (R, E), and labels, (R,), of all regions of a cache, in its order.
+    """Return the embeddings, (R, E), and labels, (R,), of the regions of some images, in order.
 
     Raises:
-        ConfigError: The cache has no regions, or some without a label (proposals).
-        CacheMismatchError: It was made by other frozen models than the head was trained on.
+        ConfigError: There are no regions, or some without a label (proposals).
+        CacheMismatchError: The cache was made by other frozen models than the head was trained on.
     """
 
     def labelled(sample: CachedSample, z_RE: Tensor) -> tuple[FloatArray, NDArray[np.int64]]:
         return z_RE.cpu().numpy(), np.array(sample.labels)
 
-    parts = list(map_regions(trained_head, cache, labelled, device=device))
+    chosen = [int(position) for position in positions]
+    parts = list(map_regions(trained_head, cache, labelled, positions=chosen, device=device))
     labels = np.concatenate([np.zeros(0, np.int64), *(own for _, own in parts)])
+    _check_labels(cache, labels)
+    return np.concatenate([z_RE for z_RE, _ in parts]), labels
+
+
+def _check_labels(cache: FeatureCache, labels: NDArray[np.integer]) -> None:
     if len(labels) == 0 or (labels < 0).any():
         raise ConfigError(
             f"the cache {cache.location} has {len(labels)} regions,"
             f" {int((labels < 0).sum())} of them without a label; wanted a cache of annotated boxes"
             " (made without --proposals)."
         )
-    return np.concatenate([z_RE for z_RE, _ in parts]), labels
 
 
 def unit_rows(z_RE: FloatArray) -> FloatArray:

@@ -313,6 +313,7 @@ class RegionSpot(Pretrained):
         vocabulary: Vocabulary | Iterable[str] | None = None,
         templates: str | None = None,
         target_precision: float = 0.9,
+        max_images: int = 5000,
     ) -> Calibration:
         """Measure on a labelled cache when a name can be trusted.
 
@@ -323,6 +324,8 @@ class RegionSpot(Pretrained):
                 with other labels count as unknown: whatever they are called is wrong.
             templates: As in `recognize`; the cache must have a text bank of them.
             target_precision: Share of right names among those given.
+            max_images: Number of images, spread evenly over a larger cache. Their regions' logits
+                are held in memory, 4 bytes for each region and name.
 
         Returns:
             The lowest thresholds with this precision, for ``recognize(..., unknown="background",
@@ -343,6 +346,7 @@ class RegionSpot(Pretrained):
             words,
             templates=chosen,
             target_precision=target_precision,
+            max_images=as_count(max_images, name="max_images"),
             device=self._embedder.device,
         )
 

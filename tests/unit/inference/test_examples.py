@@ -196,12 +196,19 @@ def test_labelled_regions_of_a_cache_are_examples(
 def test_all_names_with_regions_are_taken_and_unknown_ones_refused(
     cache: FeatureCache, cache_head: TrainedHead, make_module_cache: Any
 ) -> None:
-    path = make_module_cache("one more", names=("lemon", "tennis ball", "sea egg", "unseen"))
+    path = make_module_cache(
+        "one more", num_images=1, names=("lemon", "tennis ball", "sea egg", "unseen")
+    )
     with FeatureCache.open(path) as other:
-        labels = embed_labelled(cache_head, other, device=CPU)[1]
+        labels = embed_labelled(cache_head, other, range(len(other)), device=CPU)[1]
         rest = sorted({other.manifest.vocabulary[label] for label in labels.tolist()})
         found = cache_prototypes(cache_head, other, names=None, max_examples=None, device=CPU)
         assert sorted(found.vocabulary) == rest
+        absent = sorted(set(other.manifest.vocabulary) - set(rest))
+        assert len(absent) == 3
+        for name in absent:
+            with pytest.raises(VocabularyError, match=f"'{name}' has no regions in the cache"):
+                cache_prototypes(cache_head, other, names=[name], max_examples=None, device=CPU)
     with pytest.raises(VocabularyError, match="'gem' is not among the 3 names"):
         cache_prototypes(cache_head, cache, names=["gem"], max_examples=None, device=CPU)
 
@@ -211,13 +218,15 @@ def test_proposals_and_caches_of_other_models_give_no_examples(
 ) -> None:
     proposed = FeatureCache.open(make_module_cache("proposed", proposals="boxes.json"))
     with pytest.raises(ConfigError, match="of them without a label; wanted a cache of annotated"):
-        embed_labelled(cache_head, proposed, device=CPU)
+        embed_labelled(cache_head, proposed, [0, 1], device=CPU)
+    with pytest.raises(ConfigError, match="wanted a cache of annotated boxes"):
+        cache_prototypes(cache_head, proposed, names=None, max_examples=1, device=CPU)
     card = replace(
         cache_head.card,
         fingerprint=replace(cache.manifest.fingerprint, clip_image_size=64).to_dict(),
     )
     with pytest.raises(CacheMismatchError, match="clip_image_size"):
-        embed_labelled(replace(cache_head, card=card), cache, device=CPU)
+        embed_labelled(replace(cache_head, card=card), cache, [0], device=CPU)
 
 
 def test_levels_are_the_mean_cosines_of_all_pairs() -> None:

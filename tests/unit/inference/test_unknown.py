@@ -10,11 +10,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import binary_recall_at_fixed_precision
 
-from regionspot.cache import FeatureCache
+from regionspot.backbones import FrozenModels
+from regionspot.cache import FeatureCache, TextBankStore, text_banks_path
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference import Calibration, RegionSpot
-from regionspot.inference.calibration import lowest_threshold, measure_thresholds
+from regionspot.inference.calibration import (
+    calibrate_on_cache,
+    lowest_threshold,
+    measure_thresholds,
+)
+from regionspot.inference.prototypes import embed_labelled, unit_rows
+from regionspot.inference.text_banks import ChosenNames, StoredBanks
+from regionspot.model import FusionHead, HeadCard, HeadSpec, RegionClassifier, TrainedHead
 
 Pixels = NDArray[np.uint8]
 NAMES = ["red striped circle", "blue plain square", "sea egg", "green dotted star"]
@@ -122,3 +130,57 @@ def test_a_precision_that_is_none_is_refused(model: RegionSpot, make_cache: Any)
     cache = FeatureCache.open(make_cache(names=("egg", "gem")))
     with pytest.raises(ConfigError, match="target_precision is 90; wanted above 0 and up to 1"):
         model.calibrate(cache, templates="ensemble81", target_precision=90)
+
+
+def test_thresholds_are_measured_on_the_regions_of_a_cache(
+    make_module_cache: Any, models: FrozenModels
+) -> None:
+    # A cache of random numbers, and a classifier that reads its class off the tokens.
+    names = ("lemon", "tennis ball", "sea egg")
+    cache = FeatureCache.open(make_module_cache(num_images=40, names=names))
+    spec = HeadSpec(token_dim=8, feature_dim=16, text_dim=6, num_blocks=1, num_heads=2, ffn_dim=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = TrainedHead(
+            head=FusionHead(spec),
+            classifier=RegionClassifier(20.0, -8.0),
+            card=HeadCard(head=spec, scale=20.0, bias=-8.0),
+        )
+    z_RE, labels = embed_labelled(head, cache, range(40), device=torch.device("cpu"))
+    means = np.stack([unit_rows(z_RE)[labels == label].mean(axis=0) for label in range(3)])
+    TextBankStore(text_banks_path(cache.path)).put(
+        cache.manifest.vocabulary, unit_rows(means), templates="single", clip_sha256="1" * 64
+    )
+    words = ChosenNames(
+        vocabulary=Vocabulary(names[:2]),
+        templates="single",
+        models=models,
+        stored=StoredBanks(models.fingerprint(), None),
+    )
+    words.__dict__["bank_CE"] = torch.from_numpy(unit_rows(means[:2]))
+    found = calibrate_on_cache(
+        head,
+        cache,
+        words,
+        templates="single",
+        target_precision=0.9,
+        max_images=100,
+        device=torch.device("cpu"),
+    )
+    logits = 20.0 * unit_rows(z_RE) @ unit_rows(means[:2]).T - 8.0
+    given = 1 / (1 + np.exp(-logits.max(axis=1))) >= found.threshold
+    right = logits.argmax(axis=1) == labels  # regions of the third name are wrong in any case
+    assert given.any()
+    assert right[given].mean() >= 0.9
+    assert found.levels is not None
+    assert found.levels.region_right > found.levels.region_wrong
+    few = calibrate_on_cache(
+        head,
+        cache,
+        words,
+        templates="single",
+        target_precision=0.9,
+        max_images=5,
+        device=torch.device("cpu"),
+    )
+    assert few.levels != found.levels
