@@ -79,7 +79,7 @@ def random_recognizer(models: FrozenModels) -> RegionSpot:
 def recognize(models: FrozenModels, task: Task, *, with_masks: bool = True) -> Regions:
     """Name the regions."""
     model = random_recognizer(models)
-    return model.recognize(task.picture, boxes_xyxy=task.boxes_xyxy, with_masks=with_masks)
+    return model.recognize(task.picture, boxes=task.boxes_xyxy, with_masks=with_masks)
 
 
 def sam_predictor(models: FrozenModels, task: Task) -> object:

@@ -23,16 +23,17 @@ def test_the_documented_python_prints_what_the_documentation_shows(
     pages = [ROOT / "README.md", ROOT / "docs" / "recognition.md"]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     examples = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", text, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) >= 2
     (tmp_path / "runs").symlink_to(ROOT / "runs")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for code, shown in examples:
         exec(code, names)  # noqa: S102 - it is ours
         printed = capsys.readouterr().out
-        head, *regions = printed.splitlines()
-        if not shown:  # what SAM finds is close together: the order depends on the training
+        head, *regions = printed.splitlines() or [""]
+        if "recognize_everything" in code:  # regions so close that their order depends on training
             assert head == "Regions(3 regions of a 144x144 image, 144 names)", printed
+        if not shown:
             continue
         shown_head, *shown_regions = shown.splitlines()
         assert head == shown_head, printed

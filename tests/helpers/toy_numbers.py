@@ -57,4 +57,4 @@ def recognised(device: str) -> Regions:
         models, seed=3, num_blocks=2, ffn_dim=64, normalize_inputs=True, bias=-8.0, vocabulary=NAMES
     )
     model = RegionSpot(head, models)
-    return model.recognize(picture(), boxes_xyxy=BOXES_XYXY, templates="single", top_k=len(NAMES))
+    return model.recognize(picture(), boxes=BOXES_XYXY, templates="single", top_k=len(NAMES))

@@ -509,7 +509,7 @@ def test_regions_of_an_image_are_named_with_sam2(
     names = ("red striped circle", "blue plain square")
     trained = random_head(models, seed=0, bias=-8.0, vocabulary=names, templates="single")
     image = _image(SIZE_HW)
-    regions = RegionSpot(trained, models).recognize(image, boxes_xyxy=BOXES[:2])
+    regions = RegionSpot(trained, models).recognize(image, boxes=BOXES[:2])
     assert set(regions.labels) <= set(names)
     framed = _framed(processor, SIZE_HW, input_boxes=[BOXES[:2].tolist()])
     _, logits = _run(sam2, _pixels(processor, image), **framed)

@@ -119,7 +119,7 @@ def _recognizer(
     def name_regions(job: "ImageJob") -> "Regions":
         if job.boxes_xyxy is None:
             return model.recognize_everything(job.path, grid=options.grid, **common)
-        return model.recognize(job.path, boxes_xyxy=job.boxes_xyxy, **common)
+        return model.recognize(job.path, job.boxes_xyxy, **common)
 
     return name_regions
 
@@ -176,7 +176,7 @@ def _recognize(
     checked_boxes: ArrayLike | None = None
     if not options.everything:
         size_hw = (pixels.shape[0], pixels.shape[1])
-        prompts = read_prompts(boxes_xyxy=boxes, points=points, masks=None, size_hw=size_hw)
+        prompts = read_prompts(boxes=boxes, points=points, masks=None, size_hw=size_hw)
         if isinstance(prompts, BoxPrompts):
             checked_boxes = prompts.boxes_xyxy  # already clipped, so that clipping is logged once
     models = load_matching_models(
@@ -195,7 +195,7 @@ def _recognize(
     }
     if options.everything:
         return model.recognize_everything(pixels, grid=options.grid, **common)
-    return model.recognize(pixels, boxes_xyxy=checked_boxes, points=points, **common)
+    return model.recognize(pixels, boxes=checked_boxes, points=points, **common)
 
 
 def _prompts(options: Namespace) -> tuple[list[list[float]] | None, list[list[float]] | None]:

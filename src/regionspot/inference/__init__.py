@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regionspot.backbones.decode_images import ImageError
+    from regionspot.inference.calibration import Calibration, CosineLevels
     from regionspot.inference.clip_crops import (
         PIXEL_METHODS,
         PixelMethod,
         score_pixel_methods,
     )
+    from regionspot.inference.encoded_image import EncodedImage
     from regionspot.inference.faiss_index import write_faiss
     from regionspot.inference.from_cache import score_cached
     from regionspot.inference.image_files import find_images
@@ -20,18 +22,26 @@ if TYPE_CHECKING:
     from regionspot.inference.index_files import IndexSource, find_damage, has_index
     from regionspot.inference.inputs import ImageLike, load_image
     from regionspot.inference.prompted_images import PromptedImage, sam_masks
+    from regionspot.inference.prompts import BoxFormat
+    from regionspot.inference.prototypes import Examples, Prototypes
     from regionspot.inference.region_index import Hit, RegionFilter, RegionIndex
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
 
 __all__ = [
     "PIXEL_METHODS",
+    "BoxFormat",
+    "Calibration",
+    "CosineLevels",
+    "EncodedImage",
+    "Examples",
     "Hit",
     "ImageError",
     "ImageLike",
     "IndexSource",
     "PixelMethod",
     "PromptedImage",
+    "Prototypes",
     "Region",
     "RegionFilter",
     "RegionIndex",
@@ -53,6 +63,11 @@ _HOMES = {
     "PIXEL_METHODS": "clip_crops",
     "PixelMethod": "clip_crops",
     "score_pixel_methods": "clip_crops",
+    "Calibration": "calibration",
+    "CosineLevels": "calibration",
+    "EncodedImage": "encoded_image",
+    "Examples": "prototypes",
+    "Prototypes": "prototypes",
     "score_cached": "from_cache",
     "IndexSource": "index_files",
     "find_damage": "index_files",
@@ -67,6 +82,7 @@ _HOMES = {
     "Hit": "region_index",
     "RegionFilter": "region_index",
     "RegionIndex": "region_index",
+    "BoxFormat": "prompts",
     "Region": "regions",
     "Regions": "regions",
     "RegionSpot": "regionspot",

@@ -24,6 +24,9 @@ from regionspot.backbones.presets import ExifPolicy
 from regionspot.core.errors import ConfigError, MissingFileError, ShapeError
 from regionspot.core.files import is_file
 from regionspot.core.text import needs_extra
+from regionspot.inference.encoded_image import EncodedImage
+from regionspot.inference.fetch_image import fetch_image
+from regionspot.storage import is_url
 
 with needs_extra("extract"):
     from PIL import Image
@@ -31,7 +34,7 @@ with needs_extra("extract"):
 
 _logger = logging.getLogger(__name__)
 
-ImageLike = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor
+ImageLike = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor | EncodedImage
 """An image as `RegionSpot.recognize` accepts it."""
 
 _CHANNELS = (1, 3, 4)
@@ -89,7 +92,7 @@ def _tensor_to_array(tensor: Tensor) -> NDArray[Any]:
 def is_one_image(image: object) -> bool:
     """Return whether this is a single image, not a list or generator of images."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
-    return isinstance(image, kinds) or hasattr(image, "read")
+    return isinstance(image, (*kinds, EncodedImage)) or hasattr(image, "read")
 
 
 def load_image(
@@ -103,22 +106,25 @@ def load_image(
     Files are decoded by the same code as for caches, so pixels are the same in both.
 
     Args:
-        image: A path to an image file, its bytes, an open file, a PIL image of any mode, or uint8
-            pixels: an array (H, W, 3) in RGB order (returned as it is), (H, W) or (H, W, 1) in
-            grey, or (H, W, 4) in RGBA; or a tensor of these shapes or with channels first.
-            Transparent pixels become white.
+        image: A path or an http(s) URL of an image file, its bytes, an open file, a PIL image of
+            any mode, an `EncodedImage`, or uint8 pixels: an array (H, W, 3) in RGB order (returned
+            as it is), (H, W) or (H, W, 1) in grey, or (H, W, 4) in RGBA; or a tensor of these
+            shapes or with channels first. Transparent pixels become white.
         exif_policy: "ignore" keeps the pixels as stored, the frame of a data set's boxes; "apply"
             rotates the image by its EXIF orientation, as viewers do. Arrays have no EXIF.
         rotation_log_level: Log level for an ignored rotation: a warning for a user's own photo, but
             normal in a data set, whose boxes are in the stored frame.
 
     Raises:
-        MissingFileError: There is no file at the path.
+        MissingFileError: There is no file at the path or URL.
+        StorageError: A download fails, or is too large; see `fetch_image`.
         ImageError: The file is not an image, is truncated, or has more pixels than
             ``PIL.Image.MAX_IMAGE_PIXELS`` (at least Pillow's default).
         ShapeError: It is none of these, or an array or tensor has another shape or type, or is
             empty.
     """
+    if isinstance(image, EncodedImage):
+        return image.pixels
     if isinstance(image, np.ndarray):
         return _rgb(image)
     if isinstance(image, Tensor):
@@ -143,6 +149,8 @@ def load_image(
 
 def _read(image: object) -> tuple[bytes, str]:
     """Return an image file's bytes and its name for messages."""
+    if isinstance(image, str) and is_url(image):
+        return fetch_image(image), image
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         if not is_file(path):

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,13 +21,21 @@ from regionspot.backbones.presets import ExifPolicy
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import (
     FloatArray,
+    as_boxes,
     box_area,
     check_corners,
     clip_boxes_xyxy,
     format_numbers,
     look_relative,
+    relative_to_pixels,
+    xywh_to_xyxy,
 )
+from regionspot.inference.encoded_image import EncodedImage
 from regionspot.inference.inputs import ImageLike, as_array, load_image
+
+BoxFormat = Literal["xyxy", "xywh", "cxcywh", "normalized"]
+"""Meaning of the four numbers of a box: corners; corner and size; centre and size, all in pixels of
+the original image; or corners as fractions of its width and height, 0 to 1."""
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +52,8 @@ class PromptedPixels:
     """RGB, (H, W, 3)."""
     prompts: Prompts
     """Boxes, points or masks, or the grid from which SAM proposes regions."""
+    encoded: EncodedImage | None = None
+    """The image as encoded before; None if it still has to be."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -56,6 +66,7 @@ def open_prompted(
     prompts: Mapping[str, ArrayLike | Iterable[ArrayLike] | None],
     *,
     several: bool,
+    box_format: BoxFormat,
     exif_policy: ExifPolicy,
     mask_form: MaskForm,
 ) -> list[PromptedPixels]:
@@ -63,9 +74,10 @@ def open_prompted(
 
     Args:
         image: One image, or several.
-        prompts: By kind (``boxes_xyxy``, ``points``, ``masks``) the prompts of the one image, or a
+        prompts: By kind (``boxes``, ``points``, ``masks``) the prompts of the one image, or a
             list with one entry for each of several; None for a kind that is not used.
         several: Whether there are several.
+        box_format: Meaning of the numbers of boxes.
         exif_policy: Whether to rotate images by their EXIF orientation.
         mask_form: How masks are passed to SAM; see `mask_form_for`.
 
@@ -82,26 +94,30 @@ def open_prompted(
         pixels = load_image(one, exif_policy=exif_policy)
         size_hw = (pixels.shape[0], pixels.shape[1])
         own = {kind: given[place] for kind, given in by_kind.items()}
-        read = read_prompts(**own, size_hw=size_hw, mask_form=mask_form)
-        opened.append(PromptedPixels(pixels=pixels, prompts=read))
+        read = read_prompts(**own, size_hw=size_hw, box_format=box_format, mask_form=mask_form)
+        encoded = one if isinstance(one, EncodedImage) else None
+        opened.append(PromptedPixels(pixels=pixels, prompts=read, encoded=encoded))
     return opened
 
 
 def read_prompts(
     *,
-    boxes_xyxy: ArrayLike | None,
-    points: ArrayLike | None,
-    masks: ArrayLike | None,
+    boxes: ArrayLike | None = None,
+    points: ArrayLike | None = None,
+    masks: ArrayLike | None = None,
     size_hw: tuple[int, int],
+    box_format: BoxFormat = "xyxy",
     mask_form: MaskForm = "box",
 ) -> RegionPrompts:
-    """Read the prompts of one image, in pixels of the original; exactly one kind is given.
+    """Read the prompts of one image; exactly one kind is given.
 
     Args:
-        boxes_xyxy: Boxes, (R, 4).
-        points: Points, (R, 2), (R, K, 2), or (R, K, 3) with SAM's point label as third column.
+        boxes: Boxes, (R, 4).
+        points: Points, (R, 2), (R, K, 2), or (R, K, 3) with SAM's point label as third column, in
+            pixels of the original image.
         masks: Masks, (R, H, W) bool.
         size_hw: Height and width of the image in pixels.
+        box_format: Meaning of the numbers of boxes.
         mask_form: How masks are passed to SAM; see `mask_form_for`.
 
     Returns:
@@ -109,20 +125,25 @@ def read_prompts(
         when a cache is made.
 
     Raises:
-        ConfigError: No kind of prompt is given, or more than one.
+        ConfigError: No kind of prompt is given, or more than one; or ``box_format`` is unknown.
         ShapeError: The prompts have a wrong shape or type, look relative to the image or lie
             outside it; or a box ends before it starts, or lies outside by more than half its area.
     """
-    given = {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks}
+    given = {"boxes": boxes, "points": points, "masks": masks}
     names = [f"{name}=" for name, value in given.items() if value is not None]
     if len(names) != 1:
         raise ConfigError(
             f"found {' and '.join(names) if names else 'no prompts'}; wanted exactly one of"
-            " boxes_xyxy=, points= or masks=, which say where the regions are. Without prompts,"
+            " boxes=, points= or masks=, which say where the regions are. Without prompts,"
             " use recognize_everything(image), which lets SAM propose regions."
         )
-    if boxes_xyxy is not None:
-        return BoxPrompts(boxes_xyxy=_read_boxes(boxes_xyxy, size_hw))
+    if box_format not in get_args(BoxFormat):
+        raise ConfigError(
+            f"box_format is {box_format!r}; wanted one of {', '.join(get_args(BoxFormat))}."
+        )
+    if boxes is not None:
+        corners = _as_corners(boxes, box_format, size_hw)
+        return BoxPrompts(boxes_xyxy=_clip_to_image(corners, size_hw))
     if points is not None:
         return _read_points(points, size_hw)
     return MaskPrompts(masks=_read_masks(masks, size_hw), form=mask_form)
@@ -138,17 +159,40 @@ def mask_form_for(prompts: Sequence[str]) -> MaskForm:
     return "mask" if "mask" in prompts else "box"
 
 
-def _read_boxes(boxes_xyxy: ArrayLike, size_hw: tuple[int, int]) -> FloatArray:
-    """Check boxes and clip them to the image."""
-    boxes = check_corners(as_array(boxes_xyxy, name="boxes_xyxy", dtype=np.float32))
+def _as_corners(boxes: ArrayLike, box_format: BoxFormat, size_hw: tuple[int, int]) -> FloatArray:
+    """Turn boxes of any format into corners in pixels, (R, 4), that look as if they were meant."""
+    array = as_boxes(as_array(boxes, name="boxes", dtype=np.float32), name="boxes")
+    if box_format == "normalized":
+        if len(array) and not look_relative(array):
+            raise ShapeError(
+                f"box_format='normalized', but boxes reach {array.max():g}; wanted fractions of the"
+                " image's width and height, 0 to 1. Leave box_format out for pixels."
+            )
+        return check_corners(relative_to_pixels(array, size_hw))
+    if box_format != "xyxy":
+        for row in np.flatnonzero((array[:, 2:] <= 0).any(axis=1)).tolist():
+            raise ShapeError(
+                f"box {row} {format_numbers(array[row])} has no area; wanted a width and a height"
+                f" above 0, as box_format={box_format!r} says."
+            )
+        if box_format == "cxcywh":
+            array = np.concatenate([array[:, :2] - array[:, 2:] / 2, array[:, 2:]], axis=1)
+        array = xywh_to_xyxy(array)
+    corners = check_corners(array)
+    if look_relative(corners) and max(size_hw) > 1:
+        height, width = size_hw
+        raise ShapeError(
+            f"box 0 is {format_numbers(corners[0])}: these boxes look normalised, as they end"
+            f" within 1.5 pixels of the corner of the image of {width} x {height} pixels (width x"
+            " height). Wanted pixels; for corners as fractions say box_format='normalized'."
+        )
+    return corners
+
+
+def _clip_to_image(boxes: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
+    """Check corners in pixels, (R, 4), and clip them to the image."""
     height, width = size_hw
     size = f"the image of {width} x {height} pixels (width x height)"
-    if look_relative(boxes) and max(size_hw) > 1:
-        raise ShapeError(
-            f"box 0 is {format_numbers(boxes[0])}: these boxes look normalised, as they end within"
-            f" 1.5 pixels of the corner of {size}. Wanted pixels: multiply x by {width} and y by"
-            f" {height}."
-        )
     clipped = clip_boxes_xyxy(boxes, size_hw)
     areas = box_area(boxes)
     for row in np.flatnonzero(areas <= 0).tolist():

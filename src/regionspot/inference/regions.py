@@ -1,8 +1,9 @@
-"""What recognition returns: named regions, and pictures of them."""
+"""What recognition returns: named regions."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,79 +14,17 @@ from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import FloatArray
 from regionspot.core.text import needs_extra
 from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference import exports
+from regionspot.inference.clip_crops import box_crop
+from regionspot.inference.pictures import draw_regions
 
 with needs_extra("extract"):
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image
 
 if TYPE_CHECKING:
+    import fiftyone
+    import pandas as pd
     import supervision
-
-
-_COLOURS = (
-    (230, 25, 75),
-    (60, 180, 75),
-    (0, 130, 200),
-    (245, 130, 48),
-    (145, 30, 180),
-    (0, 128, 128),
-    (170, 110, 40),
-    (128, 0, 0),
-)
-_MASK_OPACITY = 0.4
-_SHORTEST_SIDE_PX = 480
-
-
-def draw_regions(
-    image: NDArray[np.uint8],
-    boxes_xyxy: FloatArray,
-    captions: Sequence[str],
-    masks: Iterable[NDArray[np.bool_]] = (),
-) -> Image.Image:
-    """Draw boxes with captions, and masks as a tint.
-
-    A small image is enlarged by a whole factor to keep captions readable.
-
-    Args:
-        image: Pixels, (H, W, 3) uint8 RGB; not changed.
-        boxes_xyxy: Boxes, (R, 4), pixels of the image.
-        captions: One text per box.
-        masks: One (H, W) bool mask per box, read one at a time; or none at all.
-    """
-    factor = max(1, -(-_SHORTEST_SIDE_PX // min(image.shape[:2])))
-    picture = Image.fromarray(image)
-    for row, mask in enumerate(masks):
-        opacity = Image.fromarray(mask * np.uint8(_MASK_OPACITY * 255))
-        picture.paste(_COLOURS[row % len(_COLOURS)], mask=opacity)
-    if factor > 1:
-        width, height = picture.size
-        picture = picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(picture)
-    text_px = max(12, min(picture.size) // 32)
-    font = ImageFont.load_default(text_px)
-    for row, (box, caption) in enumerate(zip(boxes_xyxy, captions, strict=True)):
-        colour = _COLOURS[row % len(_COLOURS)]
-        x1, y1, x2, y2 = (float(value) * factor for value in box)
-        frame = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
-        draw.rectangle(frame, outline=colour, width=max(2, text_px // 8))
-        _caption(draw, (x1, y1), caption, colour, font)
-    return picture
-
-
-def _caption(
-    draw: ImageDraw.ImageDraw,
-    corner_xy: tuple[float, float],
-    caption: str,
-    colour: tuple[int, int, int],
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-) -> None:
-    """Write white on colour, above the box if there is room and always inside the picture."""
-    left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
-    width, height = right - left + 6, bottom - top + 6
-    picture_width, _picture_height = draw.im.size
-    x = max(0.0, min(corner_xy[0], picture_width - width))
-    y = corner_xy[1] - height if corner_xy[1] >= height else corner_xy[1]
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 3 - left, y + 3 - top), caption, fill="white", font=font)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +62,17 @@ class Regions:
     image: NDArray[np.uint8]
     """The image's pixels, (H, W, 3) uint8 RGB."""
     vocabulary: Vocabulary
-    """The names to choose from."""
+    """The names to choose from; the last may be that of unknown regions."""
     boxes_xyxy: FloatArray
     """Boxes, (R, 4) float32, original pixels: the prompts, the extent of masks, or proposed."""
     top_class_ids: NDArray[np.int64]
     """The k most probable classes, best first, (R, k), as indices into the vocabulary."""
     top_scores: FloatArray
-    """Their probabilities over the vocabulary, times the box scores if any, (R, k) float32."""
+    """Their probabilities over the vocabulary, times the box scores if any, (R, k) float32. With a
+    single name, which would always have a probability of 1, its confidence."""
+    top_confidences: FloatArray
+    """Confidence in each of these names, whatever the others are: the sigmoid of the head's logit,
+    (R, k) float32, 0 to 1."""
     embeddings: FloatArray
     """Region embeddings in CLIP's text space, (R, E) float32, not normalised."""
     kept_masks: NDArray[np.bool_] | DecodedMasks | None
@@ -137,11 +80,16 @@ class Regions:
     box_scores: FloatArray | None = None
     """SAM's confidence in each region that it proposed, (R,) float32, 0 to 1. It is already in all
     scores: divide by it to get the probabilities."""
+    is_unknown: NDArray[np.bool_] | None = None
+    """Whether no name reaches its threshold, (R,); such regions are labelled with the last name of
+    the vocabulary. None if the call did not ask for unknown regions."""
 
     def __post_init__(self) -> None:
-        arrays = (self.boxes_xyxy, self.top_class_ids, self.top_scores, self.embeddings)
-        optional = (self.kept_masks, self.box_scores)
-        shapes = [array.shape for array in (*arrays, *optional) if array is not None]
+        arrays = (
+            *(self.boxes_xyxy, self.top_class_ids, self.top_scores, self.top_confidences),
+            *(self.embeddings, self.kept_masks, self.box_scores, self.is_unknown),
+        )
+        shapes = [array.shape for array in arrays if array is not None]
         if len({shape[0] for shape in shapes}) != 1:
             raise ShapeError(f"regions need one row each in every array; found shapes {shapes}.")
 
@@ -149,10 +97,11 @@ class Regions:
         return len(self.boxes_xyxy)
 
     def __iter__(self) -> Iterator[Region]:
+        scores = self.scores
         for row, label in enumerate(self.labels):
             yield Region(
                 label=label,
-                score=float(self.top_scores[row, 0]),
+                score=float(scores[row]),
                 box_xyxy=self.boxes_xyxy[row],
                 embedding=self.embeddings[row],
                 kept_masks=None if self.kept_masks is None else self.kept_masks[row : row + 1],
@@ -166,9 +115,11 @@ class Regions:
             boxes_xyxy=self.boxes_xyxy[chosen],
             top_class_ids=self.top_class_ids[chosen],
             top_scores=self.top_scores[chosen],
+            top_confidences=self.top_confidences[chosen],
             embeddings=self.embeddings[chosen],
             kept_masks=None if self.kept_masks is None else self.kept_masks[chosen],
             box_scores=None if self.box_scores is None else self.box_scores[chosen],
+            is_unknown=None if self.is_unknown is None else self.is_unknown[chosen],
         )
 
     @override
@@ -184,22 +135,41 @@ class Regions:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The most probable name of each region, R of them."""
+        """The most probable name of each region, or that of unknown regions, R of them."""
         return tuple(self.vocabulary[int(index)] for index in self.class_ids)
 
     @property
     def class_ids(self) -> NDArray[np.int64]:
-        """The most probable class of each region, (R,), as index into the vocabulary."""
-        return self.top_class_ids[:, 0]
+        """The class of each region's label, (R,), as index into the vocabulary."""
+        best = self.top_class_ids[:, 0]
+        return (
+            best
+            if self.is_unknown is None
+            else np.where(self.is_unknown, len(self.vocabulary) - 1, best)
+        )
 
     @property
     def scores(self) -> FloatArray:
-        """The score of each region's label, (R,) float32: see ``top_scores``."""
-        return self.top_scores[:, 0]
+        """The score of each region's label, (R,) float32: see ``top_scores``.
+
+        For an unknown region it is 1 minus the confidence in its best name, times the box score.
+        """
+        best = self.top_scores[:, 0]
+        if self.is_unknown is None:
+            return best
+        doubts = (1 - self.top_confidences[:, 0]) * (
+            1 if self.box_scores is None else self.box_scores
+        )
+        return np.where(self.is_unknown, doubts, best)
+
+    @property
+    def confidences(self) -> FloatArray:
+        """The confidence in each region's best name, (R,) float32: see ``top_confidences``."""
+        return self.top_confidences[:, 0]
 
     @property
     def top_labels(self) -> tuple[tuple[str, ...], ...]:
-        """The k most probable names of each region, best first."""
+        """The k most probable names of each region, best first, also of unknown regions."""
         return tuple(
             tuple(self.vocabulary[int(index)] for index in row) for row in self.top_class_ids
         )
@@ -217,24 +187,12 @@ class Regions:
         """Return one region's mask at the original image's size, (H, W), or None."""
         return None if self.kept_masks is None else self.kept_masks[row]
 
-    def to_supervision(self) -> "supervision.Detections":
-        """Return the regions as ``supervision.Detections``, names under ``data["class_name"]``.
-
-        Raises:
-            MissingExtraError: The package ``supervision`` is not installed.
-        """
-        with needs_extra("demo"):
-            import supervision as sv
-        return sv.Detections(
-            xyxy=self.boxes_xyxy.copy(),
-            mask=self.masks,
-            confidence=self.scores.copy(),
-            class_id=self.class_ids.copy(),
-            data={"class_name": np.array(self.labels, dtype=np.str_)},
-        )
+    def crops(self) -> list["Image.Image"]:
+        """Return the part of the image in each box, in whole pixels, as PIL images."""
+        return [Image.fromarray(box_crop(self.image, box)) for box in self.boxes_xyxy]
 
     def plot(self) -> "Image.Image":
-        """Draw the boxes, masks and names on the image.
+        """Draw the boxes, the outlines of masks, and names beside them on the image.
 
         Returns:
             A picture to ``.show()``, to ``.save("named.png")``, or to display in a notebook.
@@ -244,3 +202,65 @@ class Regions:
         ]
         masks = () if self.kept_masks is None else self.kept_masks
         return draw_regions(self.image, self.boxes_xyxy, captions, masks)
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture of `plot`, which notebooks display."""
+        buffer = io.BytesIO()
+        self.plot().save(buffer, "png")
+        return buffer.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return labels, scores and boxes as plain numbers and texts, ready for `json.dumps`."""
+        return exports.to_dict(self)
+
+    def to_coco(self, *, image_id: int = 1, file_name: str = "") -> dict[str, Any]:
+        """Return a COCO data set of this image, ready for `json.dumps`.
+
+        Category ids count from 1 in the order of the vocabulary. Each annotation has a ``score``;
+        masks, if any, are compressed RLE.
+
+        Args:
+            image_id: Id of the image.
+            file_name: Name of its file.
+        """
+        return exports.to_coco(self, image_id=image_id, file_name=file_name)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return a pandas table: label, score, confidence, x1, y1, x2, y2 of each region.
+
+        Raises:
+            MissingExtraError: The package ``pandas`` is not installed.
+        """
+        return exports.to_dataframe(self)
+
+    def to_supervision(self) -> "supervision.Detections":
+        """Return the regions as ``supervision.Detections``, names under ``data["class_name"]``.
+
+        Raises:
+            MissingExtraError: The package ``supervision`` is not installed.
+        """
+        return exports.to_supervision(self)
+
+    def to_fiftyone(self) -> "fiftyone.Detections":
+        """Return the regions as ``fiftyone.Detections``, for a field of a FiftyOne sample.
+
+        Raises:
+            MissingExtraError: The package ``fiftyone`` is not installed.
+        """
+        return exports.to_fiftyone(self)
+
+    def to_label_studio(
+        self, image_url: str, *, from_name: str = "label", to_name: str = "image"
+    ) -> dict[str, Any]:
+        """Return a Label Studio task with the boxes as predictions, to be corrected by people.
+
+        A JSON list of such tasks can be imported. The project's labelling interface needs
+        ``<Image name="image" value="$image"/>`` and ``<RectangleLabels name="label"
+        toName="image">`` with the names.
+
+        Args:
+            image_url: Where Label Studio finds the image.
+            from_name: Name of the RectangleLabels tag.
+            to_name: Name of the Image tag, and of its variable.
+        """
+        return exports.to_label_studio(self, image_url, from_name=from_name, to_name=to_name)

@@ -5,48 +5,37 @@ K the best classes of a region.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Self, overload
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from regionspot.backbones import (
-    FrozenModels,
-    GridProposer,
-    LocatedRegions,
-    SameTokens,
-    locate_regions,
-)
-from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.backbones import FrozenModels, GridProposer, LocatedRegions, SameTokens
+from regionspot.cache import FeatureCache
+from regionspot.core.errors import ConfigError
 from regionspot.core.vocabulary import Vocabulary
-from regionspot.inference.from_cache import class_probabilities, embed_regions
-from regionspot.inference.inputs import ImageLike, as_count, is_one_image, load_image
-from regionspot.inference.matching_models import exif_policy_of, load_matching_models
-from regionspot.inference.prompts import PromptedPixels, mask_form_for, open_prompted
+from regionspot.inference.calibration import Calibration, calibrate_on_cache
+from regionspot.inference.embedding import RegionEmbedder
+from regionspot.inference.encoded_image import EncodedImage
+from regionspot.inference.inputs import ImageLike, as_count, is_one_image
+from regionspot.inference.naming import Naming
+from regionspot.inference.pretrained import Pretrained
+from regionspot.inference.prompts import BoxFormat, PromptedPixels
+from regionspot.inference.prototypes import Examples, Prototypes, cache_prototypes
 from regionspot.inference.region_index import ALL_REGIONS, Hit, RegionFilter, RegionIndex
 from regionspot.inference.regions import Regions
 from regionspot.inference.text_banks import ChosenNames, TextBanks, as_vocabulary
-from regionspot.model import TrainedHead, load_trained_head
+from regionspot.model import TrainedHead
 
 _IMAGE_BATCH_SIZE = 4
 _DEFAULT_GRID = GridProposer()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task:
-    """What to return for every region of a call."""
-
-    names: ChosenNames
-    top_k: int
-    with_masks: bool
-
-
-class RegionSpot:
+class RegionSpot(Pretrained):
     """Recognises regions of images by names from an open vocabulary.
 
     Create one with `from_pretrained`. Names are embedded once: the embeddings of the names of
@@ -60,68 +49,41 @@ class RegionSpot:
     """
 
     def __init__(self, trained_head: TrainedHead, models: FrozenModels) -> None:
-        self._trained_head = trained_head
-        self._models = models
-        self._exif_policy = exif_policy_of(trained_head.card)
-        self._mask_form = mask_form_for(trained_head.card.prompts)
+        super().__init__(trained_head, models)
+        self._embedder = RegionEmbedder(trained_head, models)
         self._banks = TextBanks(models.encoder, models.fingerprint(), trained_head.folder)
-        trained_head.head.to(models.encoder.device).eval()
-        trained_head.classifier.to(models.encoder.device).eval()
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        device: str = "auto",
-        *,
-        sam_weights: str | None = None,
-        clip_weights: str | None = None,
-    ) -> Self:
-        """Load a trained head and the frozen models that it was trained on.
+    @torch.inference_mode()
+    def encode_image(self, image: ImageLike) -> EncodedImage:
+        """Run SAM's and CLIP's image encoders, for several questions about one image.
+
+        `recognize` and `recognize_everything` take the result in place of the image, and answer as
+        they do for the image. It can be saved, and loaded by a later process.
 
         Args:
-            path: A folder with ``head.safetensors`` and ``head.json``, the folder of a run, or a
-                ``.ckpt`` or ``.safetensors`` file.
-            device: Where everything runs: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
-            sam_weights: Name or path of SAM's weights; None takes the released ones.
-            clip_weights: Tag or path of CLIP's weights; None takes the usual ones.
+            image: One image, as in `recognize`.
 
         Raises:
-            MissingFileError: There is no trained head at the path.
-            WeightsError: A weights file does not fit.
-            CacheMismatchError: SAM or CLIP are not those that the head was trained on.
-            MissingExtraError: The extra ``extract`` is not installed.
+            MissingFileError: There is no image at the path or URL.
+            StorageError: The image cannot be downloaded.
+            ImageError: The file is not an image.
+            ShapeError: The pixels have a wrong shape or type.
         """
-        trained_head = load_trained_head(path)
-        models = load_matching_models(
-            trained_head, device=device, sam_weights=sam_weights, clip_weights=clip_weights
-        )
-        return cls(trained_head, models)
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The names of training, the default of `recognize`.
-
-        Raises:
-            VocabularyError: The head's card does not name any.
-        """
-        names = self._trained_head.card.vocabulary
-        if not names:
-            raise VocabularyError(
-                "the head's card does not name the classes of its training: give the names to"
-                " choose from, vocabulary=[...]."
-            )
-        return Vocabulary(names)
+        return self._embedder.encode(image)
 
     @overload  # a str, which is also an iterable of str, is one image
     def recognize(  # type: ignore[overload-overlap]
         self,
         image: ImageLike,
+        boxes: ArrayLike | Iterable[ArrayLike] | None = None,
         *,
-        boxes_xyxy: ArrayLike | Iterable[ArrayLike] | None = None,
+        box_format: BoxFormat = "xyxy",
         points: ArrayLike | Iterable[ArrayLike] | None = None,
         masks: ArrayLike | Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
+        examples: Examples | Prototypes | None = None,
+        unknown: str | None = None,
+        calibration: Calibration | None = None,
         templates: str | None = None,
         same_tokens: SameTokens = "keep",
         top_k: int = 1,
@@ -132,11 +94,15 @@ class RegionSpot:
     def recognize(
         self,
         image: Iterable[ImageLike],
+        boxes: Iterable[ArrayLike] | None = None,
         *,
-        boxes_xyxy: Iterable[ArrayLike] | None = None,
+        box_format: BoxFormat = "xyxy",
         points: Iterable[ArrayLike] | None = None,
         masks: Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
+        examples: Examples | Prototypes | None = None,
+        unknown: str | None = None,
+        calibration: Calibration | None = None,
         templates: str | None = None,
         same_tokens: SameTokens = "keep",
         top_k: int = 1,
@@ -147,11 +113,15 @@ class RegionSpot:
     def recognize(  # noqa: PLR0913 - the public options
         self,
         image: ImageLike | Iterable[ImageLike],
+        boxes: ArrayLike | Iterable[ArrayLike] | None = None,
         *,
-        boxes_xyxy: ArrayLike | Iterable[ArrayLike] | None = None,
+        box_format: BoxFormat = "xyxy",
         points: ArrayLike | Iterable[ArrayLike] | None = None,
         masks: ArrayLike | Iterable[ArrayLike] | None = None,
         vocabulary: Vocabulary | Iterable[str] | None = None,
+        examples: Examples | Prototypes | None = None,
+        unknown: str | None = None,
+        calibration: Calibration | None = None,
         templates: str | None = None,
         same_tokens: SameTokens = "keep",
         top_k: int = 1,
@@ -162,16 +132,26 @@ class RegionSpot:
         The regions of an image attend to each other, so adding one may change the names of others.
 
         Args:
-            image: A path, the bytes of an image file, a PIL image, or uint8 pixels as an array
-                (RGB, RGBA or grey, channels last) or tensor; or a list or generator of these, for
-                which the prompts are lists of the same length.
-            boxes_xyxy: Boxes, (R, 4), pixels of the original image. They are clipped to the image,
-                as they are when a cache is made.
+            image: A path or http(s) URL, the bytes of an image file, a PIL image, uint8 pixels as
+                an array (RGB, RGBA or grey, channels last) or tensor, or the result of
+                `encode_image`; or a list or generator of these, for which the prompts are lists of
+                the same length.
+            boxes: Boxes, (R, 4). They are clipped to the image, as they are when a cache is made.
+            box_format: Meaning of the four numbers: "xyxy" are corners, "xywh" corner and size,
+                "cxcywh" centre and size, all in pixels of the original image; "normalized" are
+                corners as fractions of its width and height.
             points: One point per region, (R, 2) as (x, y), or K of them, (R, K, 2), pixels of the
                 original image. A third column holds labels: 1 in the region, 0 not in it, -1
                 padding.
             masks: Masks, (R, H, W) bool.
-            vocabulary: The names to choose from; None takes those of training.
+            vocabulary: The names to choose from; None takes those of training, or only the examples
+                if there are any.
+            examples: Names given by regions that show them: a list of (image, box) for each name,
+                or the result of `prototypes`. Beside a vocabulary they need a ``calibration``.
+            unknown: Name for regions that no name fits well enough, such as "background"; None
+                names all regions.
+            calibration: The result of `calibrate`, which says when a name fits well enough; None
+                takes a confidence of 0.5.
             templates: The template set for the names ("ensemble81", "ensemble80", "single",
                 "none"); None takes that of training.
             same_tokens: How to treat names to which CLIP's tokenizer gives the same tokens, such as
@@ -187,40 +167,54 @@ class RegionSpot:
 
         Raises:
             ConfigError: Not exactly one kind of prompt is given, ``top_k`` is not positive, or
-                ``templates`` or ``same_tokens`` is unknown.
+                ``box_format``, ``templates`` or ``same_tokens`` is unknown.
             ShapeError: Image or prompts have a wrong shape or type, or lie outside the image; or
                 boxes look relative to it, or end before they start.
             VocabularyError: The vocabulary is empty, a name is empty or repeated, or a tiny CLIP
                 does not know one of its words; or names with the same tokens are refused.
-            MissingFileError: There is no image at the path.
+            MissingFileError: There is no image at the path or URL.
+            StorageError: An image cannot be downloaded.
             ImageError: The file is not an image.
+            CacheMismatchError: An encoded image was encoded by other models.
         """
-        task = self._task(vocabulary, templates, same_tokens, top_k=top_k, with_masks=with_masks)
+        naming = self._naming(
+            vocabulary=vocabulary,
+            templates=templates,
+            same_tokens=same_tokens,
+            prototypes=self._as_prototypes(examples, box_format),
+            unknown=unknown,
+            calibration=calibration,
+            top_k=top_k,
+        )
         several = isinstance(image, Iterable) and not is_one_image(image)
-        prompted = open_prompted(
+        prompted = self._embedder.open(
             image,
-            {"boxes_xyxy": boxes_xyxy, "points": points, "masks": masks},
+            {"boxes": boxes, "points": points, "masks": masks},
             several=several,
-            exif_policy=self._exif_policy,
-            mask_form=self._mask_form,
+            box_format=box_format,
         )
         batches = [
             prompted[start : start + _IMAGE_BATCH_SIZE]
             for start in range(0, len(prompted), _IMAGE_BATCH_SIZE)
         ]
         named = self._models.map_batches(
-            lambda batch: self._recognize_batch(batch, task), batches, num_batches=len(batches)
+            lambda batch: self._recognize_batch(batch, naming, with_masks=with_masks),
+            batches,
+            num_batches=len(batches),
         )
         regions = list(chain.from_iterable(named))
         return regions if several else regions[0]
 
     @torch.inference_mode()
-    def recognize_everything(
+    def recognize_everything(  # noqa: PLR0913 - the public options
         self,
         image: ImageLike,
         *,
         grid: GridProposer = _DEFAULT_GRID,
         vocabulary: Vocabulary | Iterable[str] | None = None,
+        examples: Examples | Prototypes | None = None,
+        unknown: str | None = None,
+        calibration: Calibration | None = None,
         templates: str | None = None,
         same_tokens: SameTokens = "keep",
         top_k: int = 1,
@@ -236,6 +230,9 @@ class RegionSpot:
             image: One image, as in `recognize`.
             grid: The density of the grid, and the thresholds for regions.
             vocabulary: As in `recognize`.
+            examples: As in `recognize`; their boxes are corners in pixels.
+            unknown: As in `recognize`.
+            calibration: As in `recognize`.
             templates: As in `recognize`.
             same_tokens: As in `recognize`.
             top_k: As in `recognize`.
@@ -248,9 +245,18 @@ class RegionSpot:
         Raises:
             As `recognize`, except for errors about prompts.
         """
-        task = self._task(vocabulary, templates, same_tokens, top_k=top_k, with_masks=with_masks)
-        pixels = load_image(image, exif_policy=self._exif_policy)
-        (regions,) = self._recognize_batch([PromptedPixels(pixels=pixels, prompts=grid)], task)
+        naming = self._naming(
+            vocabulary=vocabulary,
+            templates=templates,
+            same_tokens=same_tokens,
+            prototypes=self._as_prototypes(examples, "xyxy"),
+            unknown=unknown,
+            calibration=calibration,
+            top_k=top_k,
+        )
+        encoded = self._embedder.encode(image)
+        prompted = PromptedPixels(pixels=encoded.pixels, prompts=grid, encoded=encoded)
+        (regions,) = self._recognize_batch([prompted], naming, with_masks=with_masks)
         return regions[np.argsort(-regions.scores, kind="stable")]
 
     def search(
@@ -278,71 +284,173 @@ class RegionSpot:
         return opened.search(words, top=top, only=only, banks=self._banks)
 
     @torch.inference_mode()
-    def _recognize_batch(self, images: Sequence[PromptedPixels], task: _Task) -> list[Regions]:
-        localizer, encoder = self._models.localizer, self._models.encoder
-        frames_BCHW = torch.stack([localizer.preprocess(image.pixels) for image in images])
-        embedded_BSHW = localizer.embed(frames_BCHW)
-        squares_BCHW = torch.stack([encoder.preprocess(image.pixels) for image in images])
-        features_BTD = encoder.features(squares_BCHW)
-        located = [
-            locate_regions(
-                localizer,
-                embedded_BSHW[index : index + 1],
-                image.prompts,
-                image.size_hw,
-                with_masks=task.with_masks,
-            )
-            for index, image in enumerate(images)
-        ]
-        embeddings = embed_regions(
+    def prototypes(self, examples: Examples, *, box_format: BoxFormat = "xyxy") -> Prototypes:
+        """Embed regions that are examples of names, to name others by them.
+
+        `recognize` takes the result, or the examples themselves, which it then embeds every time.
+
+        Args:
+            examples: For each name a list of (image, box). A box, (4,), is embedded on its own; the
+                boxes of (image, boxes), (R, 4), are regions of one image and attend to each other,
+                as in `recognize`.
+            box_format: Meaning of the boxes' numbers, as in `recognize`.
+
+        Raises:
+            VocabularyError: A name is empty or has no examples.
+            ConfigError: The examples are not lists of pairs by name.
+            ShapeError: A box has a wrong shape or lies outside its image.
+        """
+        return self._embedder.average(examples, box_format=box_format)
+
+    def prototypes_from_cache(
+        self,
+        cache: FeatureCache,
+        *,
+        names: Iterable[str] | None = None,
+        max_examples: int | None = None,
+    ) -> Prototypes:
+        """Take labelled regions of a cache as examples of their names.
+
+        Args:
+            cache: A cache of annotated boxes, made by the same SAM and CLIP.
+            names: Names from the cache's vocabulary; None takes all that have regions.
+            max_examples: Number of regions of each name, the first ones; None takes all.
+
+        Raises:
+            VocabularyError: A name is not in the cache's vocabulary, or has no regions.
+            CacheMismatchError: The cache was made by other models.
+            ConfigError: The cache has regions without labels.
+        """
+        if max_examples is not None:
+            as_count(max_examples, name="max_examples")
+        return cache_prototypes(
             self._trained_head,
-            features_BTD,
-            [regions.tokens for regions in located],
-            [regions.boxes_xyxy for regions in located],
-            [image.size_hw for image in images],
+            cache,
+            names=names,
+            max_examples=max_examples,
+            device=self._embedder.device,
         )
+
+    @torch.inference_mode()
+    def calibrate(
+        self,
+        cache: FeatureCache,
+        *,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        templates: str | None = None,
+        target_precision: float = 0.9,
+        max_images: int = 5000,
+    ) -> Calibration:
+        """Measure on a labelled cache when a name can be trusted.
+
+        Args:
+            cache: A cache of annotated boxes, made by the same SAM and CLIP; best of images that
+                the head was not trained on.
+            vocabulary: The names that recognition will choose from; None takes the cache's. Regions
+                with other labels count as unknown: whatever they are called is wrong.
+            templates: As in `recognize`; the cache must have a text bank of them.
+            target_precision: Share of right names among those given.
+            max_images: Number of images, spread evenly over a larger cache. Their regions' logits
+                are held in memory, 4 bytes for each region and name.
+
+        Returns:
+            The lowest thresholds with this precision, for ``recognize(..., unknown="background",
+            calibration=...)``, and the levels that examples need beside words.
+
+        Raises:
+            ConfigError: The cache has too few regions, or some without labels; or the precision is
+                not above 0 and up to 1.
+            CacheMismatchError: The cache was made by other models.
+            MissingFileError: The cache has no text bank of these templates.
+        """
+        chosen = self._templates(templates)
+        labelled = cache.manifest.vocabulary
+        words = self._choose_words(labelled if vocabulary is None else vocabulary, chosen)
+        return calibrate_on_cache(
+            self._trained_head,
+            cache,
+            words,
+            templates=chosen,
+            target_precision=target_precision,
+            max_images=as_count(max_images, name="max_images"),
+            device=self._embedder.device,
+        )
+
+    @torch.inference_mode()
+    def _recognize_batch(
+        self, images: Sequence[PromptedPixels], naming: Naming, *, with_masks: bool
+    ) -> list[Regions]:
         return [
-            self._named(image, where, z_RE, task)
-            for image, where, z_RE in zip(images, located, embeddings, strict=True)
+            self._named(image, where, z_RE, naming)
+            for image, where, z_RE in self._embedder.embed(images, with_masks=with_masks)
         ]
 
     def _named(
-        self, image: PromptedPixels, located: LocatedRegions, z_RE: Tensor, task: _Task
+        self, image: PromptedPixels, located: LocatedRegions, z_RE: Tensor, naming: Naming
     ) -> Regions:
-        logits_RC = self._trained_head.classifier(z_RE, task.names.bank_CE)
-        scores_RC = class_probabilities(logits_RC)
-        best_RK = np.argsort(-scores_RC, axis=1, kind="stable")[:, : task.top_k]
-        top_scores_RK = np.take_along_axis(scores_RC, best_RK, axis=1)
-        if located.box_scores is not None:
-            top_scores_RK *= located.box_scores[:, None]
+        best = naming.choose(z_RE, self._trained_head.classifier)
+        box_scores = located.box_scores
         return Regions(
             image=image.pixels,
-            vocabulary=task.names.vocabulary,
+            vocabulary=naming.vocabulary,
             boxes_xyxy=located.boxes_xyxy,
-            top_class_ids=best_RK.astype(np.int64),
-            top_scores=top_scores_RK,
+            top_class_ids=best.class_ids,
+            top_scores=best.scores if box_scores is None else best.scores * box_scores[:, None],
+            top_confidences=best.confidences,
             embeddings=z_RE.cpu().numpy(),
             kept_masks=located.masks,
-            box_scores=located.box_scores,
+            box_scores=box_scores,
+            is_unknown=None if naming.unknown is None else best.is_unknown,
         )
 
-    def _task(
+    def _naming(
         self,
+        *,
         vocabulary: Vocabulary | Iterable[str] | None,
         templates: str | None,
         same_tokens: SameTokens,
-        *,
+        prototypes: Prototypes | None,
+        unknown: str | None,
+        calibration: Calibration | None,
         top_k: int,
-        with_masks: bool,
-    ) -> _Task:
-        """Check the options; names are embedded later, once images and prompts are checked."""
-        names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
+    ) -> Naming:
+        """Check the options; words are embedded later, once images and prompts are checked."""
         count = as_count(top_k, name="top_k")
-        templates = templates or self._trained_head.card.templates
-        if not templates:
+        words = None
+        if vocabulary is not None or prototypes is None:
+            words = self._choose_words(vocabulary, templates, same_tokens)
+        return Naming(
+            words=words,
+            prototypes=prototypes,
+            unknown=unknown,
+            calibration=calibration,
+            top_k=count,
+        )
+
+    def _choose_words(
+        self,
+        vocabulary: Vocabulary | Iterable[str] | None,
+        templates: str | None,
+        same_tokens: SameTokens = "keep",
+    ) -> ChosenNames:
+        names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
+        return self._banks.choose(
+            names, templates=self._templates(templates), same_tokens=same_tokens
+        )
+
+    def _templates(self, templates: str | None) -> str:
+        """Return the templates given, or those of training."""
+        chosen = templates or self._trained_head.card.templates
+        if not chosen:
             raise ConfigError(
                 "the head's card does not name the templates of its training: give them, for"
                 " example templates='ensemble81'."
             )
-        chosen = self._banks.choose(names, templates=templates, same_tokens=same_tokens)
-        return _Task(names=chosen, top_k=min(count, len(chosen.vocabulary)), with_masks=with_masks)
+        return chosen
+
+    def _as_prototypes(
+        self, examples: Examples | Prototypes | None, box_format: BoxFormat
+    ) -> Prototypes | None:
+        if examples is None or isinstance(examples, Prototypes):
+            return examples
+        return self.prototypes(examples, box_format=box_format)

@@ -20,6 +20,7 @@ from regionspot.model.released import (
 )
 from regionspot.model.trained_head import (
     CARD_VERSION,
+    HEAD_FILES,
     RUN_FOLDER,
     WEIGHTS_SUFFIX,
     HeadCard,
@@ -33,6 +34,7 @@ __all__ = [
     "CARD_VERSION",
     "CHECKPOINT_CARD_KEY",
     "CHECKPOINT_SUFFIX",
+    "HEAD_FILES",
     "RELEASED_SUFFIX",
     "RUN_FOLDER",
     "WEIGHTS_SUFFIX",

@@ -40,6 +40,8 @@ CARD_VERSION = 1
 WEIGHTS_SUFFIX = ".safetensors"
 WEIGHTS_NAME = f"head{WEIGHTS_SUFFIX}"
 CARD_NAME = "head.json"
+HEAD_FILES = (WEIGHTS_NAME, CARD_NAME)
+"""The files that `save_trained_head` writes."""
 RUN_FOLDER = "head"
 JsonValue: TypeAlias = (
     str | int | float | bool | list["JsonValue"] | Mapping[str, "JsonValue"] | None

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from regionspot.core.errors import ShapeError
+from regionspot.core.label_places import Rect
 from regionspot.core.patch_grid import square_grid_hw
-from regionspot.viz.named_regions import Rect, draw_box
+from regionspot.viz.named_regions import draw_box
 from regionspot.viz.style import MUTED, Colour, encode_picture, figure_png, scaled_photo
 
 _BOX: Colour = (0, 214, 255)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regionspot.core.errors import ShapeError
-from regionspot.viz.named_regions import Rect, label_sizes, number_font, place_labels
+from regionspot.core.label_places import Rect, place_labels
+from regionspot.viz.named_regions import label_sizes, number_font
 from regionspot.viz.style import encode_picture, scaled_photo
 
 _LONG_SIDE = 720

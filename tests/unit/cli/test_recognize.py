@@ -141,6 +141,7 @@ def make_regions(top_class_ids: list[list[int]], top_scores: list[list[float]]) 
         boxes_xyxy=np.array(boxes, np.float32).reshape(num, 4),
         top_class_ids=np.array(top_class_ids, np.int64).reshape(num, -1 if num else 1),
         top_scores=np.array(top_scores, np.float32).reshape(num, -1 if num else 1),
+        top_confidences=np.array(top_scores, np.float32).reshape(num, -1 if num else 1),
         embeddings=np.zeros((num, 2), np.float32),
         kept_masks=None,
     )

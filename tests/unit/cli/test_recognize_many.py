@@ -57,7 +57,7 @@ def run(head_dir: Path, *words: str) -> int:
 
 def expected(head_dir: Path, name: str) -> Regions:
     model = RegionSpot.from_pretrained(head_dir, device="cpu")
-    return model.recognize(Path("images", name), boxes_xyxy=BOXES[name], top_k=3)
+    return model.recognize(Path("images", name), BOXES[name], top_k=3)
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def test_what_sams_generator_finds_is_named_like_boxes_and_weighed_by_sams_own_s
     order = np.argsort(-weights)
     x, y, width, height = np.array([one["bbox"] for one in found])[order].T
     boxes = np.stack([x, y, x + width + 1, y + height + 1], axis=1)
-    by_boxes = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=NAMES, top_k=2)
+    by_boxes = model.recognize(pixels, boxes=boxes, vocabulary=NAMES, top_k=2)
     scores = by_boxes.top_scores * weights[order, None]
     best_first = np.argsort(-scores[:, 0])
 
@@ -84,7 +84,7 @@ def test_an_image_in_which_sam_finds_nothing_has_no_regions(
 def test_prompted_regions_have_no_box_scores(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
-    assert model.recognize(pixels, boxes_xyxy=boxes).box_scores is None
+    assert model.recognize(pixels, boxes=boxes).box_scores is None
 
 
 def test_mistakes_are_explained_as_for_prompts(model: RegionSpot, pixels: Pixels) -> None:

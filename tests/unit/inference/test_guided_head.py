@@ -68,10 +68,10 @@ def test_boxes(
     wanted = embeddings_by_hand(guided, models, pixels, prompts, boxes.tolist())
     # Beside an image with more regions: its own are padded.
     found, _ = RegionSpot(guided, models).recognize(
-        [pixels, pixels], boxes_xyxy=[boxes, np.tile(boxes, (2, 1))]
+        [pixels, pixels], boxes=[boxes, np.tile(boxes, (2, 1))]
     )
     np.testing.assert_allclose(found.embeddings, wanted, rtol=1e-4, atol=1e-4)
-    unguided = RegionSpot(trained_head, models).recognize(pixels, boxes_xyxy=boxes)
+    unguided = RegionSpot(trained_head, models).recognize(pixels, boxes=boxes)
     assert np.abs(unguided.embeddings - wanted).max() > 0.01
 
 
@@ -108,7 +108,7 @@ def test_regions_that_sam_finds(guided: TrainedHead, models: FrozenModels, pixel
     )
     found = RegionSpot(guided, models).recognize_everything(pixels, grid=grid)
     assert len(found) > 1
-    given = RegionSpot(guided, models).recognize(pixels, boxes_xyxy=found.boxes_xyxy)
+    given = RegionSpot(guided, models).recognize(pixels, boxes=found.boxes_xyxy)
     np.testing.assert_allclose(found.embeddings, given.embeddings, rtol=1e-3, atol=1e-3)
 
 

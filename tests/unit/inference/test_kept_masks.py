@@ -37,7 +37,7 @@ def ask(
     model: RegionSpot, image: NDArray[np.uint8], boxes: NDArray[np.float32], how: str
 ) -> Regions:
     if how == "boxes":
-        return model.recognize(image, boxes_xyxy=boxes)
+        return model.recognize(image, boxes=boxes)
     if how == "points":
         return model.recognize(image, points=(boxes[:, :2] + boxes[:, 2:]) / 2)
     return model.recognize_everything(image, grid=GRID)
@@ -59,7 +59,7 @@ def test_no_mask_is_kept_at_the_images_size(
 def test_one_mask_at_a_time_is_alive_while_iterating(
     model: RegionSpot, large: NDArray[np.uint8], large_boxes: NDArray[np.float32]
 ) -> None:
-    regions = model.recognize(large, boxes_xyxy=large_boxes)
+    regions = model.recognize(large, boxes=large_boxes)
     masks: list[weakref.ref[NDArray[np.bool_]]] = []
     kept = []
     for region in regions:
@@ -75,7 +75,7 @@ def test_one_mask_at_a_time_is_alive_while_iterating(
 def test_the_masks_are_the_same_one_by_one_all_at_once_and_from_a_pickle(
     model: RegionSpot, large: NDArray[np.uint8], large_boxes: NDArray[np.float32]
 ) -> None:
-    regions = model.recognize(large, boxes_xyxy=large_boxes)
+    regions = model.recognize(large, boxes=large_boxes)
     assert regions.masks is not None
     assert 0 < regions.masks.mean() < 1
     again: Regions = pickle.loads(pickle.dumps(regions))  # noqa: S301 - made here
@@ -93,7 +93,7 @@ def test_masks_can_be_made_when_the_models_are_gone(
     predictor = SamPredictor(sam)
     predictor.set_image(large)
     logits, *_ = predictor.predict(box=large_boxes[0], multimask_output=False, return_logits=True)
-    regions = RegionSpot(trained_head, models).recognize(large, boxes_xyxy=large_boxes)
+    regions = RegionSpot(trained_head, models).recognize(large, boxes=large_boxes)
     gone = weakref.ref(sam)
     del models, sam, predictor
     gc.collect()

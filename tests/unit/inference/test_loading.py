@@ -29,8 +29,8 @@ def test_a_saved_head_answers_as_it_did_before(
     boxes: NDArray[np.float32],
 ) -> None:
     loaded = RegionSpot.from_pretrained(run_dir / place, device="cpu")
-    ours = loaded.recognize(pixels, boxes_xyxy=boxes, top_k=4)
-    theirs = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    ours = loaded.recognize(pixels, boxes=boxes, top_k=4)
+    theirs = model.recognize(pixels, boxes=boxes, top_k=4)
     assert ours.top_labels == theirs.top_labels
     np.testing.assert_array_equal(ours.top_scores, theirs.top_scores)
     np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)

@@ -1,32 +1,17 @@
-"""What recognition returns: rows that stay together, a picture, and supervision's detections."""
+"""What recognition returns: rows that stay together, and a picture."""
 
-from typing import Any
+import io
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from helpers.regions import BOXES, make_regions
 from regionspot.core.errors import ShapeError
-from regionspot.core.vocabulary import Vocabulary
-from regionspot.inference import Regions
-
-BOXES = [[10.0, 20.0, 60.0, 45.0], [0.0, 0.0, 5.0, 5.0], [30.0, 5.5, 80.0, 50.0]]
-
-
-def make_regions(**changes: Any) -> Regions:
-    """Three regions of a grey 50 x 80 picture."""
-    masks = np.zeros((3, 50, 80), np.bool_)
-    masks[0, 25:35, 20:50] = True
-    fields: dict[str, Any] = {
-        "image": np.full((50, 80, 3), 100, np.uint8),
-        "vocabulary": Vocabulary(("lemon", "tennis ball", "sea egg")),
-        "boxes_xyxy": np.array(BOXES, np.float32),
-        "top_class_ids": np.array([[2, 0], [0, 1], [2, 1]]),
-        "top_scores": np.array([[0.75, 0.25], [0.5, 0.375], [1, 0]], np.float32),
-        "embeddings": np.arange(12, dtype=np.float32).reshape(3, 4),
-        "kept_masks": masks,
-    }
-    return Regions(**(fields | changes))
+from regionspot.inference.pictures import outline
 
 
 def test_names_and_scores_are_those_of_the_best_class() -> None:
@@ -119,52 +104,50 @@ def test_a_picture_has_the_images_size_times_a_whole_number(
     assert picture.mode == "RGB"
 
 
-def test_a_picture_shows_frames_and_tinted_masks_and_leaves_the_image_alone() -> None:
+def test_a_picture_shows_frames_and_outlines_and_leaves_the_colours_alone() -> None:
     regions = make_regions()
     picture = np.asarray(regions.plot())  # 10 times as large
+    red = [230, 25, 75]
     assert picture[440, 200].tolist() == [100, 100, 100]
-    assert picture[449, 200].tolist() == [230, 25, 75]  # the lower edge of the first box
-    assert picture[300, 400].tolist() == [152, 70, 90]  # 0.6 of grey and 0.4 of the frame's red
-    assert picture[300, 100].tolist() == [230, 25, 75]
+    assert picture[449, 200].tolist() == red  # the lower edge of the first box
+    assert picture[300, 400].tolist() == [100, 100, 100]  # inside the first mask: no tint
+    assert picture[250, 400].tolist() == picture[349, 400].tolist() == red  # its outline
+    assert picture[300, 200].tolist() == picture[300, 499].tolist() == red
+    assert picture[240, 400].tolist() == picture[350, 400].tolist() == [100, 100, 100]
     assert picture[450, 200].tolist() == [100, 100, 100]  # boxes are half-open
     assert picture[499, 500].tolist() == [0, 130, 200]  # the third box ends with the image
     assert (regions.image == 100).all()
 
 
-def test_pictures_without_masks_have_no_tint() -> None:
+def test_pictures_without_masks_have_no_outline() -> None:
     picture = np.asarray(make_regions(kept_masks=None).plot())
-    assert picture[300, 400].tolist() == [100, 100, 100]
+    assert picture[250, 400].tolist() == [100, 100, 100]
 
 
-def test_supervision_gets_boxes_masks_scores_and_names() -> None:
-    sv = pytest.importorskip("supervision", reason="comes with the extra demo")
+def test_captions_are_beside_their_object_where_there_is_room() -> None:
+    boxes = np.array([[30, 25, 60, 45]], np.float32)
+    regions = make_regions(kept_masks=None)[:1]
+    picture = np.asarray(replace(regions, boxes_xyxy=boxes).plot())
+    inside = picture[252:448, 302:598]
+    assert (inside == 100).all()
+    assert (picture[:250] != 100).any()  # the caption is above the box
+
+
+@pytest.mark.parametrize("width_px", [1, 2, 5])
+def test_an_outline_is_what_erosion_takes_away(width_px: int) -> None:
+    mask = np.random.default_rng(2).random((40, 50)) < 0.97
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    eroded = cv2.erode(
+        mask.astype(np.uint8),
+        cross,
+        iterations=width_px,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    np.testing.assert_array_equal(outline(mask, width_px), mask & (eroded == 0))
+
+
+def test_a_notebook_shows_the_picture() -> None:
     regions = make_regions()
-    detections = regions.to_supervision()
-    assert isinstance(detections, sv.Detections)
-    np.testing.assert_array_equal(detections.xyxy, np.array(BOXES, np.float32))
-    np.testing.assert_array_equal(detections.mask, regions.masks)
-    assert detections.confidence is not None
-    assert detections.confidence.tolist() == [0.75, 0.5, 1.0]
-    assert detections.class_id is not None
-    assert detections.class_id.tolist() == [2, 0, 2]
-    assert detections["class_name"].tolist() == ["sea egg", "lemon", "sea egg"]
-    assert detections.area.tolist() == [300, 0, 0]
-    best = detections[detections.confidence > 0.6]
-    assert best["class_name"].tolist() == ["sea egg", "sea egg"]
-
-
-def test_supervision_gets_no_masks_and_no_regions_where_there_are_none() -> None:
-    sv = pytest.importorskip("supervision", reason="comes with the extra demo")
-    none = make_regions(kept_masks=None)[:0].to_supervision()
-    assert len(none) == 0
-    assert none.mask is None
-    merged = sv.Detections.merge([none, make_regions(kept_masks=None).to_supervision()])
-    assert len(merged) == 3
-
-
-def test_changing_detections_leaves_the_regions_alone() -> None:
-    pytest.importorskip("supervision", reason="comes with the extra demo")
-    regions = make_regions()
-    detections = regions.to_supervision()
-    detections.xyxy += 5
-    assert regions.boxes_xyxy.tolist() == BOXES
+    with Image.open(io.BytesIO(regions._repr_png_())) as shown:
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(regions.plot()))

@@ -89,7 +89,7 @@ def test_scores_are_the_softmax_of_scaled_cosines_with_open_clips_texts(
     pixels: Pixels,
     boxes: NDArray[np.float32],
 ) -> None:
-    regions = model.recognize(pixels, boxes_xyxy=boxes, top_k=len(vocabulary))
+    regions = model.recognize(pixels, boxes=boxes, top_k=len(vocabulary))
     bank = bank_by_open_clip(models, [SENTENCE.format(name) for name in vocabulary])
     wanted = probabilities(regions.embeddings, bank)
     np.testing.assert_allclose(scores_by_class(regions), wanted, rtol=0, atol=1e-5)
@@ -101,7 +101,7 @@ def test_names_and_templates_may_be_chosen(
     model: RegionSpot, models: FrozenModels, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
     names = ["blue star", "the", "yellow ring"]
-    regions = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=names, templates="none", top_k=3)
+    regions = model.recognize(pixels, boxes=boxes, vocabulary=names, templates="none", top_k=3)
     wanted = probabilities(regions.embeddings, bank_by_open_clip(models, names))
     np.testing.assert_allclose(scores_by_class(regions), wanted, rtol=0, atol=1e-5)
     assert tuple(regions.vocabulary) == tuple(names)
@@ -131,7 +131,7 @@ def test_embeddings_are_the_heads_on_what_sam_and_open_clip_compute(
     )
     class_token, patches = seen["image_intermediates_prefix"][0], seen["image_intermediates"][0]
     theirs = trained_head.head(torch.cat(heard)[None], torch.cat([class_token, patches], dim=1))[0]
-    ours = model.recognize(pixels, boxes_xyxy=boxes).embeddings
+    ours = model.recognize(pixels, boxes=boxes).embeddings
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=2e-4)
 
 
@@ -172,7 +172,7 @@ def test_pixels_and_a_cache_of_the_same_image_give_the_same_scores(
     )
     with FeatureCache.open(tmp_path / "cache", fingerprint=models.fingerprint()) as cache:
         (cached,) = score_cached(trained_head, cache, cache.text_bank("single"))
-    regions = model.recognize(picture_path, boxes_xyxy=boxes, top_k=len(vocabulary))
+    regions = model.recognize(picture_path, boxes=boxes, top_k=len(vocabulary))
     np.testing.assert_allclose(cached.boxes_xyxy, regions.boxes_xyxy, rtol=0, atol=1e-4)
     np.testing.assert_allclose(scores_by_class(regions), cached.scores, rtol=0, atol=2e-3)
     assert cached.image_id == 7
@@ -181,7 +181,7 @@ def test_pixels_and_a_cache_of_the_same_image_give_the_same_scores(
 def test_masks_of_boxes_are_sams_single_masks(
     model: RegionSpot, models: FrozenModels, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
-    masks = model.recognize(pixels, boxes_xyxy=boxes).masks
+    masks = model.recognize(pixels, boxes=boxes).masks
     assert masks is not None
     assert masks.shape == (3, 96, 140)
     assert masks.dtype == np.bool_
@@ -194,8 +194,8 @@ def test_masks_of_boxes_are_sams_single_masks(
 def test_masks_are_left_out_where_nobody_wants_them(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
-    with_masks = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
-    without = model.recognize(pixels, boxes_xyxy=boxes, top_k=4, with_masks=False)
+    with_masks = model.recognize(pixels, boxes=boxes, top_k=4)
+    without = model.recognize(pixels, boxes=boxes, top_k=4, with_masks=False)
     assert without.masks is None
     assert_same_regions(without, with_masks, atol=0)
 
@@ -258,7 +258,7 @@ def test_masks_are_handed_back_and_named_by_their_extent(model: RegionSpot, pixe
     extents = extents_of(masks)
     assert regions.masks is not None
     np.testing.assert_array_equal(regions.masks, masks)
-    assert_same_regions(regions, model.recognize(pixels, boxes_xyxy=extents, top_k=4), atol=1e-5)
+    assert_same_regions(regions, model.recognize(pixels, boxes=extents, top_k=4), atol=1e-5)
 
 
 @pytest.mark.parametrize("prompt", ["mask", "box_and_mask"])
@@ -290,11 +290,11 @@ def test_a_region_depends_on_no_other_image_of_the_call(
 ) -> None:
     images = [pixels, pixels[:70], pixels[:, ::-1].copy(), pixels[:80, :90], 255 - pixels, pixels]
     prompts = [boxes, boxes[:0], boxes[:1], boxes[[0]], np.tile(boxes, (3, 1)), boxes[1:]]
-    together = model.recognize(images, boxes_xyxy=prompts, top_k=4)
+    together = model.recognize(images, boxes=prompts, top_k=4)
     assert [len(regions) for regions in together] == [3, 0, 1, 1, 9, 2]
     for image, prompt, regions in zip(images, prompts, together, strict=True):
         np.testing.assert_array_equal(regions.image, image)
-        assert_same_regions(regions, model.recognize(image, boxes_xyxy=prompt, top_k=4))
+        assert_same_regions(regions, model.recognize(image, boxes=prompt, top_k=4))
 
 
 def test_several_images_take_points_and_masks_likewise(model: RegionSpot, pixels: Pixels) -> None:
@@ -309,12 +309,12 @@ def test_several_images_take_points_and_masks_likewise(model: RegionSpot, pixels
 def test_the_order_of_the_prompts_is_the_order_of_the_regions(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
-    forward = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
-    backward = model.recognize(pixels, boxes_xyxy=boxes[::-1], top_k=4)
+    forward = model.recognize(pixels, boxes=boxes, top_k=4)
+    backward = model.recognize(pixels, boxes=boxes[::-1], top_k=4)
     assert_same_regions(backward[::-1], forward)
 
 
-@pytest.mark.parametrize("prompt", ["boxes_xyxy", "points", "masks"])
+@pytest.mark.parametrize("prompt", ["boxes", "points", "masks"])
 def test_no_region_is_an_answer_too(model: RegionSpot, pixels: Pixels, prompt: str) -> None:
     prompts: dict[str, Any] = {prompt: []}
     regions = model.recognize(pixels, **prompts, top_k=2)
@@ -329,16 +329,16 @@ def test_no_region_is_an_answer_too(model: RegionSpot, pixels: Pixels, prompt: s
 
 
 def test_no_image_gives_no_answer(model: RegionSpot) -> None:
-    assert model.recognize([], boxes_xyxy=[]) == []
+    assert model.recognize([], boxes=[]) == []
 
 
 def test_a_path_a_picture_and_an_array_are_the_same_image(
     model: RegionSpot, pixels: Pixels, picture_path: Path, boxes: NDArray[np.float32]
 ) -> None:
-    array = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    array = model.recognize(pixels, boxes=boxes, top_k=4)
     with Image.open(picture_path) as picture:
         kinds: list[ImageLike] = [picture_path, str(picture_path), picture.convert("RGBA")]
-        for regions in model.recognize(kinds, boxes_xyxy=[boxes.tolist()] * 3, top_k=4):
+        for regions in model.recognize(kinds, boxes=[boxes.tolist()] * 3, top_k=4):
             np.testing.assert_array_equal(regions.image, pixels)
             assert_same_regions(regions, array)
 
@@ -352,7 +352,7 @@ def test_a_head_trained_on_upright_pictures_turns_photos_upright(
     fingerprint = models.fingerprint(exif_policy="apply").to_dict()
     card = replace(trained_head.card, fingerprint=fingerprint)
     model = RegionSpot(replace(trained_head, card=card), models)
-    regions = model.recognize(tmp_path / "photo.png", boxes_xyxy=[[0, 100, 90, 140]])
+    regions = model.recognize(tmp_path / "photo.png", boxes=[[0, 100, 90, 140]])
     with Image.open(tmp_path / "photo.png") as photo:
         np.testing.assert_array_equal(regions.image, np.asarray(ImageOps.exif_transpose(photo)))
 
@@ -361,8 +361,8 @@ def test_a_head_trained_on_upright_pictures_turns_photos_upright(
 def test_as_many_names_come_back_as_asked_for_and_there_are(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32], top_k: int, num_names: int
 ) -> None:
-    regions = model.recognize(pixels, boxes_xyxy=boxes, top_k=top_k)
-    everything = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    regions = model.recognize(pixels, boxes=boxes, top_k=top_k)
+    everything = model.recognize(pixels, boxes=boxes, top_k=4)
     assert [len(names) for names in regions.top_labels] == [num_names] * 3
     np.testing.assert_array_equal(regions.top_class_ids, everything.top_class_ids[:, :num_names])
 
@@ -373,55 +373,55 @@ BOX = [[10, 10, 50, 50]]
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, ConfigError, "found no prompts; wanted exactly one of boxes_xyxy="),
+        ({}, ConfigError, "found no prompts; wanted exactly one of boxes="),
         (
-            {"boxes_xyxy": BOX, "points": [[3, 4]]},
+            {"boxes": BOX, "points": [[3, 4]]},
             ConfigError,
-            "found boxes_xyxy= and points=; wanted exactly one",
+            "found boxes= and points=; wanted exactly one",
         ),
         (
-            {"boxes_xyxy": BOX, "top_k": 0},
+            {"boxes": BOX, "top_k": 0},
             ConfigError,
             "top_k is 0; wanted a whole number of at least 1",
         ),
-        ({"boxes_xyxy": BOX, "templates": "poem"}, ConfigError, "no template set 'poem'"),
+        ({"boxes": BOX, "templates": "poem"}, ConfigError, "no template set 'poem'"),
         (
-            {"boxes_xyxy": [*BOX, [10, 10, 450, 50]]},
+            {"boxes": [*BOX, [10, 10, 450, 50]]},
             ShapeError,
             r"box 1 \(10, 10, 450, 50\) lies outside the image of 140 x 96 pixels",
         ),
         (
-            {"boxes_xyxy": [[-90.5, 10, -10, 50]]},
+            {"boxes": [[-90.5, 10, -10, 50]]},
             ShapeError,
             r"box 0 \(-90.5, 10, -10, 50\) lies outside the image",
         ),
         (
-            {"boxes_xyxy": [[0.1, 0.2, 0.5, 1.02], [0, 0, 1, 1]]},
+            {"boxes": [[0.1, 0.2, 0.5, 1.02], [0, 0, 1, 1]]},
             ShapeError,
-            r"box 0 is \(0.1, 0.2, 0.5, 1.02\): these boxes look normalised.*multiply x by 140",
+            r"box 0 is \(0.1, 0.2, 0.5, 1.02\): these boxes.*say box_format='normalized'",
         ),
         (
-            {"boxes_xyxy": [*BOX, [100, 60, 30, 20]]},
+            {"boxes": [*BOX, [100, 60, 30, 20]]},
             ShapeError,
             r"box 1 \(100, 60, 30, 20\) ends before.*its corners are \(100, 60, 130, 80\)",
         ),
-        ({"boxes_xyxy": [[20, 30, 20, 60]]}, ShapeError, r"\(20, 30, 20, 60\) has no area"),
-        ({"boxes_xyxy": [[None, 1, 2, 3]]}, ShapeError, "not finite"),
-        ({"boxes_xyxy": [["a", 1, 2, 3]]}, ShapeError, "boxes_xyxy= makes no array"),
-        ({"boxes_xyxy": {"x": 1}}, ShapeError, "boxes_xyxy= makes no array"),
-        ({"boxes_xyxy": [[0, 0, 9, 1e300]]}, ShapeError, "not finite"),
+        ({"boxes": [[20, 30, 20, 60]]}, ShapeError, r"\(20, 30, 20, 60\) has no area"),
+        ({"boxes": [[None, 1, 2, 3]]}, ShapeError, "not finite"),
+        ({"boxes": [["a", 1, 2, 3]]}, ShapeError, "boxes= makes no array"),
+        ({"boxes": {"x": 1}}, ShapeError, "boxes= makes no array"),
+        ({"boxes": [[0, 0, 9, 1e300]]}, ShapeError, "not finite"),
         ({"points": [[0.5, 0.25]]}, ShapeError, r"point \(0.5, 0.25\): the points look normalised"),
-        ({"boxes_xyxy": BOX, "top_k": "3"}, ConfigError, "top_k is '3'; wanted a whole number"),
-        ({"boxes_xyxy": BOX, "top_k": 2.5}, ConfigError, "top_k is 2.5; wanted a whole number"),
-        ({"boxes_xyxy": BOX, "top_k": None}, ConfigError, "top_k is None; wanted a whole number"),
-        ({"boxes_xyxy": BOX, "templates": ["single"]}, ConfigError, "no template set"),
-        ({"boxes_xyxy": BOX, "vocabulary": 5}, VocabularyError, "of type int; wanted a list"),
-        ({"boxes_xyxy": BOX, "vocabulary": b"egg"}, VocabularyError, "of type bytes; wanted a li"),
-        ({"boxes_xyxy": BOX, "vocabulary": [1, 2]}, VocabularyError, "name 1 is of type int; want"),
-        ({"boxes_xyxy": BOX, "vocabulary": Path("a.txt")}, VocabularyError, "from_file"),
-        ({"boxes_xyxy": [10, 10, 50, 50]}, ShapeError, r"shape \(4,\); wanted \(R, 4\)"),
-        ({"boxes_xyxy": [[1, 2, 3, float("nan")]]}, ShapeError, "not finite"),
-        ({"boxes_xyxy": [[1, 2, 3, 4], [1, 2, 3]]}, ShapeError, "boxes_xyxy= makes no array"),
+        ({"boxes": BOX, "top_k": "3"}, ConfigError, "top_k is '3'; wanted a whole number"),
+        ({"boxes": BOX, "top_k": 2.5}, ConfigError, "top_k is 2.5; wanted a whole number"),
+        ({"boxes": BOX, "top_k": None}, ConfigError, "top_k is None; wanted a whole number"),
+        ({"boxes": BOX, "templates": ["single"]}, ConfigError, "no template set"),
+        ({"boxes": BOX, "vocabulary": 5}, VocabularyError, "of type int; wanted a list"),
+        ({"boxes": BOX, "vocabulary": b"egg"}, VocabularyError, "of type bytes; wanted a li"),
+        ({"boxes": BOX, "vocabulary": [1, 2]}, VocabularyError, "name 1 is of type int; want"),
+        ({"boxes": BOX, "vocabulary": Path("a.txt")}, VocabularyError, "from_file"),
+        ({"boxes": [10, 10, 50, 50]}, ShapeError, r"shape \(4,\); wanted \(R, 4\)"),
+        ({"boxes": [[1, 2, 3, float("nan")]]}, ShapeError, "not finite"),
+        ({"boxes": [[1, 2, 3, 4], [1, 2, 3]]}, ShapeError, "boxes= makes no array"),
         ({"points": [[[1, 2], [3, 4]], [[1, 2]]]}, ShapeError, "pad them with the label -1"),
         (
             {"masks": [np.ones((96, 140), np.bool_), np.ones((9, 9), np.bool_)]},
@@ -436,11 +436,11 @@ BOX = [[10, 10, 50, 50]]
         ({"masks": np.ones((1, 140, 96), np.bool_)}, ShapeError, r"wanted \(R, 96, 140\) bool"),
         ({"masks": np.ones((1, 96, 140))}, ShapeError, "dtype float64; wanted"),
         ({"masks": np.zeros((1, 96, 140), np.bool_)}, ShapeError, "mask 0 is empty"),
-        ({"boxes_xyxy": BOX, "vocabulary": []}, VocabularyError, "holds no name"),
-        ({"boxes_xyxy": BOX, "vocabulary": ["egg", " "]}, VocabularyError, "' ' is empty"),
-        ({"boxes_xyxy": BOX, "vocabulary": ["egg", "egg"]}, VocabularyError, "'egg' already"),
+        ({"boxes": BOX, "vocabulary": []}, VocabularyError, "holds no name"),
+        ({"boxes": BOX, "vocabulary": ["egg", " "]}, VocabularyError, "' ' is empty"),
+        ({"boxes": BOX, "vocabulary": ["egg", "egg"]}, VocabularyError, "'egg' already"),
         (
-            {"boxes_xyxy": BOX, "vocabulary": "egg, lamp"},
+            {"boxes": BOX, "vocabulary": "egg, lamp"},
             VocabularyError,
             r"the text 'egg, lamp'; wanted a list of names, for instance \['egg', 'lamp'\]",
         ),
@@ -456,10 +456,10 @@ def test_a_mistake_in_the_question_is_explained(
 def test_a_box_over_the_edge_is_clipped_as_in_a_cache_and_told(
     model: RegionSpot, pixels: Pixels, caplog: pytest.LogCaptureFixture
 ) -> None:
-    inside = model.recognize(pixels, boxes_xyxy=[[10, 0, 140, 50]], top_k=4)
+    inside = model.recognize(pixels, boxes=[[10, 0, 140, 50]], top_k=4)
     for box in ([10, -0.4, 140.3, 50], [10, -5, 149.5, 50]):
         assert not caplog.records
-        regions = model.recognize(pixels, boxes_xyxy=[box], top_k=4)
+        regions = model.recognize(pixels, boxes=[box], top_k=4)
         assert_same_regions(regions, inside, atol=0)
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -471,9 +471,9 @@ def test_a_box_over_the_edge_is_clipped_as_in_a_cache_and_told(
 def test_numbers_may_come_in_tensors_and_generators(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
-    wanted = model.recognize(pixels, boxes_xyxy=boxes, top_k=4)
+    wanted = model.recognize(pixels, boxes=boxes, top_k=4)
     tensor = torch.from_numpy(boxes.round())
-    rounded = model.recognize(pixels, boxes_xyxy=boxes.round(), top_k=4)
+    rounded = model.recognize(pixels, boxes=boxes.round(), top_k=4)
     forms: list[tuple[Any, Regions]] = [
         ((row for row in boxes), wanted),
         (list(torch.from_numpy(boxes)), wanted),
@@ -483,7 +483,7 @@ def test_numbers_may_come_in_tensors_and_generators(
     ]
     top_k: Any = np.int64(4)
     for given, expected in forms:
-        found = model.recognize(pixels, boxes_xyxy=given, top_k=top_k)
+        found = model.recognize(pixels, boxes=given, top_k=top_k)
         assert_same_regions(found, expected, atol=0)
     masks = torch.zeros(1, 96, 140, dtype=torch.bool)
     masks[0, 20:61, 16:57] = True
@@ -494,10 +494,10 @@ def test_numbers_may_come_in_tensors_and_generators(
 def test_several_images_may_come_from_generators(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
-    wanted = model.recognize([pixels, pixels[:80]], boxes_xyxy=[boxes[:1], boxes[:2]], top_k=4)
+    wanted = model.recognize([pixels, pixels[:80]], boxes=[boxes[:1], boxes[:2]], top_k=4)
     found = model.recognize(
         (image for image in (pixels, pixels[:80])),
-        boxes_xyxy=(boxes[:number] for number in (1, 2)),
+        boxes=(boxes[:number] for number in (1, 2)),
         top_k=4,
     )
     for ours, theirs in zip(found, wanted, strict=True):
@@ -506,10 +506,10 @@ def test_several_images_may_come_from_generators(
 
 def test_many_images_are_named_as_by_one_worker(model: RegionSpot, pixels: Pixels) -> None:
     images = [pixels[: 40 + 10 * number] for number in range(9)]  # three batches
-    wanted = model.recognize(images, boxes_xyxy=[BOX] * 9, top_k=4)
+    wanted = model.recognize(images, boxes=[BOX] * 9, top_k=4)
     torch.set_num_threads(3)
     try:
-        found = model.recognize(images, boxes_xyxy=[BOX] * 9, top_k=4)
+        found = model.recognize(images, boxes=[BOX] * 9, top_k=4)
     finally:
         torch.set_num_threads(1)
     for ours, theirs in zip(found, wanted, strict=True):
@@ -517,23 +517,23 @@ def test_many_images_are_named_as_by_one_worker(model: RegionSpot, pixels: Pixel
 
 
 @pytest.mark.parametrize(
-    ("images", "boxes_xyxy"), [(2, [BOX]), (2, np.zeros((1, 4))), (1, BOX * 3), (2, 5)]
+    ("images", "boxes"), [(2, [BOX]), (2, np.zeros((1, 4))), (1, BOX * 3), (2, 5)]
 )
 def test_prompts_of_another_number_of_images_are_refused(
-    model: RegionSpot, pixels: Pixels, images: int, boxes_xyxy: Any
+    model: RegionSpot, pixels: Pixels, images: int, boxes: Any
 ) -> None:
-    with pytest.raises(ShapeError, match=f"boxes_xyxy has .* entries for {images} images"):
-        model.recognize([pixels] * images, boxes_xyxy=boxes_xyxy)
+    with pytest.raises(ShapeError, match=f"boxes has .* entries for {images} images"):
+        model.recognize([pixels] * images, boxes=boxes)
 
 
 def test_an_image_that_is_none_is_refused(model: RegionSpot, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no image file at .*nowhere\.png"):
-        model.recognize(tmp_path / "nowhere.png", boxes_xyxy=BOX)
+        model.recognize(tmp_path / "nowhere.png", boxes=BOX)
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ImageError, match=r"text\.png"):
-        model.recognize(tmp_path / "text.png", boxes_xyxy=BOX)
+        model.recognize(tmp_path / "text.png", boxes=BOX)
     with pytest.raises(ShapeError, match="dtype float64; wanted uint8"):
-        model.recognize(np.zeros((9, 9, 3)), boxes_xyxy=BOX)
+        model.recognize(np.zeros((9, 9, 3)), boxes=BOX)
 
 
 def test_a_vocabulary_that_the_card_does_not_name_has_to_be_given(
@@ -542,8 +542,8 @@ def test_a_vocabulary_that_the_card_does_not_name_has_to_be_given(
     card = replace(trained_head.card, vocabulary=())
     nameless = RegionSpot(replace(trained_head, card=card), models)
     with pytest.raises(VocabularyError, match="vocabulary="):
-        nameless.recognize(pixels, boxes_xyxy=BOX)
-    assert nameless.recognize(pixels, boxes_xyxy=BOX, vocabulary=["egg"]).labels == ("egg",)
+        nameless.recognize(pixels, boxes=BOX)
+    assert nameless.recognize(pixels, boxes=BOX, vocabulary=["egg"]).labels == ("egg",)
 
 
 def test_templates_that_the_card_does_not_name_have_to_be_given(
@@ -552,19 +552,19 @@ def test_templates_that_the_card_does_not_name_have_to_be_given(
     card = replace(trained_head.card, templates="")
     model = RegionSpot(replace(trained_head, card=card), models)
     with pytest.raises(ConfigError, match="templates="):
-        model.recognize(pixels, boxes_xyxy=BOX)
-    assert len(model.recognize(pixels, boxes_xyxy=BOX, templates="single")) == 1
+        model.recognize(pixels, boxes=BOX)
+    assert len(model.recognize(pixels, boxes=BOX, templates="single")) == 1
 
 
 def test_asking_again_gives_the_same_answer_whatever_was_asked_between(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
 ) -> None:
-    first = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=["egg", "lamp"], top_k=2)
+    first = model.recognize(pixels, boxes=boxes, vocabulary=["egg", "lamp"], top_k=2)
     others = [f"{texture} {colour} lamp" for texture in TEXTURES for colour in COLOURS]
     assert len(others) > 16  # which is how many vocabularies are kept
     for name in others:
-        model.recognize(pixels, boxes_xyxy=boxes[:1], vocabulary=["egg", name])
-    again = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=["egg", "lamp"], top_k=2)
+        model.recognize(pixels, boxes=boxes[:1], vocabulary=["egg", name])
+    again = model.recognize(pixels, boxes=boxes, vocabulary=["egg", "lamp"], top_k=2)
     assert_same_regions(again, first, atol=0)
 
 
@@ -577,7 +577,7 @@ def test_words_that_the_tiny_clip_does_not_know_have_nothing_to_win_with(
 ) -> None:
     message = "2 of . class names hold words that the encoder tiny does not know.*'cat', 'dog'. It"
     with pytest.raises(VocabularyError, match=message):
-        model.recognize(pixels, boxes_xyxy=BOX, vocabulary=names)
+        model.recognize(pixels, boxes=BOX, vocabulary=names)
     with pytest.raises(VocabularyError, match=message):
         model.recognize_everything(pixels, vocabulary=names)
 
@@ -586,7 +586,7 @@ def test_names_with_the_same_tokens_share_their_probability_with_a_warning(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32], caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["Sea Egg", "blue star", "sea  egg"]
-    regions = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=names, top_k=3)
+    regions = model.recognize(pixels, boxes=boxes, vocabulary=names, top_k=3)
     scores = scores_by_class(regions)
     np.testing.assert_allclose(scores[:, 0], scores[:, 2], rtol=1e-6)
     (record,) = caplog.records
@@ -594,7 +594,7 @@ def test_names_with_the_same_tokens_share_their_probability_with_a_warning(
     assert (
         "cannot tell them apart: 'Sea Egg' = 'sea  egg' (kept; see same_tokens)" in record.message
     )
-    model.recognize(pixels, boxes_xyxy=boxes, vocabulary=names, top_k=3)
+    model.recognize(pixels, boxes=boxes, vocabulary=names, top_k=3)
     assert len(caplog.records) == 1  # told once
 
 
@@ -602,24 +602,22 @@ def test_names_with_the_same_tokens_may_be_merged_or_refused(
     model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32], caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["Sea Egg", "blue star", "sea  egg"]
-    merged = model.recognize(
-        pixels, boxes_xyxy=boxes, vocabulary=names, same_tokens="merge", top_k=3
-    )
+    merged = model.recognize(pixels, boxes=boxes, vocabulary=names, same_tokens="merge", top_k=3)
     assert tuple(merged.vocabulary) == ("Sea Egg", "blue star")
-    alone = model.recognize(pixels, boxes_xyxy=boxes, vocabulary=names[:2], top_k=3)
+    alone = model.recognize(pixels, boxes=boxes, vocabulary=names[:2], top_k=3)
     assert_same_regions(merged, alone, atol=0)
     assert not caplog.records
     with pytest.raises(VocabularyError, match="'Sea Egg' = 'sea  egg'. Rename or remove"):
-        model.recognize(pixels, boxes_xyxy=BOX, vocabulary=names, same_tokens="refuse")
+        model.recognize(pixels, boxes=BOX, vocabulary=names, same_tokens="refuse")
     with pytest.raises(ConfigError, match="same_tokens is 'both'; wanted one of keep, merge, ref"):
-        model.recognize(pixels, boxes_xyxy=BOX, same_tokens="both")  # type: ignore[call-overload]
+        model.recognize(pixels, boxes=BOX, same_tokens="both")  # type: ignore[call-overload]
 
 
 def test_a_name_longer_than_clip_reads_is_told(
     model: RegionSpot, pixels: Pixels, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["sea egg", "red " * 40 + "star"]
-    model.recognize(pixels, boxes_xyxy=BOX, vocabulary=names, templates="none")
+    model.recognize(pixels, boxes=BOX, vocabulary=names, templates="none")
     assert (
         "1 class names are cut, as the encoder tiny reads 32 tokens of a sentence: 'red red"
         in caplog.text

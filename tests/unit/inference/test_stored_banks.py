@@ -83,7 +83,7 @@ def counting(models: FrozenModels) -> Iterator[list[int]]:
 def bank_of(model: RegionSpot, **options: Any) -> NDArray[np.float32]:
     """Return the bank that a model compares regions with."""
     asked = {"vocabulary": None, "templates": None, "same_tokens": "keep", **options}
-    names = model._task(**asked, top_k=1, with_masks=False).names
+    names = model._choose_words(**asked)
     bank: NDArray[np.float32] = names.bank_CE.numpy()
     return bank
 
@@ -134,11 +134,11 @@ def test_a_head_comes_with_the_bank_of_its_names(
     wanted = bank_by_open_clip(models, NAMES, "ensemble81")
     model = RegionSpot(load_trained_head(head_dir), models)
     with counting(models) as runs:
-        named = model.recognize(pixels, boxes_xyxy=BOX, top_k=4)
-        again = model.recognize(pixels, boxes_xyxy=BOX, vocabulary=list(NAMES), top_k=4)
+        named = model.recognize(pixels, boxes=BOX, top_k=4)
+        again = model.recognize(pixels, boxes=BOX, vocabulary=list(NAMES), top_k=4)
         found = bank_of(model)
         assert not runs
-        model.recognize(pixels, boxes_xyxy=BOX, vocabulary=NAMES[::-1])
+        model.recognize(pixels, boxes=BOX, vocabulary=NAMES[::-1])
         assert runs
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
     assert tuple(named.vocabulary) == NAMES
@@ -151,12 +151,12 @@ def test_the_folder_is_enough_and_in_an_old_one_without_a_bank_names_are_embedde
 ) -> None:
     new = RegionSpot.from_pretrained(head_dir, device="cpu")
     with counting(new._models) as runs:
-        by_new = new.recognize(pixels, boxes_xyxy=BOX, top_k=4)
+        by_new = new.recognize(pixels, boxes=BOX, top_k=4)
         assert not runs
     (head_dir / "text_banks.h5").unlink()
     old = RegionSpot.from_pretrained(head_dir, device="cpu")
     with counting(old._models) as runs:
-        by_old = old.recognize(pixels, boxes_xyxy=BOX, top_k=4)
+        by_old = old.recognize(pixels, boxes=BOX, top_k=4)
         assert runs
     assert by_new.top_labels == by_old.top_labels
     np.testing.assert_allclose(by_new.top_scores, by_old.top_scores, rtol=0, atol=1e-5)
@@ -376,10 +376,10 @@ def test_another_process_that_writes_is_not_waited_for(
 @pytest.mark.parametrize(
     ("image", "question", "error"),
     [
-        ("nowhere.png", {"boxes_xyxy": BOX}, MissingFileError),
-        (b"no image", {"boxes_xyxy": BOX}, ImageError),
-        (np.zeros((9, 9, 3), np.uint8), {"boxes_xyxy": [[20, 20, 30, 30]]}, ShapeError),
-        (np.zeros((9, 9, 3), np.uint8), {"boxes_xyxy": [[1, 1, 3, 3]], "top_k": 0}, ConfigError),
+        ("nowhere.png", {"boxes": BOX}, MissingFileError),
+        (b"no image", {"boxes": BOX}, ImageError),
+        (np.zeros((9, 9, 3), np.uint8), {"boxes": [[20, 20, 30, 30]]}, ShapeError),
+        (np.zeros((9, 9, 3), np.uint8), {"boxes": [[1, 1, 3, 3]], "top_k": 0}, ConfigError),
         (np.zeros((9, 9, 3), np.uint8), {}, ConfigError),
         (["nowhere.png"], {"points": [[[3, 3]]]}, MissingFileError),
     ],
@@ -395,7 +395,7 @@ def test_no_name_is_embedded_for_a_mistake(
     with counting(models) as runs:
         with pytest.raises(error):
             model.recognize(image, vocabulary=NAMES, **question)
-        if not isinstance(image, list) and "boxes_xyxy" not in question:
+        if not isinstance(image, list) and "boxes" not in question:
             with pytest.raises(MissingFileError):
                 model.recognize_everything("nowhere.png", vocabulary=NAMES)
         assert not runs

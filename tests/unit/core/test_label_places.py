@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionspot.viz.named_regions import Rect, place_labels
+from regionspot.core.label_places import Rect, place_labels
 
 PICTURE_WH = (640, 480)
 

@@ -1,0 +1,128 @@
+"""From region embeddings to names: words, examples or both, and regions that are neither.
+
+Shape letters: R regions, E text width, C names, K the best names of a region.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.geometry import FloatArray
+from regionspot.core.vocabulary import Vocabulary
+from regionspot.inference.calibration import Calibration, confidence
+from regionspot.inference.from_cache import class_probabilities
+from regionspot.inference.prototypes import Prototypes
+from regionspot.inference.text_banks import ChosenNames
+from regionspot.model import RegionClassifier, classification_logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestNames:
+    """The best names of the regions of an image; rows are regions."""
+
+    class_ids: NDArray[np.int64]
+    """Indices of the K best names, best first, (R, K)."""
+    scores: FloatArray
+    """Their probabilities over all names, (R, K); with a single name, its confidence."""
+    confidences: FloatArray
+    """Sigmoid of their logits, (R, K)."""
+    is_unknown: NDArray[np.bool_]
+    """Whether the best name is below its threshold, (R,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """The names of one call, and how to choose among them.
+
+    Raises:
+        ConfigError: Neither words nor examples are given; or a calibration with levels is missing
+            which examples need beside words or with unknown regions.
+        VocabularyError: A name occurs twice among words, examples and the one for unknown regions.
+    """
+
+    words: ChosenNames | None
+    """Names given as text."""
+    prototypes: Prototypes | None
+    """Names given by example."""
+    unknown: str | None
+    """Name of regions below the threshold; None if all regions are named."""
+    calibration: Calibration | None
+    """Thresholds and levels; None for the defaults."""
+    top_k: int
+    """Number of names per region, at most; 1 or more."""
+
+    def __post_init__(self) -> None:
+        needs_levels = self.prototypes is not None and (self.words or self.unknown is not None)
+        if needs_levels and (self.calibration is None or self.calibration.levels is None):
+            other = "words (vocabulary=)" if self.words else "unknown regions (unknown=)"
+            raise ConfigError(
+                f"examples= and {other} need calibration=model.calibrate(cache), with a labelled"
+                " cache such as one of the training: regions are closer to each other than to"
+                " texts, so that without it nearly every region would get the name of an example."
+            )
+        _ = self.vocabulary  # checks the names
+
+    @cached_property
+    def names(self) -> Vocabulary:
+        """Words, then examples."""
+        words = () if self.words is None else self.words.vocabulary.names
+        examples = () if self.prototypes is None else self.prototypes.vocabulary.names
+        if both := sorted(set(words) & set(examples)):
+            raise VocabularyError(
+                f"{both[0]!r} is in vocabulary= and in examples=: leave one of them out."
+            )
+        return Vocabulary((*words, *examples))
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Words, then examples, then the name of unknown regions."""
+        if self.unknown is None:
+            return self.names
+        if self.unknown in self.names.names:
+            raise VocabularyError(
+                f"unknown={self.unknown!r} is also among the names to choose from: rename one."
+            )
+        return Vocabulary((*self.names, self.unknown))
+
+    def choose(self, z_RE: Tensor, classifier: RegionClassifier) -> BestNames:
+        """Choose the best names of regions with embeddings (R, E)."""
+        logits_RC = self._logits(z_RE, classifier)
+        confidences_RC = confidence(logits_RC)
+        several = logits_RC.shape[1] > 1
+        scores_RC = class_probabilities(logits_RC) if several else confidences_RC
+        # Sorted by logits' order in float32, as scores of a long vocabulary may tie.
+        best_RK = np.argsort(-scores_RC, axis=1, kind="stable")[:, : self.top_k]
+        confidences_RK = np.take_along_axis(confidences_RC, best_RK, axis=1)
+        is_unknown_R = np.zeros(len(best_RK), np.bool_)
+        if self.unknown is not None:
+            thresholds_C = (self.calibration or Calibration()).of_names(self.names)
+            is_unknown_R = confidences_RK[:, 0] < thresholds_C[best_RK[:, 0]]
+        return BestNames(
+            class_ids=best_RK.astype(np.int64),
+            scores=np.take_along_axis(scores_RC, best_RK, axis=1),
+            confidences=confidences_RK,
+            is_unknown=is_unknown_R,
+        )
+
+    def _logits(self, z_RE: Tensor, classifier: RegionClassifier) -> Tensor:
+        parts = []
+        if self.words is not None:
+            parts.append(classifier(z_RE, self.words.bank_CE))
+        if self.prototypes is not None:
+            parts.append(self._logits_of_examples(self.prototypes, z_RE, classifier))
+        return torch.cat(parts, dim=1)
+
+    def _logits_of_examples(
+        self, prototypes: Prototypes, z_RE: Tensor, classifier: RegionClassifier
+    ) -> Tensor:
+        levels = None if self.calibration is None else self.calibration.levels
+        rows_CE = torch.from_numpy(prototypes.bank if levels is None else prototypes.means)
+        cosines_RC = classification_logits(z_RE, rows_CE.to(z_RE.device), scale=1.0)
+        if levels is not None:
+            cosines_RC = levels.as_text(cosines_RC)
+        return classifier.scale * cosines_RC + classifier.bias
