@@ -10,7 +10,7 @@ def test_help_lists_every_command(args: list[str], capsys: pytest.CaptureFixture
     main(args)
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert listed == [
-        *("cache", "fit", "validate", "evaluate", "recognize", "verify", "convert"),
+        *("cache", "fit", "validate", "evaluate", "recognize", "export", "verify", "convert"),
         "convert-proposals",
         *("toy", "quickstart"),
     ]
@@ -41,8 +41,8 @@ def test_an_unknown_second_word_exits_with_2_and_lists_the_known(
 @pytest.mark.parametrize(
     "command",
     [
-        *("cache", "fit", "evaluate", "recognize", "verify", "convert", "convert-proposals", "toy"),
-        "quickstart",
+        *("cache", "fit", "evaluate", "recognize", "export", "verify", "convert"),
+        *("convert-proposals", "toy", "quickstart"),
     ],
 )
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "validate": ("train:train", "AP of a checkpoint on a validation cache (train.py validate)"),
     "evaluate": ("evaluate:evaluate", "AP of heads and of CLIP on crops, with a report"),
     "recognize": ("recognize:recognize", "name the regions of one image"),
+    "export": ("export:export", "write a head, or all steps from pixels to names, as ONNX"),
     "verify": ("verify:verify_paths", "report damage in caches, heads and checkpoints"),
     "convert": ("convert:convert_head", "read or write the layout of the paper's released heads"),
     "convert-proposals": (

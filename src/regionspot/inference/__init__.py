@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     )
     from regionspot.inference.from_cache import score_cached
     from regionspot.inference.inputs import ImageLike, load_image
+    from regionspot.inference.onnx_files import export_chain, export_head, save_text_bank
+    from regionspot.inference.programs import Program, chain_programs, head_program
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
 
@@ -24,11 +26,17 @@ __all__ = [
     "ImageError",
     "ImageLike",
     "PixelMethod",
+    "Program",
     "PromptedImage",
     "Region",
     "RegionSpot",
     "Regions",
+    "chain_programs",
+    "export_chain",
+    "export_head",
+    "head_program",
     "load_image",
+    "save_text_bank",
     "score_cached",
     "score_pixel_methods",
 ]
@@ -42,6 +50,12 @@ _HOMES = {
     "ImageError": "inputs",
     "ImageLike": "inputs",
     "load_image": "inputs",
+    "export_chain": "onnx_files",
+    "export_head": "onnx_files",
+    "save_text_bank": "onnx_files",
+    "Program": "programs",
+    "chain_programs": "programs",
+    "head_program": "programs",
     "Region": "regions",
     "Regions": "regions",
     "RegionSpot": "regionspot",

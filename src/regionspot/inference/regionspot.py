@@ -112,6 +112,27 @@ class RegionSpot:
             )
         return Vocabulary(names)
 
+    def choose_names(
+        self,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        *,
+        templates: str | None = None,
+        same_tokens: SameTokens = "keep",
+    ) -> ChosenNames:
+        """Check names to choose from; arguments and errors as in `recognize`.
+
+        Returns:
+            The names, with their embeddings (``bank_CE``), which are computed on first use.
+        """
+        names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
+        templates = templates or self._trained_head.card.templates
+        if not templates:
+            raise ConfigError(
+                "the head's card does not name the templates of its training: give them, for"
+                " example templates='ensemble81'."
+            )
+        return self._banks.choose(names, templates=templates, same_tokens=same_tokens)
+
     @overload  # a str, which is also an iterable of str, is one image
     def recognize(  # type: ignore[overload-overlap]
         self,
@@ -311,13 +332,6 @@ class RegionSpot:
         with_masks: bool,
     ) -> _Task:
         """Check the options; names are embedded later, once images and prompts are checked."""
-        names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
         count = as_count(top_k, name="top_k")
-        templates = templates or self._trained_head.card.templates
-        if not templates:
-            raise ConfigError(
-                "the head's card does not name the templates of its training: give them, for"
-                " example templates='ensemble81'."
-            )
-        chosen = self._banks.choose(names, templates=templates, same_tokens=same_tokens)
+        chosen = self.choose_names(vocabulary, templates=templates, same_tokens=same_tokens)
         return _Task(names=chosen, top_k=min(count, len(chosen.vocabulary)), with_masks=with_masks)
