@@ -21,6 +21,7 @@ from regionspot.backbones.frozen import (
     load_frozen_models,
     load_localizer,
 )
+from regionspot.backbones.image_towers import image_tower
 from regionspot.backbones.localizer import Localizer
 from regionspot.backbones.name_tokens import SameTokens, examine_names
 from regionspot.backbones.pixels import resize_bilinear
@@ -46,6 +47,7 @@ from regionspot.backbones.regions import (
 )
 from regionspot.backbones.sam import SamLocalizer, SamShape, build_sam, load_sam
 from regionspot.backbones.sam2 import Sam2Localizer, load_sam2
+from regionspot.backbones.sam_decoder import decode_tokens
 from regionspot.backbones.sam_encoder import encode_image
 from regionspot.backbones.sam_grid import GridProposals, GridProposer
 from regionspot.backbones.to_frame import Frame, MaskForm, SamPrompts, mask_logits
@@ -89,9 +91,11 @@ __all__ = [
     "WordTokenizer",
     "build_sam",
     "check_templates",
+    "decode_tokens",
     "describe_clip",
     "encode_image",
     "examine_names",
+    "image_tower",
     "load_clip",
     "load_frozen_models",
     "load_localizer",

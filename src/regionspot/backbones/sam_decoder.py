@@ -94,14 +94,15 @@ def _attention(module: "Attention", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         projection(x).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
         for projection, x in ((module.q_proj, q), (module.k_proj, k), (module.v_proj, v))
     )
-    if len(k) == 1 < len(q):
+    # Not len(): it would fix the number of regions of an exported program.
+    if k.shape[0] == 1 < q.shape[0]:
         # All regions look at the same image: their queries are one long list of queries.
         num_regions, _, num_tokens, _ = q.shape
         rows = q.transpose(0, 1).flatten(1, 2)[None]
         out = F.scaled_dot_product_attention(rows, k, v)[0]
         attended = out.unflatten(1, (num_regions, num_tokens)).transpose(0, 1)
     else:
-        attended = F.scaled_dot_product_attention(q.expand(len(k), -1, -1, -1), k, v)
+        attended = F.scaled_dot_product_attention(q.expand(k.shape[0], -1, -1, -1), k, v)
     return torch.as_tensor(module.out_proj(attended.transpose(1, 2).flatten(2)))
 
 
@@ -179,7 +180,7 @@ def _decode(sam: "Sam", image_embedding: Tensor, prompts: SamPrompts) -> Tensor:
     decoder = sam.mask_decoder
     sparse_RKS, dense_RSHW = _embed_prompts(sam, prompts)
     learned_TS = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    queries_RTS = torch.cat([learned_TS.expand(len(sparse_RKS), -1, -1), sparse_RKS], dim=1)
+    queries_RTS = torch.cat([learned_TS.expand(sparse_RKS.shape[0], -1, -1), sparse_RKS], dim=1)
     if prompts.mask_logits is None:
         dense_RSHW = dense_RSHW[:1]  # "no mask" is embedded alike for every region
     return attend_two_way(

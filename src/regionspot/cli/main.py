@@ -36,6 +36,7 @@ COMMANDS = {
     "index": ("search:index_regions", "embed all regions of a cache by a head, to search them"),
     "search": ("search:search_regions", "find regions of a cache by words, or by a region"),
     "info": ("info:show_info", "say what a cache, head, checkpoint, run or evaluation is"),
+    "export": ("export:export", "write a head, or all steps from pixels to names, as ONNX"),
     "verify": ("verify:verify_paths", "report damage in caches, heads and checkpoints"),
     "convert": ("convert:convert_head", "read or write the layout of the paper's released heads"),
     "convert-proposals": (

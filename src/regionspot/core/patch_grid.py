@@ -57,4 +57,4 @@ def _centres_inside(low: Tensor, high: Tensor, num: int) -> Tensor:
     inside = (centres >= low[..., None]) & (centres < high[..., None])
     middle = ((low + high) * (num / 2)).floor().clamp(0, num - 1).nan_to_num()
     nearest = index == middle[..., None]
-    return torch.where(inside.any(dim=-1, keepdim=True), inside, nearest)
+    return inside | (nearest & ~inside.any(dim=-1, keepdim=True))

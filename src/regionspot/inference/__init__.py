@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from regionspot.inference.index_build import build_region_index
     from regionspot.inference.index_files import IndexSource, find_damage, has_index
     from regionspot.inference.inputs import ImageLike, load_image
+    from regionspot.inference.onnx_files import export_chain, export_head, save_text_bank
+    from regionspot.inference.programs import Program, chain_programs, head_program
     from regionspot.inference.prompted_images import PromptedImage, sam_masks
     from regionspot.inference.prompts import BoxFormat
     from regionspot.inference.prototypes import Examples, Prototypes
@@ -40,6 +42,7 @@ __all__ = [
     "ImageLike",
     "IndexSource",
     "PixelMethod",
+    "Program",
     "PromptedImage",
     "Prototypes",
     "Region",
@@ -48,11 +51,16 @@ __all__ = [
     "RegionSpot",
     "Regions",
     "build_region_index",
+    "chain_programs",
+    "export_chain",
+    "export_head",
     "find_damage",
     "find_images",
     "has_index",
+    "head_program",
     "load_image",
     "sam_masks",
+    "save_text_bank",
     "score_cached",
     "score_pixel_methods",
     "write_faiss",
@@ -83,6 +91,12 @@ _HOMES = {
     "RegionFilter": "region_index",
     "RegionIndex": "region_index",
     "BoxFormat": "prompts",
+    "export_chain": "onnx_files",
+    "export_head": "onnx_files",
+    "save_text_bank": "onnx_files",
+    "Program": "programs",
+    "chain_programs": "programs",
+    "head_program": "programs",
     "Region": "regions",
     "Regions": "regions",
     "RegionSpot": "regionspot",

@@ -71,6 +71,23 @@ class RegionSpot(Pretrained):
         """
         return self._embedder.encode(image)
 
+    def choose_names(
+        self,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        *,
+        templates: str | None = None,
+        same_tokens: SameTokens = "keep",
+    ) -> ChosenNames:
+        """Check names to choose from; arguments and errors as in `recognize`.
+
+        Returns:
+            The names, with their embeddings (``bank_CE``), which are computed on first use.
+        """
+        names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
+        return self._banks.choose(
+            names, templates=self._templates(templates), same_tokens=same_tokens
+        )
+
     @overload  # a str, which is also an iterable of str, is one image
     def recognize(  # type: ignore[overload-overlap]
         self,
@@ -365,7 +382,7 @@ class RegionSpot(Pretrained):
         """
         chosen = self._templates(templates)
         labelled = cache.manifest.vocabulary
-        words = self._choose_words(labelled if vocabulary is None else vocabulary, chosen)
+        words = self.choose_names(labelled if vocabulary is None else vocabulary, templates=chosen)
         return calibrate_on_cache(
             self._trained_head,
             cache,
@@ -418,24 +435,13 @@ class RegionSpot(Pretrained):
         count = as_count(top_k, name="top_k")
         words = None
         if vocabulary is not None or prototypes is None:
-            words = self._choose_words(vocabulary, templates, same_tokens)
+            words = self.choose_names(vocabulary, templates=templates, same_tokens=same_tokens)
         return Naming(
             words=words,
             prototypes=prototypes,
             unknown=unknown,
             calibration=calibration,
             top_k=count,
-        )
-
-    def _choose_words(
-        self,
-        vocabulary: Vocabulary | Iterable[str] | None,
-        templates: str | None,
-        same_tokens: SameTokens = "keep",
-    ) -> ChosenNames:
-        names = self.vocabulary if vocabulary is None else as_vocabulary(vocabulary)
-        return self._banks.choose(
-            names, templates=self._templates(templates), same_tokens=same_tokens
         )
 
     def _templates(self, templates: str | None) -> str:

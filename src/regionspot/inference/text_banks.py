@@ -77,10 +77,13 @@ class StoredBanks:
 
     Raises:
         ConfigError: ``$REGIONSPOT_TEXT_BANKS_MB`` is not a number of 0 or more.
+
+    Attributes:
+        clip_sha256: Identity of the CLIP that embeds the names.
     """
 
     def __init__(self, fingerprint: Fingerprint, head_folder: Path | None) -> None:
-        self._clip_sha256 = fingerprint.text_encoder_sha256
+        self.clip_sha256 = fingerprint.text_encoder_sha256
         self._text_dim = fingerprint.text_dim
         self._head_path = None if head_folder is None else text_banks_path(head_folder)
         self._limit_bytes = _limit_bytes()
@@ -112,7 +115,7 @@ class StoredBanks:
                 if is_ours:  # else another process is writing, and a later call saves this bank
                     path.unlink(missing_ok=True)
                     TextBankStore(path).put(
-                        vocabulary, bank, templates=templates, clip_sha256=self._clip_sha256
+                        vocabulary, bank, templates=templates, clip_sha256=self.clip_sha256
                     )
                     make_room(
                         0,
@@ -134,7 +137,7 @@ class StoredBanks:
     def _kept_path(self, vocabulary: Vocabulary, templates: str) -> Path:
         """Return the file of a bank, named by the hash of everything its numbers depend on."""
         sentences = list(template_texts(templates))
-        inputs = [self._clip_sha256, vocabulary.sha256, templates, sentences]
+        inputs = [self.clip_sha256, vocabulary.sha256, templates, sentences]
         name = sha256_bytes(canonical_json(inputs).encode("utf-8"))
         return local_home() / _PURPOSE / f"{name}{_SUFFIX}"
 
@@ -143,7 +146,7 @@ class StoredBanks:
     ) -> NDArray[np.float32] | None:
         try:
             bank = TextBankStore(path).get(
-                vocabulary, templates=templates, clip_sha256=self._clip_sha256
+                vocabulary, templates=templates, clip_sha256=self.clip_sha256
             )
         except CacheMismatchError:
             reason = "was made by another CLIP or another version of RegionSpot"

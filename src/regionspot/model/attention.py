@@ -34,7 +34,8 @@ class Attention(nn.Module):
 
     The packed layout (``in_proj_weight``, ``in_proj_bias``, ``out_proj``) is kept so that weights
     trained with torch's own decoder load one to one. The result has two equivalent forms;
-    `absorbing_is_cheaper` selects one.
+    `absorbing_is_cheaper` selects one. `torch.export` gets the projected form for self-attention
+    and the absorbed one otherwise, as the number of queries is unknown.
 
     Args:
         width: Width of queries, keys and values; a multiple of ``num_heads``.
@@ -69,7 +70,10 @@ class Attention(nn.Module):
             The output, (B, Q, D).
         """
         num_queries, width = queries_BQD.shape[1:]
-        absorb = absorbing_is_cheaper(num_queries, source_BKD.shape[1], width, self.num_heads)
+        if torch.compiler.is_exporting():  # for any number of queries: most often few
+            absorb = source_BKD is not queries_BQD
+        else:
+            absorb = absorbing_is_cheaper(num_queries, source_BKD.shape[1], width, self.num_heads)
         gather = self._gather_absorbed if absorb else self._gather_projected
         return self.out_proj(gather(queries_BQD, source_BKD, attn_mask))
 

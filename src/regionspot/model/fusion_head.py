@@ -180,7 +180,7 @@ class FusionHead(nn.Module):
                 f"position tokens have shape {tuple(tokens_BRS.shape)}; this head wants"
                 f" (B, R, {self.spec.token_dim}), one token per region."
             )
-        batch_size, width = len(tokens_BRS), self.spec.feature_dim
+        batch_size, width = tokens_BRS.shape[0], self.spec.feature_dim
         found = tuple(feature_map_BTD.shape)
         if len(found) != 3 or (found[0], found[2]) != (batch_size, width) or found[1] == 0:
             raise ShapeError(

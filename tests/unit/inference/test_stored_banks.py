@@ -83,7 +83,7 @@ def counting(models: FrozenModels) -> Iterator[list[int]]:
 def bank_of(model: RegionSpot, **options: Any) -> NDArray[np.float32]:
     """Return the bank that a model compares regions with."""
     asked = {"vocabulary": None, "templates": None, "same_tokens": "keep", **options}
-    names = model._choose_words(**asked)
+    names = model.choose_names(**asked)
     bank: NDArray[np.float32] = names.bank_CE.numpy()
     return bank
 
