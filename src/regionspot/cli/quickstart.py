@@ -1,9 +1,10 @@
 """Runs the whole pipeline on a small generated data set, the toy world.
 
 It prints and runs the other commands: generate the world, cache four data sets, train the paper's
-head in two stages and a head with guidance, evaluate both. The last step writes a report and ``named_regions.jpg``, three images with the
-predicted names. A finished step is skipped unless its command, its configuration, the weights of
-the tiny towers or an earlier step has changed, or one of its files is missing.
+head in two stages and a head with guidance, evaluate both. The last step writes a report and
+``named_regions.jpg``, three images with the predicted names. A finished step is skipped unless its
+command, its configuration, the weights of the tiny towers or an earlier step has changed, or one of
+its files is missing.
 
 A file quickstart.json in the output folder lists what quickstart makes there. ``--fresh`` removes
 only that, and a folder that has files but no quickstart.json is refused.
