@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import check_templates
-from regionspot.cli.options import prepare_parsing
+from regionspot.cli.options import HEAD_HELP, prepare_parsing
 from regionspot.cli.recognize import parse_vocabulary
 from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError
@@ -85,7 +85,7 @@ def _check_output(options: Namespace, output: Path) -> None:
 def _parser() -> ArgumentParser:
     prepare_parsing()
     parser = ArgumentParser(prog="regionspot export", description=export.__doc__)
-    parser.add_argument("head", type=str, help="Folder of a run or a trained head; or a .ckpt.")
+    parser.add_argument("head", type=str, help=HEAD_HELP)
     parser.add_argument(
         "--output",
         type=str,

@@ -25,6 +25,8 @@ from regionspot.core.errors import ConfigError, RegionSpotError
 T = TypeVar("T")
 
 ALLOW_CODE: Final = "--allow_code"
+HEAD_HELP: Final = "Folder of a run or a trained head; a .ckpt; or hf://owner/name on the Hub."
+"""Help of an option that takes a trained head."""
 _ALLOWED: Final = ("lightning", "regionspot")
 
 _NODES = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
-from regionspot.cli.options import CommandParser, prepare_parsing
+from regionspot.cli.options import HEAD_HELP, CommandParser, prepare_parsing
 from regionspot.cli.run import reported_errors
 from regionspot.core.errors import ConfigError, MissingFileError, ShapeError, VocabularyError
 from regionspot.core.files import is_file
@@ -330,9 +330,7 @@ def picture_path(
 def _parser() -> CommandParser:
     prepare_parsing()
     parser = CommandParser(prog="regionspot recognize", description=recognize.__doc__)
-    parser.add_argument(
-        "--model", type=str, required=True, help="Folder of a run or a trained head; or a .ckpt."
-    )
+    parser.add_argument("--model", type=str, required=True, help=HEAD_HELP)
     parser.add_argument("images", nargs="*", type=str, help="Image files, and folders of them.")
     parser.add_argument("--image", type=str, help="One image file, as a further one of the above.")
     parser.add_argument(

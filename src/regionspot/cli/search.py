@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import check_templates
 from regionspot.cache import FeatureCache
-from regionspot.cli.options import prepare_parsing
+from regionspot.cli.options import HEAD_HELP, prepare_parsing
 from regionspot.cli.recognize import picture_path
 from regionspot.cli.run import reported_errors, show_progress
 from regionspot.cli.verify import table
@@ -36,7 +36,7 @@ def index_regions(words: Sequence[str]) -> None:
     """
     show_progress()
     parser = _parser("index", index_regions.__doc__)
-    parser.add_argument("--head", type=str, required=True, help=_HEAD_HELP)
+    parser.add_argument("--head", type=str, required=True, help=HEAD_HELP)
     parser.add_argument(
         "--output", type=str, help="Folder of the index; by default <cache>.index beside the cache."
     )
@@ -224,9 +224,6 @@ def _save(path: Path, hits: Sequence["Hit"], images_dir: Path, index: "RegionInd
     write_bytes_atomic(path, sheet)
 
 
-_HEAD_HELP = "Folder of a run or a trained head; or a .ckpt."
-
-
 def _parser(command: str, about: str | None, *, more: str = "") -> ArgumentParser:
     prepare_parsing()
     parser = ArgumentParser(prog=f"regionspot {command}", description=about)
@@ -246,7 +243,7 @@ def _search_parser() -> ArgumentParser:
         " prints it. Scores are then cosines.",
     )
     parser.add_argument(
-        "--head", type=str, help=f"{_HEAD_HELP} By default, the head that the index was made with."
+        "--head", type=str, help=f"{HEAD_HELP} By default, the head that the index was made with."
     )
     parser.add_argument(
         "--index", type=str, help="Folder of the index; by default <cache>.index beside the cache."
