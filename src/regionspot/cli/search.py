@@ -209,7 +209,7 @@ def _save(path: Path, hits: Sequence["Hit"], images_dir: Path, index: "RegionInd
     from regionspot.viz import NamedPhoto, NamedRegion, draw_contact_sheet
 
     exif_policy = as_exif_policy(str(index.card.fingerprint["exif_policy"]))
-    images = find_images(images_dir, hits)
+    images = find_images(images_dir, {hit.key: hit.file_name for hit in hits})
     photos = [
         NamedPhoto(
             title=f"{rank}: {hit.score:.3f}",

@@ -20,7 +20,7 @@ from regionspot.annotations import (
 from regionspot.cache import MERGED, FeatureCache, read_quarantine
 from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
 from regionspot.core.json_text import load_json
-from regionspot.evaluation.image_files import annotated_files, cached_files
+from regionspot.inference import find_all_images
 from regionspot.scoring import (
     CocoGroundTruth,
     IouType,
@@ -193,7 +193,7 @@ def _open_lvis(
     paths: Mapping[int, Path] = {}
     if images_dir is not None:
         annotated = read_annotations("lvis", annotations_path, images_dir)
-        paths = annotated_files(annotated, images_dir)
+        paths = _annotated_images(annotated, images_dir)
     return EvaluationData(
         cache=cache,
         truth=truth,
@@ -203,6 +203,10 @@ def _open_lvis(
         image_paths=paths,
         summary=_summary(cache, truth, is_subset=is_subset, annotation_sha256=truth.sha256),
     )
+
+
+def _annotated_images(annotated: AnnotatedImages, images_dir: Path) -> Mapping[int, Path]:
+    return {record.image_id: images_dir / record.file_name for record in annotated.records}
 
 
 def _open_coco(
@@ -227,9 +231,9 @@ def _open_coco(
     paths: Mapping[int, Path] = {}
     if images_dir is not None:
         paths = (
-            cached_files(cache, images_dir)
+            find_all_images(cache, images_dir)
             if annotated is None
-            else annotated_files(annotated, images_dir)
+            else _annotated_images(annotated, images_dir)
         )
     return EvaluationData(
         cache=cache,

@@ -21,12 +21,13 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.calibration import Calibration, calibrate_on_cache
 from regionspot.inference.embedding import RegionEmbedder
 from regionspot.inference.encoded_image import EncodedImage
+from regionspot.inference.hits import ALL_REGIONS, Hit, RegionFilter
 from regionspot.inference.inputs import ImageLike, as_count, is_one_image
 from regionspot.inference.naming import Naming
 from regionspot.inference.pretrained import Pretrained
 from regionspot.inference.prompts import BoxFormat, PromptedPixels
 from regionspot.inference.prototypes import Examples, Prototypes, cache_prototypes
-from regionspot.inference.region_index import ALL_REGIONS, Hit, RegionFilter, RegionIndex
+from regionspot.inference.region_index import RegionIndex
 from regionspot.inference.regions import Regions
 from regionspot.inference.text_banks import ChosenNames, TextBanks, as_vocabulary
 from regionspot.model import TrainedHead
