@@ -8,8 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import check_templates
 from regionspot.cli.options import HEAD_HELP, prepare_parsing
-from regionspot.cli.recognize import parse_vocabulary
 from regionspot.cli.run import reported_errors
+from regionspot.cli.values import parse_vocabulary
 from regionspot.core.errors import ConfigError
 from regionspot.core.text import needs_extra
 

@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser, Namespace
 from regionspot.backbones import check_templates
 from regionspot.cache import FeatureCache
 from regionspot.cli.options import HEAD_HELP, prepare_parsing
-from regionspot.cli.recognize import picture_path
 from regionspot.cli.run import reported_errors, show_progress
+from regionspot.cli.values import picture_path
 from regionspot.cli.verify import table
 from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.core.files import write_bytes_atomic
