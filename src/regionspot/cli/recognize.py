@@ -11,7 +11,13 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
-from regionspot.cli.options import HEAD_HELP, CommandParser, prepare_parsing
+from regionspot.cli.options import (
+    HEAD_HELP,
+    TEMPLATES_HELP,
+    VOCABULARY_HELP,
+    CommandParser,
+    prepare_parsing,
+)
 from regionspot.cli.run import reported_errors
 from regionspot.cli.values import parse_rows, parse_vocabulary, picture_path
 from regionspot.core.errors import ConfigError, MissingFileError, ShapeError
@@ -123,11 +129,11 @@ def _recognizer(
 
 def _jobs(images: Sequence[str], options: Namespace) -> "list[ImageJob]":
     """Return the images with their boxes, or with none for SAM to find."""
-    from regionspot.cli.recognize_inputs import ImageJob, find_images, read_boxes, with_boxes
+    from regionspot.cli.recognize_inputs import ImageJob, list_images, read_boxes, with_boxes
 
     given = _given(options, ("boxes", "points", "coco", "csv", "everything"))
     _check_grid(options, given)
-    jobs = find_images(images)
+    jobs = list_images(images)
     if given == "points" or (given == "boxes" and len(jobs) > 1):
         raise ConfigError(
             f"--{given} is for the regions of one image in a table; found {len(jobs)} images and"
@@ -270,18 +276,9 @@ def _parser() -> CommandParser:
         " in the region and sorted in descending order.",
     )
     parser.add_class_arguments(GridProposer, "grid")
-    parser.add_argument(
-        "--vocabulary",
-        type=str,
-        help="Names separated by commas, or a file with one name per line; by default the names"
-        " that the head was trained on.",
-    )
+    parser.add_argument("--vocabulary", type=str, help=VOCABULARY_HELP)
     parser.add_argument("--top_k", type=int, default=3, help="Number of names for each region.")
-    parser.add_argument(
-        "--templates",
-        type=str,
-        help="Template set: ensemble81, ensemble80, single or none; by default that of training.",
-    )
+    parser.add_argument("--templates", type=str, help=TEMPLATES_HELP)
     parser.add_argument(
         "--same_tokens",
         type=SameTokens,

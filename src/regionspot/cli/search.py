@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import check_templates
 from regionspot.cache import FeatureCache
-from regionspot.cli.options import HEAD_HELP, prepare_parsing
+from regionspot.cli.options import HEAD_HELP, TEMPLATES_HELP, prepare_parsing
 from regionspot.cli.run import reported_errors, show_progress
 from regionspot.cli.values import picture_path
 from regionspot.cli.verify import table
@@ -263,11 +263,7 @@ def _search_parser() -> ArgumentParser:
         type=str,
         help="Only regions that are not annotated with these class names, separated by commas.",
     )
-    parser.add_argument(
-        "--templates",
-        type=str,
-        help="Template set: ensemble81, ensemble80, single or none; by default that of training.",
-    )
+    parser.add_argument("--templates", type=str, help=TEMPLATES_HELP)
     parser.add_argument("--save", type=str, help="Contact sheet to write; needs --images_dir.")
     parser.add_argument("--images_dir", type=str, help="Folder of the cache's images.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")

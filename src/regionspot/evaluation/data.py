@@ -190,22 +190,27 @@ def _open_lvis(
             len(truth.image_ids),
             len(whole.image_ids),
         )
-    paths: Mapping[int, Path] = {}
+    annotated = None
     if images_dir is not None:
         annotated = read_annotations("lvis", annotations_path, images_dir)
-        paths = _annotated_images(annotated, images_dir)
     return EvaluationData(
         cache=cache,
         truth=truth,
         annotations_path=annotations_path,
         images_dir=images_dir,
         positions=_positions(cache, truth.image_ids),
-        image_paths=paths,
+        image_paths=_image_paths(cache, annotated, images_dir),
         summary=_summary(cache, truth, is_subset=is_subset, annotation_sha256=truth.sha256),
     )
 
 
-def _annotated_images(annotated: AnnotatedImages, images_dir: Path) -> Mapping[int, Path]:
+def _image_paths(
+    cache: FeatureCache, annotated: AnnotatedImages | None, images_dir: Path | None
+) -> Mapping[int, Path]:
+    if images_dir is None:
+        return {}
+    if annotated is None:
+        return find_all_images(cache, images_dir)
     return {record.image_id: images_dir / record.file_name for record in annotated.records}
 
 
@@ -228,20 +233,13 @@ def _open_coco(
         truth = CocoGroundTruth.of_cache(cache)
     if chosen is not None:
         truth = truth.subset(_counted_ids(cache, chosen))
-    paths: Mapping[int, Path] = {}
-    if images_dir is not None:
-        paths = (
-            find_all_images(cache, images_dir)
-            if annotated is None
-            else _annotated_images(annotated, images_dir)
-        )
     return EvaluationData(
         cache=cache,
         truth=truth,
         annotations_path=annotations_path,
         images_dir=images_dir,
         positions=_positions(cache, truth.image_ids),
-        image_paths=paths,
+        image_paths=_image_paths(cache, annotated, images_dir),
         summary=_summary(
             cache,
             truth,

@@ -231,7 +231,7 @@ def write_part(
     table_path(folder, part).unlink(missing_ok=True)
     content = encode_array(embeddings_RE)
     write_bytes_atomic(embeddings_path(folder, part), content)
-    checksum = _hex(xxhash.xxh3_64_intdigest(content))
+    checksum = xxhash.xxh3_64_hexdigest(content)
 
     def fill(h5: h5py.File) -> None:
         for name, value in {**asdict(source), "embeddings_xxh3": checksum}.items():
@@ -298,17 +298,25 @@ def map_embeddings(folder: Path, number: int, part: IndexPart, width: int) -> ND
 def check_embeddings(folder: Path, number: int, checksum: str) -> None:
     """Raise `CacheCorruptError` unless the embeddings of a part are those that were written."""
     path = embeddings_path(folder, number)
+    found = file_checksum(path)
+    if found is None:
+        raise CacheCorruptError(f"{path} is missing. {_REMEDY}")
+    if found != checksum:
+        raise CacheCorruptError(
+            f"{path} is damaged: its bytes are not those that were written. {_REMEDY}"
+        )
+
+
+def file_checksum(path: Path) -> str | None:
+    """Return the checksum of a file, 64-bit XXH3 in hex; None if there is no file."""
     digest = xxhash.xxh3_64()
     try:
         with open_regular(path) as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
     except FileNotFoundError:
-        raise CacheCorruptError(f"{path} is missing. {_REMEDY}") from None
-    if _hex(digest.intdigest()) != checksum:
-        raise CacheCorruptError(
-            f"{path} is damaged: its bytes are not those that were written. {_REMEDY}"
-        )
+        return None
+    return digest.hexdigest()
 
 
 def find_damage(folder: Path) -> list[str]:
@@ -330,7 +338,3 @@ def find_damage(folder: Path) -> list[str]:
         except (MissingFileError, CacheCorruptError, CacheMismatchError) as error:
             damage.append(str(error))
     return damage
-
-
-def _hex(checksum: int) -> str:
-    return f"{checksum:016x}"
