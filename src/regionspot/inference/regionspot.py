@@ -260,7 +260,7 @@ class RegionSpot(Pretrained):
             into the scores. No regions if none passes the thresholds.
 
         Raises:
-            As `recognize`, except for errors about prompts.
+            RegionSpotError: As `recognize` does, except for prompts.
         """
         naming = self._naming(
             vocabulary=vocabulary,
@@ -294,7 +294,7 @@ class RegionSpot(Pretrained):
 
         Raises:
             CacheMismatchError: The index is of another head.
-            As `RegionIndex.open` and `RegionIndex.search`.
+            RegionSpotError: As `RegionIndex.open` and `RegionIndex.search` do.
         """
         opened = index if isinstance(index, RegionIndex) else RegionIndex.open(index)
         opened.check_head(self._trained_head.sha256)
