@@ -5,7 +5,7 @@ RUN    := $(VENV)/bin/python
 DONE   := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-browser lint format pictures bench bench-gpu clean
+.PHONY: help install quickstart test test-slow test-browser docs lint format pictures bench bench-gpu clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,11 @@ test-slow: $(DONE)  ## Run the tests that take longer: full-size models, whole r
 test-browser: $(DONE)  ## Open a report in headless Chromium and press its controls; needs Chromium.
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
 	$(RUN) -m pytest -m browser tests/browser
+
+docs: $(DONE)  ## Build the documentation site, build/site/index.html; a broken link is an error.
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(RUN) tools/docs_site.py build
+	$(VENV)/bin/zensical build --clean --strict --config-file build/mkdocs.yml
 
 lint: $(DONE)  ## Check style, types, layers and spelling.
 	$(VENV)/bin/ruff check .

@@ -237,7 +237,7 @@ class RegionSpot(OnCaches):
             into the scores. No regions if none passes the thresholds.
 
         Raises:
-            As `recognize`, except for errors about prompts.
+            RegionSpotError: As `recognize` does, except for prompts.
         """
         naming = self._naming(
             vocabulary=vocabulary,
