@@ -131,8 +131,8 @@ def page_text(source: Path) -> str:
         return text
     cells = []
     for cell in json.loads(text)["cells"]:
-        source = "".join(cell["source"]).strip()
-        cells.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        body = "".join(cell["source"]).strip()
+        cells.append(body if cell["cell_type"] == "markdown" else f"```python\n{body}\n```")
     return "\n\n".join(cells) + "\n"
 
 
