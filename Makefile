@@ -31,7 +31,7 @@ test: $(DONE)  ## Run the tests (a few minutes on 2 cores).
 test-slow: $(DONE)  ## Run the tests that take longer: full-size models, whole runs.
 	$(RUN) -m pytest -m slow
 
-test-browser: $(DONE)  ## Open a report in headless Chromium and press its controls; needs Chromium.
+test-browser: $(DONE)  ## Open a report and the demo in headless Chromium; needs Chromium.
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
 	$(RUN) -m pytest -m browser tests/browser
 
