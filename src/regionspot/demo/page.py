@@ -31,7 +31,7 @@ Search = Callable[[str], tuple[str, Image.Image | None]]
 _ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}
 _NUM_KEPT_FILES = 100
 """Answers whose files are kept."""
-_HEADERS = ["region", "name", "score", "other names"]
+_HEADERS = ["#", "name", "score", "other names"]
 _INTRO = """# Name any region
 Draw boxes, click points, or let SAM propose regions. The names come from the list of words, which
 you can change, or from regions that you add as examples."""
@@ -118,8 +118,8 @@ class Page:
                 gallery = gr.Gallery(
                     [str(path) for path in self._pictures],
                     label="Example pictures",
-                    columns=6,
-                    height=110,
+                    columns=3,
+                    height="auto",
                     allow_preview=False,
                     buttons=[],
                     visible=bool(self._pictures),
@@ -127,7 +127,11 @@ class Page:
                 )
             with gr.Column(scale=3, min_width=320):
                 picture = gr.Image(
-                    label="Named regions", interactive=False, format="png", elem_id="named"
+                    label="Named regions",
+                    interactive=False,
+                    format="png",
+                    buttons=["fullscreen"],
+                    elem_id="named",
                 )
                 note = gr.Markdown(elem_id="note")
                 table = gr.Dataframe(
@@ -135,7 +139,7 @@ class Page:
                     label="Names; click a row to see what its region attends to",
                     interactive=False,
                     wrap=True,
-                    column_widths=["15%", "33%", "17%", "35%"],
+                    column_widths=["10%", "33%", "18%", "39%"],
                     elem_id="names",
                 )
                 with gr.Row():
@@ -153,7 +157,10 @@ class Page:
                 )
                 again = gr.Button("Use these words", variant="primary", elem_id="again")
                 heat = gr.Image(
-                    label="Attention of the region", interactive=False, elem_id="attention"
+                    label="Attention of the region",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    elem_id="attention",
                 )
                 caption = gr.Markdown()
                 with gr.Accordion("Names by example", open=False):
@@ -192,12 +199,14 @@ class Page:
     def name_boxes(
         self, drawing: dict[str, Any] | None, words: str, examples: list[Example]
     ) -> list[Any]:
-        """Name the boxes that are drawn."""
+        """Name the boxes that are drawn, but for one without an area, which is just begun."""
         if drawing is None or drawing["image"] is None:
             return _nothing()
         sides = ("xmin", "ymin", "xmax", "ymax")
         boxes = [[box[side] for side in sides] for box in drawing["boxes"]]
-        return self._name(_photo(drawing), words, examples, boxes=np.array(boxes).reshape(-1, 4))
+        boxes_xyxy = np.array(boxes, np.float32).reshape(-1, 4)
+        has_area = (boxes_xyxy[:, :2] != boxes_xyxy[:, 2:]).all(axis=1)
+        return self._name(_photo(drawing), words, examples, boxes=boxes_xyxy[has_area])
 
     def name_point(
         self,

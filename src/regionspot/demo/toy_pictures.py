@@ -13,6 +13,9 @@ with needs_extra("demo"):
 _STREAM = 0x7005
 """First word of the seeds: pictures that are in no toy world."""
 
+_FACTOR = 4
+"""Enlargement: scenes are too small to draw boxes over."""
+
 
 def write_toy_pictures(folder: Path, *, count: int = 6) -> list[Path]:
     """Draw scenes of the toy world, always the same, as PNG files.
@@ -27,5 +30,7 @@ def write_toy_pictures(folder: Path, *, count: int = 6) -> list[Path]:
     for number in range(count):
         scene = sample_scene(np.random.default_rng([_STREAM, number]), mix, min_objects=3)
         paths.append(folder / f"toy_{number + 1}.png")
-        Image.fromarray(scene.image).save(paths[-1])
+        picture = Image.fromarray(scene.image)
+        enlarged = (picture.width * _FACTOR, picture.height * _FACTOR)
+        picture.resize(enlarged, Image.Resampling.NEAREST).save(paths[-1])
     return paths
