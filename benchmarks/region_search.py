@@ -48,6 +48,7 @@ def write_index(folder: Path, num_regions: int, width: int) -> NDArray[np.float1
         table = RegionTable(
             keys=np.array([f"{start + row:012d}" for row in range(count)], np.bytes_),
             image_ids=np.arange(start, start + count),
+            file_names=np.zeros(count, "S1"),
             num_regions=np.ones(count, np.int32),
             boxes_xyxy=np.zeros((count, 4), np.float32),
             labels=np.zeros(count, np.int32),

@@ -27,7 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = training_config(folder / "unused", [folder / "unused"], max_steps=2)
     stage["data"] |= {"templates": "none"}
     (folder / "stage.yaml").write_text(yaml.safe_dump(stage), encoding="utf-8")
-    (folder / "eval.yaml").write_text("templates: none\nnum_pictures: 0\n", encoding="utf-8")
+    scored = {"templates": "none", "num_pictures": 0, "checkpoints": ["of/another/run"]}
+    scored |= {"models": {"preset": "toy"}, "images_dir": str(folder / "data" / "world")}
+    (folder / "eval.yaml").write_text(yaml.safe_dump(scored), encoding="utf-8")
     cache = (
         "cache --output_dir {data}/cache --models.preset toy --annotations.format lvis"
         " --annotations.path {data}/world/val.json --annotations.images_dir {data}/world"
@@ -44,7 +46,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "seeds": [0, 1],
             "stages": [{"config": str(folder / "stage.yaml"), "options": data}] * 2,
             "evaluations": {"val": {"config": str(folder / "eval.yaml"), "options": options}},
-            "runs": {"whole": {}, "alone": {"fit": {"model.head.regions": "alone"}}},
+            "runs": {
+                "whole": {},
+                "alone": {"fit": {"model.head.regions": "alone"}},
+                "untrained": {"methods": ["pooled_patches"]},
+            },
             "tables": {
                 "regions": {
                     "title": "Regions",
@@ -52,6 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "rows": [
                         {"name": "alone", "run": "alone", "paper": 18.5},
                         {"name": "together", "run": "whole", "paper": 22.1},
+                        {"name": "patches", "run": "untrained", "method": "pooled_patches"},
                     ],
                 }
             },
@@ -75,16 +82,20 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     """A copy whose paths are its own."""
     copied = tmp_path / "copy"
     shutil.copytree(folder, copied)
-    for path in [*copied.rglob("*.yaml"), *copied.rglob("*.json")]:
-        text = path.read_text(encoding="utf-8")
-        if path.parent.name != "shards" and str(folder) in text:
+    names = {"ablation.yaml", "stage.yaml", "eval.yaml", "prepared.json", "step.json"}
+    for path in copied.rglob("*"):
+        if path.name in names:
+            text = path.read_text(encoding="utf-8")
             path.write_text(text.replace(str(folder), str(copied)), encoding="utf-8")
     return copied
 
 
 def test_the_tables_have_the_figures_of_every_run_and_seed(folder: Path) -> None:
     (table,) = json.loads((folder / "out" / "ablation.json").read_text())["tables"]
-    for row, run in zip(table["rows"], ("alone", "whole"), strict=True):
+    *trained, untrained = table["rows"]
+    path = folder / "out" / "runs" / "untrained" / "val" / "metrics.json"
+    assert untrained["values"] == [json.loads(path.read_text())["methods"]["pooled_patches"]["AP"]]
+    for row, run in zip(trained, ("alone", "whole"), strict=True):
         for seed, value in zip((0, 1), row["values"], strict=True):
             path = folder / "out" / "runs" / run / f"seed{seed}" / "val" / "metrics.json"
             assert json.loads(path.read_text())["methods"]["fusion_head"]["AP"] == value
@@ -135,11 +146,11 @@ def test_a_run_of_other_options_is_kept_and_named(
 def test_parts_share_the_runs_and_the_last_one_writes_the_tables(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for scored in (copy / "out" / "runs").glob("*/*/val"):
+    for scored in (copy / "out" / "runs").glob("**/val"):
         shutil.rmtree(scored)
     (copy / "out" / "ablation.json").unlink()
     ablate(["--config", str(copy / "ablation.yaml"), "--part", "2/2"])
-    assert "2 of 4 runs are not finished" in capsys.readouterr().out
+    assert "3 of 5 runs are not finished" in capsys.readouterr().out
     assert not (copy / "out" / "ablation.json").exists()
     ablate(["--config", str(copy / "ablation.yaml"), "--part", "1/2"])
     assert (copy / "out" / "ablation.json").is_file()
@@ -164,7 +175,20 @@ def test_several_processes_share_the_runs(copy: Path) -> None:
         *("part_1_of_2.txt", "part_2_of_2.txt")
     }
     (table,) = json.loads((copy / "out" / "ablation.json").read_text())["tables"]
-    assert [len(row["values"]) for row in table["rows"]] == [2, 2]
+    assert [len(row["values"]) for row in table["rows"]] == [2, 2, 1]
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_others_and_its_message_is_shown(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_config(copy)
+    config["runs"]["alone"]["fit"]["model.head.num_heads"] = 5
+    write_config(copy, config)
+    shutil.rmtree(copy / "out" / "runs")
+    with pytest.raises(SystemExit):
+        ablate(["--config", str(copy / "ablation.yaml"), "--num_processes", "2"])
+    assert "num_heads is 5, which does not divide" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["toy", "toy_worlds", "bl"])

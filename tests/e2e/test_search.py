@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from helpers.files import flip_bit
+from helpers.format3 import as_format3
 from helpers.heads import random_head
 from helpers.worlds import cache_options, write_world
 from regionspot.backbones import FrozenModels, ModelsConfig, load_frozen_models
@@ -120,6 +121,31 @@ def test_the_contact_sheet_shows_the_hits_in_order(
     assert comment.splitlines()[::2] == titles
 
 
+def test_images_of_other_names_than_their_keys_are_found_by_the_stored_names(
+    made: Path, search: Callable[..., str], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    images = [
+        {"id": 7 - number, "file_name": f"{number}.png", "height": 30, "width": 40}
+        for number in range(2)
+    ]
+    boxes = [
+        {"id": one["id"], "image_id": one["id"], "category_id": 1, "bbox": [1, 2, 8, 18]}
+        for one in images
+    ]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    options = cache_options(tmp_path / "own.json", made, tmp_path / "cache")
+    main(["cache", *options, "--annotations.format", "coco"])
+    words = ("sea egg", "--head", made / "head", "--json")
+    saving = ("--save", tmp_path / "top.png", "--images_dir", made)
+    hits = json.loads(search(tmp_path / "cache", *words, *saving))
+    assert {hit["image_id"]: hit["file_name"] for hit in hits} == {7: "0.png", 6: "1.png"}
+    assert (tmp_path / "top.png").is_file()
+    older = as_format3(tmp_path / "cache", tmp_path / "older")
+    assert {hit["file_name"] for hit in json.loads(search(older, *words))} == {None}
+    assert "lacks 2 of 2 images" in refused(older, *words, *saving)
+
+
 def test_faiss_finds_what_exact_search_finds_if_it_looks_everywhere(
     made: Path,
     search: Callable[..., str],
@@ -154,7 +180,10 @@ def test_mistakes_are_explained(made: Path, refused: Callable[..., str], tmp_pat
         ((cache, "a red lantern"), "'lantern'"),
         ((cache, "sea egg", "--save", "top.png"), "--images_dir"),
         ((cache, "sea egg", "--save", "top.webp", "--images_dir", made), ".png or .jpg"),
-        ((cache, "sea egg", "--save", tmp_path / "a.png", "--images_dir", tmp_path), "no image"),
+        (
+            (cache, "sea egg", "--save", tmp_path / "a.png", "--images_dir", tmp_path),
+            "lacks 7 of 7 images",
+        ),
         ((cache, "sea egg", "--templates", "all"), "all"),
         ((cache, "sea egg", "--head", made / "other_head"), "another head"),
         ((cache, "sea egg", "--index", tmp_path), f"--output {tmp_path}"),

@@ -33,8 +33,7 @@ FREQUENCIES: tuple[Frequency, ...] = ("r", "c", "f")
 INSTEAD = (
     "LVIS AP needs the federated labels of an LVIS file (lvis_v1_val.json): which categories were"
     " looked for in which image, and how frequent each is. Plain COCO-format ground truth has"
-    " neither and needs COCO AP, which `evaluate.py` does not offer: write predictions.json and"
-    " score it with torchmetrics.detection.MeanAveragePrecision or pycocotools."
+    " neither: cache it with --annotations.format coco, and `evaluate.py` computes COCO AP."
 )
 """What to do with a file that is not LVIS, for messages."""
 

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -97,13 +97,13 @@ def encode_mask(text: str, size_hw: tuple[int, int]) -> bytes | None:
     Raises:
         MissingExtraError: pycocotools is not installed.
     """
-    with needs_extra("eval"):
+    with needs_extra("extract"):
         from pycocotools import mask as coco_mask
     if min(size_hw) < 1 or max(size_hw) > _MAX_COORDINATE:
         return None
     found = _SEGMENTATION.decode(text.encode())
     if not isinstance(found, _Rle):
-        return coco_mask.merge(coco_mask.frPyObjects(found, *size_hw))["counts"]
+        return _polygons_rle(found, size_hw)["counts"]
     if found.size != size_hw:
         return None
     if isinstance(found.counts, str):
@@ -172,15 +172,16 @@ def decode_mask(text: str, size_hw: tuple[int, int]) -> Mask | None:
         counts = run_lengths(found.counts, size_hw) if found.size == size_hw else None
         mask = None if counts is None else draw_runs(counts, size_hw)
     else:
-        mask = _draw_polygons(found, size_hw)
+        with needs_extra("extract"):
+            from pycocotools import mask as coco_mask
+        mask = np.asarray(coco_mask.decode(_polygons_rle(found, size_hw)), np.bool_)
     return mask if mask is not None and mask.any() else None
 
 
-def _draw_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Mask:
+def _polygons_rle(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> dict[str, Any]:
     with needs_extra("extract"):
         from pycocotools import mask as coco_mask
-    encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, *size_hw))
-    return np.asarray(coco_mask.decode(encoded), np.bool_)
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, *size_hw))
 
 
 def decode_points(

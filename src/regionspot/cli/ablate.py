@@ -34,7 +34,7 @@ from regionspot.extraction import Part
 
 _STEP = "step.json"
 _PREPARED = "prepared.json"
-_POLL_S = 2.0
+_POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,7 @@ def plan_steps(config: AblationConfig, job: Job) -> list[Step]:
     for name in config.evaluations_of(job.name):
         evaluation = config.evaluations[name]
         options = {**evaluation.options, **run.evaluate, "output_dir": str(folder / name)}
-        options |= {"methods": run.methods} if run.methods else {"checkpoints": [head]}
+        options |= {"checkpoints": [head] if head else [], "methods": run.methods}
         words = ("evaluate", "--config", evaluation.config, *_option_words(options, data))
         steps.append(Step(words=words, folder=folder / name, output="metrics.json"))
     return steps
@@ -204,26 +204,36 @@ def _run_processes(
             )
         end_with_process(process.kill)
         processes.append((process, log))
-    started_s, shown = time.monotonic(), -1
     try:
-        while any(process.poll() is None for process, _ in processes):
-            num_done = sum(is_done(config, job) for job in jobs)
-            if num_done != shown:
-                shown = num_done
-                minutes = (time.monotonic() - started_s) / 60
-                print(
-                    f"{num_done} of {len(jobs)} runs are finished ({minutes:.0f} min)", flush=True
-                )
-            sleep(_POLL_S)
+        _wait(config, jobs, [process for process, _ in processes])
+        failed = [log for process, log in processes if process.returncode]
     finally:
         for process, _ in processes:
             process.terminate()
         for process, _ in processes:
             process.wait()
-    for process, log in processes:
-        if process.returncode:
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            raise RegionSpotError("\n".join([f"a process failed; the end of {log}:", *lines[-8:]]))
+    if failed:
+        lines = failed[0].read_text(encoding="utf-8", errors="replace").splitlines()
+        raise RegionSpotError("\n".join([f"a process failed; {failed[0]} ends with", *lines[-8:]]))
+
+
+def _wait(
+    config: AblationConfig, jobs: Sequence[Job], processes: Sequence["subprocess.Popen[bytes]"]
+) -> None:
+    """Report progress until all processes have ended, or one has failed."""
+    started_s, missing = time.monotonic(), list(jobs)
+    shown = -1
+    while any(process.poll() is None for process in processes):
+        if any(process.returncode for process in processes):
+            return
+        missing = [job for job in missing if not is_done(config, job)]
+        if len(missing) != shown:
+            shown = len(missing)
+            minutes = (time.monotonic() - started_s) / 60
+            print(
+                f"{len(jobs) - shown} of {len(jobs)} runs finished, {minutes:.0f} min", flush=True
+            )
+        sleep(_POLL_S)
 
 
 def _prepare(config: AblationConfig, part: Part) -> None:

@@ -61,7 +61,7 @@ def convert_head(words: Sequence[str]) -> None:
     from regionspot.model import load_trained_head, save_released_head, save_trained_head
 
     if target.suffix == _RELEASED_SUFFIX:
-        save_released_head(target, load_trained_head(source))
+        save_released_head(target, load_trained_head(options.source))
     else:
         save_trained_head(target, _read_released(source, options.models, options.templates))
     print(f"wrote {target}")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from regionspot.cli.options import CommandParser, prepare_parsing
-from regionspot.cli.recognize import parse_vocabulary
 from regionspot.cli.run import reported_errors
 from regionspot.cli.search import draw_hits, opened_index
+from regionspot.cli.values import parse_vocabulary
 from regionspot.core.errors import ConfigError, MissingFileError
 
 if TYPE_CHECKING:

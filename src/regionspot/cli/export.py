@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import check_templates
-from regionspot.cli.options import prepare_parsing
-from regionspot.cli.recognize import parse_vocabulary
+from regionspot.cli.options import HEAD_HELP, TEMPLATES_HELP, VOCABULARY_HELP, prepare_parsing
 from regionspot.cli.run import reported_errors
+from regionspot.cli.values import parse_vocabulary
 from regionspot.core.errors import ConfigError
 from regionspot.core.text import needs_extra
 
@@ -85,7 +85,7 @@ def _check_output(options: Namespace, output: Path) -> None:
 def _parser() -> ArgumentParser:
     prepare_parsing()
     parser = ArgumentParser(prog="regionspot export", description=export.__doc__)
-    parser.add_argument("head", type=str, help="Folder of a run or a trained head; or a .ckpt.")
+    parser.add_argument("head", type=str, help=HEAD_HELP)
     parser.add_argument(
         "--output",
         type=str,
@@ -99,17 +99,8 @@ def _parser() -> ArgumentParser:
         default=False,
         help="Whether to write all steps from pixels to names.",
     )
-    parser.add_argument(
-        "--vocabulary",
-        type=str,
-        help="Names separated by commas, or a file with one name per line; by default the names"
-        " that the head was trained on.",
-    )
-    parser.add_argument(
-        "--templates",
-        type=str,
-        help="Template set: ensemble81, ensemble80, single or none; by default that of training.",
-    )
+    parser.add_argument("--vocabulary", type=str, help=VOCABULARY_HELP)
+    parser.add_argument("--templates", type=str, help=TEMPLATES_HELP)
     parser.add_argument(
         "--sam_weights", type=str, help="Weights file; by default the released one."
     )

@@ -25,6 +25,17 @@ from regionspot.core.errors import ConfigError, RegionSpotError
 T = TypeVar("T")
 
 ALLOW_CODE: Final = "--allow_code"
+HEAD_HELP: Final = "Folder of a run or a trained head; a .ckpt; or hf://owner/name on the Hub."
+"""Help of an option that takes a trained head."""
+VOCABULARY_HELP: Final = (
+    "Names separated by commas, or a file with one name per line; by default the names that the"
+    " head was trained on."
+)
+"""Help of an option that `cli.values.parse_vocabulary` parses."""
+TEMPLATES_HELP: Final = (
+    "Template set: ensemble81, ensemble80, single or none; by default that of training."
+)
+"""Help of an option that takes a template set."""
 _ALLOWED: Final = ("lightning", "regionspot")
 
 _NODES = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -1,9 +1,10 @@
 """Runs the whole pipeline on a small generated data set, the toy world.
 
-It prints and runs the other commands: generate the world, cache four data sets, train in two
-stages, evaluate. The last step writes a report and ``named_regions.jpg``, three images with the
-predicted names. A finished step is skipped unless its command, its configuration, the weights of
-the tiny towers or an earlier step has changed, or one of its files is missing.
+It prints and runs the other commands: generate the world, cache four data sets, train the paper's
+head in two stages and a head with guidance, evaluate both. The last step writes a report and
+``named_regions.jpg``, three images with the predicted names. A finished step is skipped unless its
+command, its configuration, the weights of the tiny towers or an earlier step has changed, or one of
+its files is missing.
 
 A file quickstart.json in the output folder lists what quickstart makes there. ``--fresh`` removes
 only that, and a folder that has files but no quickstart.json is refused.
@@ -38,12 +39,18 @@ REPORTED_WORLD_SEED = 2026
 _MARKER = "quickstart.json"
 _MEMORY = "steps.json"
 _STAGES = ("stage1", "stage2")
+_GUIDED = "guided"
+_TRAININGS = {
+    "stage1": "stage 1",
+    "stage2": "stage 2",
+    _GUIDED: "stage 2 with guidance",
+}
 _REPORT_FILES = (
     *("metrics.json", "per_category.csv", "predictions.json", "report.html", "named_regions.jpg"),
 )
 _METHODS = ("clip_box_crop", "clip_mask_crop", "grey_outside_mask", "pooled_patches")
 MADE = (
-    *("configs", "world", "cache", *_STAGES, "head", _MEMORY, *_REPORT_FILES),
+    *("configs", "world", "cache", *_STAGES, _GUIDED, "head", _MEMORY, *_REPORT_FILES),
     *(f"predictions_{method}.json" for method in _METHODS),
 )
 """What quickstart makes in its output folder; quickstart.json lists it."""
@@ -132,8 +139,9 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
             )
             for split in (*SOURCES, "val")
         ),
-        _fit_step(1, SOURCES[:1], output_dir, configs_dir, seed),
-        _fit_step(2, SOURCES, output_dir, configs_dir, seed),
+        _fit_step("stage1", SOURCES[:1], output_dir, configs_dir, seed),
+        _fit_step("stage2", SOURCES, output_dir, configs_dir, seed, start="stage1"),
+        _fit_step(_GUIDED, SOURCES, output_dir, configs_dir, seed, start="stage1"),
         Step(
             name="evaluate",
             words=(
@@ -141,34 +149,46 @@ def plan_steps(output_dir: Path, configs_dir: Path, *, world_seed: int, seed: in
                 *("--cache", str(caches / "val"), "--annotations", str(world / "val.json")),
                 *("--images_dir", str(world), "--output_dir", str(output_dir)),
                 *("--class_groups", str(configs_dir / "class_groups.json")),
-                *("--checkpoints", json.dumps([f"fusion_head={output_dir / 'head'}"])),
+                *("--checkpoints", json.dumps(_named_heads(output_dir))),
                 *("--steps", str(output_dir / "steps.json")),
-                *("--training_dirs", json.dumps([str(output_dir / s) for s in _STAGES])),
+                *(
+                    "--training_dirs",
+                    json.dumps([str(output_dir / s) for s in (*_STAGES, _GUIDED)]),
+                ),
             ),
             outputs=tuple(output_dir / name for name in _REPORT_FILES),
         ),
     ]
 
 
+def _named_heads(output_dir: Path) -> list[str]:
+    return [f"fusion_head={output_dir / 'head'}", f"guided_head={output_dir / _GUIDED / 'head'}"]
+
+
 def _fit_step(
-    stage: int, sources: Sequence[str], output_dir: Path, configs_dir: Path, seed: int
+    name: str,
+    sources: Sequence[str],
+    output_dir: Path,
+    configs_dir: Path,
+    seed: int,
+    *,
+    start: str | None = None,
 ) -> Step:
-    run_dir = output_dir / f"stage{stage}"
-    start = output_dir / f"stage{stage - 1}" / "head"
+    run_dir = output_dir / name
     words = (
-        *("fit", "--config", str(configs_dir / f"train_stage{stage}.yaml")),
-        *("--data.train", json.dumps([str(output_dir / "cache" / name) for name in sources])),
+        *("fit", "--config", str(configs_dir / f"train_{name}.yaml")),
+        *("--data.train", json.dumps([str(output_dir / "cache" / source) for source in sources])),
         *("--data.val", str(output_dir / "cache" / "val")),
         *("--val_annotations", str(output_dir / "world" / "val.json")),
         *("--trainer.default_root_dir", str(run_dir), "--seed_everything", str(seed)),
-        *(("--model.init_from", str(start)) if stage > 1 else ()),
+        *(("--model.init_from", str(output_dir / start / "head")) if start is not None else ()),
     )
     return Step(
-        name=f"train the head, stage {stage}",
+        name=f"train the head, {_TRAININGS[name]}",
         words=words,
         outputs=(run_dir / "head", run_dir / "csv"),  # the report plots curves from csv
         folder=run_dir,
-        copy_to=output_dir / "head" if stage == len(_STAGES) else None,
+        copy_to=output_dir / "head" if name == _STAGES[-1] else None,
     )
 
 

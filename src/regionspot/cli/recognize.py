@@ -1,7 +1,5 @@
 """``regionspot recognize``: name the regions of images."""
 
-import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +11,16 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from regionspot.backbones import GridProposer, SameTokens, check_templates
-from regionspot.cli.options import CommandParser, prepare_parsing
+from regionspot.cli.options import (
+    HEAD_HELP,
+    TEMPLATES_HELP,
+    VOCABULARY_HELP,
+    CommandParser,
+    prepare_parsing,
+)
 from regionspot.cli.run import reported_errors
-from regionspot.core.errors import ConfigError, MissingFileError, ShapeError, VocabularyError
+from regionspot.cli.values import parse_rows, parse_vocabulary, picture_path
+from regionspot.core.errors import ConfigError, MissingFileError, ShapeError
 from regionspot.core.files import is_file
 from regionspot.core.vocabulary import Vocabulary
 
@@ -23,8 +28,6 @@ if TYPE_CHECKING:
     from regionspot.cli.recognize_inputs import ImageJob
     from regionspot.cli.recognize_outputs import OutputFormat
     from regionspot.inference import Regions
-
-_LIST_FILE = re.compile(r"\.(txt|text|csv|tsv|json|ya?ml|names|lst|list|md)$", re.IGNORECASE)
 
 
 @reported_errors()
@@ -126,11 +129,11 @@ def _recognizer(
 
 def _jobs(images: Sequence[str], options: Namespace) -> "list[ImageJob]":
     """Return the images with their boxes, or with none for SAM to find."""
-    from regionspot.cli.recognize_inputs import ImageJob, find_images, read_boxes, with_boxes
+    from regionspot.cli.recognize_inputs import ImageJob, list_images, read_boxes, with_boxes
 
     given = _given(options, ("boxes", "points", "coco", "csv", "everything"))
     _check_grid(options, given)
-    jobs = find_images(images)
+    jobs = list_images(images)
     if given == "points" or (given == "boxes" and len(jobs) > 1):
         raise ConfigError(
             f"--{given} is for the regions of one image in a table; found {len(jobs)} images and"
@@ -225,58 +228,6 @@ def _check_grid(options: Namespace, given: str) -> None:
         raise ConfigError(f"--grid requires --everything; found --{given}.")
 
 
-_ROW_HELP = {
-    2: 'Wanted x,y in pixels of the image, for instance "45,55 20,30".',
-    4: 'Wanted x1,y1,x2,y2 in pixels of the image, for instance "10,20,80,90 15,5,40,60".',
-}
-
-
-def parse_rows(text: str, num_values: int, *, option: str) -> list[list[float]]:
-    """Parse rows of comma-separated numbers, which spaces or semicolons separate.
-
-    Args:
-        text: For instance ``"10,20,80,90 15,5,40,60"``.
-        num_values: Numbers in a row, 2 or 4.
-        option: Name of the option, for messages.
-
-    Raises:
-        ConfigError: A row has another number of values, or a value is not a number.
-    """
-    rows = [row.split(",") for row in text.replace(";", " ").split()]
-    try:
-        numbers = [[float(value) for value in row] for row in rows]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: {error}. {_ROW_HELP[num_values]}") from error
-    for row in numbers:
-        if len(row) != num_values:
-            raise ConfigError(
-                f"{option} {text!r} has a row of {len(row)} numbers. {_ROW_HELP[num_values]}"
-            )
-    return numbers
-
-
-def parse_vocabulary(text: str) -> Vocabulary:
-    """Parse comma-separated names, or read a file with one name per line.
-
-    Raises:
-        MissingFileError: The text looks like a path, and there is no file.
-        VocabularyError: A name is empty or repeated, or commas do not separate the names.
-    """
-    names = [name.strip() for name in text.split(",")]
-    # Slashes may occur in names, as in "cabinet/shelf" of Objects365.
-    looks_like_path = any(map(_LIST_FILE.search, names)) or (
-        len(names) == 1 and any(mark in text for mark in "/\\~")
-    )
-    if is_file(text) or looks_like_path:
-        return Vocabulary.from_file(Path(text))
-    if len(names) == 1 and any(mark in text for mark in ";|\t\n"):
-        raise VocabularyError(
-            f"--vocabulary {text!r} is one name; wanted names separated by commas, for instance"
-            ' "red heart, sea egg", or a file with one name a line.'
-        )
-    return Vocabulary.from_names(names)
-
-
 def format_table(regions: "Regions") -> str:
     """Format a table with a line per region: number, box, names and scores in percent."""
     rows: list[tuple[str, ...]] = [("region", "x1", "y1", "x2", "y2", "names and scores in %")]
@@ -296,43 +247,10 @@ def format_table(regions: "Regions") -> str:
     )
 
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-
-
-def picture_path(
-    text: str, *, option: str = "--output", suffixes: Sequence[str] = _PICTURES
-) -> Path:
-    """Return the path of a picture to write.
-
-    Args:
-        text: The path.
-        option: Name of the option, for messages.
-        suffixes: The formats, by the end of the name.
-
-    Raises:
-        ConfigError: It is no picture by its name, or cannot be written by this user.
-    """
-    path = Path(text)
-    if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"{option} {text}: wanted a name that ends in {' or '.join(suffixes)}.")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not above.is_dir():
-        found = path if path.is_dir() else above
-        raise ConfigError(
-            f"{option} {text}: {found} is a {'folder' if found == path else 'file'}; wanted the"
-            " name of a picture, in a folder that exists or can be created."
-        )
-    if not os.access(above, os.W_OK):
-        raise ConfigError(f"{option} {text}: this user may not write to {above}.")
-    return path
-
-
 def _parser() -> CommandParser:
     prepare_parsing()
     parser = CommandParser(prog="regionspot recognize", description=recognize.__doc__)
-    parser.add_argument(
-        "--model", type=str, required=True, help="Folder of a run or a trained head; or a .ckpt."
-    )
+    parser.add_argument("--model", type=str, required=True, help=HEAD_HELP)
     parser.add_argument("images", nargs="*", type=str, help="Image files, and folders of them.")
     parser.add_argument("--image", type=str, help="One image file, as a further one of the above.")
     parser.add_argument(
@@ -358,18 +276,9 @@ def _parser() -> CommandParser:
         " in the region and sorted in descending order.",
     )
     parser.add_class_arguments(GridProposer, "grid")
-    parser.add_argument(
-        "--vocabulary",
-        type=str,
-        help="Names separated by commas, or a file with one name per line; by default the names"
-        " that the head was trained on.",
-    )
+    parser.add_argument("--vocabulary", type=str, help=VOCABULARY_HELP)
     parser.add_argument("--top_k", type=int, default=3, help="Number of names for each region.")
-    parser.add_argument(
-        "--templates",
-        type=str,
-        help="Template set: ensemble81, ensemble80, single or none; by default that of training.",
-    )
+    parser.add_argument("--templates", type=str, help=TEMPLATES_HELP)
     parser.add_argument(
         "--same_tokens",
         type=SameTokens,

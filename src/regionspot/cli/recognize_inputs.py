@@ -28,7 +28,7 @@ class ImageJob:
     """Its boxes in pixels, (R, 4); None if SAM proposes the regions."""
 
 
-def find_images(paths: Sequence[str]) -> list[ImageJob]:
+def list_images(paths: Sequence[str]) -> list[ImageJob]:
     """List image files, and those in folders and the folders below them.
 
     Raises:

@@ -27,14 +27,14 @@ class RegionWriter:
         self._kind, self._file, self._folder = kind, file, folder
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self._names: tuple[str, ...] = ()
+        self._categories: list[dict[str, Any]] = []
         if kind == "csv":
             self._write_row(_CSV_HEADER)
 
     def add(self, job: ImageJob, regions: "Regions") -> None:
         """Write one image."""
         if self._kind == "json":
-            self._write_line({"image": str(job.path), "regions": _as_json(regions)})
+            self._write_line({"image": str(job.path), **regions.to_dict()})
         elif self._kind == "csv":
             for region in regions:
                 box = [f"{value:.2f}" for value in region.box_xyxy.tolist()]
@@ -54,29 +54,15 @@ class RegionWriter:
     def finish(self) -> None:
         """Write what describes all images."""
         if self._kind == "coco":
-            categories = [{"id": n, "name": name} for n, name in enumerate(self._names)]
             content = {"images": self._images, "annotations": self._annotations}
-            self._write_line(content | {"categories": categories})
+            self._write_line(content | {"categories": self._categories})
 
     def _add_coco(self, job: ImageJob, regions: "Regions") -> None:
-        image_id, (height, width) = len(self._images), regions.image.shape[:2]
-        self._names = regions.vocabulary.names
-        self._images.append(
-            {"id": image_id, "file_name": str(job.path), "height": height, "width": width}
-        )
-        for row, box in enumerate(regions.boxes_xyxy.tolist()):
-            x1, y1, x2, y2 = (round(value, 2) for value in box)
-            self._annotations.append(
-                {
-                    "id": len(self._annotations),
-                    "image_id": image_id,
-                    "category_id": int(regions.top_class_ids[row, 0]),
-                    "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-                    "area": round((x2 - x1) * (y2 - y1), 2),
-                    "iscrowd": 0,
-                    "score": round(float(regions.top_scores[row, 0]), 6),
-                }
-            )
+        coco = regions.to_coco(image_id=len(self._images) + 1, file_name=str(job.path))
+        before = len(self._annotations)
+        self._images += coco["images"]
+        self._annotations += [{**one, "id": before + one["id"]} for one in coco["annotations"]]
+        self._categories = coco["categories"]
 
     def _write_line(self, value: object) -> None:
         self._file.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
@@ -104,16 +90,3 @@ def region_writer(kind: OutputFormat, folder: Path | None) -> Iterator[RegionWri
         writer = RegionWriter(kind, file, folder)
         yield writer
         writer.finish()
-
-
-def _as_json(regions: "Regions") -> list[dict[str, Any]]:
-    return [
-        {
-            "box_xyxy": [round(value, 2) for value in box],
-            "names": list(names),
-            "scores": [round(float(score), 6) for score in scores],
-        }
-        for box, names, scores in zip(
-            regions.boxes_xyxy.tolist(), regions.top_labels, regions.top_scores, strict=True
-        )
-    ]

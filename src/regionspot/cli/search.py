@@ -12,9 +12,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from regionspot.backbones import check_templates
 from regionspot.cache import FeatureCache
-from regionspot.cli.options import prepare_parsing
-from regionspot.cli.recognize import picture_path
+from regionspot.cli.options import HEAD_HELP, TEMPLATES_HELP, prepare_parsing
 from regionspot.cli.run import reported_errors, show_progress
+from regionspot.cli.values import picture_path
 from regionspot.cli.verify import table
 from regionspot.core.errors import ConfigError, MissingFileError
 from regionspot.core.files import write_bytes_atomic
@@ -36,7 +36,7 @@ def index_regions(words: Sequence[str]) -> None:
     """
     show_progress()
     parser = _parser("index", index_regions.__doc__)
-    parser.add_argument("--head", type=str, required=True, help=_HEAD_HELP)
+    parser.add_argument("--head", type=str, required=True, help=HEAD_HELP)
     parser.add_argument(
         "--output", type=str, help="Folder of the index; by default <cache>.index beside the cache."
     )
@@ -233,7 +233,7 @@ def draw_hits(
     from regionspot.viz import NamedPhoto, NamedRegion, draw_contact_sheet
 
     exif_policy = as_exif_policy(str(index.card.fingerprint["exif_policy"]))
-    images = find_images(images_dir, hits)
+    images = find_images(images_dir, {hit.key: hit.file_name for hit in hits})
     photos = [
         NamedPhoto(
             title=f"{rank}: {hit.score:.3f}",
@@ -243,9 +243,6 @@ def draw_hits(
         for rank, hit in enumerate(hits, start=1)
     ]
     return draw_contact_sheet(photos, max_columns=_SHEET_COLUMNS, picture_format=picture_format)
-
-
-_HEAD_HELP = "Folder of a run or a trained head; or a .ckpt."
 
 
 def _parser(command: str, about: str | None, *, more: str = "") -> ArgumentParser:
@@ -267,7 +264,7 @@ def _search_parser() -> ArgumentParser:
         " prints it. Scores are then cosines.",
     )
     parser.add_argument(
-        "--head", type=str, help=f"{_HEAD_HELP} By default, the head that the index was made with."
+        "--head", type=str, help=f"{HEAD_HELP} By default, the head that the index was made with."
     )
     parser.add_argument(
         "--index", type=str, help="Folder of the index; by default <cache>.index beside the cache."
@@ -287,11 +284,7 @@ def _search_parser() -> ArgumentParser:
         type=str,
         help="Only regions that are not annotated with these class names, separated by commas.",
     )
-    parser.add_argument(
-        "--templates",
-        type=str,
-        help="Template set: ensemble81, ensemble80, single or none; by default that of training.",
-    )
+    parser.add_argument("--templates", type=str, help=TEMPLATES_HELP)
     parser.add_argument("--save", type=str, help="Contact sheet to write; needs --images_dir.")
     parser.add_argument("--images_dir", type=str, help="Folder of the cache's images.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")

@@ -19,6 +19,17 @@ from regionspot.core.text import needs_extra
 _CHUNK = 255  # pycocotools 2.0.11 keeps the number of masks to measure in 8 bits
 
 
+def rle_counts(mask: NDArray[np.bool_]) -> bytes:
+    """Return the counts of a mask, (H, W), in COCO's compressed RLE.
+
+    Raises:
+        MissingExtraError: pycocotools is not installed.
+    """
+    with needs_extra("extract"):
+        from pycocotools import mask as coco_mask
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RleMasks:
     """N masks; row ``i`` of both columns is mask ``i``.
@@ -62,9 +73,7 @@ class RleMasks:
         Raises:
             MissingExtraError: pycocotools is not installed.
         """
-        with needs_extra("eval"):
-            from pycocotools import mask as coco_mask
-        counts = [coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"] for mask in masks]
+        counts = [rle_counts(mask) for mask in masks]
         return cls.of_lists(counts, [size_hw] * len(counts))
 
     def __len__(self) -> int:

@@ -138,7 +138,7 @@ class CachedRegions(pl.LightningDataModule):
         if not train or isinstance(train, (str, Path)):
             raise ConfigError(
                 f"data.train is {train!r}; wanted a list of the folders of one or more feature"
-                " caches."
+                f" caches: --data.train '[{train or 'caches/mine'}]'"
             )
         if max_regions_per_image is not None and max_regions_per_image < 1:
             raise ConfigError(

@@ -45,10 +45,12 @@ def to_markdown(result: AblationResult) -> str:
         lines = [f"### {table.title}", ""]
         if table.note:
             lines += [_wrapped(table.note), ""]
-        lines += [f"| | {table.figure}, mean (lowest to highest) | paper |", "|---|---|---|"]
+        has_paper = any(row.paper is not None for row in table.rows)
+        lines.append(f"| | {table.figure}, mean (lowest to highest) |" + " paper |" * has_paper)
+        lines.append("|---|---|" + "---|" * has_paper)
         for row in table.rows:
             paper = "" if row.paper is None else f"{row.paper:.1f}"
-            lines.append(f"| {row.name} | {row_text(row)} | {paper} |")
+            lines.append(f"| {row.name} | {row_text(row)} |" + f" {paper} |" * has_paper)
         verdicts = [_wrapped(f"- {comparison_text(one)}", "  ") for one in table.comparisons]
         parts.append("\n".join([*lines, "", *verdicts]))
     return "\n\n".join(parts) + "\n"
@@ -63,11 +65,12 @@ def row_text(row: RowResult) -> str:
 
 def comparison_text(one: Comparison) -> str:
     """Return a comparison in words."""
+    difference = f"{round(one.difference, 1) + 0.0:+.1f}"  # without -0.0
     if one.paper_difference is None:
         verdict = {"holds": "higher", "does not hold": "lower"}.get(one.verdict, one.verdict)
-        return f"{one.higher} against {one.lower}: {one.difference:+.1f}, {verdict}"
+        return f"{one.higher} against {one.lower}: {difference}, {verdict}"
     return (
-        f"{one.higher} above {one.lower}: **{one.verdict}**, {one.difference:+.1f} (paper:"
+        f"{one.higher} above {one.lower}: **{one.verdict}**, {difference} (paper:"
         f" {one.paper_difference:+.1f})"
     )
 

@@ -60,7 +60,8 @@ class EvalConfig:
     memory: 4 bytes per region and class, 1.2 GB for LVIS val."""
     checkpoints: list[str] = field(default_factory=list)
     """Trained heads, each as name=path, or as path with the name fusion_head. A path is the folder
-    of a run, its head/ folder, or a .ckpt or .safetensors file. The report focuses on the first."""
+    of a run, its head/ folder, or a .ckpt or .safetensors file; or hf://owner/name on the Hugging
+    Face Hub. The report focuses on the first."""
     methods: list[str] = field(default_factory=list)
     """Methods without a head, from pixels: clip_box_crop, clip_mask_crop (the paper's baselines),
     grey_outside_mask, pooled_patches (controls)."""

@@ -20,7 +20,7 @@ from regionspot.annotations import (
 from regionspot.cache import MERGED, FeatureCache, read_quarantine
 from regionspot.core.errors import AnnotationError, ConfigError, MissingFileError
 from regionspot.core.json_text import load_json
-from regionspot.evaluation.image_files import annotated_files, cached_files
+from regionspot.inference import find_all_images
 from regionspot.scoring import (
     CocoGroundTruth,
     IouType,
@@ -190,19 +190,28 @@ def _open_lvis(
             len(truth.image_ids),
             len(whole.image_ids),
         )
-    paths: Mapping[int, Path] = {}
+    annotated = None
     if images_dir is not None:
         annotated = read_annotations("lvis", annotations_path, images_dir)
-        paths = annotated_files(annotated, images_dir)
     return EvaluationData(
         cache=cache,
         truth=truth,
         annotations_path=annotations_path,
         images_dir=images_dir,
         positions=_positions(cache, truth.image_ids),
-        image_paths=paths,
+        image_paths=_image_paths(cache, annotated, images_dir),
         summary=_summary(cache, truth, is_subset=is_subset, annotation_sha256=truth.sha256),
     )
+
+
+def _image_paths(
+    cache: FeatureCache, annotated: AnnotatedImages | None, images_dir: Path | None
+) -> Mapping[int, Path]:
+    if images_dir is None:
+        return {}
+    if annotated is None:
+        return find_all_images(cache, images_dir)
+    return {record.image_id: images_dir / record.file_name for record in annotated.records}
 
 
 def _open_coco(
@@ -224,20 +233,13 @@ def _open_coco(
         truth = CocoGroundTruth.of_cache(cache)
     if chosen is not None:
         truth = truth.subset(_counted_ids(cache, chosen))
-    paths: Mapping[int, Path] = {}
-    if images_dir is not None:
-        paths = (
-            cached_files(cache, images_dir)
-            if annotated is None
-            else annotated_files(annotated, images_dir)
-        )
     return EvaluationData(
         cache=cache,
         truth=truth,
         annotations_path=annotations_path,
         images_dir=images_dir,
         positions=_positions(cache, truth.image_ids),
-        image_paths=paths,
+        image_paths=_image_paths(cache, annotated, images_dir),
         summary=_summary(
             cache,
             truth,

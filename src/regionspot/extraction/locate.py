@@ -24,7 +24,7 @@ from regionspot.backbones import (
     rated_tokens,
     region_masks,
 )
-from regionspot.core.text import needs_extra
+from regionspot.core.rle_masks import rle_counts
 
 _MASK_CHUNK = 16
 """Number of masks at the image's size in memory at once: 200 MB for a 12-megapixel image."""
@@ -125,12 +125,9 @@ class RegionLocator:
     ) -> tuple[bytes, ...] | None:
         if not self.masks:
             return None
-        with needs_extra("extract"):
-            from pycocotools import mask as coco_mask
         # One at a time, as each is as large as the image.
         masks = region_masks(self.localizer, image_embedding, prompts, size_hw)
-        fortran = (np.asfortranarray(mask, np.uint8) for mask in masks)
-        return tuple(coco_mask.encode(mask)["counts"] for mask in fortran)
+        return tuple(rle_counts(mask) for mask in masks)
 
     def _no_answer(self) -> "_Answer":
         device = self.localizer.device

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from regionspot.inference.encoded_image import EncodedImage
     from regionspot.inference.faiss_index import write_faiss
     from regionspot.inference.from_cache import score_cached
-    from regionspot.inference.image_files import find_images
+    from regionspot.inference.hits import Hit, RegionFilter
+    from regionspot.inference.image_files import find_all_images, find_images
     from regionspot.inference.index_build import build_region_index
     from regionspot.inference.index_files import IndexSource, find_damage, has_index
     from regionspot.inference.inputs import ImageLike, load_image
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from regionspot.inference.prompted_images import PromptedImage, sam_masks
     from regionspot.inference.prompts import BoxFormat
     from regionspot.inference.prototypes import Examples, Prototypes, average_examples
-    from regionspot.inference.region_index import Hit, RegionFilter, RegionIndex
+    from regionspot.inference.region_index import RegionIndex
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
 
@@ -55,6 +56,7 @@ __all__ = [
     "chain_programs",
     "export_chain",
     "export_head",
+    "find_all_images",
     "find_damage",
     "find_images",
     "has_index",
@@ -81,6 +83,7 @@ _HOMES = {
     "score_cached": "from_cache",
     "IndexSource": "index_files",
     "find_damage": "index_files",
+    "find_all_images": "image_files",
     "find_images": "image_files",
     "has_index": "index_files",
     "build_region_index": "index_build",
@@ -89,8 +92,8 @@ _HOMES = {
     "load_image": "inputs",
     "PromptedImage": "prompted_images",
     "sam_masks": "prompted_images",
-    "Hit": "region_index",
-    "RegionFilter": "region_index",
+    "Hit": "hits",
+    "RegionFilter": "hits",
     "RegionIndex": "region_index",
     "BoxFormat": "prompts",
     "export_chain": "onnx_files",

@@ -6,6 +6,7 @@ import numpy as np
 
 from regionspot.core.errors import MissingExtraError
 from regionspot.core.geometry import box_area, pixels_to_relative, xyxy_to_xywh
+from regionspot.core.rle_masks import rle_counts
 from regionspot.core.text import needs_extra
 from regionspot.inference.clip_crops import pixel_box
 
@@ -48,9 +49,6 @@ def to_dict(regions: "Regions") -> dict[str, Any]:
 
 def to_coco(regions: "Regions", *, image_id: int, file_name: str) -> dict[str, Any]:
     """Return a COCO data set of one image, with masks as compressed RLE."""
-    with needs_extra("extract"):
-        from pycocotools import mask as coco_masks
-
     height, width = regions.image.shape[:2]
     boxes_xywh = xyxy_to_xywh(regions.boxes_xyxy).tolist()
     areas = box_area(regions.boxes_xyxy).tolist()
@@ -67,11 +65,8 @@ def to_coco(regions: "Regions", *, image_id: int, file_name: str) -> dict[str, A
         }
         mask = regions.mask(row)
         if mask is not None:
-            encoded = coco_masks.encode(np.asfortranarray(mask, np.uint8))
-            annotation["segmentation"] = {
-                "size": [height, width],
-                "counts": encoded["counts"].decode("ascii"),
-            }
+            counts = rle_counts(mask).decode("ascii")
+            annotation["segmentation"] = {"size": [height, width], "counts": counts}
             annotation["area"] = float(mask.sum())
         annotations.append(annotation)
     return {
@@ -85,7 +80,7 @@ def to_coco(regions: "Regions", *, image_id: int, file_name: str) -> dict[str, A
 
 def to_dataframe(regions: "Regions") -> "pd.DataFrame":
     """Return a table with a row per region."""
-    with needs_extra("demo"):
+    with needs_extra("tables"):
         import pandas as pd
     columns = {
         "label": list(regions.labels),
@@ -98,7 +93,7 @@ def to_dataframe(regions: "Regions") -> "pd.DataFrame":
 
 def to_supervision(regions: "Regions") -> "supervision.Detections":
     """Return ``supervision.Detections`` with names under ``data["class_name"]``."""
-    with needs_extra("demo"):
+    with needs_extra("tables"):
         import supervision as sv
     return sv.Detections(
         xyxy=regions.boxes_xyxy.copy(),

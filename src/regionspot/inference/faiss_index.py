@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from regionspot.cache import open_regular, open_sealed_json, seal_json
+from regionspot.cache import open_sealed_json, seal_json
 from regionspot.core.errors import CacheCorruptError, CacheMismatchError, ConfigError
 from regionspot.core.files import open_atomic, write_text_atomic
 from regionspot.core.stopping import check_stop, safe_points
 from regionspot.core.text import needs_extra
-from regionspot.inference.index_files import IndexCard, map_embeddings
+from regionspot.inference.index_files import IndexCard, file_checksum, map_embeddings
 from regionspot.inference.nearest import Nearest
 
 FAISS_COMMAND: Final = "regionspot index <cache> --head <its head> --faiss IVF1024,SQfp16"
@@ -112,7 +112,7 @@ class FaissIndex:
                 f"{_index_path(folder)} was made of another region index. Make it again:"
                 f" {FAISS_COMMAND}"
             )
-        if _checksum(_index_path(folder)) != values.get("xxh3"):
+        if file_checksum(_index_path(folder)) != values.get("xxh3"):
             raise CacheCorruptError(
                 f"{_index_path(folder)} is missing or damaged: its bytes are not those that were"
                 f" written. Make it again: {FAISS_COMMAND}"
@@ -165,14 +165,3 @@ def _training_rows(folder: Path, card: IndexCard, step: int) -> NDArray[np.float
     """Return every ``step``-th embedding."""
     parts = [np.asarray(rows[:: max(step, 1)], np.float32) for rows in _parts(folder, card)]
     return np.concatenate(parts)
-
-
-def _checksum(path: Path) -> str | None:
-    digest = xxhash.xxh3_64()
-    try:
-        with open_regular(path) as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    except FileNotFoundError:
-        return None
-    return digest.hexdigest()

@@ -17,6 +17,7 @@ from regionspot.core.errors import CacheCorruptError, MissingFileError, NotFinit
 from regionspot.core.files import folder_lock
 from regionspot.core.stopping import check_stop, safe_points, stop_advice
 from regionspot.inference.from_cache import check_fits, map_embedded
+from regionspot.inference.image_files import stored_file_name
 from regionspot.inference.index_files import (
     IndexCard,
     IndexPart,
@@ -24,6 +25,7 @@ from regionspot.inference.index_files import (
     RegionTable,
     card_path,
     check_embeddings,
+    encode_file_name,
     read_card,
     read_table,
     write_card,
@@ -49,7 +51,8 @@ def build_region_index(
     Args:
         trained_head: The head; moved to ``device`` in eval mode.
         cache: The cache.
-        folder: Where the index goes: 2 E bytes for each region, and about 28 more.
+        folder: Where the index goes: 2 E + 20 bytes for each region, and about 60 for each
+            image.
         batch_size: Images embedded at once.
         device: Where the head runs.
 
@@ -155,10 +158,12 @@ def _embed_shard(
     width = trained_head.head.spec.text_dim
     empty = (np.zeros((0, width), np.float16), np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
     embeddings_RE, boxes_xyxy, labels = map(np.concatenate, zip(empty, *rows, strict=True))
+    names = [encode_file_name(stored_file_name(cache, image)) for image in images]
     own = slice(images.start, images.stop)
     table = RegionTable(
         keys=index.keys[own],
         image_ids=index.image_ids[own],
+        file_names=np.array(names, np.bytes_),
         num_regions=index.num_regions[own],
         boxes_xyxy=boxes_xyxy,
         labels=labels,

@@ -34,7 +34,7 @@ from regionspot.cache import (
     write_sealed_hdf5,
 )
 from regionspot.core.errors import CacheCorruptError, CacheMismatchError, MissingFileError
-from regionspot.core.files import write_bytes_atomic, write_text_atomic
+from regionspot.core.files import is_below, write_bytes_atomic, write_text_atomic
 
 INDEX_COMMAND: Final = "regionspot index <cache> --head <its head>"
 """The command that makes an index, finishes one, or makes damaged parts again."""
@@ -113,6 +113,8 @@ class RegionTable:
     """Key of each image in the cache, ASCII, (N,)."""
     image_ids: NDArray[np.int64]
     """The data set's own id of each image, (N,)."""
+    file_names: NDArray[np.bytes_]
+    """File of each image, relative to the folder of the images, UTF-8, (N,); empty if unknown."""
     num_regions: NDArray[np.int32]
     """Regions of each image, (N,)."""
     boxes_xyxy: NDArray[np.float32]
@@ -136,6 +138,7 @@ class RegionTable:
         shapes = {
             "keys": (self.keys, "S", (num_images,)),
             "image_ids": (self.image_ids, "i", (num_images,)),
+            "file_names": (self.file_names, "S", (num_images,)),
             "num_regions": (self.num_regions, "i", (num_images,)),
             "boxes_xyxy": (self.boxes_xyxy, "f", (num_regions, 4)),
             "labels": (self.labels, "i", (num_regions,)),
@@ -145,7 +148,23 @@ class RegionTable:
                 return f"{name} is {array.dtype} {array.shape}"
         if self.num_regions.min(initial=0) < 0 or self.starts[-1] != num_regions:
             return f"images have {self.starts[-1]} regions of {num_regions}"
+        for image, stored in enumerate(self.file_names.tolist()):
+            try:
+                file_name = self.file_name(image)
+            except UnicodeDecodeError:
+                return f"the file name {stored!r} is not UTF-8"
+            if file_name is not None and not is_below(file_name):
+                return f"the file name {file_name!r} is not a path below the images folder"
         return None
+
+    def file_name(self, image: int) -> str | None:
+        """Return the file of an image, or None if it is unknown."""
+        return self.file_names[image].decode("utf-8", "surrogatepass") or None
+
+
+def encode_file_name(name: str | None) -> bytes:
+    """Return a file name as `RegionTable` stores it."""
+    return (name or "").encode("utf-8", "surrogatepass")
 
 
 def card_path(folder: Path) -> Path:
@@ -212,7 +231,7 @@ def write_part(
     table_path(folder, part).unlink(missing_ok=True)
     content = encode_array(embeddings_RE)
     write_bytes_atomic(embeddings_path(folder, part), content)
-    checksum = _hex(xxhash.xxh3_64_intdigest(content))
+    checksum = xxhash.xxh3_64_hexdigest(content)
 
     def fill(h5: h5py.File) -> None:
         for name, value in {**asdict(source), "embeddings_xxh3": checksum}.items():
@@ -279,17 +298,25 @@ def map_embeddings(folder: Path, number: int, part: IndexPart, width: int) -> ND
 def check_embeddings(folder: Path, number: int, checksum: str) -> None:
     """Raise `CacheCorruptError` unless the embeddings of a part are those that were written."""
     path = embeddings_path(folder, number)
+    found = file_checksum(path)
+    if found is None:
+        raise CacheCorruptError(f"{path} is missing. {_REMEDY}")
+    if found != checksum:
+        raise CacheCorruptError(
+            f"{path} is damaged: its bytes are not those that were written. {_REMEDY}"
+        )
+
+
+def file_checksum(path: Path) -> str | None:
+    """Return the checksum of a file, 64-bit XXH3 in hex; None if there is no file."""
     digest = xxhash.xxh3_64()
     try:
         with open_regular(path) as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
     except FileNotFoundError:
-        raise CacheCorruptError(f"{path} is missing. {_REMEDY}") from None
-    if _hex(digest.intdigest()) != checksum:
-        raise CacheCorruptError(
-            f"{path} is damaged: its bytes are not those that were written. {_REMEDY}"
-        )
+        return None
+    return digest.hexdigest()
 
 
 def find_damage(folder: Path) -> list[str]:
@@ -311,7 +338,3 @@ def find_damage(folder: Path) -> list[str]:
         except (MissingFileError, CacheCorruptError, CacheMismatchError) as error:
             damage.append(str(error))
     return damage
-
-
-def _hex(checksum: int) -> str:
-    return f"{checksum:016x}"

@@ -6,7 +6,7 @@ from typing import Self
 from regionspot.backbones import FrozenModels, WordTokenizer
 from regionspot.core.errors import VocabularyError
 from regionspot.core.vocabulary import Vocabulary
-from regionspot.inference.hub import local_head, save_head, upload_head
+from regionspot.inference.hub import save_head, upload_head
 from regionspot.inference.matching_models import load_matching_models
 from regionspot.model import TrainedHead, load_trained_head
 
@@ -57,14 +57,13 @@ class Pretrained:
             CacheMismatchError: SAM or CLIP are not those that the head was trained on.
             MissingExtraError: The extra ``extract`` is not installed.
         """
-        path = local_head(
+        trained_head = load_trained_head(
             name_or_path,
             revision=revision,
             token=token,
             local_files_only=local_files_only,
             cache_dir=cache_dir,
         )
-        trained_head = load_trained_head(path)
         models = load_matching_models(
             trained_head, device=device, sam_weights=sam_weights, clip_weights=clip_weights
         )

@@ -3,9 +3,7 @@
 Shape letters: Q queries, R regions, E text width, K results.
 """
 
-import difflib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, Self, overload
@@ -16,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionspot.annotations import image_file_name
 from regionspot.cache import Fingerprint
 from regionspot.core.errors import CacheCorruptError, ConfigError, ShapeError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.faiss_index import FaissIndex
+from regionspot.inference.hits import ALL_REGIONS, Hit, RegionFilter, regions_to_search
 from regionspot.inference.index_files import (
     INDEX_COMMAND,
     IndexCard,
@@ -40,50 +38,6 @@ Backend = Literal["exact", "faiss"]
 
 _NUM_KEPT_TABLES = 64
 _NUM_KEPT_MAPS = 256  # each takes a file descriptor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """A region that a search found."""
-
-    key: str
-    """Key of its image in the cache."""
-    region: int
-    """Its number among the regions of the image, from 0."""
-    image_id: int
-    """The data set's own id of the image."""
-    file_name: str | None
-    """The image's file, relative to the folder of the images; None if its key does not tell."""
-    box_xyxy: tuple[float, float, float, float]
-    """Its box, pixels of the original image."""
-    label: str | None
-    """Its annotated class; None for a proposal."""
-    cosine: float
-    """Cosine of its embedding and the query."""
-    probability: float | None
-    """Probability that the words name it, by the head's classifier, whatever else might; None if
-    the query is a region."""
-
-    @property
-    def score(self) -> float:
-        """The probability; the cosine if the query is a region."""
-        return self.cosine if self.probability is None else self.probability
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionFilter:
-    """Which regions a search may find."""
-
-    images: Collection[str] | None = None
-    """Keys of their images; None for all."""
-    not_labelled: Collection[str] = ()
-    """Class names that they are not annotated with."""
-    min_score: float | None = None
-    """Least score (`Hit.score`); None for any."""
-
-
-ALL_REGIONS = RegionFilter()
-"""Leaves nothing out."""
 
 
 class RegionIndex:
@@ -302,7 +256,9 @@ class RegionIndex:
     ) -> list[list[Hit]]:
         if top < 1:
             raise ConfigError(f"top is {top}; wanted a whole number of at least 1.")
-        masks = self._masks(only)
+        masks = regions_to_search(
+            only, map(self._table, range(len(self.card.parts))), self.card.vocabulary, self.folder
+        )
         queries_QE = F.normalize(queries_QE.float(), dim=1)
         if self._faiss is None:
             nearest = find_nearest(queries_QE, self._counts, self._embeddings, top=top, masks=masks)
@@ -331,37 +287,6 @@ class RegionIndex:
         )
         return TextBanks(encoder, Fingerprint.from_dict(self.card.fingerprint), None)
 
-    def _masks(self, only: RegionFilter) -> list[NDArray[np.bool_]] | None:
-        """Return which regions of each part may be found, or None for all."""
-        names = self.card.vocabulary
-        if unknown := sorted(set(only.not_labelled) - set(names)):
-            near = difflib.get_close_matches(unknown[0], names, n=4, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ConfigError(
-                f"{unknown[0]!r} is not among the {len(names):,} class names of the cache.{hint}"
-            )
-        if only.images is None and not only.not_labelled:
-            return None
-        labels = [names.index(name) for name in only.not_labelled]
-        keys = None
-        if only.images is not None:  # keys are ASCII, so that no other text is found
-            keys = np.array([key.encode("ascii", "replace") for key in only.images], np.bytes_)
-        masks, seen = [], set[bytes]()
-        for part in range(len(self.card.parts)):
-            table = self._table(part)
-            mask = ~np.isin(table.labels, labels)
-            if keys is not None:
-                is_chosen = np.isin(table.keys, keys)
-                seen.update(table.keys[is_chosen].tolist())
-                mask &= is_chosen[table.images]
-            masks.append(mask)
-        if keys is not None and (missing := sorted(set(keys.tolist()) - seen)):
-            raise ConfigError(
-                f"{self.folder} has no image {missing[0].decode()!r} ({len(missing):,} of"
-                f" {len(keys):,} keys are unknown); wanted keys as a search prints them."
-            )
-        return masks
-
     def _hit(self, row: int, cosine: float, *, is_text: bool) -> Hit:
         part = int(np.searchsorted(self._starts, row, side="right")) - 1  # parts may be empty
         table = self._table(part)
@@ -374,7 +299,7 @@ class RegionIndex:
             key=key,
             region=own - int(table.starts[image]),
             image_id=int(table.image_ids[image]),
-            file_name=image_file_name(key),
+            file_name=table.file_name(image),
             box_xyxy=(x1, y1, x2, y2),
             label=self.card.vocabulary[label] if 0 <= label < len(self.card.vocabulary) else None,
             cosine=cosine,

@@ -9,6 +9,7 @@ from regionspot.model.checkpoint_file import (
 )
 from regionspot.model.classifier import RegionClassifier, classification_logits, normalized
 from regionspot.model.fusion_head import FusionHead
+from regionspot.model.head_files import RUN_FOLDER, SHARED_HEAD_FILES, WEIGHTS_SUFFIX
 from regionspot.model.head_spec import HeadOptions, HeadSpec
 from regionspot.model.loss import Normalization, sigmoid_focal_loss
 from regionspot.model.position_code import PositionCode
@@ -20,9 +21,6 @@ from regionspot.model.released import (
 )
 from regionspot.model.trained_head import (
     CARD_VERSION,
-    HEAD_FILES,
-    RUN_FOLDER,
-    WEIGHTS_SUFFIX,
     HeadCard,
     JsonValue,
     TrainedHead,
@@ -34,9 +32,9 @@ __all__ = [
     "CARD_VERSION",
     "CHECKPOINT_CARD_KEY",
     "CHECKPOINT_SUFFIX",
-    "HEAD_FILES",
     "RELEASED_SUFFIX",
     "RUN_FOLDER",
+    "SHARED_HEAD_FILES",
     "WEIGHTS_SUFFIX",
     "FusionHead",
     "HeadCard",

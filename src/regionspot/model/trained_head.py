@@ -34,15 +34,10 @@ from regionspot.model.checkpoint_file import (
 )
 from regionspot.model.classifier import RegionClassifier
 from regionspot.model.fusion_head import FusionHead
+from regionspot.model.head_files import CARD_NAME, WEIGHTS_NAME, WEIGHTS_SUFFIX, find_head
 from regionspot.model.head_spec import HeadSpec
 
 CARD_VERSION = 1
-WEIGHTS_SUFFIX = ".safetensors"
-WEIGHTS_NAME = f"head{WEIGHTS_SUFFIX}"
-CARD_NAME = "head.json"
-HEAD_FILES = (WEIGHTS_NAME, CARD_NAME)
-"""The files that `save_trained_head` writes."""
-RUN_FOLDER = "head"
 JsonValue: TypeAlias = (
     str | int | float | bool | list["JsonValue"] | Mapping[str, "JsonValue"] | None
 )
@@ -215,35 +210,45 @@ def save_trained_head(output_dir: Path | str, trained: TrainedHead) -> None:
             os.fsync(file.fileno())
 
 
-def load_trained_head(path: Path | str) -> TrainedHead:
+def load_trained_head(
+    name_or_path: Path | str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+) -> TrainedHead:
     """Load a trained head, strictly and without running code from the file.
 
     Args:
-        path: A directory with ``head.safetensors`` and ``head.json``, or one with such a directory
-            ``head/`` in it (a run of train.py); a ``.safetensors`` file with its card beside it
-            under the same stem; or a ``.ckpt`` of train.py.
+        name_or_path: A directory with ``head.safetensors`` and ``head.json``, or one with such a
+            directory ``head/`` in it (a run of train.py); a ``.safetensors`` file with its card
+            beside it under the same stem; a ``.ckpt`` of train.py; or ``hf://owner/name`` on the
+            Hugging Face Hub.
+        revision: Branch, tag or commit on the Hub; None is the main branch.
+        token: The Hub's access token; None takes that of ``hf auth login``, if any.
+        local_files_only: Whether to use earlier downloads from the Hub without asking it.
+        cache_dir: Where downloads from the Hub are kept; None is its client's folder.
 
     Returns:
         Head and classifier on the CPU in eval mode, and the card.
 
     Raises:
-        MissingFileError: A file is not there.
+        MissingFileError: A file is not there, or the Hub has no such head.
         WeightsError: The file is none of the three, is damaged or was edited, has weights that are
             not finite, or its tensors do not fit its card. One without checksums, from an earlier
             version, is loaded with a warning.
+        ConfigError: The name is not ``hf://owner/name``, or a local path has options of the Hub.
+        StorageError: The Hub refuses access or does not answer.
+        MissingExtraError: The extra ``hub`` is needed and not installed.
     """
-    path = Path(path)
-    where = str(path)
-    if path.is_dir():
-        in_run, directly = path / RUN_FOLDER / WEIGHTS_NAME, path / WEIGHTS_NAME
-        where = f"{in_run}, nor at {directly}"
-        path = in_run if in_run.is_file() else directly
-    if not path.is_file():
-        raise MissingFileError(
-            f"no trained head at {where}. Give the directory or a .ckpt of a run of `python"
-            " train.py fit`, or the path of a .safetensors file. `regionspot quickstart` creates"
-            " the run runs/quickstart and restores removed files; with --fresh it starts over."
-        )
+    path = find_head(
+        name_or_path,
+        revision=revision,
+        token=token,
+        local_files_only=local_files_only,
+        cache_dir=cache_dir,
+    )
     if path.suffix == WEIGHTS_SUFFIX:
         tensors, card = _read_safetensors(path)
     elif path.suffix == CHECKPOINT_SUFFIX:

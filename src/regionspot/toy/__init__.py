@@ -27,7 +27,7 @@ try:
         world_is_complete,
     )
 except ModuleNotFoundError as error:
-    if error.name not in {"cv2", "pycocotools", "simplejpeg"}:
+    if error.name not in {"cv2", "simplejpeg"}:
         raise
     raise MissingExtraError(
         f"the toy world needs the package {error.name!r}, which is not installed. It comes with"

@@ -9,8 +9,8 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from regionspot.core.rle_masks import rle_counts
 from regionspot.toy.names import look_of, vocabulary
 from regionspot.toy.scenes import Scene
 
@@ -135,8 +135,7 @@ def _count(scene: Scene, category: int) -> int:
 
 
 def _run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
-    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return RunLengths(size=list(encoded["size"]), counts=encoded["counts"].decode("ascii"))
+    return RunLengths(size=list(mask.shape), counts=rle_counts(mask).decode("ascii"))
 
 
 def category_entries(

@@ -90,8 +90,8 @@ class RegionSpotModule(pl.LightningModule):
         schedule: Learning rate as a function of the number of images seen.
         loss: Options of the focal loss.
         init_from: Trained head to initialize head, scale and bias from: a head/ folder, a
-            .safetensors or .ckpt file, or a checkpoint released with the paper (.pth). null for
-            random weights.
+            .safetensors or .ckpt file, hf://owner/name on the Hugging Face Hub, or a checkpoint
+            released with the paper (.pth). null for random weights.
         compile: Compile the head with torch.compile.
 
     Raises:

@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from regionspot.cli.main import main
+from regionspot.inference import head_program
 from regionspot.model import (
     FusionHead,
     HeadCard,
@@ -48,15 +50,17 @@ def test_a_head_becomes_one_checked_file_with_its_card(head_folder: Path, tmp_pa
     assert card == load_trained_head(head_folder).card
     assert str(Path(__file__).parents[3]).encode() not in path.read_bytes()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    logits, probabilities, _ = session.run(
-        None,
-        {
-            "position_tokens": np.ones((1, 2, 4), np.float32),
-            "feature_map": np.ones((1, 5, 8), np.float32),
-            "region_mask": np.ones((1, 2), np.bool_),
-            "text": np.eye(3, 6, dtype=np.float32),
-        },
-    )
+    inputs = {
+        "position_tokens": np.ones((1, 2, 4), np.float32),
+        "feature_map": np.ones((1, 5, 8), np.float32),
+        "region_mask": np.ones((1, 2), np.bool_),
+        "text": np.eye(3, 6, dtype=np.float32),
+    }
+    logits, probabilities, _ = session.run(None, inputs)
+    with torch.no_grad():
+        module = head_program(load_trained_head(head_folder), 5).module
+        eager = module(*map(torch.from_numpy, inputs.values()))
+    np.testing.assert_allclose(logits, eager[0].numpy(), atol=1e-4)
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     np.testing.assert_allclose(probabilities, powers / powers.sum(-1, keepdims=True), atol=1e-6)
     assert [one.name for one in path.parent.iterdir()] == ["head.onnx"]

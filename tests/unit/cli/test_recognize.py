@@ -10,7 +10,8 @@ from PIL import Image
 
 from helpers.heads import random_head
 from regionspot.backbones import ModelsConfig, load_frozen_models
-from regionspot.cli.recognize import format_table, parse_rows, parse_vocabulary, recognize
+from regionspot.cli.recognize import format_table, recognize
+from regionspot.cli.values import parse_rows, parse_vocabulary
 from regionspot.core.errors import ConfigError, MissingFileError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference import Regions

@@ -144,8 +144,8 @@ def test_without_a_validation_cache_there_is_nothing_to_validate(make_cache: Mak
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": []}, r"data\.train is \[\]"),
-        ({"train": "runs/cache"}, r"data\.train is 'runs/cache'; wanted a list"),
+        ({"train": []}, r"data\.train is \[\]; .* caches: --data\.train '\[caches/mine\]'"),
+        ({"train": "runs/cache"}, r"data\.train is 'runs/cache'; wanted a list.*'\[runs/cache\]'"),
         ({"batch_size": 0}, r"data\.batch_size is 0"),
         ({"batch_size": [4, 4]}, r"data\.batch_size is \[4, 4\].*each of the 1 training caches"),
         ({"batch_size": [0]}, r"data\.batch_size is \[0\]; wanted one number of 1 or more"),

@@ -101,6 +101,11 @@ def test_files_have_means_spread_verdicts_command_and_date() -> None:
     assert "2026-01-02" in text
 
 
+def test_tables_without_figures_of_the_paper_have_no_column_for_them() -> None:
+    text = to_markdown(summarized(*rows(one=None, three=None)))
+    assert "| | AP, mean (lowest to highest) |\n|---|---|\n| one blocks | 11.0" in text
+
+
 def test_the_page_escapes_names_and_json_has_all_values(tmp_path: Path) -> None:
     write_ablation(tmp_path, summarized(*rows(one=None), AblationRow(name="<six>", run="six")))
     page = (tmp_path / "ablation.html").read_text(encoding="utf-8")

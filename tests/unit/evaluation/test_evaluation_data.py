@@ -106,7 +106,7 @@ def test_a_cache_knows_its_image_files_without_the_annotations(
         for sample in (cache.sample(position) for position in range(len(cache)))
     }
     (images / "image003.jpg").unlink()
-    with pytest.raises(MissingFileError, match=r"lacks 1 of the 12 images.*Set --images_dir"):
+    with pytest.raises(MissingFileError, match=r"lacks 1 of 12 images.*Set --images_dir"):
         open_evaluation_data(folder, None, images)
 
 
@@ -124,5 +124,5 @@ def test_an_older_cache_from_csv_finds_images_by_their_keys(
 ) -> None:
     folder = as_format3(make_cache(annotation_format="csv"), tmp_path / "old")
     images = write_images(tmp_path / "images", ["other.jpg"])
-    with pytest.raises(MissingFileError, match=r"lacks 12 of the 12 images"):
+    with pytest.raises(MissingFileError, match=r"lacks 12 of 12 images"):
         open_evaluation_data(folder, None, images)

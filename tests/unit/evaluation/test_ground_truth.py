@@ -75,7 +75,7 @@ def test_a_whole_lvis_file_is_read(path: Path, num_categories: int, num_images: 
     sample_files((OURS / "coco/instances.json",), (GENUINE / "coco/instances_val2014_100.json",)),
 )
 def test_a_whole_coco_file_is_refused_with_what_to_do(path: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"lacks \['frequency'\].*not LVIS.*torchmetrics"):
+    with pytest.raises(AnnotationError, match=r"lacks \['frequency'\].*not LVIS.*COCO AP"):
         LvisGroundTruth.read(path)
 
 

@@ -20,8 +20,10 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from regionspot.cli.main import main
 from regionspot.core.errors import ConfigError, MissingFileError, WeightsError
 from regionspot.inference import RegionSpot
+from regionspot.model import TrainedHead, load_trained_head
 from regionspot.storage import StorageError
 
 Pixels = NDArray[np.uint8]
@@ -180,6 +182,30 @@ def test_a_revision_may_be_chosen_and_damage_is_detected(
     hub.files["head.safetensors"] = bytes(weights)
     with pytest.raises(WeightsError, match="is damaged"):
         RegionSpot.from_pretrained("hf://owner/head", device="cpu", cache_dir=tmp_path / "other")
+
+
+def test_commands_take_a_head_from_the_hub(
+    hub: Hub,
+    model: RegionSpot,
+    trained_head: TrainedHead,
+    picture_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", tmp_path / "downloads")
+    model.push_to_hub("owner/head", token="hf_secret")  # noqa: S106
+    assert load_trained_head("hf://owner/head").sha256 == trained_head.sha256
+    model.save_pretrained(tmp_path / "head")
+    printed = []
+    for name in ("hf://owner/head", str(tmp_path / "head")):
+        image = ["--image", str(picture_path), "--boxes", "16,20,57,61", "--device", "cpu"]
+        main(["recognize", "--model", name, *image])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    with pytest.raises(SystemExit):
+        main(["export", "hf://owner/nothing", "--output", str(tmp_path / "head.onnx")])
+    assert "the Hub has no hf://owner/nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files of cached images are found by their keys."""
+"""Files of cached images are found by the names that the cache stores, or by their keys."""
 
 from pathlib import Path
 
@@ -8,20 +8,7 @@ from hypothesis import strategies as st
 
 from regionspot.annotations import image_file_name, image_key
 from regionspot.core.errors import MissingFileError
-from regionspot.inference import Hit, find_images
-
-
-def hit(key: str) -> Hit:
-    return Hit(
-        key=key,
-        region=0,
-        image_id=1,
-        file_name=None,
-        box_xyxy=(0, 0, 1, 1),
-        label=None,
-        cosine=0.5,
-        probability=None,
-    )
+from regionspot.inference import find_images
 
 
 @settings(max_examples=40)
@@ -48,10 +35,19 @@ def test_images_are_found_by_path_and_by_number(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     keys = [image_key(names[0]), "000000000042", image_key(names[2])]
-    found = find_images(tmp_path, list(map(hit, keys)))
+    found = find_images(tmp_path, dict.fromkeys(keys))
     assert found == dict(zip(keys, (tmp_path / name for name in names), strict=False))
-    assert find_images(tmp_path, [hit(image_key("y/7.jpg"))]).popitem()[1] == tmp_path / "y/7.jpg"
-    with pytest.raises(MissingFileError, match=r"'7' \(1 of 2 images"):
-        find_images(tmp_path, [hit("7"), hit("000000000042")])  # two files could be it
+    assert find_images(tmp_path, {image_key("y/7.jpg"): None}).popitem()[1] == tmp_path / "y/7.jpg"
+    with pytest.raises(MissingFileError, match=r"lacks 1 of 2 images, .* key '7'"):
+        find_images(tmp_path, {"7": None, "000000000042": None})  # two files could be it
     with pytest.raises(MissingFileError, match="no folder"):
-        find_images(tmp_path / "nowhere", [hit("7")])
+        find_images(tmp_path / "nowhere", {"7": None})
+
+
+def test_a_stored_name_decides(tmp_path: Path) -> None:
+    for name in ("x/7.jpg", "y/7.jpg", "8.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_images(tmp_path, {"7": "y/7.jpg"}) == {"7": tmp_path / "y/7.jpg"}
+    with pytest.raises(MissingFileError, match=r"lacks 1 of 1 images, .* key '8'"):
+        find_images(tmp_path, {"8": "z/8.jpg"})  # not the other 8.jpg

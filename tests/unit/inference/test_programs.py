@@ -26,11 +26,12 @@ GUIDED = replace(
     SPEC, guidance="learned", guidance_spread=5.0, position_code="sincos", normalize_inputs=True
 )
 ABLATED = replace(SPEC, feature_tokens="patches", regions="alone")
+"""With `GUIDED`, both values of every option; tests/unit/cli/test_export.py has the paper's."""
 
 
-@pytest.fixture(scope="module", params=[SPEC, GUIDED, ABLATED], ids=["paper", "guided", "ablated"])
+@pytest.fixture(scope="module", params=[GUIDED, ABLATED], ids=["guided", "ablated"])
 def program(request: pytest.FixtureRequest) -> Program:
-    """A random head as in the paper, and one with every option that is not."""
+    """A random head."""
     torch.manual_seed(4)
     head, classifier = FusionHead(request.param), RegionClassifier(20.0, -1.0)
     card = HeadCard(head=head.spec, scale=20.0, bias=-1.0)
@@ -61,6 +62,7 @@ def eager_outputs(program: Program, inputs: dict[str, Tensor]) -> list[Tensor]:
     return list(outputs)
 
 
+@pytest.mark.parametrize("program", [GUIDED], ids=["guided"], indirect=True)
 def test_a_head_saved_by_torch_export_gives_the_same_numbers_at_other_sizes(
     program: Program,
 ) -> None:
