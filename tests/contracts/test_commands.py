@@ -24,7 +24,7 @@ def test_help_lists_every_command(args: list[str], capsys: pytest.CaptureFixture
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert listed == [
         *("init", "cache", "fit", "validate", "evaluate", "ablate", "report", "recognize", "index"),
-        *("search", "info", "export", "verify", "convert", "convert-proposals"),
+        *("search", "demo", "info", "export", "verify", "convert", "convert-proposals"),
         *("toy", "quickstart", "completion"),
     ]
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "recognize": ("recognize:recognize", "name the regions of images"),
     "index": ("search:index_regions", "embed all regions of a cache by a head, to search them"),
     "search": ("search:search_regions", "find regions of a cache by words, or by a region"),
+    "demo": ("demo:serve_demo", "serve a page that names any region of a picture"),
     "info": ("info:show_info", "say what a cache, head, checkpoint, run or evaluation is"),
     "export": ("export:export", "write a head, or all steps from pixels to names, as ONNX"),
     "verify": ("verify:verify_paths", "report damage in caches, heads and checkpoints"),

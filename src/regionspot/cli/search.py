@@ -99,7 +99,7 @@ def search_regions(words: Sequence[str]) -> None:
         not_labelled=_listed(options.not_labelled) if options.not_labelled else (),
         min_score=options.min_score,
     )
-    with _opened_index(options) as index:
+    with opened_index(options) as index:
         if options.like is None:
             hits = index.search(
                 options.words, top=options.top, templates=options.templates, only=only
@@ -108,14 +108,21 @@ def search_regions(words: Sequence[str]) -> None:
             hits = index.similar(_region(options.like), top=options.top, only=only)
         print(_as_json(hits) if options.json else _as_table(hits))
         if picture is not None and hits:
-            _save(picture, hits, Path(options.images_dir), index)
+            kind = _PICTURES[picture.suffix.lower()]
+            sheet = draw_hits(hits, Path(options.images_dir), index, picture_format=kind)
+            write_bytes_atomic(picture, sheet)
             if not options.json:
                 print(f"picture: {picture}")
 
 
 @contextmanager
-def _opened_index(options: Namespace) -> Iterator["RegionIndex"]:
-    """Open the index of a cache, or make a temporary one of a small cache."""
+def opened_index(options: Namespace) -> Iterator["RegionIndex"]:
+    """Open the index of a cache, or make a temporary one of a small cache.
+
+    Args:
+        options: ``cache``, ``head``, ``index``, ``backend``, ``device`` and ``clip_weights``, as
+            described in the help of ``regionspot search``.
+    """
     # Imported here, so that a missing package of the extra is reported without a traceback.
     from regionspot.inference import IndexSource, RegionIndex, build_region_index, has_index
     from regionspot.model import load_trained_head
@@ -203,7 +210,24 @@ def _as_table(hits: Sequence["Hit"]) -> str:
     return table(header, rows)
 
 
-def _save(path: Path, hits: Sequence["Hit"], images_dir: Path, index: "RegionIndex") -> None:
+def draw_hits(
+    hits: Sequence["Hit"],
+    images_dir: Path,
+    index: "RegionIndex",
+    *,
+    picture_format: Literal["png", "jpeg"],
+) -> bytes:
+    """Draw a contact sheet of the regions that a search found.
+
+    Args:
+        hits: The regions, at least one.
+        images_dir: Folder of the cache's images.
+        index: The index that was searched.
+        picture_format: Format of the returned file.
+
+    Raises:
+        MissingFileError: The folder lacks an image.
+    """
     from regionspot.backbones.presets import as_exif_policy
     from regionspot.inference import find_images, load_image
     from regionspot.viz import NamedPhoto, NamedRegion, draw_contact_sheet
@@ -218,10 +242,7 @@ def _save(path: Path, hits: Sequence["Hit"], images_dir: Path, index: "RegionInd
         )
         for rank, hit in enumerate(hits, start=1)
     ]
-    sheet = draw_contact_sheet(
-        photos, max_columns=_SHEET_COLUMNS, picture_format=_PICTURES[path.suffix.lower()]
-    )
-    write_bytes_atomic(path, sheet)
+    return draw_contact_sheet(photos, max_columns=_SHEET_COLUMNS, picture_format=picture_format)
 
 
 def _parser(command: str, about: str | None, *, more: str = "") -> ArgumentParser:

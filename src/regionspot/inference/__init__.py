@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from regionspot.inference.programs import Program, chain_programs, head_program
     from regionspot.inference.prompted_images import PromptedImage, sam_masks
     from regionspot.inference.prompts import BoxFormat
-    from regionspot.inference.prototypes import Examples, Prototypes
+    from regionspot.inference.prototypes import Examples, Prototypes, average_examples
     from regionspot.inference.region_index import RegionIndex
     from regionspot.inference.regions import Region, Regions
     from regionspot.inference.regionspot import RegionSpot
@@ -51,6 +51,7 @@ __all__ = [
     "RegionIndex",
     "RegionSpot",
     "Regions",
+    "average_examples",
     "build_region_index",
     "chain_programs",
     "export_chain",
@@ -78,6 +79,7 @@ _HOMES = {
     "EncodedImage": "encoded_image",
     "Examples": "prototypes",
     "Prototypes": "prototypes",
+    "average_examples": "prototypes",
     "score_cached": "from_cache",
     "IndexSource": "index_files",
     "find_damage": "index_files",

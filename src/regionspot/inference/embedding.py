@@ -1,6 +1,6 @@
 """From pixels and prompts to region embeddings: SAM, CLIP and the head.
 
-Shape letters: R regions, E text width.
+Shape letters: B images, R regions, T tokens of the feature map, E text width.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels, LocatedRegions, locate_regions
+from regionspot.core.geometry import FloatArray, pixels_to_relative
 from regionspot.inference.encoded_image import EncodedImage, encode_pixels
 from regionspot.inference.from_cache import embed_regions
 from regionspot.inference.inputs import ImageLike, as_array, load_image
@@ -94,6 +95,25 @@ class RegionEmbedder:
             [image.size_hw for image in images],
         )
         return zip(images, located, embeddings, strict=True)
+
+    def attention(self, image: PromptedPixels) -> FloatArray:
+        """Return what the regions of an image attend to, (R, T); see `RegionSpot.attention`."""
+        (encoded,) = self._encoded([image])
+        regions = locate_regions(
+            self.models.localizer,
+            encoded.sam_embedding[None].to(self.device),
+            image.prompts,
+            image.size_hw,
+            with_masks=False,
+        )
+        boxes = torch.from_numpy(pixels_to_relative(regions.boxes_xyxy, image.size_hw))
+        maps_BRT = self.trained_head.head.attention_maps(
+            regions.tokens[None].float(),
+            encoded.feature_map[None].to(self.device),
+            relative_boxes_BR4=boxes[None].to(self.device),
+        )
+        maps_RT: FloatArray = maps_BRT[0].cpu().numpy()
+        return maps_RT
 
     def average(self, examples: Examples, *, box_format: BoxFormat) -> Prototypes:
         """Embed examples and average them by name; see `RegionSpot.prototypes`."""

@@ -80,7 +80,7 @@ def to_coco(regions: "Regions", *, image_id: int, file_name: str) -> dict[str, A
 
 def to_dataframe(regions: "Regions") -> "pd.DataFrame":
     """Return a table with a row per region."""
-    with needs_extra("demo"):
+    with needs_extra("tables"):
         import pandas as pd
     columns = {
         "label": list(regions.labels),
@@ -93,7 +93,7 @@ def to_dataframe(regions: "Regions") -> "pd.DataFrame":
 
 def to_supervision(regions: "Regions") -> "supervision.Detections":
     """Return ``supervision.Detections`` with names under ``data["class_name"]``."""
-    with needs_extra("demo"):
+    with needs_extra("tables"):
         import supervision as sv
     return sv.Detections(
         xyxy=regions.boxes_xyxy.copy(),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from regionspot.backbones import FrozenModels
+from regionspot.backbones import FrozenModels, WordTokenizer
 from regionspot.core.errors import VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.hub import save_head, upload_head
@@ -146,3 +146,12 @@ class Pretrained:
                 " choose from, vocabulary=[...]."
             )
         return Vocabulary(names)
+
+    @property
+    def known_words(self) -> tuple[str, ...]:
+        """The only words that names may consist of; empty if CLIP reads any word.
+
+        Only the tiny CLIPs of the toy world have such a list.
+        """
+        tokenizer = self._models.encoder.tokenizer
+        return tokenizer.words if isinstance(tokenizer, WordTokenizer) else ()

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels, GridProposer, LocatedRegions, SameTokens
+from regionspot.core.geometry import FloatArray
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.calibration import Calibration
 from regionspot.inference.embedding import RegionEmbedder
@@ -252,6 +253,32 @@ class RegionSpot(OnCaches):
         prompted = PromptedPixels(pixels=encoded.pixels, prompts=grid, encoded=encoded)
         (regions,) = self._recognize_batch([prompted], naming, with_masks=with_masks)
         return regions[np.argsort(-regions.scores, kind="stable")]
+
+    @torch.inference_mode()
+    def attention(
+        self,
+        image: ImageLike,
+        boxes: ArrayLike | None = None,
+        *,
+        box_format: BoxFormat = "xyxy",
+        points: ArrayLike | None = None,
+        masks: ArrayLike | None = None,
+    ) -> FloatArray:
+        """Return what each region of one image attends to in the head's last block.
+
+        Args and errors are those of `recognize`.
+
+        Returns:
+            Mean over the attention heads, (R, T) float32; rows sum to 1. Token 0 is the first token
+            of the feature map, the others are its patches, row by row.
+        """
+        (prompted,) = self._embedder.open(
+            image,
+            {"boxes": boxes, "points": points, "masks": masks},
+            several=False,
+            box_format=box_format,
+        )
+        return self._embedder.attention(prompted)
 
     @torch.inference_mode()
     def prototypes(self, examples: Examples, *, box_format: BoxFormat = "xyxy") -> Prototypes:
