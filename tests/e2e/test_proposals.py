@@ -166,7 +166,7 @@ def test_figures_are_the_references_and_the_report_says_what_the_boxes_are(
     assert metrics["data"]["proposals"].startswith("detections.json")
     report = (output / "report.html").read_text()
     assert "Boxes are proposals (detections.json, sha256 " in report
-    assert "<figcaption>Image 900000: 4 regions\n" in report  # and not how many are right
+    assert '<span class="by">fusion_head: 4 regions</span>' in report  # not how many are right
     assert "confident mistakes" not in report
 
 
