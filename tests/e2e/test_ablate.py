@@ -167,6 +167,13 @@ def test_a_figure_that_is_not_there_is_named(
     assert "has no figure 'mAP'" in capsys.readouterr().err
 
 
+def test_without_options_it_says_which_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        ablate([])
+    assert exit_info.value.code == 2
+    assert "--config configs/ablation/toy.yaml" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_several_processes_share_the_runs(copy: Path) -> None:
     shutil.rmtree(copy / "out" / "runs")

@@ -104,6 +104,11 @@ def ablate(words: Sequence[str]) -> None:
     own, and the tables to ``ablation.json``, ``ablation.html`` and ``ablation.md``. The same
     command continues an interrupted ablation, or updates the tables.
     """
+    if not words:
+        raise ConfigError(
+            "ablate needs a configuration: --config configs/ablation/toy.yaml, or one of your own"
+            " (docs/ablation.md)."
+        )
     config = parse_options(AblationConfig, words, prog="regionspot ablate", about=ablate.__doc__)
     part = Part(index=0, count=1)
     if config.part is not None:

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import supervision as sv
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -58,7 +60,6 @@ def test_pycocotools_reads_boxes_masks_and_names(capsys: pytest.CaptureFixture[s
 
 
 def test_pandas_gets_a_row_per_region() -> None:
-    pd = pytest.importorskip("pandas", reason="comes with the extra demo")
     table = make_regions().to_dataframe()
     assert isinstance(table, pd.DataFrame)
     assert table["label"].tolist() == LABELS
@@ -120,7 +121,6 @@ def test_a_tool_that_is_not_installed_is_named(monkeypatch: Any) -> None:
 
 
 def test_supervision_gets_boxes_masks_scores_and_names() -> None:
-    sv = pytest.importorskip("supervision", reason="comes with the extra demo")
     regions = make_regions()
     detections = regions.to_supervision()
     assert isinstance(detections, sv.Detections)
@@ -137,7 +137,6 @@ def test_supervision_gets_boxes_masks_scores_and_names() -> None:
 
 
 def test_supervision_gets_no_masks_and_no_regions_where_there_are_none() -> None:
-    sv = pytest.importorskip("supervision", reason="comes with the extra demo")
     none = make_regions(kept_masks=None)[:0].to_supervision()
     assert len(none) == 0
     assert none.mask is None
@@ -146,7 +145,6 @@ def test_supervision_gets_no_masks_and_no_regions_where_there_are_none() -> None
 
 
 def test_changing_detections_leaves_the_regions_alone() -> None:
-    pytest.importorskip("supervision", reason="comes with the extra demo")
     regions = make_regions()
     detections = regions.to_supervision()
     detections.xyxy += 5
