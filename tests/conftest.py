@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from hypothesis import settings
+from pycocotools import mask as coco_mask
 
 from helpers.training import training_config
 from regionspot.cache import (
@@ -92,6 +93,14 @@ def random_sample(
     )
 
 
+def with_random_masks(sample: CachedSample, rng: np.random.Generator) -> CachedSample:
+    """Give each region a mask of random pixels, as pycocotools encodes it; every third is empty."""
+    masks = rng.random((sample.num_regions, *sample.size_hw)) < 0.5
+    masks[2::3] = False
+    encoded = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    return replace(sample, masks_rle=tuple(rle["counts"] for rle in encoded))
+
+
 @pytest.fixture
 def make_cache(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a finished cache below ``tmp_path`` and returns its folder."""
@@ -119,6 +128,7 @@ def cache_maker(parent: Path) -> Callable[..., Path]:
         measured_error: MeasuredError | None = None,
         annotation_format: str = "lvis",
         proposals: str | None = None,
+        masks: bool = False,
     ) -> Path:
         rng = np.random.default_rng(seed)
         folder = parent / name
@@ -133,6 +143,7 @@ def cache_maker(parent: Path) -> Callable[..., Path]:
                 annotation_sha256="2" * 64,
                 annotation_format=annotation_format,
                 proposals=proposals,
+                masks=masks,
                 codec=codec,
                 measured_error=measured_error,
                 plan=plan,
@@ -156,6 +167,8 @@ def cache_maker(parent: Path) -> Callable[..., Path]:
             ]
             if proposals is not None:
                 samples = [replace(one, labels=np.full_like(one.labels, -1)) for one in samples]
+            if masks:
+                samples = [with_random_masks(one, rng) for one in samples]
             write_shard(folder, shard, samples)
         build_index(folder)
         for template_set in templates:

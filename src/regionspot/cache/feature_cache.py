@@ -1,5 +1,6 @@
 """A finished cache, opened for reading."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -22,11 +23,12 @@ from regionspot.cache.layout import (
     text_banks_path,
 )
 from regionspot.cache.manifest import Manifest
+from regionspot.cache.masks import decode_masks
 from regionspot.cache.remote_files import KeptRemoteFiles, named_by_url
 from regionspot.cache.sample import CachedSample, ImageDetails
 from regionspot.cache.shard_pool import OpenShards, read_checked
 from regionspot.cache.text_banks import TextBankStore
-from regionspot.core.errors import CacheCorruptError, MissingFileError
+from regionspot.core.errors import CacheCorruptError, ConfigError, MissingFileError
 from regionspot.storage import is_url, max_local_bytes
 
 
@@ -143,6 +145,24 @@ class FeatureCache:
     def has_masks(self) -> bool:
         """Whether SAM's mask of each region is stored."""
         return MASKS in self.manifest.members
+
+    def masks(self, sample: CachedSample) -> Iterator[NDArray[np.bool_]]:
+        """Yield the masks of a sample's regions one by one, (H, W) bool at the original size.
+
+        Raises:
+            ConfigError: As `check_has_masks`.
+            CacheCorruptError: As `decode_masks`.
+        """
+        self.check_has_masks()
+        return decode_masks(sample.masks_rle or (), sample.size_hw)
+
+    def check_has_masks(self) -> None:
+        """Raise ConfigError if masks are not stored."""
+        if not self.has_masks:
+            raise ConfigError(
+                f"{self.location} has no masks of its regions, which a head with guidance_region"
+                f" 'mask' needs. Make it again with masks: {CACHE_COMMAND} --masks true."
+            )
 
     def details(self, index: int) -> ImageDetails:
         """Return an image's file name, predicted IoUs and masks, without reading its arrays.

@@ -1,4 +1,4 @@
-"""Which patches of an image encoder's grid a box covers: the only code that says so.
+"""Which patches of an image encoder's grid a box or a mask covers: the only code that says so.
 
 The encoder sees the image squashed to a square, so its patches divide the original width and height
 evenly. In *relative* coordinates, which count both as 1, the squash changes nothing.
@@ -7,8 +7,11 @@ Shapes: `R` regions, `P` patches, row by row.
 """
 
 import math
+from collections.abc import Iterable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot.core.errors import ShapeError
@@ -30,6 +33,32 @@ def patches_in_boxes(relative_boxes: Tensor, *, grid_hw: tuple[int, int]) -> Ten
     x1, y1, x2, y2 = relative_boxes.unbind(dim=-1)
     rows, columns = _centres_inside(y1, y2, grid_hw[0]), _centres_inside(x1, x2, grid_hw[1])
     return (rows[..., :, None] & columns[..., None, :]).flatten(-2)
+
+
+def patches_in_masks(
+    masks: Iterable[NDArray[np.bool_]], relative_boxes: Tensor, *, grid_hw: tuple[int, int]
+) -> Tensor:
+    """Say which patches belong to each mask: those whose centre lies in it, and at least one.
+
+    Args:
+        masks: The mask of each region, (H, W) at the original image's size.
+        relative_boxes: The region's boxes, (R, 4). A mask that holds no centre gets the patches of
+            its box, see `patches_in_boxes`.
+        grid_hw: Rows and columns of patches.
+
+    Returns:
+        Membership, (R, P) bool with P = rows * columns; no row is empty.
+    """
+    inside = patches_in_boxes(relative_boxes, grid_hw=grid_hw)
+    for row, mask in enumerate(masks):
+        rows, columns = (
+            (2 * np.arange(num) + 1) * side // (2 * num)
+            for num, side in zip(grid_hw, mask.shape, strict=True)
+        )
+        of_mask = torch.from_numpy(mask[np.ix_(rows, columns)].flatten())
+        if of_mask.any():
+            inside[row] = of_mask
+    return inside
 
 
 def square_grid_hw(num_patches: int) -> tuple[int, int]:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot.cache import BatchTargets, CodecName, FeatureCache, find_codec
+from regionspot.core.geometry import pixels_to_relative
+from regionspot.core.patch_grid import patches_in_masks, square_grid_hw
 from regionspot.data.batch_order import BatchPlan, IndexArray, choose_regions
 
 
@@ -58,6 +60,9 @@ class RegionBatch:
     """Number of regions without padding."""
     num_regions_of_step: int
     """Number of regions of the step, over the batches of all ranks."""
+    mask_patches: Tensor | None = None
+    """The patches in each region's mask, (B, R, T - 1) bool, False in the padding; None unless
+    requested."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -70,10 +75,14 @@ class RegionBatch:
     def relative_boxes(self) -> Tensor:
         """Return the boxes divided by image width and height, (B, R, 4) float32.
 
-        Zeros in the padding. Guided heads need them (`FusionHead`).
+        Zeros in the padding.
         """
         width_height_twice_B14 = self.size_hw.flip(-1).repeat(1, 2)[:, None]
         return self.boxes_xyxy / width_height_twice_B14
+
+    def extents(self) -> Tensor:
+        """Return what a guided head needs to know of the regions, see `FusionHead.extents`."""
+        return self.relative_boxes() if self.mask_patches is None else self.mask_patches
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with all tensors on ``device``.
@@ -136,8 +145,9 @@ class BufferPool:
         return np.empty(num_bytes, np.uint8)
 
 
-RegionalTensors = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Position tokens, boxes, labels and box scores of a batch, padded."""
+RegionalTensors = tuple[Tensor, ...]
+"""Position tokens, boxes, labels and box scores of a batch, padded; then, if requested, the patches
+in masks."""
 
 
 class Collator:
@@ -147,6 +157,7 @@ class Collator:
         caches: The caches, in the order of `RegionBatch.source`.
         max_regions: Maximum number of regions per image; None for all.
         seed: Seed of the random choice among more regions.
+        with_masks: Also make `RegionBatch.mask_patches`.
         pin_memory: Make batches in page-locked memory. From other memory, copies of more than
             64 KiB wait for all work of the GPU, and the host waits for them.
     """
@@ -157,11 +168,13 @@ class Collator:
         *,
         max_regions: int | None = None,
         seed: int = 0,
+        with_masks: bool = False,
         pin_memory: bool = False,
     ) -> None:
         self._caches = caches
         self._max_regions = max_regions
         self._seed = seed
+        self._with_masks = with_masks
         self._pool = BufferPool(pin_memory=pin_memory)
         self._pin_memory = pin_memory
 
@@ -184,7 +197,7 @@ class Collator:
         batch_size, num_regions = len(images), int(counts.max(initial=0))
         form, token_dim = manifest.feature_map_form, manifest.fingerprint.token_dim
         feature_map = self._pool.take((batch_size, *form.shape), manifest.feature_codec.torch_dtype)
-        regional = (
+        regional: RegionalTensors = (
             torch.zeros((batch_size, num_regions, token_dim), dtype=torch.float16),
             torch.zeros((batch_size, num_regions, 4)),
             torch.full((batch_size, num_regions), -1),
@@ -197,11 +210,13 @@ class Collator:
             token_dim=token_dim,
         )
         cache.copy_arrays(images, targets)
+        if self._with_masks:
+            regional = (*regional, self._mask_patches(cache, images, num_regions))
         limit = self._max_regions
         if limit is not None and num_regions > limit:
             regional = self._limited(regional, counts, plan)
             counts, num_regions = np.minimum(counts, limit), limit
-        tokens, boxes, labels, box_scores = regional
+        tokens, boxes, labels, box_scores, *mask_patches = regional
         batch = RegionBatch(
             keys=tuple(key.decode("ascii") for key in index.keys[images].tolist()),
             image_ids=torch.from_numpy(index.image_ids[images]),
@@ -216,8 +231,22 @@ class Collator:
             source=plan.source,
             num_regions=int(counts.sum()),
             num_regions_of_step=self._num_regions_of_step(plan),
+            mask_patches=mask_patches[0] if mask_patches else None,
         )
         return batch.pin_memory() if self._pin_memory else batch
+
+    @staticmethod
+    def _mask_patches(cache: FeatureCache, images: IndexArray, num_regions: int) -> Tensor:
+        """Return the patches in the regions' masks, (B, R, T - 1)."""
+        num_patches = cache.manifest.feature_map_form.shape[0] - 1
+        patches_BRP = torch.zeros((len(images), num_regions, num_patches), dtype=torch.bool)
+        grid_hw = square_grid_hw(num_patches)
+        for row, image in enumerate(images.tolist()):
+            sample = cache.sample(image)
+            boxes = torch.from_numpy(pixels_to_relative(sample.boxes_xyxy, sample.size_hw))
+            patches_RP = patches_in_masks(cache.masks(sample), boxes, grid_hw=grid_hw)
+            patches_BRP[row, : len(patches_RP)] = patches_RP
+        return patches_BRP
 
     def _num_regions_of_step(self, plan: BatchPlan) -> int:
         """Return the number of regions of a batch over all ranks, from the index."""
@@ -242,5 +271,4 @@ class Collator:
             )
             for tensor in regional:
                 tensor[row, : len(chosen)] = tensor[row, chosen]
-        tokens, boxes, labels, box_scores = (tensor[:, :limit].contiguous() for tensor in regional)
-        return tokens, boxes, labels, box_scores
+        return tuple(tensor[:, :limit].contiguous() for tensor in regional)

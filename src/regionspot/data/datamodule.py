@@ -155,6 +155,7 @@ class CachedRegions(pl.LightningDataModule):
         self.val_cache = None if val is None else FeatureCache.open(val, max_local_gb=max_local_gb)
         self.templates = templates
         self._max_regions_per_image = max_regions_per_image
+        self._with_masks = False
         self._seed = seed
         self._check_fingerprints()
         self._check_labels()
@@ -211,6 +212,16 @@ class CachedRegions(pl.LightningDataModule):
         """The text bank of the validation cache, (C, E) float32; None without one."""
         return None if self.val_cache is None else _text_bank(self.val_cache, self.templates)
 
+    def request_masks(self) -> None:
+        """Make `RegionBatch.mask_patches` in the loaders that are created from now on.
+
+        Raises:
+            ConfigError: A cache has no masks.
+        """
+        for cache in (*self.train_caches, *([self.val_cache] if self.val_cache else [])):
+            cache.check_has_masks()
+        self._with_masks = True
+
     @override
     def setup(self, stage: str) -> None:
         """Log the number of training images, and read the text banks."""
@@ -264,6 +275,7 @@ class CachedRegions(pl.LightningDataModule):
             caches,
             max_regions=max_regions,
             seed=self._seed,
+            with_masks=self._with_masks,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
         return CacheLoader(order, collator, rank=rank, world_size=world_size)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from regionspot.backbones.presets import as_exif_policy
 from regionspot.cache import CachedSample, FeatureCache, decode_masks
 from regionspot.core.errors import MissingFileError
-from regionspot.core.geometry import pixels_to_relative
 from regionspot.evaluation.data import EvaluationData
 from regionspot.evaluation.methods import MethodOutput
 from regionspot.evaluation.report_parts import (
@@ -24,6 +23,7 @@ from regionspot.evaluation.report_parts import (
     ReportPicture,
 )
 from regionspot.inference import load_image
+from regionspot.inference.from_cache import cached_extents
 from regionspot.model import TrainedHead
 from regionspot.viz import (
     NamedPhoto,
@@ -252,10 +252,8 @@ def _attention_of(
     device = next(head.head.parameters()).device
     tokens = torch.from_numpy(np.array(sample.position_tokens, np.float32)).to(device)
     features = cache.features(sample).to(device)
-    boxes = torch.from_numpy(pixels_to_relative(sample.boxes_xyxy, sample.size_hw)).to(device)
-    attention = head.head.attention_maps(
-        tokens[None], features[None], relative_boxes_BR4=boxes[None]
-    )
+    extents = cached_extents(head.head, cache, sample).to(device)
+    attention = head.head.attention_maps(tokens[None], features[None], extents=extents[None])
     maps: NDArray[np.float32] = attention[0].cpu().numpy()
     return maps
 

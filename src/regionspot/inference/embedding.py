@@ -4,6 +4,7 @@ Shape letters: B images, R regions, T tokens of the feature map, E text width.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from regionspot.backbones import FrozenModels, LocatedRegions, locate_regions
-from regionspot.core.geometry import FloatArray, pixels_to_relative
+from regionspot.core.geometry import FloatArray
 from regionspot.inference.encoded_image import EncodedImage, encode_pixels
 from regionspot.inference.from_cache import embed_regions
 from regionspot.inference.inputs import ImageLike, as_array, load_image
@@ -77,40 +78,27 @@ class RegionEmbedder:
     ) -> Iterator[tuple[PromptedPixels, LocatedRegions, Tensor]]:
         """Return each image of a batch with its regions and their embeddings, (R, E) float32."""
         encoded = self._encoded(images)
-        located = [
-            locate_regions(
-                self.models.localizer,
-                one.sam_embedding[None].to(self.device),
-                image.prompts,
-                image.size_hw,
-                with_masks=with_masks,
-            )
-            for image, one in zip(images, encoded, strict=True)
-        ]
+        located, extents = [], []
+        for image, one in zip(images, encoded, strict=True):
+            regions, where = self._locate(image, one, with_masks=with_masks)
+            located.append(regions)
+            extents.append(where)
         embeddings = embed_regions(
             self.trained_head,
             torch.stack([one.feature_map.to(self.device) for one in encoded]),
             [regions.tokens for regions in located],
-            [regions.boxes_xyxy for regions in located],
-            [image.size_hw for image in images],
+            extents,
         )
         return zip(images, located, embeddings, strict=True)
 
     def attention(self, image: PromptedPixels) -> FloatArray:
         """Return what the regions of an image attend to, (R, T); see `RegionSpot.attention`."""
         (encoded,) = self._encoded([image])
-        regions = locate_regions(
-            self.models.localizer,
-            encoded.sam_embedding[None].to(self.device),
-            image.prompts,
-            image.size_hw,
-            with_masks=False,
-        )
-        boxes = torch.from_numpy(pixels_to_relative(regions.boxes_xyxy, image.size_hw))
+        regions, extents = self._locate(image, encoded, with_masks=False)
         maps_BRT = self.trained_head.head.attention_maps(
             regions.tokens[None].float(),
             encoded.feature_map[None].to(self.device),
-            relative_boxes_BR4=boxes[None].to(self.device),
+            extents=extents[None].to(self.device),
         )
         maps_RT: FloatArray = maps_BRT[0].cpu().numpy()
         return maps_RT
@@ -126,6 +114,23 @@ class RegionEmbedder:
         return average_examples(
             {name: torch.cat(parts).cpu().numpy() for name, parts in embeddings.items()}
         )
+
+    def _locate(
+        self, image: PromptedPixels, encoded: EncodedImage, *, with_masks: bool
+    ) -> tuple[LocatedRegions, Tensor]:
+        """Return the regions of an image and where they are, see `FusionHead.extents`."""
+        head = self.trained_head.head
+        regions = locate_regions(
+            self.models.localizer,
+            encoded.sam_embedding[None].to(self.device),
+            image.prompts,
+            image.size_hw,
+            with_masks=with_masks or head.spec.needs_masks,
+        )
+        extents = head.extents(
+            regions.boxes_xyxy, image.size_hw, regions.masks, num_tokens=len(encoded.feature_map)
+        )
+        return (regions if with_masks else replace(regions, masks=None)), extents
 
     def _encoded(self, images: Sequence[PromptedPixels]) -> list[EncodedImage]:
         """Encode those of the images that are not yet encoded, in one batch."""

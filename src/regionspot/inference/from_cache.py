@@ -19,10 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from regionspot.cache import CachedSample, FeatureCache
 from regionspot.cache.fingerprint import check_same_models
 from regionspot.core.errors import ConfigError, ShapeError
-from regionspot.core.geometry import FloatArray, pixels_to_relative
 from regionspot.core.region_scores import RegionScores
 from regionspot.core.workers import map_batches, workers_on
-from regionspot.model import TrainedHead
+from regionspot.model import FusionHead, TrainedHead
 
 TextBank = NDArray[np.float32] | Tensor
 """Unit-norm class embeddings, (C, E): numpy from a cache, torch from the text encoder."""
@@ -102,10 +101,13 @@ def check_fits(trained_head: TrainedHead, cache: FeatureCache, batch_size: int) 
 
     Raises:
         CacheMismatchError: The cache was made by other frozen models than the head was trained on.
-        ConfigError: ``batch_size`` is not positive.
+        ConfigError: ``batch_size`` is not positive, or the head is guided by masks, and the cache
+            has none.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; wanted at least 1 image.")
+    if trained_head.head.spec.needs_masks:
+        cache.check_has_masks()
     where = f"the cache {cache.location}"
     if trained_head.card.fingerprint:
         check_same_models(trained_head.card.fingerprint, cache.manifest.fingerprint, where=where)
@@ -155,8 +157,7 @@ def map_embedded(
             trained_head,
             codec.decode(feature_maps.to(device)),
             [_to_device(sample.position_tokens, device) for sample in samples],
-            [sample.boxes_xyxy for sample in samples],
-            [sample.size_hw for sample in samples],
+            [cached_extents(trained_head.head, cache, sample) for sample in samples],
         )
         return list(map(function, samples, embeddings))
 
@@ -172,8 +173,7 @@ def embed_regions(
     trained_head: TrainedHead,
     feature_map_BTD: Tensor,
     tokens_of_images: Sequence[Tensor],
-    boxes_of_images: Sequence[FloatArray],
-    sizes_hw: Sequence[tuple[int, int]],
+    extents_of_images: Sequence[Tensor],
 ) -> list[Tensor]:
     """Run the head on images with different numbers of regions.
 
@@ -181,8 +181,7 @@ def embed_regions(
         trained_head: The head, in eval mode, on the tensors' device.
         feature_map_BTD: Feature maps, (B, T, D), any float dtype.
         tokens_of_images: Position tokens of each image, (R_i, S), any float dtype.
-        boxes_of_images: Boxes of each image, (R_i, 4), pixels of the original image.
-        sizes_hw: Height and width of each original image in pixels.
+        extents_of_images: Where the regions of each image are, by `FusionHead.extents`.
 
     Returns:
         Region embeddings of each image, (R_i, E) float32, not normalised.
@@ -190,18 +189,28 @@ def embed_regions(
     tokens_BRS = pad_sequence([tokens.float() for tokens in tokens_of_images], batch_first=True)
     counts_B1 = torch.tensor([[len(tokens)] for tokens in tokens_of_images])
     mask_BR = torch.arange(tokens_BRS.shape[1]) < counts_B1
-    relative_boxes = [
-        torch.from_numpy(pixels_to_relative(boxes, size_hw))
-        for boxes, size_hw in zip(boxes_of_images, sizes_hw, strict=True)
-    ]
-    boxes_BR4 = pad_sequence(relative_boxes, batch_first=True)
+    extents = pad_sequence(list(extents_of_images), batch_first=True)
     device = feature_map_BTD.device
     z_BRE = trained_head.head(
-        tokens_BRS, feature_map_BTD.float(), mask_BR.to(device), boxes_BR4.to(device)
+        tokens_BRS, feature_map_BTD.float(), mask_BR.to(device), extents.to(device)
     )
     return [
         z_RE[: len(tokens)].float() for z_RE, tokens in zip(z_BRE, tokens_of_images, strict=True)
     ]
+
+
+def cached_extents(head: FusionHead, cache: FeatureCache, sample: CachedSample) -> Tensor:
+    """Return where the regions of a cached image are, see `FusionHead.extents`.
+
+    Raises:
+        ConfigError: The head is guided by masks, and the cache has none.
+    """
+    return head.extents(
+        sample.boxes_xyxy,
+        sample.size_hw,
+        cache.masks(sample) if head.spec.needs_masks else None,
+        num_tokens=cache.manifest.feature_map_form.shape[0],
+    )
 
 
 def _to_device(array: NDArray[np.float16], device: torch.device) -> Tensor:

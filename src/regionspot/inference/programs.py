@@ -84,8 +84,16 @@ def head_program(trained_head: TrainedHead, num_tokens: int) -> Program:
     Args:
         trained_head: The head, on the CPU.
         num_tokens: Tokens of a feature map (T).
+
+    Raises:
+        ConfigError: The head is guided by masks.
     """
     spec = trained_head.head.spec
+    if spec.needs_masks:
+        raise ConfigError(
+            "the head is guided by masks (guidance_region 'mask'), which cannot be exported. Export"
+            " one that is guided by boxes."
+        )
     regions = {0: "images", 1: "regions"}
     inputs = {
         "position_tokens": torch.zeros(_IMAGES, _REGIONS, spec.token_dim),

@@ -3,14 +3,19 @@
 Shapes: `B` images, `R` regions (padded), `T` feature tokens; widths: `S` SAM, `D` CLIP, `E` text.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from regionspot.core.errors import ShapeError
+from regionspot.core.geometry import FloatArray, pixels_to_relative
+from regionspot.core.patch_grid import patches_in_masks, square_grid_hw
 from regionspot.model.attention import Attention
 from regionspot.model.guidance import Guidance, tokens_outside
 from regionspot.model.head_spec import HeadSpec
@@ -24,7 +29,7 @@ class FusionHead(nn.Module):
     projected to CLIP's text space. Equal, weight for weight, to ``Linear`` ->
     ``torch.nn.TransformerDecoder`` -> ``LayerNorm`` -> ``Linear``, except that padding is masked:
     an image's result depends on that image alone. With `guidance`, which is not in the paper,
-    cross-attention also uses the regions' boxes.
+    cross-attention also uses the regions' boxes or masks.
 
     Args:
         spec: Widths and shape of the head; the weights are initialised at random.
@@ -43,7 +48,7 @@ class FusionHead(nn.Module):
         position_tokens_BRS: Tensor,
         feature_map_BTD: Tensor,
         region_mask_BR: Tensor | None = None,
-        relative_boxes_BR4: Tensor | None = None,
+        extents: Tensor | None = None,
     ) -> Tensor:
         """Embed regions in CLIP's text space.
 
@@ -52,18 +57,18 @@ class FusionHead(nn.Module):
             feature_map_BTD: Feature maps, class token first, (B, T, D), any float dtype.
             region_mask_BR: True for a real region, (B, R) bool; None if all are real. The content
                 of padding has no influence.
-            relative_boxes_BR4: Boxes (x1, y1, x2, y2) relative to the image's width and height,
-                (B, R, 4) float32. Required by a head with guidance; others ignore them.
+            extents: Where the regions are, as `extents` gives it: boxes (x1, y1, x2, y2) relative
+                to the image's width and height, (B, R, 4) float32, or with ``guidance_region``
+                "mask" the P patches in each mask, (B, R, P) bool. Required by a head with
+                guidance; others ignore it.
 
         Returns:
             Region embeddings, (B, R, E), not normalised; zeros for padding.
 
         Raises:
-            ShapeError: The shapes do not fit each other or the head, or boxes are missing.
+            ShapeError: The shapes do not fit each other or the head, or extents are missing.
         """
-        inputs = self._prepare(
-            position_tokens_BRS, feature_map_BTD, region_mask_BR, relative_boxes_BR4
-        )
+        inputs = self._prepare(position_tokens_BRS, feature_map_BTD, region_mask_BR, extents)
         if position_tokens_BRS.numel() == 0:
             # Depends on all parameters, so that each gets a gradient (zeros), as DDP requires.
             tie = torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
@@ -78,7 +83,7 @@ class FusionHead(nn.Module):
         position_tokens_BRS: Tensor,
         feature_map_BTD: Tensor,
         region_mask_BR: Tensor | None = None,
-        relative_boxes_BR4: Tensor | None = None,
+        extents: Tensor | None = None,
     ) -> Tensor:
         """Return the last block's cross-attention weights; arguments as in `forward`.
 
@@ -88,16 +93,44 @@ class FusionHead(nn.Module):
             all tokens are equal.
 
         Raises:
-            ShapeError: The shapes do not fit each other or the head, or boxes are missing.
+            ShapeError: The shapes do not fit each other or the head, or extents are missing.
         """
-        inputs = self._prepare(
-            position_tokens_BRS, feature_map_BTD, region_mask_BR, relative_boxes_BR4
-        )
+        inputs = self._prepare(position_tokens_BRS, feature_map_BTD, region_mask_BR, extents)
         if position_tokens_BRS.numel() == 0:
             shape_BRT = (*position_tokens_BRS.shape[:2], feature_map_BTD.shape[1])
             return feature_map_BTD.new_zeros(shape_BRT, dtype=torch.float32)
         maps_BRT = self.decoder.attention_maps(*inputs)
         return F.pad(maps_BRT, (feature_map_BTD.shape[1] - maps_BRT.shape[2], 0))
+
+    def extents(
+        self,
+        boxes_xyxy: FloatArray,
+        size_hw: tuple[int, int],
+        masks: Iterable[NDArray[np.bool_]] | None = None,
+        *,
+        num_tokens: int,
+    ) -> Tensor:
+        """Return where the regions of one image are, in the form that `forward` wants, on the CPU.
+
+        Args:
+            boxes_xyxy: Boxes, (R, 4), pixels of the original image.
+            size_hw: Height and width of the original image in pixels.
+            masks: Mask of each region, (H, W) each; used by heads with ``guidance_region`` "mask".
+            num_tokens: Tokens of the feature map (T).
+
+        Returns:
+            Boxes relative to the image, (R, 4) float32, or the patches in each mask, (R, T - 1)
+            bool.
+
+        Raises:
+            ShapeError: The head wants masks, and there are none.
+        """
+        boxes_R4 = torch.from_numpy(pixels_to_relative(boxes_xyxy, size_hw))
+        if not self.spec.needs_masks:
+            return boxes_R4
+        if masks is None:
+            raise ShapeError("this head is guided by masks (guidance_region 'mask'); found none.")
+        return patches_in_masks(masks, boxes_R4, grid_hw=square_grid_hw(num_tokens - 1))
 
     def guidance(self) -> list[Guidance]:
         """Return the guidance of each block; empty for a head without guidance."""
@@ -108,11 +141,11 @@ class FusionHead(nn.Module):
         tokens_BRS: Tensor,
         feature_map_BTD: Tensor,
         region_mask_BR: Tensor | None,
-        relative_boxes_BR4: Tensor | None,
+        extents: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Check the inputs and return the arguments of the decoder."""
         self._check_shapes(tokens_BRS, feature_map_BTD, region_mask_BR)
-        outside_BRT = self._outside(tokens_BRS, feature_map_BTD, relative_boxes_BR4)
+        outside_BRT = self._outside(tokens_BRS, feature_map_BTD, extents)
         dtype = self.to_clip.weight.dtype
         tokens_BRS, memory_BTD = tokens_BRS.to(dtype), feature_map_BTD
         if region_mask_BR is not None:
@@ -148,21 +181,24 @@ class FusionHead(nn.Module):
         return attend_BR[:, None, None]
 
     def _outside(
-        self, tokens_BRS: Tensor, feature_map_BTD: Tensor, relative_boxes_BR4: Tensor | None
+        self, tokens_BRS: Tensor, feature_map_BTD: Tensor, extents: Tensor | None
     ) -> Tensor | None:
-        """Return 1 for tokens outside boxes and 0 for those inside, (B, R, T), if guided."""
+        """Return 1 for tokens outside regions and 0 for those inside, (B, R, T), if guided."""
         if self.spec.guidance == "none":
             return None
-        wanted = (*tokens_BRS.shape[:2], 4)
-        if relative_boxes_BR4 is None or relative_boxes_BR4.shape != wanted:
-            found = None if relative_boxes_BR4 is None else tuple(relative_boxes_BR4.shape)
+        num_tokens = feature_map_BTD.shape[1]
+        of_masks = self.spec.needs_masks
+        wanted = (*tokens_BRS.shape[:2], num_tokens - 1 if of_masks else 4)
+        fits = extents is not None and (extents.dtype == torch.bool) == of_masks
+        if extents is None or not fits or extents.shape != wanted:
+            what = "bool, the patches in masks" if of_masks else "float, relative boxes"
+            found = None if extents is None else f"{tuple(extents.shape)} {extents.dtype}"
             raise ShapeError(
-                f"this head has guidance {self.spec.guidance!r} and wants the boxes of the regions,"
-                f" {wanted}, relative to the image; found {found}. Pass"
-                " RegionBatch.relative_boxes(), or boxes in pixels through"
-                " regionspot.core.geometry.pixels_to_relative."
+                f"this head has guidance {self.spec.guidance!r} and wants the extents of the"
+                f" regions, {wanted} {what}; found {found}. Pass those of RegionBatch.extents(), or"
+                " of FusionHead.extents() for boxes in pixels."
             )
-        outside_BRT = tokens_outside(relative_boxes_BR4, feature_map_BTD.shape[1])
+        outside_BRT = tokens_outside(extents, num_tokens)
         return outside_BRT.to(self._matmul_dtype())
 
     def _matmul_dtype(self) -> torch.dtype:
@@ -229,8 +265,8 @@ class Decoder(nn.Module):
             memory_BTD: Feature tokens, (B, T, D).
             attend: Where regions may attend to others, bool, broadcastable to (B, 1, R, R);
                 None for everywhere.
-            outside_BRT: 1 for a token outside a region's box, else 0, (B, R, T) in the memory's
-                dtype; None without guidance.
+            outside_BRT: 1 for a token outside a region, else 0, (B, R, T) in the memory's dtype;
+                None without guidance.
         """
         for block in self.blocks:
             queries_BRD = block(queries_BRD, memory_BTD, attend, outside_BRT)

@@ -1,10 +1,10 @@
-"""Guidance: a head's cross-attention prefers the patches inside a region's box; not in the paper.
+"""Guidance: a head's cross-attention prefers the patches inside a region; not in the paper.
 
 Without guidance, only the position token tells where a region lies on the feature map. With it, an
-attention head lowers the scores of all tokens outside the box by its *strength* b >= 0 before the
-softmax. b = 0 changes nothing, and a large b hides the outside.
+attention head lowers the scores of all tokens outside the region's box or mask by its *strength*
+b >= 0 before the softmax. b = 0 changes nothing, and a large b hides the outside.
 
-Shapes: `B` images, `R` regions, `T` feature tokens, `N` attention heads of a block.
+Shapes: `B` images, `R` regions, `T` feature tokens, `P` patches, `N` attention heads of a block.
 """
 
 from typing import Final, Literal
@@ -17,6 +17,7 @@ from typing_extensions import override
 from regionspot.core.patch_grid import patches_in_boxes, square_grid_hw
 
 GuidanceKind = Literal["none", "halves", "learned"]
+GuidanceRegion = Literal["box", "mask"]
 
 _HIDDEN: Final = 1e4
 """Strength that hides the outside: exp(-1e4) is 0 in float32, and 1e4 fits float16."""
@@ -57,25 +58,27 @@ class Guidance(nn.Module):
         """Return the term to add to the scores, (B, N, R, T), in the dtype of ``outside_BRT``.
 
         Args:
-            outside_BRT: 1 for a token outside a region's box, else 0; see `tokens_outside`.
+            outside_BRT: 1 for a token outside a region, else 0; see `tokens_outside`.
         """
         return outside_BRT[:, None] * -self.weight.to(outside_BRT.dtype)[:, None, None]
 
 
-def tokens_outside(relative_boxes_BR4: Tensor, num_tokens: int) -> Tensor:
-    """Return which feature tokens lie outside each region's box, the class token among them.
+def tokens_outside(extents: Tensor, num_tokens: int) -> Tensor:
+    """Return which feature tokens lie outside each region, the class token among them.
 
     Args:
-        relative_boxes_BR4: Boxes (x1, y1, x2, y2) relative to the image's width and height,
-            (B, R, 4).
+        extents: Boxes relative to the image, (B, R, 4) float, or the patches of each region,
+            (B, R, P) bool; see `FusionHead.extents`.
         num_tokens: Tokens of the feature map (T): a class token and a square number of patches.
 
     Returns:
-        (B, R, T) bool. A patch is inside if its centre is; every region has at least one patch.
+        (B, R, T) bool. A patch is inside a box if its centre is; every box has at least one patch.
 
     Raises:
         ShapeError: The patches do not form a square.
     """
     grid_hw = square_grid_hw(num_tokens - 1)
-    outside_BRP = ~patches_in_boxes(relative_boxes_BR4, grid_hw=grid_hw)
-    return F.pad(outside_BRP, (1, 0), value=True)
+    inside_BRP = extents
+    if extents.dtype != torch.bool:
+        inside_BRP = patches_in_boxes(extents, grid_hw=grid_hw)
+    return F.pad(~inside_BRP, (1, 0), value=True)

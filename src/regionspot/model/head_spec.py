@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from regionspot.core.errors import ConfigError
-from regionspot.model.guidance import GuidanceKind
+from regionspot.model.guidance import GuidanceKind, GuidanceRegion
 from regionspot.model.position_code import PositionCode
 
 FeatureTokens = Literal["all", "patches", "none"]
@@ -15,6 +15,7 @@ RegionContext = Literal["together", "alone"]
 _CHOICES = {
     "position_code": PositionCode,
     "guidance": GuidanceKind,
+    "guidance_region": GuidanceRegion,
     "feature_tokens": FeatureTokens,
     "regions": RegionContext,
 }
@@ -39,9 +40,12 @@ class HeadOptions:
     position_code: PositionCode = "none"
     """'sincos' adds a fixed code of the patch grid to the feature map; not in the paper."""
     guidance: GuidanceKind = "none"
-    """How cross-attention prefers the patches in a region's box: 'learned' lowers the scores of
-    those outside by a learned number per attention head, 'halves' hides them from half of the
-    heads; not in the paper."""
+    """How cross-attention prefers the patches in a region: 'learned' lowers the scores of those
+    outside by a learned number per attention head, 'halves' hides them from half of the heads; not
+    in the paper."""
+    guidance_region: GuidanceRegion = "box"
+    """With guidance: whether patches belong to a region by its 'box' or by SAM's 'mask' of it. For
+    masks, training needs caches made with --masks true."""
     guidance_spread: float = 0.0
     """For 'learned': the numbers of a block start evenly spaced from 0 to this value; with 0 the
     head starts as the paper's."""
@@ -67,6 +71,11 @@ class HeadSpec(HeadOptions):
     """Width of the feature map, and of the head (D)."""
     text_dim: int = 768
     """Width of the text space that regions are projected to (E)."""
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the head's guidance compares patches with masks instead of boxes."""
+        return self.guidance != "none" and self.guidance_region == "mask"
 
     def __post_init__(self) -> None:
         widths = ("token_dim", "feature_dim", "text_dim")
@@ -99,6 +108,11 @@ class HeadSpec(HeadOptions):
             raise ConfigError(
                 f"guidance_spread is {self.guidance_spread}, but guidance is {self.guidance!r},"
                 " which learns nothing. Set model.head.guidance to 'learned'."
+            )
+        if self.guidance == "none" and self.guidance_region != "box":
+            raise ConfigError(
+                f"guidance_region is {self.guidance_region!r}, but guidance is 'none', which uses"
+                " no regions. Set model.head.guidance to 'learned'."
             )
         if self.guidance != "none" and self.feature_tokens == "none":
             raise ConfigError(

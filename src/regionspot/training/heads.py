@@ -45,11 +45,13 @@ def load_start(init_from: str, wanted: HeadSpec) -> TrainedHead:
     is_released = Path(init_from).suffix == RELEASED_SUFFIX
     start = load_released_head(init_from) if is_released else load_trained_head(init_from)
     found = start.card.head
-    guidance = wanted.guidance if found.guidance == "none" else found.guidance
+    was_added = found.guidance == "none"
+    guidance = wanted.guidance if was_added else found.guidance
     found = dataclasses.replace(
         found,
         dropout=wanted.dropout,
         guidance=guidance,
+        guidance_region=wanted.guidance_region if was_added else found.guidance_region,
         guidance_spread=wanted.guidance_spread if guidance == "learned" else 0.0,
     )
     if found != wanted:

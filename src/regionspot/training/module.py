@@ -157,8 +157,10 @@ class RegionSpotModule(pl.LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Take text banks and the card from the data module."""
+        """Take text banks and the card from the data module, and request what the head needs."""
         data = self._data_module()
+        if self.head.spec.needs_masks:
+            data.request_masks()
         for source, bank in enumerate(data.text_banks):
             # Not persistent: banks may be large, and come with the caches.
             self.register_buffer(_bank_name(source), bank, persistent=False)
@@ -188,7 +190,7 @@ class RegionSpotModule(pl.LightningModule):
     def _embed(self, batch: RegionBatch) -> Tensor:
         """Return the embeddings of regions, (B, R, E)."""
         embeddings_BRE: Tensor = self.head(
-            batch.position_tokens, batch.features(), batch.region_mask, batch.relative_boxes()
+            batch.position_tokens, batch.features(), batch.region_mask, batch.extents()
         )
         return embeddings_BRE
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from regionspot.core.errors import ShapeError
 from regionspot.core.geometry import pixels_to_relative
-from regionspot.core.patch_grid import patches_in_boxes, square_grid_hw
+from regionspot.core.patch_grid import patches_in_boxes, patches_in_masks, square_grid_hw
 
 SHARE = st.integers(0, 256)
 
@@ -92,3 +92,39 @@ def test_a_grid_that_is_no_square_is_refused() -> None:
     for number in (12, 0):
         with pytest.raises(ShapeError, match=f"{number} patch tokens"):
             square_grid_hw(number)
+
+
+def test_a_mask_holds_the_patches_whose_centre_it_covers() -> None:
+    mask = np.zeros((8, 8), np.bool_)  # patches of 2 x 2 pixels; a centre is in the last of them
+    mask[1, 1] = mask[5, 1:8] = mask[6, 6] = True
+    box = torch.tensor([[0.125, 0.125, 1.0, 0.875]])
+    found = patches_in_masks([mask], box, grid_hw=(4, 4))
+    assert found[0].nonzero()[:, 0].tolist() == [0, 8, 9, 10, 11]
+
+
+def test_a_mask_without_a_centre_gets_the_patches_of_its_box() -> None:
+    mask = np.zeros((8, 8), np.bool_)
+    mask[0, 0:8] = True  # between the centres
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    found = patches_in_masks([mask, np.zeros_like(mask)], boxes, grid_hw=(4, 4))
+    assert found.equal(patches_in_boxes(boxes, grid_hw=(4, 4)))
+    assert patches_in_masks([], boxes[:0], grid_hw=(4, 4)).shape == (0, 16)
+
+
+@given(
+    size_hw=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    side=st.integers(1, 17),
+    corners=st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_a_mask_that_fills_its_box_covers_the_same_patches(
+    size_hw: tuple[int, int], side: int, corners: tuple[float, float, float, float]
+) -> None:
+    (y1, y2), (x1, x2) = (
+        sorted((round(a * length), round(b * length)))
+        for a, b, length in ((*corners[:2], size_hw[0]), (*corners[2:], size_hw[1]))
+    )
+    mask = np.zeros(size_hw, np.bool_)
+    mask[y1:y2, x1:x2] = True
+    box = torch.from_numpy(pixels_to_relative(np.array([[x1, y1, x2, y2]], np.float32), size_hw))
+    found = patches_in_masks([mask], box, grid_hw=(side, side))
+    assert found.equal(patches_in_boxes(box, grid_hw=(side, side)))

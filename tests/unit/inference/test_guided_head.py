@@ -51,9 +51,9 @@ def embeddings_by_hand(
     )
     features = encoder.features(encoder.preprocess(pixels)[None])
     relative = torch.tensor([[x1 / 140, y1 / 96, x2 / 140, y2 / 96] for x1, y1, x2, y2 in boxes])
-    embeddings: NDArray[np.float32] = guided.head(
-        tokens[None], features, relative_boxes_BR4=relative[None]
-    )[0].numpy()
+    embeddings: NDArray[np.float32] = guided.head(tokens[None], features, extents=relative[None])[
+        0
+    ].numpy()
     return embeddings
 
 
@@ -135,7 +135,7 @@ def test_a_cache(make_cache: Callable[..., Path]) -> None:
             embeddings = head(
                 torch.from_numpy(sample.position_tokens.astype(np.float32))[None],
                 torch.from_numpy(sample.feature_map.astype(np.float32))[None],
-                relative_boxes_BR4=torch.from_numpy(relative)[None],
+                extents=torch.from_numpy(relative)[None],
             )[0]
             wanted.append(trained.classifier(embeddings, bank).softmax(dim=-1).numpy())
     for row, scores in zip(score_cached(trained, cache, bank, batch_size=5), wanted, strict=True):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -156,8 +157,37 @@ def test_a_guided_head_without_its_boxes_says_what_it_wants(shape: tuple[int, ..
     tokens, features, mask, _ = batch([3], 3)
     boxes = None if shape is None else torch.zeros(shape)
     for call in (head_with(guidance="halves"), head_with(guidance="learned").attention_maps):
-        with pytest.raises(ShapeError, match=r"wants the boxes .* \(1, 3, 4\), relative.*found"):
+        with pytest.raises(ShapeError, match=r"wants .* \(1, 3, 4\) float, relative boxes; found"):
             call(tokens, features, mask, boxes)
+
+
+@pytest.mark.parametrize("kind", ["learned", "halves"])
+def test_masks_of_the_boxes_patches_guide_as_the_boxes_do(kind: str) -> None:
+    by_box, by_mask = (
+        head_with(guidance=kind, guidance_region=region) for region in ("box", "mask")
+    )
+    for head in (by_box, by_mask) if kind == "learned" else ():
+        for guidance in head.guidance():
+            torch.nn.init.constant_(guidance.weight, 3.0)
+    tokens, features, mask, _ = batch([3], 3)
+    boxes = torch.tensor(QUARTER).expand(1, 3, 4)
+    patches = torch.zeros(1, 3, 16, dtype=torch.bool)
+    patches[..., [0, 1, 4, 5]] = True
+    assert by_mask(tokens, features, mask, patches).equal(by_box(tokens, features, mask, boxes))
+    patches[0, 1, 0] = False
+    assert not by_mask(tokens, features, mask, patches).equal(by_box(tokens, features, mask, boxes))
+
+
+@pytest.mark.parametrize(
+    "extents", [None, torch.zeros(1, 3, 16), torch.zeros(1, 3, 4, dtype=torch.bool)]
+)
+def test_a_head_guided_by_masks_says_what_it_wants(extents: Tensor | None) -> None:
+    tokens, features, mask, _ = batch([3], 3)
+    head = head_with(guidance="learned", guidance_region="mask")
+    with pytest.raises(ShapeError, match=r"\(1, 3, 16\) bool, the patches in masks; found"):
+        head(tokens, features, mask, extents)
+    with pytest.raises(ShapeError, match="guided by masks"):
+        head.extents(np.zeros((1, 4), np.float32), (8, 8), num_tokens=17)
 
 
 def test_a_guided_head_needs_a_square_grid() -> None:
@@ -191,6 +221,8 @@ def test_half_precision_features_and_autocast_stay_near_float32(dtype: torch.dty
         ({"guidance_spread": 8.0}, "guidance is 'none', which learns nothing"),
         ({"guidance": "halves", "guidance_spread": 8.0}, "guidance is 'halves', which learns"),
         ({"guidance": "learned", "feature_tokens": "none"}, "nothing to guide to"),
+        ({"guidance_region": "mask"}, "guidance_region is 'mask', but guidance is 'none'"),
+        ({"guidance": "learned", "guidance_region": "hull"}, "wanted one of box, mask"),
         ({"feature_tokens": "class"}, "feature_tokens is 'class'; wanted one of all, patches"),
         ({"regions": "apart"}, "regions is 'apart'; wanted one of together, alone"),
         ({"guidance": "halves", "num_heads": 1}, "needs model.head.num_heads 2 or more"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from regionspot.core.errors import WeightsError
+from regionspot.core.errors import ConfigError, WeightsError
 from regionspot.data import CachedRegions
 from regionspot.model import (
     FusionHead,
@@ -155,6 +155,27 @@ def test_a_guided_head_starts_another_with_its_strengths(
     spread = replace(GUIDED, guidance_spread=8.0)
     module = RegionSpotModule(spec, head=spread, init_from=str(tmp_path / "head"))
     assert [g.weight.tolist() for g in module.head.guidance()] == [[3.0, 3.0], [3.0, 3.0]]
+
+
+def test_guidance_by_masks_needs_a_cache_of_masks(make_cache: MakeCache, tmp_path: Path) -> None:
+    by_masks = replace(GUIDED, guidance_region="mask")
+    for name, masks in (("with", True), ("without", False)):
+        data = CachedRegions([make_cache(name, masks=masks)], batch_size=4)
+        module = RegionSpotModule(data.spec, head=by_masks)
+        trainer = trainer_of(tmp_path / name, max_steps=2)
+        if masks:
+            trainer.fit(module, datamodule=data)
+            continue
+        with pytest.raises(ConfigError, match=r"no masks .*--masks true"):
+            trainer.fit(module, datamodule=data)
+
+
+def test_another_region_of_guidance_is_another_head(make_cache: MakeCache, tmp_path: Path) -> None:
+    write_head(tmp_path / "head", replace(SPEC, guidance="learned"))
+    spec = CachedRegions([make_cache()]).spec
+    by_masks = replace(GUIDED, guidance_region="mask")
+    with pytest.raises(WeightsError, match="guidance_region: found 'box', wanted 'mask'"):
+        RegionSpotModule(spec, head=by_masks, init_from=str(tmp_path / "head"))
 
 
 def test_guidance_is_not_dropped_unasked(make_cache: MakeCache, tmp_path: Path) -> None:
