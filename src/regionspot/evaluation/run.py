@@ -89,6 +89,7 @@ def _evaluate_alone(
     run = run_methods(config, data)
     cards = [head.card for head in run.heads.values()]
     unseen = unseen_classes(cards, data.cache.manifest.vocabulary)
+    shown_groups = groups if unseen is None else (unseen, *groups)
     output_dir = Path(config.output_dir)
     start = time.perf_counter()
     predictions = {out.name: out.predictions(config.protocol) for out in run.outputs}
@@ -102,7 +103,7 @@ def _evaluate_alone(
         for output in run.outputs
     )
     if config.bootstrap:
-        methods = _with_spread(methods, predictions, data, config)
+        methods = _with_spread(methods, run.outputs, predictions, shown_groups, data, config)
     _write_predictions(output_dir, predictions, config)
     scoring = {"evaluate: AP and predictions files": time.perf_counter() - start}
     result = EvaluationResult(
@@ -114,7 +115,7 @@ def _evaluate_alone(
         scorer=config.scorer,
         templates=config.templates,
         data=data.summary,
-        class_groups=groups if unseen is None else (unseen, *groups),
+        class_groups=shown_groups,
         timings_s=_timings(steps, {**run.timings_s, **scoring}),
         provenance=describe_run(config, data, run),
     )
@@ -135,13 +136,17 @@ def _region_figures(output: MethodOutput, config: EvalConfig) -> Mapping[str, fl
 
 def _with_spread(
     methods: tuple[MethodResult, ...],
+    outputs: Sequence[MethodOutput],
     predictions: Mapping[str, Predictions],
+    groups: Sequence[ClassGroup],
     data: EvaluationData,
     config: EvalConfig,
 ) -> tuple[MethodResult, ...]:
     spread = bootstrap_spread(
         data.truth,
         list(predictions.values()),
+        named=[output.named for output in outputs],
+        class_groups=groups,
         num_draws=config.bootstrap,
         protocol=config.protocol,
         iou_type=config.iou_type,

@@ -1,6 +1,6 @@
-"""How far AP would move with other images: bootstrap intervals over images (Efron 1979).
+"""How far figures would move with other images: bootstrap intervals over images (Efron 1979).
 
-As many images as there are get drawn with replacement, AP is computed on each draw, and the
+As many images as there are get drawn with replacement, figures are computed on each draw, and the
 interval covers the middle 95 % of draws. Differences of two methods are taken on the same draws,
 where what both find hard cancels out: their intervals are often far narrower than those of the
 methods.
@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 from regionspot.annotations import FREQUENCIES, LvisGroundTruth
 from regionspot.core.errors import ConfigError
 from regionspot.scoring.ap_scores import IouType
+from regionspot.scoring.class_groups import ClassGroup
 from regionspot.scoring.coco_truth import CocoGroundTruth
+from regionspot.scoring.figures import region_figures
+from regionspot.scoring.named import NamedRegions
 from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.protocols import Protocol
 from regionspot.scoring.scorers import scorer_of
@@ -50,7 +53,8 @@ class Interval:
 
 
 Intervals = Mapping[str, Interval]
-"""Intervals by the name of the figure: AP, AP50, AP75, and for LVIS APr, APc, APf."""
+"""Intervals by the name of the figure: AP, AP50, AP75, for LVIS APr, APc, APf, those of
+`region_figures`, and of groups of classes by `ClassGroup.figure`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +71,20 @@ def bootstrap_spread(
     truth: LvisGroundTruth | CocoGroundTruth,
     methods: Sequence[Predictions],
     *,
+    named: Sequence[Mapping[int, NamedRegions]] = (),
+    class_groups: Sequence[ClassGroup] = (),
     num_draws: int,
     protocol: Protocol = "flattened_top300",
     iou_type: IouType = "bbox",
 ) -> Spread:
-    """Compute intervals of AP over draws of images.
+    """Compute intervals over draws of images.
 
     Args:
         truth: The ground truth.
         methods: Predictions of at least one method.
+        named: What each method called the regions, by image id, for intervals of `region_figures`;
+            {} for a method without these figures, () for none.
+        class_groups: Groups of classes, for intervals of their AP.
         num_draws: How often images are drawn.
         protocol: How the predictions were chosen.
         iou_type: Whether boxes or masks are compared.
@@ -90,13 +99,17 @@ def bootstrap_spread(
     drawn = generator.integers(0, num_images, (num_draws, num_images))
     counts = np.stack([np.bincount(row, minlength=num_images) for row in drawn])
     figures = [
-        draw_figures(truth, found, counts, protocol=protocol, iou_type=iou_type)
+        draw_figures(
+            truth, found, counts, class_groups=class_groups, protocol=protocol, iou_type=iou_type
+        )
         for found in methods
     ]
+    for found, regions in zip(figures, named, strict=False):
+        found.update(_draw_region_figures(sorted(truth.image_ids), regions, counts))
     return Spread(
         of_methods=tuple(_intervals(found) for found in figures),
         of_differences=tuple(
-            _intervals({name: figures[0][name] - found[name] for name in found})
+            _intervals({name: figures[0][name] - found[name] for name in figures[0].keys() & found})
             for found in figures
         ),
     )
@@ -119,15 +132,17 @@ def draw_figures(
     predictions: Predictions,
     counts: NDArray[np.int64],
     *,
+    class_groups: Sequence[ClassGroup] = (),
     protocol: Protocol = "flattened_top300",
     iou_type: IouType = "bbox",
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute the figures of a method on draws of images.
+    """Compute AP and its kin of a method on draws of images.
 
     Args:
         truth: The ground truth; its images in ascending order of ids.
         predictions: Predictions of the method.
         counts: How often each image occurs in each draw, (D, I).
+        class_groups: Groups of classes with an AP of their own.
         protocol: How the predictions were chosen.
         iou_type: Whether boxes or masks are compared.
 
@@ -141,8 +156,35 @@ def draw_figures(
             f"AP{group}": np.array([item.frequency == group for item in truth.categories])
             for group in FREQUENCIES
         }
+        names = [item.name for item in truth.categories]
+    else:
+        names = list(truth.class_names)
+    groups |= {group.figure: np.isin(names, group.classes) for group in class_groups}
     found = {name: _mean(precision[:, rows]) for name, rows in groups.items()}
     return found | {"AP50": _mean(precision[:, :, :1]), "AP75": _mean(precision[:, :, 5:6])}
+
+
+def _draw_region_figures(
+    image_ids: Sequence[int], named: Mapping[int, NamedRegions], counts: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Compute `region_figures` on draws of images, (D,) each; NaN where undefined.
+
+    Args:
+        image_ids: The images of the draws, in order.
+        named: What the method called the regions, by image id.
+        counts: How often each image occurs in each draw, (D, I).
+    """
+    known = [named[image].known if image in named else None for image in image_ids]
+    regions = NamedRegions.concatenate(part for part in known if part is not None)
+    if len(regions) == 0:
+        return {}
+    images = np.repeat(np.arange(len(known)), [0 if part is None else len(part) for part in known])
+    rows = np.arange(len(regions))
+    draws = [region_figures(regions.select(np.repeat(rows, count[images]))) for count in counts]
+    return {
+        name: np.array([np.nan if draw[name] is None else draw[name] for draw in draws], np.float64)
+        for name in draws[0]
+    }
 
 
 @dataclass(slots=True)

@@ -14,6 +14,11 @@ class ClassGroup:
     classes: tuple[str, ...]
     """The class names, at least one."""
 
+    @property
+    def figure(self) -> str:
+        """The name of its AP beside other figures."""
+        return f"AP of {self.name}"
+
     def num_scored(self, scores: ApScores) -> int:
         """Count the classes of the group that have ground truth."""
         return len(self._scored(scores))

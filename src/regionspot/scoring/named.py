@@ -83,7 +83,10 @@ class NamedRegions:
     @property
     def known(self) -> "NamedRegions":
         """The regions whose class is annotated."""
-        rows = self.labels >= 0
+        return self.select(self.labels >= 0)
+
+    def select(self, rows: NDArray[np.bool_ | np.integer]) -> "NamedRegions":
+        """Return the regions of a mask, or of row numbers, which may repeat."""
         return NamedRegions(
             labels=self.labels[rows],
             predicted=self.predicted[rows],

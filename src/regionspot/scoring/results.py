@@ -39,9 +39,9 @@ class MethodResult:
     from a detector."""
 
     intervals: Intervals = field(default_factory=dict)
-    """Bootstrap intervals of AP by name; {} where none were asked for."""
+    """Bootstrap intervals of figures by name, see `Intervals`; {} where none were asked for."""
     lead: Intervals = field(default_factory=dict)
-    """Intervals of the first method's AP minus that of this one, by name."""
+    """Intervals of the first method's figures minus those of this one, by name."""
 
     @property
     def figures(self) -> Mapping[str, float | None]:
@@ -207,7 +207,8 @@ def group_rows(
 ) -> tuple[tuple[str, ...], ...]:
     """Return a table of the AP of groups of classes, as texts; () without groups.
 
-    The first row is the head of the table; the first group is that of all classes.
+    The first row is the head of the table; the first group is that of all classes. Intervals follow
+    figures in parentheses.
     """
     if not groups:
         return ()
@@ -219,11 +220,20 @@ def group_rows(
             (
                 group.name,
                 f"{group.num_scored(scores[0]):,}",
-                *(format_figure(group.average_precision(one)) for one in scores),
+                *(_group_text(group, method, figure) for method in methods),
             )
-            for group in (ClassGroup(name="all", classes=names), *groups)
+            for group, figure in (
+                (ClassGroup(name="all", classes=names), "AP"),
+                *((group, group.figure) for group in groups),
+            )
         ),
     )
+
+
+def _group_text(group: ClassGroup, method: MethodResult, figure: str) -> str:
+    text = format_figure(group.average_precision(method.scores))
+    interval = method.intervals.get(figure)
+    return text if interval is None else f"{text} ({interval.text()})"
 
 
 def format_groups(methods: Sequence[MethodResult], groups: Sequence[ClassGroup]) -> str:

@@ -1,13 +1,17 @@
 """Bootstrap draws against AP of the data set that each draw stands for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from regionspot.core.errors import ConfigError
 from regionspot.scoring import (
+    ClassGroup,
     CocoGroundTruth,
     CocoScorer,
+    NamedRegions,
     Predictions,
     bootstrap_spread,
     draw_figures,
@@ -89,6 +93,57 @@ def test_every_image_once_gives_the_figures_themselves() -> None:
     wanted = CocoScorer(truth).score(predictions)
     for name in ("AP", "AP50", "AP75"):
         assert found[name][0] == pytest.approx(getattr(wanted, name), abs=1e-9)
+
+
+def test_ap_of_groups_of_classes_has_draws_of_its_own() -> None:
+    truth, predictions = drawn_case()
+    # In another order than that of their ids.
+    shuffled = replace(truth, category_ids=(3, 1, 2), class_names=("c", "a", "b"),
+                       region_labels=(truth.region_labels + 1) % 3)  # fmt: skip
+    groups = [ClassGroup(name="b alone", classes=("b",)), ClassGroup(name="none", classes=("c",))]
+    for case in (truth, shuffled):
+        found = draw_figures(
+            case, predictions, np.ones((1, NUM_IMAGES), np.int64), class_groups=groups
+        )
+        per_class = {one.name: one.AP for one in CocoScorer(case).score(predictions).per_category}
+        assert found["AP of b alone"][0] == pytest.approx(per_class["b"], abs=1e-9)
+        assert np.isnan(found["AP of none"][0])
+    spread = bootstrap_spread(truth, [predictions], class_groups=groups, num_draws=20)
+    assert "AP of none" not in spread.of_methods[0]
+
+
+def test_figures_over_regions_are_drawn_with_their_images() -> None:
+    truth, predictions = drawn_case(40)
+    generator = np.random.default_rng(5)
+    named = {
+        image: NamedRegions(
+            labels=generator.integers(-1, 3, count),
+            predicted=generator.integers(0, 3, count),
+            probabilities=generator.random(count, np.float32),
+            ranks=generator.integers(0, 3, count),
+            num_classes=3,
+        )
+        for image, count in enumerate(generator.integers(0, 4, 40).tolist())
+        if image != 7  # of an image that the cache does not have
+    }
+    spread = bootstrap_spread(truth, [predictions, predictions], named=[named, {}], num_draws=50)
+    # The same draws of images, each region's rank listed as often as its image is drawn.
+    drawn = np.random.default_rng(2026).integers(0, 40, (50, 40))
+    top1 = []
+    for images in drawn.tolist():
+        right = [
+            rank == 0
+            for image in images
+            if image in named
+            for rank, label in zip(named[image].ranks, named[image].labels, strict=True)
+            if label >= 0
+        ]
+        top1.append(100 * np.mean(right))
+    found = spread.of_methods[0]["top1_accuracy"]
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(top1, [2.5, 97.5])))
+    assert "top5_accuracy" not in spread.of_methods[0]  # of three classes it has no meaning
+    assert "top1_accuracy" not in spread.of_methods[1]
+    assert "top1_accuracy" not in spread.of_differences[1]
 
 
 def test_intervals_hold_the_figure_and_differences_are_narrower() -> None:

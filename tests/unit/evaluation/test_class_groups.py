@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -10,6 +11,7 @@ from regionspot.core.vocabulary import Vocabulary
 from regionspot.evaluation.class_groups import read_class_groups, unseen_classes
 from regionspot.model import HeadCard, HeadSpec
 from regionspot.scoring import CategoryScore, ClassGroup, LvisScores
+from regionspot.scoring.bootstrap import Interval
 from regionspot.scoring.results import MethodResult, format_groups
 from regionspot.toy import vocabulary
 
@@ -71,6 +73,13 @@ def test_the_printed_table_starts_with_all_classes() -> None:
         "none          0     -     -",
     ]
     assert format_groups(methods, []) == ""
+    intervals = {"AP": Interval(low=38, high=42), "AP of unseen": Interval(low=50.06, high=61)}
+    with_intervals = [replace(methods[0], intervals=intervals), methods[1]]
+    assert format_groups(with_intervals, groups[:1]).splitlines() == [
+        "classes  number                 head  crop",
+        "all           3  40.0 (38.0 to 42.0)  10.0",
+        "unseen        2  55.0 (50.1 to 61.0)  15.0",
+    ]
 
 
 def test_groups_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
