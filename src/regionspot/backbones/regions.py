@@ -79,7 +79,7 @@ class LocatedRegions:
     boxes_xyxy: FloatArray
     """Boxes, (R, 4), pixels of the original image."""
     box_scores: FloatArray | None = None
-    """SAM's confidence in each region, (R,), if SAM proposed them; else None."""
+    """Scores of the boxes, (R,), if SAM proposed them; else None."""
     masks: NDArray[np.bool_] | DecodedMasks | None = None
     """Masks, (R, H, W), if requested: those given, or SAM's, computed on access."""
 

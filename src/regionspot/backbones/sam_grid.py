@@ -28,7 +28,7 @@ class GridProposals:
     boxes_xyxy: FloatArray
     """Boxes, (R, 4) float32, pixels of the original image, each of positive area."""
     box_scores: FloatArray
-    """SAM's confidence in each, (R,) float32, 0 to 1."""
+    """Predicted IoU times stability of each, (R,) float32, 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.box_scores.shape != (len(as_boxes(self.boxes_xyxy)),):

@@ -17,8 +17,8 @@ def evaluate(words: Sequence[str]) -> None:
 
     ``python evaluate.py --config configs/eval/lvis_gt.yaml``, or equivalently ``regionspot
     evaluate``. Writes ``metrics.json``, ``per_category.csv``, ``report.html``, and, with
-    ``--images_dir``, ``named_regions.jpg``. Predictions are written in the LVIS results format:
-    those of the first method to ``predictions.json``, the others to ``predictions_<method>.json``.
+    ``--images_dir``, ``named_regions.jpg``. The predictions of the first method are written to
+    ``predictions.json``, in the LVIS results format.
     """
     show_progress()
     config = parse_config(words)

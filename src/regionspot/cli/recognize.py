@@ -272,8 +272,8 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--everything",
         action="store_true",
-        help="Instead of boxes: let SAM propose regions. Scores are multiplied by SAM's confidence"
-        " in the region and sorted in descending order.",
+        help="Instead of boxes: let SAM propose regions. Scores are multiplied by the score of the"
+        " proposed box (predicted IoU times stability) and sorted in descending order.",
     )
     parser.add_class_arguments(GridProposer, "grid")
     parser.add_argument("--vocabulary", type=str, help=VOCABULARY_HELP)

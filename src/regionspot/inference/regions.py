@@ -78,8 +78,8 @@ class Regions:
     kept_masks: NDArray[np.bool_] | DecodedMasks | None
     """The masks as stored, R rows: SAM's logits, or the masks given as prompts; None without."""
     box_scores: FloatArray | None = None
-    """SAM's confidence in each region that it proposed, (R,) float32, 0 to 1. It is already in all
-    scores: divide by it to get the probabilities."""
+    """Scores of the boxes that SAM proposed, predicted IoU times stability, (R,) float32, 0 to 1.
+    They are already in all scores: divide by them to get the probabilities."""
     is_unknown: NDArray[np.bool_] | None = None
     """Whether no name reaches its threshold, (R,); such regions are labelled with the last name of
     the vocabulary. None if the call did not ask for unknown regions."""
