@@ -71,7 +71,7 @@ def test_table_and_json_list_the_same_regions(made: Path, search: Callable[..., 
     assert len(lines) == 4
     for rank, (line, hit) in enumerate(zip(lines[1:], found, strict=True), start=1):
         box = [f"{value:.0f}" for value in hit["box_xyxy"]]
-        name, score = f"{hit['key']}:{hit['region']}", f"{hit['probability']:.3f}"
+        name, score = f"{hit['key']}:{hit['region']}", f"{hit['confidence']:.3f}"
         assert line.split() == [str(rank), name, score, *box, *hit["label"].split()]
         assert hit["file_name"] == f"{hit['image_id']}.png"
 
@@ -92,7 +92,7 @@ def test_an_index_alone_the_cache_and_a_temporary_index_answer_alike(
 def test_regions_like_one_and_filters(made: Path, search: Callable[..., str]) -> None:
     everything = json.loads(search(made / "cache", "--like", "3-2epng:0", "--top", 99, "--json"))
     assert len(everything) == NUM_IMAGES - 1
-    assert all(hit["probability"] is None for hit in everything)
+    assert all(hit["confidence"] is None for hit in everything)
     least = everything[2]["cosine"]
     more = ("--not_labelled", "class 0", "--images", "0-2epng,1-2epng,5-2epng")
     some = json.loads(
@@ -117,7 +117,7 @@ def test_the_contact_sheet_shows_the_hits_in_order(
             assert sheet.height > 2 * (1400 / 5 - 32)  # two rows
             comment = sheet.info.get("comment", b"").decode()
     hits = json.loads(search(made / "cache", "sea egg", "--top", 6, "--json"))
-    titles = [f"{rank}: {hit['probability']:.3f}" for rank, hit in enumerate(hits, start=1)]
+    titles = [f"{rank}: {hit['confidence']:.3f}" for rank, hit in enumerate(hits, start=1)]
     assert comment.splitlines()[::2] == titles
 
 

@@ -32,6 +32,7 @@ from regionspot.backbones.text_towers import embed_texts
 from regionspot.backbones.weights import (
     RANDOM,
     SHIPPED,
+    as_typed,
     build_frozen,
     freeze,
     is_path,
@@ -309,7 +310,7 @@ def _build_pretrained(model: str, tag: str, *, quick: bool) -> "CLIP":
         raise WeightsError(
             f"open_clip could not load the weights {tag!r} of {model} ({error}). Without network"
             f" access, download them on another machine ({where}) and give the file:"
-            f" {_OPTION}=/path/to/open_clip_model.safetensors."
+            f" {as_typed(_OPTION, 'open_clip_model.safetensors')}."
         ) from error
 
 

@@ -207,7 +207,7 @@ def fetch(released: ReleasedFile, *, option: str) -> Path:
         raise WeightsError(
             f"{released.file_name} is not at {path} and could not be downloaded from"
             f" {released.url} ({error}). Download it with a browser or on another machine and put"
-            f" it at {path}, or give its path: {option}=/path/to/{released.file_name}."
+            f" it at {path}, or give its path: {as_typed(option, released.file_name)}."
         ) from error
     except RuntimeError as error:  # torch.hub's answer to a wrong hash
         raise WeightsError(
@@ -216,6 +216,12 @@ def fetch(released: ReleasedFile, *, option: str) -> Path:
             f" at {path}."
         ) from error
     return path
+
+
+def as_typed(option: str, file_name: str) -> str:
+    """Return how a file is given by an option of ``models``, as it is typed in a shell."""
+    short = option.removeprefix("models.")
+    return f"--{option} /path/to/{file_name} (recognize and export: --{short})"
 
 
 def fetch_from_hub(repository: str, file_name: str, *, option: str) -> Path:
@@ -233,7 +239,7 @@ def fetch_from_hub(repository: str, file_name: str, *, option: str) -> Path:
         raise WeightsError(
             f"{file_name} of {repository} could not be downloaded from the Hugging Face hub"
             f" ({reason}). Without network access, download {url} on another machine and give its"
-            f" path: {option}=/path/to/{file_name}."
+            f" path: {as_typed(option, file_name)}."
         ) from error
 
 

@@ -29,8 +29,8 @@ def show_stats(words: Sequence[str]) -> None:
     if options.json:
         print("\n".join(stats.to_json() for stats in all_stats))
     elif len(options.caches) > 1 and all_stats:
-        header = ("cache", "images", "left out", "regions", "classes", "shards", "size", "models")
-        print(table(header, list(map(_row, all_stats))))
+        counts = ("images", "quarantined", "regions", "classes", "shards")
+        print(table(("cache", *counts, "size", "models"), list(map(_row, all_stats))))
     else:
         print("\n".join(map(_facts, all_stats)))
     if has_failed:
@@ -57,7 +57,7 @@ def _facts(stats: CacheStats) -> str:
         "proposals": stats.proposals or "none: annotated regions",
         "images": f"{stats.num_images:,} in {stats.num_shards:,} shards,"
         f" {stats.num_images_without_regions:,} without regions",
-        "left out": f"{stats.num_quarantined:,} images{f': {reasons}' if reasons else ''}",
+        "quarantined": f"{stats.num_quarantined:,} images{f': {reasons}' if reasons else ''}",
         "regions": f"{stats.num_regions:,}; per image {spread['median']:g} (median),"
         f" {spread['p95']:g} (95th percentile), {spread['max']:g} (maximum)",
         "when decoded": f"{stats.num_clipped_regions:,} regions clipped,"

@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -45,14 +47,21 @@ def reported_errors() -> Iterator[None]:
     """Print errors meant for the user without a traceback, and exit; also works as a decorator.
 
     `RegionSpotError`, full disks and missing permissions exit with code 2. A signal exits with 128
-    plus its number, as in shells: 130 for Ctrl-C, 143 for SIGTERM. The traceback of any other
-    exception is kept, since it is a bug.
+    plus its number, as in shells: 130 for Ctrl-C, 143 for SIGTERM; 141 also if the reader of the
+    output ended (``| head``). The traceback of any other exception is kept, since it is a bug.
     """
     try:
         yield
+        sys.stdout.flush()  # here, where a reader that ended is noticed without a traceback
     except RegionSpotError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        if not _reader_ended():
+            raise
+        # Python flushes the output again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if error.errno not in _ADVICE:
             raise
@@ -62,3 +71,10 @@ def reported_errors() -> Iterator[None]:
     except StoppedError as stop:
         print(stop.message, file=sys.stderr)
         raise SystemExit(stop.code) from None
+
+
+def _reader_ended() -> bool:
+    """Return whether whatever reads this process's output has ended."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # errors are always reported
+    return bool(poll.poll(0))

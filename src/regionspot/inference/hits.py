@@ -33,14 +33,14 @@ class Hit:
     """Its annotated class; None for a proposal."""
     cosine: float
     """Cosine of its embedding and the query."""
-    probability: float | None
+    confidence: float | None
     """Probability that the words name it, by the head's classifier, whatever else might; None if
     the query is a region."""
 
     @property
     def score(self) -> float:
-        """The probability; the cosine if the query is a region."""
-        return self.cosine if self.probability is None else self.probability
+        """The confidence; the cosine if the query is a region."""
+        return self.cosine if self.confidence is None else self.confidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -303,7 +303,7 @@ class RegionIndex:
             box_xyxy=(x1, y1, x2, y2),
             label=self.card.vocabulary[label] if 0 <= label < len(self.card.vocabulary) else None,
             cosine=cosine,
-            probability=torch.tensor(logit).sigmoid().item() if is_text else None,
+            confidence=torch.tensor(logit).sigmoid().item() if is_text else None,
         )
 
     def _rows(self, rows: NDArray[np.int64]) -> Tensor:

@@ -106,7 +106,7 @@ def test_offline_the_message_says_what_to_fetch_and_which_option_to_give(no_netw
     assert "Without network access" in str(error.value)
     assert "https://huggingface.co/timm/vit_base_patch16_clip_224.openai)" in str(error.value)
     assert ".pt)" not in str(error.value)
-    assert "models.clip_weights=/path/to/" in str(error.value)
+    assert "--models.clip_weights /path/to/" in str(error.value)
 
 
 def test_a_file_called_openais_is_refused_in_a_gelu_model(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_offline_the_message_says_what_to_fetch_where_to_put_it_and_which_option
     message = str(error.value)
     assert released.url in message
     assert f"put it at {home / 'w.pth'}" in message
-    assert "models.sam_weights=/path/to/w.pth" in message
+    assert "--models.sam_weights /path/to/w.pth (recognize and export: --sam_weights)." in message
 
 
 def test_a_file_put_there_by_hand_is_checked(home: Path, released: ReleasedFile) -> None:

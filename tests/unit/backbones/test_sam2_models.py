@@ -134,7 +134,7 @@ def test_the_released_repository_is_taken_from_the_hubs_own_cache(
     with pytest.raises(
         WeightsError,
         match=rf"{REPOSITORY} could not be downloaded.*download https://huggingface\.co/{REPOSITORY}"
-        r"/resolve/main/model\.safetensors.*models\.sam_weights=/path/to/model\.safetensors",
+        r"/resolve/main/model\.safetensors.*--models\.sam_weights /path/to/model\.safetensors",
     ):
         load_localizer(TINY, resolve(ModelsConfig(sam=TINY)).sam_weights)
     revision = "0" * 40

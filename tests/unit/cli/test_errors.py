@@ -1,7 +1,10 @@
 """Deliberate errors become one message and exit code 2; bugs keep their traceback."""
 
 import errno
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -103,4 +106,29 @@ def test_another_error_of_the_system_keeps_its_traceback() -> None:
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
     with pytest.raises(ConnectionResetError):
+        reported_errors()(command)()
+
+
+# A few lines are written when the command ends, many before.
+@pytest.mark.parametrize("num_lines", [10, 100_000])
+def test_an_output_that_nobody_reads_ends_the_command_quietly(num_lines: int) -> None:
+    program = (
+        "from regionspot.cli.run import reported_errors\n"
+        "with reported_errors():\n"
+        f"    print('line\\n' * {num_lines})\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (141, b"")
+
+
+def test_another_broken_pipe_is_a_bug() -> None:
+    def command() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
         reported_errors()(command)()

@@ -134,8 +134,8 @@ def test_text_ranks_regions_as_the_plain_product_of_bank_and_embeddings(
             assert hit.label == cache.manifest.vocabulary[int(sample.labels[hit.region])]
             assert hit.file_name == f"{sample.image_id}.png"
             logit = float(head.classifier.scale) * by_name[hit.key, hit.region] - 2.0
-            assert hit.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=5e-3)
-            assert hit.score == hit.probability
+            assert hit.confidence == pytest.approx(1 / (1 + np.exp(-logit)), abs=5e-3)
+            assert hit.score == hit.confidence
     one = index.search(words[1], top=2)
     assert names_of(one) == names_of(index.search(words, top=2)[1])
     model = RegionSpot(head, models)
@@ -152,7 +152,7 @@ def test_regions_like_one_are_the_nearest_without_it(
     hits = index.similar(me, top=4)
     assert [hit.cosine for hit in hits] == pytest.approx(sorted(cosines.values())[:-5:-1], abs=2e-3)
     assert all(hit.cosine == pytest.approx(cosines[hit.key, hit.region], abs=2e-3) for hit in hits)
-    assert all(hit.probability is None for hit in hits)
+    assert all(hit.confidence is None for hit in hits)
     assert index.similar(hits[0], top=1) == index.similar((hits[0].key, hits[0].region), top=1)
     assert names_of(index.similar(index.embedding(*me), top=1)) == [me]
 
