@@ -14,6 +14,7 @@ from typing import cast
 from regionspot.cli.help_texts import stored_help
 from regionspot.cli.options import did_you_mean
 from regionspot.cli.run import answer_signals
+from regionspot.cli.shipped_configs import with_shipped_configs
 
 COMMANDS = {
     "init": ("init:init", "write the configurations for your own images and annotations"),
@@ -90,6 +91,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not {"-h", "--help"}.isdisjoint(words):
         print(stored_help(name), end="")
         raise SystemExit(0)
+    words = with_shipped_configs(words)
     if name in LIGHTNING:
         function_of(name)(["--help" if word == "--help-all" else word for word in words])
     else:
