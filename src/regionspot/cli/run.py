@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -62,3 +63,17 @@ def reported_errors() -> Iterator[None]:
     except StoppedError as stop:
         print(stop.message, file=sys.stderr)
         raise SystemExit(stop.code) from None
+
+
+@contextmanager
+def ended_reader_exits() -> Iterator[None]:
+    """Exit with 141, as shells report SIGPIPE, if what reads stdout, such as ``head``, has ended.
+
+    Only around code that writes to no other pipe or socket.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        # What is still buffered is flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
