@@ -53,7 +53,7 @@ lint: $(DONE)  ## Check style, types, layers and spelling.
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/codespell src tests benchmarks examples tools docs configs *.md *.py
+	$(VENV)/bin/codespell src tests benchmarks examples tools docs *.md *.py
 
 format: $(DONE)  ## Fix style automatically.
 	$(VENV)/bin/ruff check --fix .

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from regionspot.cli.help_texts import WRITTEN_BY_HAND, rendered_help, stored_help
+from regionspot.cli.help_texts import (
+    WRITTEN_BY_HAND,
+    rendered_help,
+    stored_help,
+    unlisted_option,
+)
 from regionspot.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
@@ -105,14 +110,33 @@ def test_help_written_by_hand_names_options_of_the_parser_and_fits_on_a_screen(
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_help_imports_no_large_package() -> None:
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("recognize", ["--model", "x", "--boxes=1,2,3,4", "a.png"]),
+        ("recognize", ["--top", "3"]),
+        ("recognize", ["--", "--odd.png"]),
+        ("evaluate", ["--title", "-- a title", "--models.preset", "toy"]),
+        ("cache", ["--proposals.path", "x.json", "--templates+=single"]),
+    ],
+)
+def test_what_the_parser_understands_is_not_taken_for_mistyped(
+    command: str, words: list[str]
+) -> None:
+    assert unlisted_option(command, words) is None
+
+
+def test_help_and_errors_about_mistyped_words_import_no_large_package() -> None:
     script = f"""
 import contextlib, io, sys
 from regionspot.cli.main import COMMANDS, main
-for words in [[], ["--version"], *([*name.split(), "--help"] for name in COMMANDS)]:
+mistyped = [["recognise"], ["recognize", "--modle", "x"], ["cache", "--annotations.pth", "x"]]
+helps = [[*name.split(), "--help"] for name in COMMANDS]
+for words in [[], ["--version"], *mistyped, *helps]:
     output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-        main(words)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with contextlib.suppress(SystemExit):
+            main(words)
     assert output.getvalue(), words
 print([name for name in {LARGE!r} if name in sys.modules])
 """

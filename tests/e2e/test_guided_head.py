@@ -73,7 +73,7 @@ def test_regions_of_a_picture_are_named(folder: Path, capsys: pytest.CaptureFixt
     picture = next((folder / "world").rglob("*.jpg"))
     recognize(
         [
-            *("--model", f"{folder}/box", "--image", str(picture), "--device", "cpu"),
+            *(str(picture), "--model", f"{folder}/box", "--device", "cpu"),
             *("--boxes", "10,10,60,60 5,5,20,90", "--top_k", "1"),
         ]
     )

@@ -89,7 +89,7 @@ def test_a_csv_becomes_a_head_that_knows_its_labels(
     monkeypatch.setattr("regionspot.backbones.clip.embed_texts", None)
     main(
         [
-            *("recognize", "--model", str(run), "--image", str(world / rows[0]["image"])),
+            *("recognize", str(world / rows[0]["image"]), "--model", str(run)),
             *("--boxes", box, "--top_k", "1", "--device", "cpu"),
         ]
     )

@@ -1,16 +1,12 @@
 """``regionspot completion``: complete commands and options on Tab, by shtab."""
 
 import argparse
-import re
 from collections.abc import Sequence
 
-from regionspot.cli.help_texts import stored_help
+from regionspot.cli.help_texts import stored_options
 from regionspot.cli.options import CommandParser
 from regionspot.cli.run import reported_errors
 from regionspot.core.text import needs_extra
-
-# An option in a stored help text, with its choices.
-_OPTION = re.compile(r"^  (?:-\w, )?(--[\w.-]+)(?: \{([^}\n]+)\})?", re.MULTILINE)
 
 
 @reported_errors()
@@ -44,9 +40,9 @@ def _parser(complete_files: dict[str, str]) -> argparse.ArgumentParser:
                 groups[first] = own.add_subparsers()
         else:
             own = groups[first].add_parser(second)
-        for option, choices in dict(_OPTION.findall(stored_help(name))).items():
+        for option, choices in stored_options(name).items():
             if option != "--help":
-                added = own.add_argument(option, choices=choices.split(",") if choices else None)
+                added = own.add_argument(option, choices=choices or None)
                 if not choices:
                     added.complete = complete_files  # type: ignore[attr-defined]
     return parser

@@ -2,7 +2,7 @@
 
 A command's module is imported only when the command is called, as torch alone takes seconds to
 import, and Ctrl-C is handled from the start. For the same reason, help is stored text
-(`help_texts`).
+(`help_texts`), and mistyped options are found in it.
 """
 
 import importlib
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import cast
 
-from regionspot.cli.help_texts import stored_help
-from regionspot.cli.options import did_you_mean
+from regionspot.cli.help_texts import stored_help, stored_options, unlisted_option
+from regionspot.cli.options import did_you_mean, no_option
 from regionspot.cli.run import answer_signals
+from regionspot.cli.shipped_configs import with_shipped_configs
 
 COMMANDS = {
     "init": ("init:init", "write the configurations for your own images and annotations"),
@@ -90,10 +91,16 @@ def main(args: Sequence[str] | None = None) -> None:
     if not {"-h", "--help"}.isdisjoint(words):
         print(stored_help(name), end="")
         raise SystemExit(0)
+    words = with_shipped_configs(words)
     if name in LIGHTNING:
         function_of(name)(["--help" if word == "--help-all" else word for word in words])
-    else:
-        function_of(name)(words[length:])
+        return
+    mistyped = unlisted_option(name, words[length:])
+    if mistyped is not None:
+        message = no_option(mistyped, stored_options(name), command=f"regionspot {name}")
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+    function_of(name)(words[length:])
 
 
 def cache_features() -> None:

@@ -58,10 +58,13 @@ def unknown_option(message: str, parser: ArgumentParser) -> str | None:
     if found is None:
         return None
     known = [name for action in parser._actions for name in action.option_strings]  # noqa: SLF001
-    return (
-        f"there is no option {found[1]}.{did_you_mean(found[1], known)} {parser.prog} --help lists"
-        " all options."
-    )
+    return no_option(found[1], known, command=parser.prog)
+
+
+def no_option(option: str, known: Iterable[str], *, command: str) -> str:
+    """Return the message about an unknown option of a command."""
+    similar = did_you_mean(option, known)
+    return f"there is no option {option}.{similar} {command} --help lists all options."
 
 
 class CommandParser(ArgumentParser):

@@ -4,7 +4,6 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ import torch
 import yaml
 
 from regionspot.annotations import FORMATS, AnnotatedImages, FoundAnnotations
+from regionspot.cli.shipped_configs import shipped_text
 from regionspot.core.errors import ConfigError
 from regionspot.core.files import write_text_atomic
 
@@ -112,9 +112,8 @@ def _cache_config(output_dir: Path, name: str, part: Part, preset: str) -> dict[
 
 def _train_config(output_dir: Path, parts: Mapping[str, Part], preset: str) -> dict[str, Any]:
     """Return the recipe of own.yaml, or for the toy preset of the toy world, scaled to the data."""
-    place = ("toy", "configs", "train_stage1.yaml") if preset == "toy" else ("cli", "own.yaml")
-    text = files("regionspot").joinpath(*place).read_text(encoding="utf-8")
-    config = cast("dict[str, Any]", yaml.safe_load(text))
+    name = "toy/train_stage1.yaml" if preset == "toy" else "train/own.yaml"
+    config = cast("dict[str, Any]", yaml.safe_load(shipped_text(f"configs/{name}")))
     config.pop("num_threads", None)
     val = parts["val"].found
     config["val_annotations"] = str(val.path) if val.format == "lvis" else None

@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +26,7 @@ from jsonargparse import Namespace
 from regionspot.cli.main import main as run_command
 from regionspot.cli.options import CommandParser
 from regionspot.cli.run import reported_errors
+from regionspot.cli.shipped_configs import shipped_text
 from regionspot.core.errors import ConfigError, MissingExtraError, MissingFileError
 from regionspot.core.files import sha256_bytes, sha256_file, write_bytes_atomic, write_text_atomic
 from regionspot.core.json_text import load_json
@@ -382,8 +382,7 @@ def _run_all(options: Namespace) -> None:
     claim_folder(output_dir, fresh=options.fresh)
     if options.configs_dir is None:
         # Copied, so that the printed commands work wherever the package is installed.
-        shipped = files("regionspot") / "toy" / "configs"
         for name in {path.name for step in steps for path in step.config_paths}:
-            write_bytes_atomic(copies / name, (shipped / name).read_bytes())
+            write_text_atomic(copies / name, shipped_text(f"configs/toy/{name}"))
     done = run_steps(steps, output_dir)
     print(f"\n{sum(one.seconds for one in done):.0f} s in total. Open {output_dir}/report.html")

@@ -1,16 +1,17 @@
 """``regionspot recognize``: name the regions of images."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jsonargparse import Namespace
-from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from regionspot.backbones import GridProposer, SameTokens, check_templates
+from regionspot.backbones import GridProposer, SameTokens
 from regionspot.cli.options import (
     HEAD_HELP,
     TEMPLATES_HELP,
@@ -19,15 +20,19 @@ from regionspot.cli.options import (
     prepare_parsing,
 )
 from regionspot.cli.run import reported_errors
-from regionspot.cli.values import parse_rows, parse_vocabulary, picture_path
-from regionspot.core.errors import ConfigError, MissingFileError, ShapeError
-from regionspot.core.files import is_file
-from regionspot.core.vocabulary import Vocabulary
+from regionspot.cli.values import parse_rows, picture_path
+from regionspot.core.errors import ConfigError
+from regionspot.core.files import folder_lock, open_atomic, sha256_file
+from regionspot.core.stopping import stop_advice
 
 if TYPE_CHECKING:
+    from regionspot.cli.recognize_batches import BatchNamer
     from regionspot.cli.recognize_inputs import ImageJob
-    from regionspot.cli.recognize_outputs import OutputFormat
+    from regionspot.cli.recognize_outputs import OutputFormat, Record, RecordMaker
     from regionspot.inference import Regions
+
+_RESUME = "finished images are kept; run the same command again to continue"
+_WAIT = "Wait for it to end, or give another --output."
 
 
 @reported_errors()
@@ -36,32 +41,27 @@ def recognize(words: Sequence[str]) -> None:
 
     Of one image, with ``--boxes``, ``--points`` or ``--everything``, prints a table. Of several
     images or folders, with ``--coco``, ``--csv`` or ``--everything``, prints a JSON line for each
-    image, or writes ``--format`` to the folder ``--output``. Exits with 0 if all images were
-    recognized, with 1 if some could not be used, and with 2 for a mistake in the options.
+    image, or writes ``--format`` to the folder ``--output``; the same command continues an
+    interrupted one. Exits with 0 if all images were recognized, with 1 if some could not be used,
+    and with 2 for a mistake in the options.
     """
     parser = _parser()
     options = parser.instantiate(parser.parse_args(words))
-    images = [*options.images, *([options.image] if options.image else [])]
-    if not images:
+    if not options.images:
         raise ConfigError("no image is given: name image files or folders.")
-    is_one = len(images) == 1 and not Path(images[0]).is_dir()
+    is_one = len(options.images) == 1 and not Path(options.images[0]).is_dir()
     if is_one and options.format is None and not (options.coco or options.csv):
-        _recognize_one(images[0], options)
+        _print_table(options)
     else:
-        _recognize_many(images, options)
+        _write_many(options)
 
 
-def _recognize_one(image: str, options: Namespace) -> None:
-    """Print a table, and write a picture."""
+def _print_table(options: Namespace) -> None:
+    """Print the regions of one image, and write a picture."""
     # In order of cost: mistakes are reported before SAM and CLIP are loaded, which takes long.
     output = None if options.output is None else picture_path(options.output)
-    boxes, points = _prompts(options)
-    vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
-    if options.templates is not None:
-        check_templates(options.templates)
-    if not is_file(image):
-        raise MissingFileError(f"no image file at {image}: check --image.")
-    regions = _recognize(image, options, boxes, points, vocabulary)
+    (job,) = _jobs(options)
+    regions = _namer(options, with_masks=output is not None).name_one(job)
     print(format_table(regions))
     if options.everything and len(regions) == 0:
         print(
@@ -74,77 +74,97 @@ def _recognize_one(image: str, options: Namespace) -> None:
         print(f"picture: {output}")
 
 
-def _recognize_many(images: Sequence[str], options: Namespace) -> None:
+def _write_many(options: Namespace) -> None:
     """Write the regions of many images; go on after those that cannot be used."""
-    from regionspot.backbones.decode_images import ImageError
-    from regionspot.cli.recognize_outputs import region_writer
+    from regionspot.cli.recognize_outputs import FILE_NAMES, RecordMaker, write_records
+    from regionspot.cli.recognize_resume import UnfinishedRun
 
     kind: OutputFormat = options.format or "json"
     folder = _output_folder(options)
-    jobs = _jobs(images, options)
-    vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
-    name_regions = _recognizer(options, vocabulary, with_masks=kind == "png")
-    num_failed = 0
-    with region_writer(kind, folder) as writer, tqdm(jobs, unit=" images", disable=None) as bar:
-        for job in bar:
-            try:
-                regions = name_regions(job)
-            except (ImageError, ShapeError, OSError) as error:
-                num_failed += 1
-                print(f"error: {job.path}: {error}", file=sys.stderr)
-                writer.add_failure(job, str(error))
-            else:
-                writer.add(job, regions)
-    if num_failed:
-        print(f"{num_failed:,} of {len(jobs):,} images could not be used", file=sys.stderr)
+    jobs = _jobs(options)
+    namer = _namer(options, with_masks=kind == "png")
+    maker = RecordMaker(kind, folder)
+    if folder is None:
+        write_records(kind, sys.stdout.buffer, _records(jobs, namer, maker))
+    else:
+        path = folder / f"unfinished_{kind}.jsonl"
+        with folder_lock(folder, advice=_WAIT), stop_advice(_RESUME):
+            images = [str(job.path) for job in jobs]
+            run = UnfinishedRun(path, _settings(options, namer), images)
+            if run.done:
+                print(f"{len(run.done):,} images were finished before", file=sys.stderr)
+            todo = [job for job in jobs if str(job.path) not in run.done]
+            for record in _records(todo, namer, maker):
+                run.add(record)
+            if kind in FILE_NAMES:
+                with open_atomic(folder / FILE_NAMES[kind]) as file:
+                    write_records(kind, file, run.records())
+            run.remove()
+    if maker.num_failed:
+        print(f"{maker.num_failed:,} of {len(jobs):,} images could not be used", file=sys.stderr)
         raise SystemExit(1)
 
 
-def _recognizer(
-    options: Namespace, vocabulary: Vocabulary | None, *, with_masks: bool
-) -> "Callable[[ImageJob], Regions]":
-    from regionspot.inference import RegionSpot
+def _records(
+    jobs: "Sequence[ImageJob]", namer: "BatchNamer", maker: "RecordMaker"
+) -> "Iterator[Record]":
+    """Name the regions of images, with a progress bar and a message for each failed image."""
+    bar = tqdm(total=len(jobs), unit=" images", disable=None)
+    with bar, closing(namer.name_all(jobs)) as named:
+        for job, found in named:
+            if isinstance(found, Exception):
+                print(f"error: {job.path}: {found}", file=sys.stderr)
+            yield maker.record(job, found)
+            bar.update()
 
-    model = RegionSpot.from_pretrained(
-        options.model,
-        device=options.device,
-        sam_weights=options.sam_weights,
-        clip_weights=options.clip_weights,
-    )
-    common: dict[str, Any] = {
-        "vocabulary": vocabulary,
+
+def _namer(options: Namespace, *, with_masks: bool) -> "BatchNamer":
+    # Imported here, so that a missing package of the extra is reported without a traceback.
+    from regionspot.cli.recognize_batches import BatchNamer
+
+    return BatchNamer(options, with_masks=with_masks)
+
+
+def _settings(options: Namespace, namer: "BatchNamer") -> dict[str, object]:
+    """Return what the regions of an image depend on, by option."""
+    boxes_of = {
+        name: options[name] and sha256_file(Path(options[name])) for name in ("coco", "csv")
+    }
+    return boxes_of | {
+        "model": namer.trained_head.sha256,
+        "boxes": options.boxes,
+        "points": options.points,
+        "everything": options.everything,
+        "grid": asdict(options.grid),
+        "vocabulary": namer.vocabulary and namer.vocabulary.sha256,
         "templates": options.templates,
         "same_tokens": options.same_tokens,
         "top_k": options.top_k,
-        "with_masks": with_masks,
     }
 
-    def name_regions(job: "ImageJob") -> "Regions":
-        if job.boxes_xyxy is None:
-            return model.recognize_everything(job.path, grid=options.grid, **common)
-        return model.recognize(job.path, job.boxes_xyxy, **common)
 
-    return name_regions
+def _jobs(options: Namespace) -> "list[ImageJob]":
+    """Return the images with their boxes or points, or with none for SAM to find."""
+    from regionspot.cli.recognize_inputs import list_images, read_boxes, with_boxes
 
-
-def _jobs(images: Sequence[str], options: Namespace) -> "list[ImageJob]":
-    """Return the images with their boxes, or with none for SAM to find."""
-    from regionspot.cli.recognize_inputs import ImageJob, list_images, read_boxes, with_boxes
-
-    given = _given(options, ("boxes", "points", "coco", "csv", "everything"))
-    _check_grid(options, given)
-    jobs = list_images(images)
-    if given == "points" or (given == "boxes" and len(jobs) > 1):
-        raise ConfigError(
-            f"--{given} is for the regions of one image in a table; found {len(jobs)} images and"
-            f" --format {options.format}. Give the boxes of several images with --csv or --coco."
-        )
-    if given == "boxes":
-        boxes_xyxy = np.array(parse_rows(options.boxes, 4, option="--boxes"), np.float32)
-        return [ImageJob(path=job.path, name=job.name, boxes_xyxy=boxes_xyxy) for job in jobs]
+    given = _given(options)
+    if given != "everything" and options.grid != GridProposer():
+        raise ConfigError(f"--grid requires --everything; found --{given}.")
+    jobs = list_images(options.images)
     if given == "everything":
         return jobs
-    return with_boxes(jobs, read_boxes(Path(options[given]), given))
+    if given in {"coco", "csv"}:
+        return with_boxes(jobs, read_boxes(Path(options[given]), given))
+    if len(jobs) > 1:
+        raise ConfigError(
+            f"--{given} is for the regions of one image; found {len(jobs)} images. Give the boxes"
+            " of several images with --csv or --coco."
+        )
+    rows = parse_rows(options[given], 4 if given == "boxes" else 2, option=f"--{given}")
+    numbers = np.array(rows, np.float32)
+    if given == "boxes":
+        return [replace(jobs[0], boxes_xyxy=numbers)]
+    return [replace(jobs[0], points_xy=numbers)]
 
 
 def _output_folder(options: Namespace) -> Path | None:
@@ -158,60 +178,9 @@ def _output_folder(options: Namespace) -> Path | None:
     return folder
 
 
-def _recognize(
-    image: str,
-    options: Namespace,
-    boxes: list[list[float]] | None,
-    points: list[list[float]] | None,
-    vocabulary: Vocabulary | None,
-) -> "Regions":
-    # Imported here, so that a missing package of the extra is reported without a traceback.
-    from regionspot.backbones import BoxPrompts
-    from regionspot.inference import RegionSpot, load_image
-    from regionspot.inference.inputs import as_count
-    from regionspot.inference.matching_models import exif_policy_of, load_matching_models
-    from regionspot.inference.prompts import read_prompts
-    from regionspot.model import load_trained_head
-
-    as_count(options.top_k, name="top_k")
-    trained_head = load_trained_head(options.model)
-    pixels = load_image(image, exif_policy=exif_policy_of(trained_head.card))
-    checked_boxes: ArrayLike | None = None
-    if not options.everything:
-        size_hw = (pixels.shape[0], pixels.shape[1])
-        prompts = read_prompts(boxes=boxes, points=points, masks=None, size_hw=size_hw)
-        if isinstance(prompts, BoxPrompts):
-            checked_boxes = prompts.boxes_xyxy  # already clipped, so that clipping is logged once
-    models = load_matching_models(
-        trained_head,
-        device=options.device,
-        sam_weights=options.sam_weights,
-        clip_weights=options.clip_weights,
-    )
-    model = RegionSpot(trained_head, models)
-    common: dict[str, Any] = {
-        "vocabulary": vocabulary,
-        "templates": options.templates,
-        "same_tokens": options.same_tokens,
-        "top_k": options.top_k,
-        "with_masks": options.output is not None,
-    }
-    if options.everything:
-        return model.recognize_everything(pixels, grid=options.grid, **common)
-    return model.recognize(pixels, boxes=checked_boxes, points=points, **common)
-
-
-def _prompts(options: Namespace) -> tuple[list[list[float]] | None, list[list[float]] | None]:
-    """Return boxes or points, or neither with ``--everything``."""
-    _check_grid(options, _given(options, ("boxes", "points", "everything")))
-    return (
-        parse_rows(options.boxes, 4, option="--boxes") if options.boxes else None,
-        parse_rows(options.points, 2, option="--points") if options.points else None,
-    )
-
-
-def _given(options: Namespace, names: Sequence[str]) -> str:
+def _given(options: Namespace) -> str:
     """Return which option says where the regions are."""
+    names = ("boxes", "points", "coco", "csv", "everything")
     found = [name for name in names if options[name]]
     if len(found) != 1:
         shown = " and ".join(f"--{name}" for name in found) or "none of them"
@@ -221,11 +190,6 @@ def _given(options: Namespace, names: Sequence[str]) -> str:
             " find them."
         )
     return found[0]
-
-
-def _check_grid(options: Namespace, given: str) -> None:
-    if given != "everything" and options.grid != GridProposer():
-        raise ConfigError(f"--grid requires --everything; found --{given}.")
 
 
 def format_table(regions: "Regions") -> str:
@@ -252,7 +216,6 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="regionspot recognize", description=recognize.__doc__)
     parser.add_argument("--model", type=str, required=True, help=HEAD_HELP)
     parser.add_argument("images", nargs="*", type=str, help="Image files, and folders of them.")
-    parser.add_argument("--image", type=str, help="One image file, as a further one of the above.")
     parser.add_argument(
         "--boxes",
         type=str,
@@ -290,6 +253,12 @@ def _parser() -> CommandParser:
         "--output",
         type=str,
         help="For a table: picture of the named regions to write. Otherwise: folder to write to.",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=4,
+        help="Number of images that the models process at once; with --everything, always one.",
     )
     parser.add_argument(
         "--format",

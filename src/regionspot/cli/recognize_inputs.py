@@ -18,14 +18,16 @@ _COLUMNS = ("image", "x1", "y1", "x2", "y2")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageJob:
-    """An image whose regions are to be named."""
+    """An image whose regions are to be named; without boxes and points, SAM proposes them."""
 
     path: Path
     """The image file."""
     name: str
     """Its path below the folder that was given, or its name."""
     boxes_xyxy: NDArray[np.float32] | None = None
-    """Its boxes in pixels, (R, 4); None if SAM proposes the regions."""
+    """Its boxes in pixels, (R, 4)."""
+    points_xy: NDArray[np.float32] | None = None
+    """One point of each region in pixels, (R, 2)."""
 
 
 def list_images(paths: Sequence[str]) -> list[ImageJob]:

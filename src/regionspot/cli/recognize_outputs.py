@@ -1,13 +1,15 @@
-"""What ``regionspot recognize`` writes about several images."""
+"""What ``regionspot recognize`` writes about several images.
+
+Each image becomes a record, a JSON object with its path as ``image``; a file is written from the
+records of all images.
+"""
 
 import csv
 import io
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 
 from regionspot.cli.recognize_inputs import ImageJob
 from regionspot.core.files import open_atomic
@@ -16,77 +18,96 @@ if TYPE_CHECKING:
     from regionspot.inference import Regions
 
 OutputFormat = Literal["json", "csv", "coco", "png"]
-_FILE_NAMES = {"json": "regions.jsonl", "csv": "regions.csv", "coco": "regions.json"}
+Record = dict[str, Any]
+FILE_NAMES: Final[dict[OutputFormat, str]] = {
+    "json": "regions.jsonl",
+    "csv": "regions.csv",
+    "coco": "regions.json",
+}
+"""The file of each format; pictures have none."""
 _CSV_HEADER = ("image", "x1", "y1", "x2", "y2", "label", "score")
 
 
-class RegionWriter:
-    """Writes the regions of images, in one format."""
+class RecordMaker:
+    """Makes the record of each image, in one format.
 
-    def __init__(self, kind: OutputFormat, file: BinaryIO, folder: Path | None) -> None:
-        self._kind, self._file, self._folder = kind, file, folder
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-        self._categories: list[dict[str, Any]] = []
-        if kind == "csv":
-            self._write_row(_CSV_HEADER)
-
-    def add(self, job: ImageJob, regions: "Regions") -> None:
-        """Write one image."""
-        if self._kind == "json":
-            self._write_line({"image": str(job.path), **regions.to_dict()})
-        elif self._kind == "csv":
-            for region in regions:
-                box = [f"{value:.2f}" for value in region.box_xyxy.tolist()]
-                self._write_row((str(job.path), *box, region.label, f"{region.score:.6f}"))
-        elif self._kind == "coco":
-            self._add_coco(job, regions)
-        elif self._folder is not None:
-            path = self._folder / f"{job.name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            regions.plot().save(path)
-
-    def add_failure(self, job: ImageJob, message: str) -> None:
-        """Note an image that could not be used; only JSON lines have a place for that."""
-        if self._kind == "json":
-            self._write_line({"image": str(job.path), "error": message})
-
-    def finish(self) -> None:
-        """Write what describes all images."""
-        if self._kind == "coco":
-            content = {"images": self._images, "annotations": self._annotations}
-            self._write_line(content | {"categories": self._categories})
-
-    def _add_coco(self, job: ImageJob, regions: "Regions") -> None:
-        coco = regions.to_coco(image_id=len(self._images) + 1, file_name=str(job.path))
-        before = len(self._annotations)
-        self._images += coco["images"]
-        self._annotations += [{**one, "id": before + one["id"]} for one in coco["annotations"]]
-        self._categories = coco["categories"]
-
-    def _write_line(self, value: object) -> None:
-        self._file.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
-        self._file.flush()
-
-    def _write_row(self, row: tuple[str, ...]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(row)
-        self._file.write(text.getvalue().encode())
-        self._file.flush()
-
-
-@contextmanager
-def region_writer(kind: OutputFormat, folder: Path | None) -> Iterator[RegionWriter]:
-    """Open a writer to a file in a folder, which appears whole at the end, or to stdout.
-
-    Pictures (``png``) are files in the folder.
+    Args:
+        kind: The format.
+        folder: Where to write pictures.
     """
-    if folder is None or kind == "png":
-        writer = RegionWriter(kind, sys.stdout.buffer, folder)
-        yield writer
-        writer.finish()
+
+    def __init__(self, kind: OutputFormat, folder: Path | None) -> None:
+        self._kind, self._folder = kind, folder
+        self._has_categories = False
+        self.num_failed = 0
+
+    def record(self, job: ImageJob, found: "Regions | Exception") -> Record:
+        """Return the record of an image; writes its picture, if these are the format."""
+        record: Record = {"image": str(job.path)}
+        if isinstance(found, Exception):
+            self.num_failed += 1
+            return record | {"error": str(found)}
+        if self._kind == "coco":
+            return record | self._coco(job, found)
+        if self._kind == "png" and self._folder is not None:
+            with open_atomic(self._folder / f"{job.name}.png") as file:
+                found.plot().save(file, format="PNG")
+            return record
+        return record | found.to_dict()
+
+    def _coco(self, job: ImageJob, regions: "Regions") -> Record:
+        coco = regions.to_coco(image_id=0, file_name=str(job.path))
+        if self._has_categories:  # the same for all images, and long
+            del coco["categories"]
+        self._has_categories = True
+        return coco
+
+
+def write_records(kind: OutputFormat, file: BinaryIO, records: Iterable[Record]) -> None:
+    """Write the records of images as JSON lines, as CSV rows or as one COCO file.
+
+    Images that could not be used are only in the JSON lines.
+    """
+    if kind == "json":
+        for record in records:
+            write_line(file, record)
         return
-    with open_atomic(folder / _FILE_NAMES[kind]) as file:
-        writer = RegionWriter(kind, file, folder)
-        yield writer
-        writer.finish()
+    usable = (record for record in records if "error" not in record)
+    if kind == "csv":
+        _write_csv(file, usable)
+    elif kind == "coco":
+        write_line(file, _joined_coco(usable))
+
+
+def write_line(file: BinaryIO, value: object) -> None:
+    """Write a JSON value as one line."""
+    file.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
+    file.flush()
+
+
+def _write_csv(file: BinaryIO, records: Iterable[Record]) -> None:
+    file.write(_csv_row(_CSV_HEADER))
+    for record in records:
+        for region in record["regions"]:
+            box = [f"{value:.2f}" for value in region["box_xyxy"]]
+            row = (record["image"], *box, region["label"], f"{region['score']:.6f}")
+            file.write(_csv_row(row))
+        file.flush()
+
+
+def _csv_row(row: tuple[str, ...]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue().encode()
+
+
+def _joined_coco(records: Iterable[Record]) -> Record:
+    joined: dict[str, list[Record]] = {"images": [], "annotations": [], "categories": []}
+    for record in records:
+        image_id = len(joined["images"]) + 1
+        joined["images"] += [{**image, "id": image_id} for image in record["images"]]
+        for one in record["annotations"]:
+            numbers = {"id": len(joined["annotations"]) + 1, "image_id": image_id}
+            joined["annotations"].append(one | numbers)
+        joined["categories"] = record.get("categories", joined["categories"])
+    return joined

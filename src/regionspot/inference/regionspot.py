@@ -22,12 +22,12 @@ from regionspot.inference.encoded_image import EncodedImage
 from regionspot.inference.inputs import ImageLike, as_count, is_one_image
 from regionspot.inference.naming import Naming
 from regionspot.inference.on_caches import OnCaches
+from regionspot.inference.prompted_images import in_batches
 from regionspot.inference.prompts import BoxFormat, PromptedPixels
 from regionspot.inference.prototypes import Examples, Prototypes
 from regionspot.inference.regions import Regions
 from regionspot.model import TrainedHead
 
-_IMAGE_BATCH_SIZE = 4
 _DEFAULT_GRID = GridProposer()
 
 
@@ -83,6 +83,7 @@ class RegionSpot(OnCaches):
         same_tokens: SameTokens = "keep",
         top_k: int = 1,
         with_masks: bool = True,
+        batch_size: int = 4,
     ) -> Regions: ...
 
     @overload
@@ -102,6 +103,7 @@ class RegionSpot(OnCaches):
         same_tokens: SameTokens = "keep",
         top_k: int = 1,
         with_masks: bool = True,
+        batch_size: int = 4,
     ) -> list[Regions]: ...
 
     @torch.inference_mode()
@@ -121,6 +123,7 @@ class RegionSpot(OnCaches):
         same_tokens: SameTokens = "keep",
         top_k: int = 1,
         with_masks: bool = True,
+        batch_size: int = 4,
     ) -> Regions | list[Regions]:
         """Name the regions of one image, or of several with different numbers of regions.
 
@@ -155,14 +158,16 @@ class RegionSpot(OnCaches):
             top_k: Number of names per region, best first; at most the size of the vocabulary.
             with_masks: Whether to return SAM's masks of the regions. Its mask decoder then runs,
                 and each region takes 256 KiB; masks are upsampled on access.
+            batch_size: Number of images that the models process at once, on a CPU in each of its
+                threads. It changes speed and memory, and scores by rounding errors only.
 
         Returns:
             The named regions, in the order of the prompts; a list for a list. Empty prompts give no
             regions.
 
         Raises:
-            ConfigError: Not exactly one kind of prompt is given, ``top_k`` is not positive, or
-                ``box_format``, ``templates`` or ``same_tokens`` is unknown.
+            ConfigError: Not exactly one kind of prompt is given, ``top_k`` or ``batch_size`` is not
+                positive, or ``box_format``, ``templates`` or ``same_tokens`` is unknown.
             ShapeError: Image or prompts have a wrong shape or type, or lie outside the image; or
                 boxes look relative to it, or end before they start.
             VocabularyError: The vocabulary is empty, a name is empty or repeated, or a tiny CLIP
@@ -181,6 +186,7 @@ class RegionSpot(OnCaches):
             calibration=calibration,
             top_k=top_k,
         )
+        images_per_batch = as_count(batch_size, name="batch_size")
         several = isinstance(image, Iterable) and not is_one_image(image)
         prompted = self._embedder.open(
             image,
@@ -188,10 +194,7 @@ class RegionSpot(OnCaches):
             several=several,
             box_format=box_format,
         )
-        batches = [
-            prompted[start : start + _IMAGE_BATCH_SIZE]
-            for start in range(0, len(prompted), _IMAGE_BATCH_SIZE)
-        ]
+        batches = list(in_batches(prompted, images_per_batch))
         named = self._models.map_batches(
             lambda batch: self._recognize_batch(batch, naming, with_masks=with_masks),
             batches,

@@ -111,6 +111,24 @@ def test_a_data_set_without_splits_is_cut_into_two_parts(
     assert evaluation.cache == written("cache_val")["output_dir"] == written("train")["data"]["val"]
 
 
+@pytest.mark.parametrize("preset", ["bb", "bl", "bl336"])
+def test_every_printed_command_reads_its_configuration(
+    work: Path, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(work, {"boxes.csv": csv_rows(TEN), **IMAGES})
+    main(["init", "data", "--preset", preset])
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line.split()[1:] for line in lines if line.startswith("  regionspot ")]
+    assert [command[0] for command in commands] == ["cache", "cache", "fit", "evaluate"]
+    for command in commands:
+        with pytest.raises(SystemExit) as exit_info:
+            main([*command, "--print_config"])
+        assert exit_info.value.code == 0
+        read = yaml.safe_load(capsys.readouterr().out)
+        group = "data" if command[0] == "fit" else "models"
+        assert read[group].items() >= yaml.safe_load(Path(command[-1]).read_text())[group].items()
+
+
 def test_a_split_of_the_data_set_is_used(work: Path) -> None:
     content = {"names": ["cat"], "train": "../train/images", "val": "../valid/images"}
     label = "0 .5 .5 .1 .1"

@@ -257,7 +257,7 @@ def test_everything_that_the_package_reads_is_named_as_its_data() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_the_toy_configurations_and_the_template_of_the_report(
+def test_a_wheel_holds_the_configurations_and_the_template_of_the_report(
     tmp_path: Path,
 ) -> None:
     for name in ("src", "pyproject.toml", "README.md", "LICENSE"):
@@ -267,6 +267,7 @@ def test_a_wheel_holds_the_toy_configurations_and_the_template_of_the_report(
     subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(tmp_path)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for path in (ROOT / "configs" / "toy").iterdir():
-        assert f"regionspot/toy/configs/{path.name}" in names
+    configs = {path.relative_to(ROOT) for path in (ROOT / "configs").glob("*/*")}
+    assert len(configs) > 30
+    assert {f"regionspot/{path.as_posix()}" for path in configs} <= {*names}
     assert {f"regionspot/evaluation/report.{kind}" for kind in ("html.jinja", "css")} <= {*names}

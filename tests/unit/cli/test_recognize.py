@@ -182,7 +182,7 @@ def picture_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def options(head_dir: Path, picture_path: Path) -> list[str]:
-    return ["--model", str(head_dir), "--image", str(picture_path), "--device", "cpu"]
+    return [str(picture_path), "--model", str(head_dir), "--device", "cpu"]
 
 
 def names_of(line: str) -> list[str]:
@@ -299,9 +299,9 @@ def test_a_picture_is_written_where_it_is_wanted(
             "the encoder tiny cannot tell them apart: 'Egg' = 'egg'",
         ),
         (["--boxes", "1,2,30,40", "--top_k", "0"], "top_k is 0"),
+        (["--boxes", "1,2,30,40", "--batch_size", "0"], "batch_size is 0"),
         (["--boxes", "1,2,30,40", "--templates", "poem"], "no template set 'poem'"),
         (["--boxes", "1,2,30,40", "--output", "x.txt"], "--output x.txt: wanted a name that ends"),
-        (["--boxes", "1,2,30,40", "--image", "nowhere.png"], "no image file at nowhere.png"),
         (["--boxes", "1,2,30,40", "--model", "nowhere"], "no trained head at nowhere"),
         (["--boxes", "1,2,30,40", "--device", "abacus"], "abacus"),
         (["--boxes", "1,2,30,40", "--clip_weights", "random"], "clip_weights_sha256: found"),
@@ -323,8 +323,6 @@ def test_mistakes_exit_with_2_and_one_message(
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (["--image", "nowhere.png"], "no image file at nowhere.png"),
-        (["--image", __file__], "test_recognize.py is no image that Pillow can open"),
         (["--boxes", "10,20,80,90 1,2,30,400"], "box 1 (1, 2, 30, 400) lies outside the image"),
         (["--boxes", "", "--points", "500,3"], "point (500, 3) of region 0 lies outside the image"),
         (["--boxes", "1,2,30"], "--boxes '1,2,30' has a row of 3 numbers"),
@@ -347,6 +345,22 @@ def test_mistakes_are_told_before_sam_and_clip_are_loaded(
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("nowhere.png", "no image file or folder at nowhere.png"),
+        (__file__, "test_recognize.py is no image that Pillow can open"),
+    ],
+)
+def test_what_is_no_image_is_told_before_sam_and_clip_are_loaded(
+    options: list[str], image: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        recognize([image, *options[1:], "--boxes", "1,2,30,40", "--sam_weights", "nowhere.pth"])
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_folder_is_no_picture(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,9 +381,9 @@ def test_a_box_over_the_edge_is_told_once(
 
 def test_what_is_missing_or_mistyped_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     for args, message in (
-        (["--image", "x.png"], "model"),
-        (["--model", "x", "--image", "x.png", "--boxs", "1,2,3,4"], "boxs"),
-        (["--model", "x", "--image", "x.png", "--top_k", "many"], "top_k"),
+        (["x.png"], "model"),
+        (["x.png", "--model", "x", "--boxs", "1,2,3,4"], "boxs"),
+        (["x.png", "--model", "x", "--top_k", "many"], "top_k"),
     ):
         with pytest.raises(SystemExit) as exit_info:
             recognize(args)

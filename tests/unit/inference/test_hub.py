@@ -199,7 +199,7 @@ def test_commands_take_a_head_from_the_hub(
     model.save_pretrained(tmp_path / "head")
     printed = []
     for name in ("hf://owner/head", str(tmp_path / "head")):
-        image = ["--image", str(picture_path), "--boxes", "16,20,57,61", "--device", "cpu"]
+        image = [str(picture_path), "--boxes", "16,20,57,61", "--device", "cpu"]
         main(["recognize", "--model", name, *image])
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]

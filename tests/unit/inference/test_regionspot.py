@@ -285,12 +285,13 @@ def test_masks_are_shown_to_sam_as_the_heads_training_showed_them(
     assert np.abs(regions.embeddings - by_extent).max() > 1e-2
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
 def test_a_region_depends_on_no_other_image_of_the_call(
-    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32]
+    model: RegionSpot, pixels: Pixels, boxes: NDArray[np.float32], batch_size: int
 ) -> None:
     images = [pixels, pixels[:70], pixels[:, ::-1].copy(), pixels[:80, :90], 255 - pixels, pixels]
     prompts = [boxes, boxes[:0], boxes[:1], boxes[[0]], np.tile(boxes, (3, 1)), boxes[1:]]
-    together = model.recognize(images, boxes=prompts, top_k=4)
+    together = model.recognize(images, boxes=prompts, top_k=4, batch_size=batch_size)
     assert [len(regions) for regions in together] == [3, 0, 1, 1, 9, 2]
     for image, prompt, regions in zip(images, prompts, together, strict=True):
         np.testing.assert_array_equal(regions.image, image)
