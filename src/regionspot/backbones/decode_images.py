@@ -41,7 +41,7 @@ _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 _MORE = (
     "A small file can fill the memory with so many. To have them read, raise --max_image_pixels of"
-    " the command, or PIL.Image.MAX_IMAGE_PIXELS in Python"
+    " `regionspot cache` or `regionspot recognize`, or PIL.Image.MAX_IMAGE_PIXELS in Python"
 )
 
 
@@ -95,8 +95,7 @@ def _decode(
 ) -> Pixels:
     if not data:
         raise ImageError("is empty")
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels
+    raise_pillows_limit(max_pixels)
     with Image.open(io.BytesIO(data)) as image:
         if image.width * image.height > max_pixels:
             raise ImageError(
@@ -113,6 +112,12 @@ def _decode(
         if pixels is None:
             pixels = _to_rgb(image)
     return _turned(pixels, turn)
+
+
+def raise_pillows_limit(max_pixels: int) -> None:
+    """Raise ``PIL.Image.MAX_IMAGE_PIXELS`` if it is lower."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def read_size_hw(path: Path, *, exif_policy: ExifPolicy = "ignore") -> tuple[int, int] | None:

@@ -163,7 +163,7 @@ class Encoder(FrozenModel):
         sentences = template_texts(templates)
         names_of = spellings(names, templates, synonyms)
         step = max(1, _BATCHES_SORTED_AT_ONCE * batch_size // len(sentences))
-        rows = []
+        banks = []
         num_texts = len(sentences) * sum(map(len, names_of))
         if num_texts >= _TEXTS_WORTH_A_LOG:
             _logger.info("embedding %d class names as %d texts", len(names), num_texts)
@@ -183,9 +183,10 @@ class Encoder(FrozenModel):
             ]
             texts = list(chain.from_iterable(texts_of))
             embedded = self._embed_texts(texts, batch_size=batch_size, on_batch=bar.update)
-            rows += [of_class.mean(dim=0) for of_class in embedded.split(list(map(len, texts_of)))]
+            means = [of_class.mean(dim=0) for of_class in embedded.split(list(map(len, texts_of)))]
+            banks.append(F.normalize(torch.stack(means), dim=-1))
         bar.close()
-        return F.normalize(torch.stack(rows), dim=-1)
+        return torch.cat(banks)
 
     def examine_names(
         self,

@@ -35,7 +35,7 @@ def serve_demo(words: Sequence[str]) -> None:
     """
     options = _parser().parse_args(words)
     _check(options)
-    vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
+    vocabulary = None if options.vocabulary is None else parse_vocabulary(options.vocabulary)
     # Imported here, so that a missing package of the extra is reported without a traceback.
     from regionspot.demo import Answers, Limits, write_toy_pictures
 

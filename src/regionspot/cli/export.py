@@ -32,7 +32,7 @@ def export(words: Sequence[str]) -> None:
     options = _parser().parse_args(words)
     output = Path(options.output)
     _check_output(options, output)
-    vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
+    vocabulary = None if options.vocabulary is None else parse_vocabulary(options.vocabulary)
     if options.templates is not None:
         check_templates(options.templates)
     # Imported here, so that a missing package of the extra is reported without a traceback.

@@ -266,6 +266,13 @@ def _parser() -> CommandParser:
         help="What to write of the images: JSON lines, CSV rows, a COCO file, or a picture of each"
         " (only to --output). By default a table of one image, and JSON lines of several.",
     )
+    parser.add_argument(
+        "--max_image_pixels",
+        type=int,
+        default=89_478_485,
+        help="Refuse image files with more pixels, height times width: half a megabyte of PNG can"
+        " decode to more than fits in memory. The default is Pillow's own, and the least.",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     parser.add_argument(
         "--sam_weights", type=str, help="Weights file; by default the released one."

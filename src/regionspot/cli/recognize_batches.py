@@ -13,10 +13,10 @@ from jsonargparse import Namespace
 from numpy.typing import NDArray
 
 from regionspot.backbones import BoxPrompts, check_templates
-from regionspot.backbones.decode_images import ImageError
+from regionspot.backbones.decode_images import MAX_PIXELS, ImageError, raise_pillows_limit
 from regionspot.cli.recognize_inputs import ImageJob
 from regionspot.cli.values import parse_vocabulary
-from regionspot.core.errors import ShapeError
+from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.inference import Regions, RegionSpot, load_image
 from regionspot.inference.inputs import as_count
 from regionspot.inference.matching_models import exif_policy_of, load_matching_models
@@ -47,11 +47,19 @@ class BatchNamer:
     """
 
     def __init__(self, options: Namespace, *, with_masks: bool) -> None:
-        self.vocabulary = parse_vocabulary(options.vocabulary) if options.vocabulary else None
+        self.vocabulary = (
+            None if options.vocabulary is None else parse_vocabulary(options.vocabulary)
+        )
         as_count(options.top_k, name="--top_k")
         self._batch_size = as_count(options.batch_size, name="--batch_size")
         if options.templates is not None:
             check_templates(options.templates)
+        if options.max_image_pixels < MAX_PIXELS:
+            raise ConfigError(
+                f"--max_image_pixels is {options.max_image_pixels:,}; wanted at least the default,"
+                f" {MAX_PIXELS:,}."
+            )
+        raise_pillows_limit(options.max_image_pixels)
         self.trained_head = load_trained_head(options.model)
         self._options = options
         self._common: dict[str, Any] = {

@@ -46,8 +46,14 @@ def parse_vocabulary(text: str) -> Vocabulary:
 
     Raises:
         MissingFileError: The text looks like a path, and there is no file.
-        VocabularyError: A name is empty or repeated, or commas do not separate the names.
+        VocabularyError: The text or a name is empty, a name is repeated, or commas do not separate
+            the names.
     """
+    if not text.strip():
+        raise VocabularyError(
+            "--vocabulary is empty: give names separated by commas or a file with one name a line,"
+            " or leave it out for the names of the training."
+        )
     names = [name.strip() for name in text.split(",")]
     # Slashes may occur in names, as in "cabinet/shelf" of Objects365.
     looks_like_path = any(map(_LIST_FILE.search, names)) or (

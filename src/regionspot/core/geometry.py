@@ -33,7 +33,11 @@ def as_boxes(boxes: object, *, name: str = "boxes_xyxy") -> FloatArray:
             f"{name} has shape {array.shape}; wanted (R, 4), one row (x1, y1, x2, y2) per region."
         )
     if not np.isfinite(array).all():
-        raise ShapeError(f"{name} holds values that are not finite: {array[~np.isfinite(array)]}.")
+        row = int(np.isfinite(array).all(axis=1).argmin())
+        raise ShapeError(
+            f"{name} holds values that are not finite, first in row {row}:"
+            f" {format_numbers(array[row])}."
+        )
     return array
 
 
@@ -64,14 +68,9 @@ def check_corners(boxes_xyxy: FloatArray) -> FloatArray:
     if not inverted.any():
         return boxes
     row = int(inverted.argmax())
-    x1, y1, x2, y2 = boxes[row]
-    hint = ""
-    if x2 > 0 and y2 > 0:
-        corners = format_numbers((x1, y1, x1 + x2, y1 + y2))
-        hint = f" If it is (x, y, width, height), its corners are {corners}."
     raise ShapeError(
         f"box {row} {format_numbers(boxes[row])} ends before it starts; wanted the corners"
-        f" (x1, y1, x2, y2) with x1 < x2 and y1 < y2.{hint}"
+        " (x1, y1, x2, y2) with x1 < x2 and y1 < y2."
     )
 
 

@@ -1,13 +1,15 @@
 """Places for captions in a picture: beside their boxes and, if possible, off all other ones."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 Rect = tuple[float, float, float, float]
 """(x1, y1, x2, y2) in pixels of the picture."""
 
 _GAP = 2.0
-# Costs of a label that lies wholly on another label or a box: labels must stay legible first.
+# Costs of each pixel of a label on another label or a box: labels must stay legible first.
 _COST_OF_LABEL = 12.0
 _COST_OF_OTHER_BOX = 1.6
 _COST_OF_OWN_BOX = 0.9
@@ -30,16 +32,17 @@ def place_labels(
     Returns:
         One rectangle a box, in the order of the boxes.
     """
-    placed: dict[int, Rect] = {}
-    for index in sorted(range(len(boxes)), key=lambda i: _area(boxes[i])):
-        cost = partial(
-            _cost,
-            own=boxes[index],
-            others=[box for other, box in enumerate(boxes) if other != index],
-            taken=list(placed.values()),
-        )
-        placed[index] = min(_candidates(boxes[index], sizes_wh[index], picture_wh), key=cost)
-    return [placed[index] for index in range(len(boxes))]
+    rects = np.array(boxes, np.float64).reshape(-1, 4)
+    labels = np.zeros_like(rects)  # a label that is not placed yet covers nothing
+    areas = np.maximum(rects[:, 2:] - rects[:, :2], 0).prod(axis=1)
+    for index in np.argsort(areas, kind="stable").tolist():
+        places = np.array(list(_candidates(boxes[index], sizes_wh[index], picture_wh)))
+        costs = np.full(len(boxes), _COST_OF_OTHER_BOX)
+        costs[index] = _COST_OF_OWN_BOX
+        covered = _overlaps(places, rects) @ costs
+        covered += _COST_OF_LABEL * _overlaps(places, labels).sum(axis=1)
+        labels[index] = places[covered.argmin()]
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in labels.tolist()]
 
 
 def _candidates(
@@ -58,18 +61,12 @@ def _candidates(
         yield left, top, left + width, top + height
 
 
-def _cost(rect: Rect, *, own: Rect, others: Sequence[Rect], taken: Sequence[Rect]) -> float:
-    area = max(1.0, _area(rect))
-    return (
-        _COST_OF_LABEL * sum(_overlap(rect, label) for label in taken)
-        + _COST_OF_OTHER_BOX * sum(_overlap(rect, box) for box in others)
-        + _COST_OF_OWN_BOX * _overlap(rect, own)
-    ) / area
-
-
-def _area(rect: Rect) -> float:
-    return max(0.0, rect[2] - rect[0]) * max(0.0, rect[3] - rect[1])
-
-
-def _overlap(a: Rect, b: Rect) -> float:
-    return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+def _overlaps(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the area that each of K rectangles, (K, 4), shares with each of N others, (K, N)."""
+    widths = np.minimum(first[:, None, 2], second[:, 2]) - np.maximum(
+        first[:, None, 0], second[:, 0]
+    )
+    heights = np.minimum(first[:, None, 3], second[:, 3]) - np.maximum(
+        first[:, None, 1], second[:, 1]
+    )
+    return np.maximum(widths, 0) * np.maximum(heights, 0)

@@ -1,4 +1,4 @@
-"""Scores of all classes for each region of an image."""
+"""Scores of all classes for each region of an image, and the highest of them."""
 
 from dataclasses import dataclass
 
@@ -41,3 +41,21 @@ class RegionScores:
                 f"image {self.image_id}: boxes {self.boxes_xyxy.shape}, scores {self.scores.shape}"
                 ", box scores, predicted IoUs and masks must have one row per region."
             )
+
+
+def top_k(values: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """Return the indices of the ``k`` largest values, largest first, equal ones by index.
+
+    Args:
+        values: Numbers, (N,).
+        k: How many; all if there are fewer.
+    """
+    if len(values) > k:
+        # A partition alone would keep an arbitrary few of the values tied at the cut.
+        threshold = np.partition(values, len(values) - k)[len(values) - k]
+        above = np.flatnonzero(values > threshold)
+        at = np.flatnonzero(values == threshold)[: k - len(above)]
+        chosen = np.sort(np.concatenate([above, at]))
+    else:
+        chosen = np.arange(len(values))
+    return chosen[np.argsort(-values[chosen], kind="stable")]

@@ -10,6 +10,8 @@ from regionspot.core.errors import MissingFileError, VocabularyError
 from regionspot.core.files import is_file, sha256_bytes
 
 _SEPARATOR = re.compile("[,;\t]")
+_NOT_UTF8 = re.compile("[\0\ud800-\udfff]")
+"""Python decodes bytes in another encoding to surrogates; UTF-16 read as UTF-8 has nulls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,7 @@ def _check_text(name: object, *, place: str) -> None:
         raise VocabularyError(
             f"{place}: the class name {name!r} is of type {type(name).__name__}; wanted text."
         )
-    # Python decodes bytes in another encoding to surrogates; UTF-16 read as UTF-8 has nulls.
-    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+    if _NOT_UTF8.search(name):
         raise VocabularyError(
             f"{place}: the class name {name!r} is not UTF-8 text: it was read in another encoding."
             " Save the list as UTF-8."

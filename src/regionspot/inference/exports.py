@@ -114,6 +114,7 @@ def to_fiftyone(regions: "Regions") -> "fiftyone.Detections":
         ) from error
     size_hw = (regions.image.shape[0], regions.image.shape[1])
     boxes = xyxy_to_xywh(pixels_to_relative(regions.boxes_xyxy, size_hw)).tolist()
+    labels = regions.labels
     detections = []
     for row, box in enumerate(boxes):
         mask = regions.mask(row)
@@ -122,7 +123,7 @@ def to_fiftyone(regions: "Regions") -> "fiftyone.Detections":
             mask = mask[y1:y2, x1:x2]
         detections.append(
             fiftyone.Detection(
-                label=regions.labels[row],
+                label=labels[row],
                 bounding_box=box,
                 confidence=float(regions.scores[row]),
                 mask=mask,
@@ -137,6 +138,7 @@ def to_label_studio(
     """Return a Label Studio task with the boxes as predictions, in percent of the image's size."""
     height, width = regions.image.shape[:2]
     percent = 100 * xyxy_to_xywh(pixels_to_relative(regions.boxes_xyxy, (height, width)))
+    labels = regions.labels
     results = [
         {
             "id": f"region{row}",
@@ -150,7 +152,7 @@ def to_label_studio(
             "value": {
                 **dict(zip(("x", "y", "width", "height"), box, strict=True)),
                 "rotation": 0,
-                "rectanglelabels": [regions.labels[row]],
+                "rectanglelabels": [labels[row]],
             },
         }
         for row, box in enumerate(percent.tolist())

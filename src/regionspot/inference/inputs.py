@@ -90,8 +90,8 @@ def _tensor_to_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def is_one_image(image: object) -> bool:
-    """Return whether this is a single image, not a list or generator of images."""
-    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
+    """Return whether this is a single image, or a dict, not a list or generator of images."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, dict)
     return isinstance(image, (*kinds, EncodedImage)) or hasattr(image, "read")
 
 
@@ -128,7 +128,7 @@ def load_image(
     if isinstance(image, np.ndarray):
         return _rgb(image)
     if isinstance(image, Tensor):
-        return _rgb(_channels_last(_tensor_to_array(image)))
+        return _rgb(_channels_last(_tensor_to_array(image)), cast="to(torch.uint8)")
     if isinstance(image, Image.Image):
         _log_ignored_rotation(image, "the image", exif_policy, rotation_log_level)
         try:
@@ -189,23 +189,46 @@ def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
-def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Check pixels, (H, W) or (H, W, channels), and convert them to RGB."""
+def _rgb(pixels: NDArray[np.uint8], *, cast: str = "astype(numpy.uint8)") -> NDArray[np.uint8]:
+    """Check pixels, (H, W) or (H, W, channels), and convert them to RGB.
+
+    Args:
+        pixels: The pixels.
+        cast: How what the user passed is cast to uint8, for the message.
+    """
     if pixels.dtype != np.uint8:
         raise ShapeError(
-            f"the image array has dtype {pixels.dtype}; wanted uint8 from 0 to 255. Convert a"
-            " float image in 0..1 with `(image * 255).round().astype(numpy.uint8)`."
+            f"the image array has dtype {pixels.dtype}; wanted uint8 from 0 to 255."
+            f"{_how_to_convert(pixels, cast)}"
         )
     num_channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in {2, 3} or num_channels not in _CHANNELS or 0 in pixels.shape:
-        several = "Pass several images as a list, one array each."
-        remedy = several if pixels.ndim == 4 else "Move channels last."
+        remedy = ""
+        if pixels.ndim == 4:
+            remedy = " Pass several images as a list, one array each."
+        elif pixels.ndim == 3 and pixels.shape[0] in _CHANNELS:
+            remedy = " Move channels last: `image.transpose(1, 2, 0)`."
         raise ShapeError(
             f"the image array has shape {pixels.shape}; wanted (height, width, 3) in RGB order,"
-            f" (height, width) in grey or (height, width, 4) in RGBA, not empty. {remedy}"
+            f" (height, width) in grey or (height, width, 4) in RGBA, not empty.{remedy}"
         )
     if num_channels == 3:
         return pixels
     if num_channels == 1:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     return rgb_pixels(Image.fromarray(pixels))
+
+
+def _how_to_convert(pixels: NDArray[Any], cast: str) -> str:
+    """Return code that converts pixels of another type to uint8, as their values suggest."""
+    if pixels.dtype.kind not in "biuf" or pixels.size == 0:
+        return ""
+    low, high = float(pixels.min()), float(pixels.max())
+    if low >= 0 and high <= 1 and pixels.dtype.kind in "bf":
+        return f" Convert an image in 0..1 with `(image * 255).round().{cast}`."
+    if low >= 0 and high <= 255:
+        return f" Convert an image in 0..255 with `image.round().{cast}`."
+    return (
+        f" Its values run from {low:g} to {high:g}: scale them to 0..255, or pass the image as it"
+        " was before it was normalised."
+    )

@@ -13,12 +13,17 @@ from torch import Tensor
 
 from regionspot.core.errors import ConfigError, VocabularyError
 from regionspot.core.geometry import FloatArray
+from regionspot.core.region_scores import top_k
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.inference.calibration import Calibration, confidence
 from regionspot.inference.from_cache import class_probabilities
 from regionspot.inference.prototypes import Prototypes
 from regionspot.inference.text_banks import ChosenNames
 from regionspot.model import RegionClassifier, classification_logits
+
+_LOGITS_AT_ONCE = 1 << 24
+"""Logits that are computed at once, those of 167 regions with 100,000 names: 64 MiB. The C library
+returns memory to the system when it is freed only in blocks of more than 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,8 @@ class Naming:
     @cached_property
     def names(self) -> Vocabulary:
         """Words, then examples."""
+        if self.words is not None and self.prototypes is None:
+            return self.words.vocabulary  # already checked, which takes long for 100,000 names
         words = () if self.words is None else self.words.vocabulary.names
         examples = () if self.prototypes is None else self.prototypes.vocabulary.names
         if both := sorted(set(words) & set(examples)):
@@ -91,23 +98,29 @@ class Naming:
 
     def choose(self, z_RE: Tensor, classifier: RegionClassifier) -> BestNames:
         """Choose the best names of regions with embeddings (R, E)."""
-        logits_RC = self._logits(z_RE, classifier)
-        confidences_RC = confidence(logits_RC)
-        several = logits_RC.shape[1] > 1
-        scores_RC = class_probabilities(logits_RC) if several else confidences_RC
-        # Sorted by logits' order in float32, as scores of a long vocabulary may tie.
-        best_RK = np.argsort(-scores_RC, axis=1, kind="stable")[:, : self.top_k]
-        confidences_RK = np.take_along_axis(confidences_RC, best_RK, axis=1)
-        is_unknown_R = np.zeros(len(best_RK), np.bool_)
+        rows_at_once = max(1, _LOGITS_AT_ONCE // len(self.names))
+        parts = [self._best(part_RE, classifier) for part_RE in z_RE.split(rows_at_once)]
+        class_ids, scores, confidences = map(np.concatenate, zip(*parts, strict=True))
+        is_unknown_R = np.zeros(len(z_RE), np.bool_)
         if self.unknown is not None:
             thresholds_C = (self.calibration or Calibration()).of_names(self.names)
-            is_unknown_R = confidences_RK[:, 0] < thresholds_C[best_RK[:, 0]]
+            is_unknown_R = confidences[:, 0] < thresholds_C[class_ids[:, 0]]
         return BestNames(
-            class_ids=best_RK.astype(np.int64),
-            scores=np.take_along_axis(scores_RC, best_RK, axis=1),
-            confidences=confidences_RK,
-            is_unknown=is_unknown_R,
+            class_ids=class_ids, scores=scores, confidences=confidences, is_unknown=is_unknown_R
         )
+
+    def _best(
+        self, z_RE: Tensor, classifier: RegionClassifier
+    ) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+        """Return indices, scores and confidences of the best names, (R, K) each."""
+        logits_RC = self._logits(z_RE, classifier)
+        several = logits_RC.shape[1] > 1
+        scores_RC = class_probabilities(logits_RC) if several else confidence(logits_RC)
+        best_RK = np.empty((len(scores_RC), min(self.top_k, len(self.names))), np.int64)
+        for best_K, scores_C in zip(best_RK, scores_RC, strict=True):
+            best_K[:] = top_k(scores_C, self.top_k)
+        logits_RK = logits_RC.gather(1, torch.from_numpy(best_RK).to(logits_RC.device))
+        return best_RK, np.take_along_axis(scores_RC, best_RK, axis=1), confidence(logits_RK)
 
     def _logits(self, z_RE: Tensor, classifier: RegionClassifier) -> Tensor:
         parts = []

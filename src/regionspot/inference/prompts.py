@@ -23,7 +23,6 @@ from regionspot.core.geometry import (
     FloatArray,
     as_boxes,
     box_area,
-    check_corners,
     clip_boxes_xyxy,
     format_numbers,
     look_relative,
@@ -37,6 +36,13 @@ BoxFormat = Literal["xyxy", "xywh", "cxcywh", "normalized"]
 """Meaning of the four numbers of a box: corners; corner and size; centre and size, all in pixels of
 the original image; or corners as fractions of its width and height, 0 to 1."""
 
+_MEANINGS: dict[BoxFormat, tuple[str, str, str]] = {
+    "xyxy": ("(x1, y1, x2, y2)", "x1 < x2 and y1 < y2", "pixels"),
+    "xywh": ("(x, y, width, height)", "a width and a height above 0", "pixels"),
+    "cxcywh": ("(centre x, centre y, width, height)", "a width and a height above 0", "pixels"),
+    "normalized": ("(x1, y1, x2, y2)", "x1 < x2 and y1 < y2", "fractions"),
+}
+"""Numbers of a box, what gives it an area, and their unit, for messages."""
 _logger = logging.getLogger(__name__)
 
 _SMALLEST_SHARE_INSIDE = 0.5
@@ -142,8 +148,7 @@ def read_prompts(
             f"box_format is {box_format!r}; wanted one of {', '.join(get_args(BoxFormat))}."
         )
     if boxes is not None:
-        corners = _as_corners(boxes, box_format, size_hw)
-        return BoxPrompts(boxes_xyxy=_clip_to_image(corners, size_hw))
+        return BoxPrompts(boxes_xyxy=_read_boxes(boxes, box_format, size_hw))
     if points is not None:
         return _read_points(points, size_hw)
     return MaskPrompts(masks=_read_masks(masks, size_hw), form=mask_form)
@@ -159,58 +164,83 @@ def mask_form_for(prompts: Sequence[str]) -> MaskForm:
     return "mask" if "mask" in prompts else "box"
 
 
-def _as_corners(boxes: ArrayLike, box_format: BoxFormat, size_hw: tuple[int, int]) -> FloatArray:
-    """Turn boxes of any format into corners in pixels, (R, 4), that look as if they were meant."""
-    array = as_boxes(as_array(boxes, name="boxes", dtype=np.float32), name="boxes")
-    if box_format == "normalized":
-        if len(array) and not look_relative(array):
-            raise ShapeError(
-                f"box_format='normalized', but boxes reach {array.max():g}; wanted fractions of the"
-                " image's width and height, 0 to 1. Leave box_format out for pixels."
-            )
-        return check_corners(relative_to_pixels(array, size_hw))
-    if box_format != "xyxy":
-        for row in np.flatnonzero((array[:, 2:] <= 0).any(axis=1)).tolist():
-            raise ShapeError(
-                f"box {row} {format_numbers(array[row])} has no area; wanted a width and a height"
-                f" above 0, as box_format={box_format!r} says."
-            )
-        if box_format == "cxcywh":
-            array = np.concatenate([array[:, :2] - array[:, 2:] / 2, array[:, 2:]], axis=1)
-        array = xywh_to_xyxy(array)
-    corners = check_corners(array)
-    if look_relative(corners) and max(size_hw) > 1:
-        height, width = size_hw
-        raise ShapeError(
-            f"box 0 is {format_numbers(corners[0])}: these boxes look normalised, as they end"
-            f" within 1.5 pixels of the corner of the image of {width} x {height} pixels (width x"
-            " height). Wanted pixels; for corners as fractions say box_format='normalized'."
-        )
-    return corners
-
-
-def _clip_to_image(boxes: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
-    """Check corners in pixels, (R, 4), and clip them to the image."""
+def _read_boxes(boxes: ArrayLike, box_format: BoxFormat, size_hw: tuple[int, int]) -> FloatArray:
+    """Read boxes of any format as corners in pixels, (R, 4), check and clip them to the image."""
+    given = as_boxes(as_array(boxes, name="boxes", dtype=np.float32), name="boxes")
+    corners = _as_corners(given, box_format, size_hw)
+    clipped = clip_boxes_xyxy(corners, size_hw)
     height, width = size_hw
     size = f"the image of {width} x {height} pixels (width x height)"
-    clipped = clip_boxes_xyxy(boxes, size_hw)
-    areas = box_area(boxes)
+    _check_unit(given, corners, box_format, size_hw)
+    wanted, condition, unit = _MEANINGS[box_format]
+    areas, areas_inside = box_area(corners), box_area(clipped)
     for row in np.flatnonzero(areas <= 0).tolist():
         raise ShapeError(
-            f"box {row} {format_numbers(boxes[row])} has no area; wanted (x1, y1, x2, y2) with"
-            " x1 < x2 and y1 < y2."
+            f"box {row} {format_numbers(given[row])} has no area; wanted {wanted} with {condition}."
+            f"{_other_meaning(given[row], box_format, size_hw)}"
         )
-    for row in np.flatnonzero(box_area(clipped) < _SMALLEST_SHARE_INSIDE * areas).tolist():
+    for row in np.flatnonzero(areas_inside < _SMALLEST_SHARE_INSIDE * areas).tolist():
         raise ShapeError(
-            f"box {row} {format_numbers(boxes[row])} lies outside {size} by more than half of its"
-            " area; wanted (x1, y1, x2, y2) in pixels of that image, not of a resized one."
+            f"box {row} {format_numbers(given[row])} lies outside {size} by more than half of its"
+            f" area; wanted {wanted} in {unit} of that image, not of a resized one."
+            f"{_other_meaning(given[row], box_format, size_hw)}"
         )
-    for row in np.flatnonzero((np.abs(clipped - boxes) > _NOTICED_PX).any(axis=1)).tolist():
-        given, used = format_numbers(boxes[row]), format_numbers(clipped[row])
+    for row in np.flatnonzero((np.abs(clipped - corners) > _NOTICED_PX).any(axis=1)).tolist():
+        meant, used = format_numbers(corners[row]), format_numbers(clipped[row])
         _logger.warning(
-            "box %d %s extends over the edge of %s and is clipped to %s.", row, given, size, used
+            "box %d %s extends over the edge of %s and is clipped to %s.", row, meant, size, used
         )
     return clipped
+
+
+def _as_corners(given: FloatArray, box_format: BoxFormat, size_hw: tuple[int, int]) -> FloatArray:
+    """Turn boxes of any format, (R, 4), into corners in pixels."""
+    if box_format == "normalized":
+        return relative_to_pixels(given, size_hw)
+    if box_format == "xywh":
+        return xywh_to_xyxy(given)
+    if box_format == "cxcywh":
+        starts, sides = given[:, :2] - given[:, 2:] / 2, given[:, 2:]
+        return xywh_to_xyxy(np.concatenate([starts, sides], axis=1))
+    return given
+
+
+def _check_unit(
+    given: FloatArray, corners: FloatArray, box_format: BoxFormat, size_hw: tuple[int, int]
+) -> None:
+    """Refuse pixels where fractions are wanted, and fractions where pixels are."""
+    height, width = size_hw
+    if box_format == "normalized":
+        if len(given) and not look_relative(given):
+            raise ShapeError(
+                f"box_format='normalized', but boxes reach {given.max():g}; wanted fractions of the"
+                " image's width and height, 0 to 1. Leave box_format out for pixels."
+            )
+    elif look_relative(corners) and max(size_hw) > 1:
+        in_python = " (in Python: box_format='normalized')" if box_format == "xyxy" else ""
+        raise ShapeError(
+            f"box 0 is {format_numbers(given[0])}: these boxes look normalised, as they end within"
+            f" 1.5 pixels of the corner of the image of {width} x {height} pixels (width x height)."
+            f" Wanted pixels: multiply x by {width} and y by {height}{in_python}."
+        )
+
+
+def _other_meaning(box: FloatArray, box_format: BoxFormat, size_hw: tuple[int, int]) -> str:
+    """Return as what else the numbers of a box, (4,), would be a region of the image, if at all."""
+    height, width = (1, 1) if box_format == "normalized" else size_hw
+    a, b, c, d = box.tolist()
+    meanings = [
+        ("(x, y, width, height)", (a, b, a + c, b + d), "box_format='xywh'"),
+        ("(x1, y1, x2, y2)", (a, b, c, d), "box_format='xyxy'"),
+        ("(y1, x1, y2, x2)", (b, a, d, c), "boxes[:, [1, 0, 3, 2]]"),
+        ("(x1, x2, y1, y2)", (a, c, b, d), "boxes[:, [0, 2, 1, 3]]"),
+    ]
+    for meaning, (x1, y1, x2, y2), code in meanings:
+        if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height:
+            in_python = "" if box_format == "normalized" else f" (in Python: {code})"
+            corners = format_numbers((x1, y1, x2, y2))
+            return f" If it is {meaning}, its corners are {corners}{in_python}."
+    return ""
 
 
 def _read_points(points: ArrayLike, size_hw: tuple[int, int]) -> PointPrompts:
@@ -284,6 +314,7 @@ def _per_image(
     if found != num_images:
         raise ShapeError(
             f"{name} has {found} entries for {num_images} images; wanted a list with one array for"
-            " each image (an empty one where an image has no regions)."
+            " each image (an empty one where an image has no regions). A single image is passed"
+            " without a list."
         )
     return cast("Sequence[ArrayLike]", prompts)

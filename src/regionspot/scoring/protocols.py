@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from regionspot.core.errors import ConfigError, ShapeError
 from regionspot.core.geometry import xyxy_to_xywh
-from regionspot.core.region_scores import RegionScores
+from regionspot.core.region_scores import RegionScores, top_k
 from regionspot.scoring.predictions import Predictions
 from regionspot.scoring.score_rules import DROPPED, ScoreRule, check_score_rule, pair_scores
 
@@ -76,7 +76,7 @@ def flatten_top_k(
     if k < 1:
         raise ConfigError(f"k is {k}; wanted at least one prediction an image.")
     weighted = _weighted_scores(region_scores, category_ids, score_rule)
-    pairs = _top_k(weighted.ravel(), k)
+    pairs = top_k(weighted.ravel(), k)
     pairs = pairs[weighted.ravel()[pairs] > DROPPED]
     rows, columns = np.divmod(pairs, max(1, weighted.shape[1]))
     return _emit(region_scores, category_ids, weighted, rows, columns)
@@ -168,19 +168,6 @@ def _weighted_scores(
             " that the category ids belong to."
         )
     return pair_scores(region_scores, score_rule)
-
-
-def _top_k(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Return the indices of the ``k`` largest values, largest first, equal ones by index."""
-    if len(values) > k:
-        # A partition alone would keep an arbitrary few of the values tied at the cut.
-        threshold = np.partition(values, len(values) - k)[len(values) - k]
-        above = np.flatnonzero(values > threshold)
-        at = np.flatnonzero(values == threshold)[: k - len(above)]
-        chosen = np.sort(np.concatenate([above, at]))
-    else:
-        chosen = np.arange(len(values))
-    return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
 def _emit(

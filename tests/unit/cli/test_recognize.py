@@ -284,15 +284,17 @@ def test_a_picture_is_written_where_it_is_wanted(
         (["--boxes", "0.1,0.2,0.3,1.02"], "box 0 is (0.1, 0.2, 0.3, 1.02): these boxes look norm"),
         (
             ["--boxes", "100.5,20,20,50"],
-            "(100.5, 20, 20, 50) ends before it starts; wanted the corners (x1, y1, x2, y2)",
+            "(100.5, 20, 20, 50) has no area; wanted (x1, y1, x2, y2) with x1 < x2 and y1 < y2.",
         ),
         (
             ["--boxes", "100.5,20,20,50"],
-            "If it is (x, y, width, height), its corners are (100.5, 20, 120.5, 70).",
+            "If it is (x, y, width, height), its corners are (100.5, 20, 120.5, 70)",
         ),
         (["--points", "0.5,0.25"], "point (0.5, 0.25): the points look normalised"),
         (["--boxes", "1,2,30,40", "--vocabulary", "no_such.txt"], "no vocabulary file at no_such"),
         (["--boxes", "1,2,30,40", "--vocabulary", "egg,egg"], "'egg' already occurs at 0"),
+        (["--boxes", "1,2,30,40", "--vocabulary", ""], "--vocabulary is empty: give names"),
+        (["--boxes", "1,2,30,40", "--max_image_pixels", "9"], "is 9; wanted at least the default"),
         (["--boxes", "1,2,30,40", "--vocabulary", "cat,dog"], "does not know, and all of these"),
         (
             ["--boxes", "1,2,30,40", "--vocabulary", "Egg,egg", "--same_tokens", "refuse"],
@@ -359,6 +361,25 @@ def test_what_is_no_image_is_told_before_sam_and_clip_are_loaded(
         recognize([image, *options[1:], "--boxes", "1,2,30,40", "--sam_weights", "nowhere.pth"])
     assert exit_info.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_image_of_more_pixels_is_read_if_the_limit_is_raised(
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restored at the end
+    path = tmp_path / "large.png"
+    Image.new("1", (20_000, 4_500)).save(path)
+    words = [str(path), *options[1:], "--boxes", "100,100,9000,4000"]
+    with pytest.raises(SystemExit):
+        recognize(words)
+    message = capsys.readouterr().err
+    assert "more than 89,478,485" in message
+    assert "raise --max_image_pixels of" in message
+    recognize([*words, "--max_image_pixels", "90000000"])
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_a_folder_is_no_picture(

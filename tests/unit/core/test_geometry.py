@@ -76,7 +76,7 @@ def test_boxes_move_to_sams_frame_as_in_segment_anything(
     [
         ([1, 2, 3, 4], r"has shape \(4,\); wanted \(R, 4\)"),
         ([[1, 2, 3]], r"has shape \(1, 3\)"),
-        ([[1, 2, float("nan"), 4]], r"not finite: \[nan\]"),
+        ([[1, 2, 3, 4], [1, 2, float("nan"), 4]], r"not finite, first in row 1: \(1, 2, nan, 4"),
     ],
 )
 def test_arrays_that_are_no_boxes_are_refused(boxes: list[object], message: str) -> None:

@@ -1,5 +1,7 @@
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.ops import box_iou
 
 from regionspot.core.label_places import Rect, place_labels
 
@@ -52,6 +54,18 @@ def test_neighbours_do_not_cover_each_others_names() -> None:
 def test_a_box_over_the_whole_picture_keeps_its_label_inside() -> None:
     (label,) = place_labels([(0, 0, 640, 480)], [(80, 20)], PICTURE_WH)
     assert overlap(label, (0, 0, 640, 480)) == 80 * 20
+
+
+def test_labels_of_2000_boxes_with_room_between_them_cover_nothing() -> None:
+    rects: list[Rect] = [
+        (100.0 * column, 60.0 * row, 100.0 * column + 40, 60.0 * row + 20)
+        for row in range(40)
+        for column in range(50)
+    ]
+    labels = place_labels(rects, [(50, 18)] * len(rects), (5_000, 2_400))
+    everything = torch.tensor([*rects, *labels], dtype=torch.float64)
+    assert len(labels) == 2_000
+    torch.testing.assert_close(box_iou(everything, everything), torch.eye(4_000).double())
 
 
 def test_no_boxes_have_no_labels() -> None:

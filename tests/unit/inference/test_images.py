@@ -252,11 +252,32 @@ def test_an_array_of_another_form_is_refused_with_the_remedy(
         load_image(np.zeros(shape, dtype))
 
 
-def test_the_remedy_for_a_float_image_works() -> None:
-    image = np.array([[[0.0, 0.5, 1.0]]])
-    # Word for word from the message.
-    mended = (image * 255).round().astype(np.uint8)
-    assert load_image(mended).tolist() == [[[0, 128, 255]]]
+@pytest.mark.parametrize(
+    ("image", "code", "pixels"),
+    [
+        (np.array([[0, 0.5, 1]]), "(image * 255).round().astype(numpy.uint8)", [0, 128, 255]),
+        (np.array([[False, True]]), "(image * 255).round().astype(numpy.uint8)", [0, 255]),
+        (np.array([[0, 1.6, 255]]), "image.round().astype(numpy.uint8)", [0, 2, 255]),
+        (np.array([[0, 1, 255]], np.uint16), "image.round().astype(numpy.uint8)", [0, 1, 255]),
+        (torch.tensor([[0, 0.5, 1]]), "(image * 255).round().to(torch.uint8)", [0, 128, 255]),
+        (torch.tensor([[7, 255]]), "image.round().to(torch.uint8)", [7, 255]),
+    ],
+)
+def test_pixels_of_another_type_are_converted_by_the_code_in_the_message(
+    image: Any, code: str, pixels: list[int]
+) -> None:
+    with pytest.raises(ShapeError) as caught:
+        load_image(image)
+    assert f"with `{code}`." in str(caught.value)
+    converted = eval(code, {"numpy": np, "torch": torch, "image": image})  # noqa: S307 - ours
+    assert load_image(converted)[0, :, 0].tolist() == pixels
+
+
+def test_pixels_that_were_normalised_are_told_by_their_range() -> None:
+    with pytest.raises(ShapeError, match=r"run from -2\.125 to 2\.5: .* before it was normalised"):
+        load_image(np.array([[-2.125, 2.5]]))
+    with pytest.raises(ShapeError, match="run from 0 to 65535: scale them to 0..255"):
+        load_image(np.array([[0, 65535]], np.uint16))
 
 
 def test_an_image_without_pixels_is_refused() -> None:

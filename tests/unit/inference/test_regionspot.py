@@ -28,7 +28,14 @@ from regionspot.cache import FeatureCache
 from regionspot.core.errors import ConfigError, MissingFileError, ShapeError, VocabularyError
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
-from regionspot.inference import ImageError, ImageLike, Regions, RegionSpot, score_cached
+from regionspot.inference import (
+    ImageError,
+    ImageLike,
+    Prototypes,
+    Regions,
+    RegionSpot,
+    score_cached,
+)
 from regionspot.model import TrainedHead
 from regionspot.toy import COLOURS, TEXTURES
 
@@ -399,12 +406,12 @@ BOX = [[10, 10, 50, 50]]
         (
             {"boxes": [[0.1, 0.2, 0.5, 1.02], [0, 0, 1, 1]]},
             ShapeError,
-            r"box 0 is \(0.1, 0.2, 0.5, 1.02\): these boxes.*say box_format='normalized'",
+            r"box 0 is \(0.1, 0.2, 0.5, 1.02\): these boxes.*box_format='normalized'",
         ),
         (
             {"boxes": [*BOX, [100, 60, 30, 20]]},
             ShapeError,
-            r"box 1 \(100, 60, 30, 20\) ends before.*its corners are \(100, 60, 130, 80\)",
+            r"box 1 \(100, 60, 30, 20\) has no area.*its corners are \(100, 60, 130, 80\)",
         ),
         ({"boxes": [[20, 30, 20, 60]]}, ShapeError, r"\(20, 30, 20, 60\) has no area"),
         ({"boxes": [[None, 1, 2, 3]]}, ShapeError, "not finite"),
@@ -535,6 +542,58 @@ def test_an_image_that_is_none_is_refused(model: RegionSpot, tmp_path: Path) -> 
         model.recognize(tmp_path / "text.png", boxes=BOX)
     with pytest.raises(ShapeError, match="dtype float64; wanted uint8"):
         model.recognize(np.zeros((9, 9, 3)), boxes=BOX)
+    record: Any = {"image": np.zeros((9, 9, 3), np.uint8)}
+    with pytest.raises(ShapeError, match="the image is of type dict; wanted a path"):
+        model.recognize(record, boxes=BOX)
+
+
+def test_an_image_as_nested_lists_is_told_apart_from_a_list_of_images(
+    model: RegionSpot, pixels: Pixels
+) -> None:
+    with pytest.raises(ShapeError, match="for 96 images; .* A single image is passed without a"):
+        model.recognize(pixels.tolist(), boxes=BOX)
+
+
+# --- Limits ---------------------------------------------------------------------------------
+
+
+def test_an_image_of_one_pixel_has_a_region(model: RegionSpot) -> None:
+    regions = model.recognize(np.full((1, 1, 3), 90, np.uint8), boxes=[[0, 0, 1, 1]])
+    assert regions.boxes_xyxy.tolist() == [[0, 0, 1, 1]]
+    assert regions.masks is not None
+    assert regions.masks.shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize("size_hw", [(10, 20_000), (20_000, 10)])
+def test_an_image_too_elongated_for_sam_is_told(
+    model: RegionSpot, size_hw: tuple[int, int]
+) -> None:
+    strip = np.zeros((*size_hw, 3), np.uint8)
+    with pytest.raises(ShapeError, match=r"would become .* it is too elongated .*\. Crop it"):
+        model.recognize(strip, boxes=[[0, 0, 10, 10]])
+
+
+@pytest.mark.parametrize(("num_regions", "num_names"), [(2_000, 10_000), (20, 100_000)])
+def test_many_regions_and_names_are_scored_as_by_one_softmax(
+    model: RegionSpot, pixels: Pixels, num_regions: int, num_names: int
+) -> None:
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(num_names, 128)).astype(np.float32)
+    names = Prototypes(
+        vocabulary=Vocabulary(tuple(f"name {index}" for index in range(num_names))),
+        means=means,
+        num_examples=np.ones(num_names, np.int64),
+    )
+    corners = rng.uniform(0, 60, (num_regions, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 30, (num_regions, 2))], axis=1)
+    found = model.recognize(pixels, boxes, examples=names, top_k=3, with_masks=False)
+    bank = means / np.linalg.norm(means, axis=1, keepdims=True)
+    wanted = probabilities(found.embeddings, bank.astype(np.float64))
+    best = np.argsort(-wanted, axis=1)[:, :3]
+    np.testing.assert_array_equal(found.top_class_ids, best)
+    np.testing.assert_allclose(
+        found.top_scores, np.take_along_axis(wanted, best, axis=1), rtol=1e-4
+    )
 
 
 def test_a_vocabulary_that_the_card_does_not_name_has_to_be_given(
