@@ -16,7 +16,7 @@ from regionspot.cli.values import parse_vocabulary
 from regionspot.core.errors import ConfigError, MissingFileError
 
 if TYPE_CHECKING:
-    from regionspot.demo.page import Search
+    from regionspot.demo.search_tab import Search
     from regionspot.inference import Calibration, RegionIndex, RegionSpot
 
 _DEFAULT_MODEL = "runs/quickstart"
@@ -41,9 +41,10 @@ def serve_demo(words: Sequence[str]) -> None:
 
     limits = Limits(**vars(options.limits))
     from regionspot.demo.page import Page
-    from regionspot.demo.server import serve_until_stopped
+    from regionspot.demo.server import check_free, serve_until_stopped
     from regionspot.inference import RegionSpot
 
+    check_free(options.host, options.port)
     model = RegionSpot.from_pretrained(
         options.model,
         device=options.device,

@@ -5,13 +5,14 @@ Nothing here is kept for a visitor, except that the photos asked about last stay
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from regionspot.backbones import GridProposer
 from regionspot.core.errors import MissingFileError, ShapeError, VocabularyError
 from regionspot.core.files import is_file, sha256_bytes
 from regionspot.core.geometry import FloatArray
@@ -35,6 +36,14 @@ with needs_extra("demo"):
 
 _TOP_K = 3
 _ATTENTION_SIDE_PX = 480
+_NUM_SHOWN = 5
+_TINY_GRID = GridProposer(
+    points_per_side=16,
+    pred_iou_thresh=0.6,
+    stability_score_thresh=0.7,
+    stability_score_offset=0.5,
+)
+"""The default thresholds are for the released SAMs; the tiny one is less confident."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +86,8 @@ class Answers:
         self.model = model
         self.limits = limits or Limits()
         self.calibration = calibration
+        grid = _TINY_GRID if model.known_words else GridProposer()
+        self._grid = replace(grid, max_regions=self.limits.max_regions)
         self._encode = lru_cache(maxsize=8)(self._encode_file)
 
     def open(self, path: Path) -> EncodedImage:
@@ -136,7 +147,7 @@ class Answers:
             "top_k": _TOP_K,
         }
         if boxes is None and points is None:
-            regions = self.model.recognize_everything(encoded, **asked)  # type: ignore[arg-type]
+            regions = self.model.recognize_everything(encoded, grid=self._grid, **asked)  # type: ignore[arg-type]
             if len(regions) == 0:
                 return Answer(regions=regions, note="SAM proposed no regions in this picture.")
         else:
@@ -222,6 +233,13 @@ class Answers:
             raise VocabularyError(
                 f"there are {len(names):,} words; wanted at most {self.limits.max_names:,}."
             )
+        if known := self.model.known_words:
+            words_of_all = dict.fromkeys(word for name in names for word in name.lower().split())
+            if unknown := [repr(word) for word in words_of_all if word not in known]:
+                raise VocabularyError(
+                    f"the tiny model does not know {', '.join(unknown[:_NUM_SHOWN])}: use only the"
+                    f" {len(known)} words that it knows, which are listed on the page."
+                )
         return Vocabulary.from_names(names)
 
     def _check_count(self, prompts: ArrayLike | None) -> None:

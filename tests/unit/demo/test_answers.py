@@ -123,6 +123,14 @@ def test_what_is_refused_says_what_is_wanted(
     assert isinstance(caught.value, RegionSpotError)
 
 
+def test_the_tiny_sam_proposes_regions_of_example_pictures(
+    model: RegionSpot, tmp_path: Path
+) -> None:
+    for path in write_toy_pictures(tmp_path, count=2):
+        proposed = Answers(model, limits=Limits(max_regions=3)).name(path, words=WORDS).regions
+        assert 1 <= len(proposed) <= 3
+
+
 def test_a_text_file_is_not_a_picture(model: RegionSpot, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_text("hello")
