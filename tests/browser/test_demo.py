@@ -174,9 +174,9 @@ def test_words_that_the_tiny_model_knows_are_listed_and_others_refused(wide_page
     known = page.locator("#known").inner_text().split(", ")
     assert {"red", "striped", "egg"} <= set(known)
     assert "zeppelin" not in known
-    page.locator("#words textarea").fill("zeppelin")
+    page.locator("#words textarea").fill("<b>zeppelin</b>")
     page.locator("#again").click()
-    page.get_by_text("does not know").wait_for()
+    page.get_by_text("does not know '<b>zeppelin</b>'").wait_for()
 
 
 def test_clicked_points_are_named_and_a_row_shows_its_attention(wide_page: Any) -> None:
@@ -276,13 +276,9 @@ def test_the_command_serves_a_search_of_a_cache_until_ctrl_c(
     generate_world(world, seed=3, num_val=4, num_train=1)
     main(
         [
-            *("cache", "--config", str(CACHE_CONFIG), "--output_dir", str(cache)),
-            *(
-                "--annotations.path",
-                str(world / "val.json"),
-                "--annotations.images_dir",
-                str(world),
-            ),
+            *("cache", "--config", str(CACHE_CONFIG), "--templates", "[single]"),
+            *("--annotations.path", str(world / "val.json")),
+            *("--annotations.images_dir", str(world), "--output_dir", str(cache)),
         ]
     )
     model.save_pretrained(head)
@@ -357,7 +353,7 @@ def encoded(picture: Image.Image) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"hello", "no image that Pillow can open"),
+        (b"hello", "no picture that can be read"),
         (encoded(Image.new("1", (1001, 1000))), "1001 x 1000 pixels; wanted at most 1,000,000"),
     ],
 )

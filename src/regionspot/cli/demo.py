@@ -96,9 +96,12 @@ def _searcher(model: "RegionSpot", index: "RegionIndex", images_dir: str | None)
     """Return what the tab for searching calls."""
     from PIL import Image
 
+    from regionspot.demo import check_words
+
     def search(words: str) -> "tuple[str, Image.Image | None]":
         if not words.strip():
             raise ConfigError("there are no words to search for: type some.")
+        check_words([words], model.known_words)
         hits = model.search(index, words.strip(), top=_NUM_HITS)
         rows = ["| rank | region | score | label |", "|---|---|---|---|"]
         for rank, hit in enumerate(hits, start=1):

@@ -217,10 +217,10 @@ class Answers:
     def _encode_file(self, path: Path, _sha256: str) -> EncodedImage:
         """Encode a file; the hash tells apart what a path held at different times."""
         data = path.read_bytes()
-        size_wh = _size_wh(data)
-        if size_wh is not None and size_wh[0] * size_wh[1] > self.limits.max_pixels:
+        width, height = _size_wh(data)
+        if width * height > self.limits.max_pixels:
             raise ImageError(
-                f"the picture is {size_wh[0]} x {size_wh[1]} pixels; wanted at most"
+                f"the picture is {width} x {height} pixels; wanted at most"
                 f" {self.limits.max_pixels:,} in all. Upload a smaller one."
             )
         return self.model.encode_image(load_image(data, exif_policy="apply"))
@@ -233,13 +233,7 @@ class Answers:
             raise VocabularyError(
                 f"there are {len(names):,} words; wanted at most {self.limits.max_names:,}."
             )
-        if known := self.model.known_words:
-            words_of_all = dict.fromkeys(word for name in names for word in name.lower().split())
-            if unknown := [repr(word) for word in words_of_all if word not in known]:
-                raise VocabularyError(
-                    f"the tiny model does not know {', '.join(unknown[:_NUM_SHOWN])}: use only the"
-                    f" {len(known)} words that it knows, which are listed on the page."
-                )
+        check_words(names, self.model.known_words)
         return Vocabulary.from_names(names)
 
     def _check_count(self, prompts: ArrayLike | None) -> None:
@@ -248,6 +242,25 @@ class Answers:
             raise ShapeError(
                 f"there are {count:,} regions; wanted at most {self.limits.max_regions:,} at once."
             )
+
+
+def check_words(names: Sequence[str], known_words: Sequence[str]) -> None:
+    """Refuse names with words that a tiny CLIP does not know, in words for visitors.
+
+    Args:
+        names: The names.
+        known_words: `RegionSpot.known_words`; nothing is refused if there are none.
+
+    Raises:
+        VocabularyError: There is an unknown word.
+    """
+    words = dict.fromkeys(word for name in names for word in name.lower().split())
+    unknown = [repr(word) for word in words if word not in known_words]
+    if known_words and unknown:
+        raise VocabularyError(
+            f"the tiny model does not know {', '.join(unknown[:_NUM_SHOWN])}. Use only the"
+            f" {len(known_words)} words that it knows; the page lists them under the other words."
+        )
 
 
 def _prototypes(examples: Sequence[Example]) -> Prototypes | None:
@@ -260,10 +273,14 @@ def _prototypes(examples: Sequence[Example]) -> Prototypes | None:
     return average_examples({name: np.stack(rows) for name, rows in by_name.items()})
 
 
-def _size_wh(data: bytes) -> tuple[int, int] | None:
-    """Return a picture's width and height without decoding it; None if it is not a picture."""
+def _size_wh(data: bytes) -> tuple[int, int]:
+    """Return a picture's width and height without decoding it."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size
-    except (OSError, Image.DecompressionBombError):
-        return None  # reading it says what is wrong
+    except Image.DecompressionBombError as error:
+        raise ImageError("the picture has far too many pixels. Upload a smaller one.") from error
+    except OSError as error:
+        raise ImageError(
+            "the file is no picture that can be read. Upload a JPEG, PNG or WebP file."
+        ) from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 from regionspot.core.errors import RegionSpotError
@@ -20,5 +21,5 @@ def told() -> Iterator[None]:
     try:
         yield
     except RegionSpotError as error:
-        message = str(error)
+        message = escape(str(error), quote=False)  # gradio shows HTML
         raise gr.Error(message[:1].upper() + message[1:], print_exception=False) from error
