@@ -258,8 +258,8 @@ def check_words(names: Sequence[str], known_words: Sequence[str]) -> None:
     unknown = [repr(word) for word in words if word not in known_words]
     if known_words and unknown:
         raise VocabularyError(
-            f"the tiny model does not know {', '.join(unknown[:_NUM_SHOWN])}. Use only the"
-            f" {len(known_words)} words that it knows; the page lists them under the other words."
+            f"the tiny model does not know {', '.join(unknown[:_NUM_SHOWN])}. The page lists the"
+            f" {len(known_words)} words that it knows: use only these."
         )
 
 

@@ -25,5 +25,6 @@ CSS = """
 }
 #pictures .thumbnail-item { height: auto; }
 #names { --font-mono: var(--font); }
-#hits :is(td, th) { padding: 4px 8px; word-break: normal; }
+#hits { overflow-x: auto; }
+#hits :is(td, th) { padding: 4px 8px; overflow-wrap: normal; }
 """

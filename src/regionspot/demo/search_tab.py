@@ -25,6 +25,7 @@ def search_tab(search: Search) -> None:
         find = gr.Button("Search", scale=0, variant="primary")
     sheet = gr.Image(
         label="Regions, best first",
+        show_label=False,
         interactive=False,
         buttons=["download", "fullscreen"],
         elem_id="sheet",
