@@ -16,7 +16,7 @@ from regionspot.cli.values import parse_vocabulary
 from regionspot.core.errors import ConfigError, MissingFileError
 
 if TYPE_CHECKING:
-    from regionspot.demo.page import Search
+    from regionspot.demo.search_tab import Search
     from regionspot.inference import Calibration, RegionIndex, RegionSpot
 
 _DEFAULT_MODEL = "runs/quickstart"
@@ -41,9 +41,10 @@ def serve_demo(words: Sequence[str]) -> None:
 
     limits = Limits(**vars(options.limits))
     from regionspot.demo.page import Page
-    from regionspot.demo.server import serve_until_stopped
+    from regionspot.demo.server import check_free, serve_until_stopped
     from regionspot.inference import RegionSpot
 
+    check_free(options.host, options.port)
     model = RegionSpot.from_pretrained(
         options.model,
         device=options.device,
@@ -95,9 +96,12 @@ def _searcher(model: "RegionSpot", index: "RegionIndex", images_dir: str | None)
     """Return what the tab for searching calls."""
     from PIL import Image
 
+    from regionspot.demo import check_words
+
     def search(words: str) -> "tuple[str, Image.Image | None]":
         if not words.strip():
             raise ConfigError("there are no words to search for: type some.")
+        check_words([words], model.known_words)
         hits = model.search(index, words.strip(), top=_NUM_HITS)
         rows = ["| rank | region | score | label |", "|---|---|---|---|"]
         for rank, hit in enumerate(hits, start=1):

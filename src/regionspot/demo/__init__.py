@@ -4,8 +4,8 @@ The page itself (`regionspot.demo.page`, `regionspot.demo.server`) is imported b
 as it needs gradio.
 """
 
-from regionspot.demo.answers import Answer, Answers, Example
+from regionspot.demo.answers import Answer, Answers, Example, check_words
 from regionspot.demo.limits import Limits
 from regionspot.demo.toy_pictures import write_toy_pictures
 
-__all__ = ["Answer", "Answers", "Example", "Limits", "write_toy_pictures"]
+__all__ = ["Answer", "Answers", "Example", "Limits", "check_words", "write_toy_pictures"]

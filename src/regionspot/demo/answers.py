@@ -5,13 +5,14 @@ Nothing here is kept for a visitor, except that the photos asked about last stay
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from regionspot.backbones import GridProposer
 from regionspot.core.errors import MissingFileError, ShapeError, VocabularyError
 from regionspot.core.files import is_file, sha256_bytes
 from regionspot.core.geometry import FloatArray
@@ -35,6 +36,14 @@ with needs_extra("demo"):
 
 _TOP_K = 3
 _ATTENTION_SIDE_PX = 480
+_NUM_SHOWN = 5
+_TINY_GRID = GridProposer(
+    points_per_side=16,
+    pred_iou_thresh=0.6,
+    stability_score_thresh=0.7,
+    stability_score_offset=0.5,
+)
+"""The default thresholds are for the released SAMs; the tiny one is less confident."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +86,8 @@ class Answers:
         self.model = model
         self.limits = limits or Limits()
         self.calibration = calibration
+        grid = _TINY_GRID if model.known_words else GridProposer()
+        self._grid = replace(grid, max_regions=self.limits.max_regions)
         self._encode = lru_cache(maxsize=8)(self._encode_file)
 
     def open(self, path: Path) -> EncodedImage:
@@ -136,7 +147,7 @@ class Answers:
             "top_k": _TOP_K,
         }
         if boxes is None and points is None:
-            regions = self.model.recognize_everything(encoded, **asked)  # type: ignore[arg-type]
+            regions = self.model.recognize_everything(encoded, grid=self._grid, **asked)  # type: ignore[arg-type]
             if len(regions) == 0:
                 return Answer(regions=regions, note="SAM proposed no regions in this picture.")
         else:
@@ -206,10 +217,10 @@ class Answers:
     def _encode_file(self, path: Path, _sha256: str) -> EncodedImage:
         """Encode a file; the hash tells apart what a path held at different times."""
         data = path.read_bytes()
-        size_wh = _size_wh(data)
-        if size_wh is not None and size_wh[0] * size_wh[1] > self.limits.max_pixels:
+        width, height = _size_wh(data)
+        if width * height > self.limits.max_pixels:
             raise ImageError(
-                f"the picture is {size_wh[0]} x {size_wh[1]} pixels; wanted at most"
+                f"the picture is {width} x {height} pixels; wanted at most"
                 f" {self.limits.max_pixels:,} in all. Upload a smaller one."
             )
         return self.model.encode_image(load_image(data, exif_policy="apply"))
@@ -222,6 +233,7 @@ class Answers:
             raise VocabularyError(
                 f"there are {len(names):,} words; wanted at most {self.limits.max_names:,}."
             )
+        check_words(names, self.model.known_words)
         return Vocabulary.from_names(names)
 
     def _check_count(self, prompts: ArrayLike | None) -> None:
@@ -230,6 +242,25 @@ class Answers:
             raise ShapeError(
                 f"there are {count:,} regions; wanted at most {self.limits.max_regions:,} at once."
             )
+
+
+def check_words(names: Sequence[str], known_words: Sequence[str]) -> None:
+    """Refuse names with words that a tiny CLIP does not know, in words for visitors.
+
+    Args:
+        names: The names.
+        known_words: `RegionSpot.known_words`; nothing is refused if there are none.
+
+    Raises:
+        VocabularyError: There is an unknown word.
+    """
+    words = dict.fromkeys(word for name in names for word in name.lower().split())
+    unknown = [repr(word) for word in words if word not in known_words]
+    if known_words and unknown:
+        raise VocabularyError(
+            f"the tiny model does not know {', '.join(unknown[:_NUM_SHOWN])}. The page lists the"
+            f" {len(known_words)} words that it knows: use only these."
+        )
 
 
 def _prototypes(examples: Sequence[Example]) -> Prototypes | None:
@@ -242,10 +273,14 @@ def _prototypes(examples: Sequence[Example]) -> Prototypes | None:
     return average_examples({name: np.stack(rows) for name, rows in by_name.items()})
 
 
-def _size_wh(data: bytes) -> tuple[int, int] | None:
-    """Return a picture's width and height without decoding it; None if it is not a picture."""
+def _size_wh(data: bytes) -> tuple[int, int]:
+    """Return a picture's width and height without decoding it."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size
-    except (OSError, Image.DecompressionBombError):
-        return None  # reading it says what is wrong
+    except Image.DecompressionBombError as error:
+        raise ImageError("the picture has far too many pixels. Upload a smaller one.") from error
+    except OSError as error:
+        raise ImageError(
+            "the file is no picture that can be read. Upload a JPEG, PNG or WebP file."
+        ) from error

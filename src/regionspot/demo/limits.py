@@ -16,7 +16,7 @@ class Limits:
     max_names: int = 2_000
     """Number of words to choose from."""
     max_regions: int = 100
-    """Number of boxes, or of points."""
+    """Number of boxes, of points, or of regions that SAM proposes."""
     max_examples: int = 50
     """Number of examples that a visitor adds."""
     max_waiting: int = 64

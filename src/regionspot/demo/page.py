@@ -1,12 +1,7 @@
 """The layout of the page: what is shown where, and what each click asks `Answers`."""
 
-import json
 import os
-import shutil
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,27 +9,25 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from regionspot.core.errors import RegionSpotError
 from regionspot.core.geometry import FloatArray
 from regionspot.core.text import needs_extra
-from regionspot.demo.answers import Answer, Answers, Example
+from regionspot.demo.answers import Answers, Example
+from regionspot.demo.downloads import Downloads
+from regionspot.demo.events import ONE_AT_A_TIME, told
+from regionspot.demo.search_tab import Search, search_tab
 from regionspot.inference import Regions
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it at each use
 with needs_extra("demo"):
     import gradio as gr
     from gradio_image_annotation import image_annotator
 
-Search = Callable[[str], tuple[str, Image.Image | None]]
-"""Words in; a table of regions as Markdown, and a picture of them if the images are known, out."""
-
-_ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}
-_NUM_KEPT_FILES = 100
-"""Answers whose files are kept."""
 _HEADERS = ["#", "name", "score", "other names"]
-_INTRO = """# Name any region
-Draw boxes, click points, or let SAM propose regions. The names come from the list of words, which
-you can change, or from regions that you add as examples."""
+_STEPS = """1. Pick an example picture, or upload one.
+2. Drag a box around an object.
+3. Read its name."""
+_TINY = "**Tiny model of the toy world, without a download:** it knows drawn objects and {} words."
+_HINT = "Drag a box over the picture: its name appears here."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,27 +68,39 @@ class Page:
     ) -> None:
         self._answers = answers
         self._pictures = tuple(pictures)
-        self._folder = folder
-        self._written: deque[Path] = deque()
+        self._downloads = Downloads(folder)
         with gr.Blocks(
             title="RegionSpot", analytics_enabled=False, delete_cache=(600, 3600)
         ) as self.blocks:
-            gr.Markdown(_INTRO)
-            if answers.model.known_words:
-                _show_known_words(answers.model.known_words)
-            with gr.Tab("Name regions"):
-                self._naming_tab(words)
-            if search is not None:
+            gr.Markdown("# Name any region")
+            if known := answers.model.known_words:
+                gr.Markdown(_TINY.format(len(known)))
+            if search is None:
+                self._show_naming(words)
+            else:
+                with gr.Tab("Name regions"):
+                    self._show_naming(words)
                 with gr.Tab("Search a cache"):
-                    _searching_tab(search)
+                    search_tab(search)
 
-    def _naming_tab(self, words: Sequence[str]) -> None:
+    def _show_naming(self, words: Sequence[str]) -> None:
         asked, points, examples = gr.State(None), gr.State([]), gr.State([])
+        gr.Markdown(_STEPS)
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
+                gallery = gr.Gallery(
+                    [str(path) for path in self._pictures],
+                    label="Example pictures",
+                    show_label=False,
+                    columns=6,
+                    allow_preview=False,
+                    buttons=[],
+                    visible=bool(self._pictures),
+                    elem_id="pictures",
+                )
                 with gr.Tab("Boxes"):
                     drawing = image_annotator(
-                        label="Upload a picture, then drag boxes over it",
+                        label="Drag boxes over the picture",
                         disable_edit_boxes=True,
                         sources=["upload", "clipboard"],
                         show_download_button=False,
@@ -108,26 +113,19 @@ class Page:
                     drawing.preprocess_image = _path_of
                 with gr.Tab("Points"):
                     clicked = gr.Image(
-                        label="Click on what you want to have named",
+                        label="Click on objects",
                         interactive=False,
                         buttons=[],
                         elem_id="clicked",
                     )
                     forget_points = gr.Button("Remove the points", size="sm")
-                everything = gr.Button("Let SAM propose regions", elem_id="everything")
-                gallery = gr.Gallery(
-                    [str(path) for path in self._pictures],
-                    label="Example pictures",
-                    columns=3,
-                    height="auto",
-                    allow_preview=False,
-                    buttons=[],
-                    visible=bool(self._pictures),
-                    elem_id="pictures",
+                everything = gr.Button(
+                    "Let SAM propose regions", elem_id="everything", elem_classes="answer"
                 )
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=320, elem_classes="answer"):
                 picture = gr.Image(
                     label="Named regions",
+                    show_label=False,
                     interactive=False,
                     format="png",
                     buttons=["fullscreen"],
@@ -139,7 +137,7 @@ class Page:
                     label="Names; click a row to see what its region attends to",
                     interactive=False,
                     wrap=True,
-                    column_widths=["10%", "33%", "18%", "39%"],
+                    column_widths=["12%", "32%", "22%", "34%"],
                     elem_id="names",
                 )
                 with gr.Row():
@@ -147,7 +145,14 @@ class Page:
                         gr.DownloadButton(text, size="sm", min_width=90)
                         for text in ("JSON", "COCO", "Picture")
                     ]
-            with gr.Column(scale=2, min_width=320):
+            with gr.Column(scale=2, min_width=320, elem_classes="answer"):
+                heat = gr.Image(
+                    label="What the region attends to",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    elem_id="attention",
+                )
+                caption = gr.Markdown()
                 text = gr.Textbox(
                     "\n".join(words),
                     label="Words, one name a line",
@@ -156,13 +161,9 @@ class Page:
                     elem_id="words",
                 )
                 again = gr.Button("Use these words", variant="primary", elem_id="again")
-                heat = gr.Image(
-                    label="Attention of the region",
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    elem_id="attention",
-                )
-                caption = gr.Markdown()
+                if known := self._answers.model.known_words:
+                    with gr.Accordion(f"The {len(known)} words that it knows", open=False):
+                        gr.Markdown(", ".join(known), elem_id="known")
                 with gr.Accordion("Names by example", open=False):
                     name = gr.Textbox(label="Name of the selected region", max_lines=1)
                     with gr.Row():
@@ -171,16 +172,16 @@ class Page:
                     listed = gr.Markdown()
 
         shown = [picture, table, note, heat, caption, *files, asked]
-        of_boxes: dict[str, Any] = {
-            "fn": self.name_boxes,
-            "inputs": [drawing, text, examples],
-            "outputs": shown,
-            **_ONE_AT_A_TIME,
-        }
-        private: dict[str, Any] = {**_ONE_AT_A_TIME, "api_visibility": "private"}
-        drawing.change(**of_boxes, api_name="name_boxes", trigger_mode="always_last").success(
-            self.show_photo, [drawing, asked], [clicked, points], **private
-        )
+        public: dict[str, Any] = {**ONE_AT_A_TIME, "show_progress_on": picture}
+        private = {**public, "api_visibility": "private"}
+        drawing.change(
+            self.name_boxes,
+            [drawing, text, examples],
+            shown,
+            **public,
+            api_name="name_boxes",
+            trigger_mode="always_last",
+        ).success(self.show_photo, [drawing, asked], [clicked, points], **private)
         gallery.select(self.pick, None, drawing, **private)
         clicked.select(
             self.name_point, [drawing, points, text, examples], [clicked, points, *shown], **private
@@ -250,7 +251,7 @@ class Page:
         limit = self._answers.limits.max_examples
         if len(examples) >= limit:
             raise gr.Error(f"There are {limit} examples already, which is the limit.")
-        with _told():
+        with told():
             box = asked.regions_xyxy[asked.selected]
             more = [*examples, self._answers.example(asked.photo, name, box)]
         return [more, "Examples: " + ", ".join(one.name for one in more), ""]
@@ -274,7 +275,7 @@ class Page:
         boxes: FloatArray | None = None,
         points: FloatArray | None = None,
     ) -> list[Any]:
-        with _told():
+        with told():
             answer = self._answers.name(
                 photo, words=words, examples=examples, boxes=boxes, points=points
             )
@@ -285,17 +286,19 @@ class Page:
                 regions_xyxy=regions.boxes_xyxy,
                 boxes=boxes if given else regions.boxes_xyxy,
                 points=points,
-                selected=max(0, len(regions) - 1 if given else 0),
+                # The annotator puts the newest box first; the newest point is the last.
+                selected=0 if points is None else len(regions) - 1,
             )
             heat, caption = (None, "")
             if len(regions):
                 heat, caption = self._attention(asked, asked.selected)
         picture = regions.plot()
-        files = self._write_files(answer, picture, photo.name)
-        return [picture, _rows(regions), answer.note, heat, caption, *files, asked]
+        files = self._downloads.write(regions, picture, file_name=photo.name)
+        note = answer.note or ("" if len(regions) else _HINT)
+        return [picture, _rows(regions), note, heat, caption, *files, asked]
 
     def _attention(self, asked: Asked, row: int) -> tuple[Image.Image, str]:
-        with _told():
+        with told():
             return self._answers.attention(
                 asked.photo,
                 row,
@@ -305,56 +308,13 @@ class Page:
             )
 
     def _with_points(self, photo: Path, points: list[list[int]]) -> Image.Image:
-        with _told():
+        with told():
             picture = Image.fromarray(self._answers.open(photo).pixels)
         draw = ImageDraw.Draw(picture)
         radius = max(2, min(picture.size) // 60)
         for point in points:
             draw.circle(point, radius, fill="white", outline="black", width=max(1, radius // 3))
         return picture
-
-    def _write_files(self, answer: Answer, picture: Image.Image, name: str) -> list[str]:
-        """Write the files to download, and remove old ones, which gradio has copied."""
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
-        self._written.append(folder)
-        if len(self._written) > _NUM_KEPT_FILES:
-            shutil.rmtree(self._written.popleft(), ignore_errors=True)
-        paths = [folder / name for name in ("regions.json", "regions_coco.json", "regions.png")]
-        contents = (answer.regions.to_dict(), answer.regions.to_coco(file_name=name))
-        for path, content in zip(paths, contents, strict=False):
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        picture.save(paths[-1])
-        return [str(path) for path in paths]
-
-
-def _searching_tab(search: Search) -> None:
-    with gr.Row():
-        query = gr.Textbox(label="Find regions by words", max_lines=1, elem_id="query")
-        find = gr.Button("Search", scale=0, variant="primary")
-    sheet = gr.Image(label="Regions, best first", interactive=False, buttons=["download"])
-    hits = gr.Markdown(elem_id="hits")
-
-    def found(words: str) -> tuple[str, Image.Image | None]:
-        with _told():
-            return search(words)
-
-    gr.on(
-        [find.click, query.submit],
-        found,
-        query,
-        [hits, sheet],
-        **_ONE_AT_A_TIME,
-        api_visibility="private",
-    )
-
-
-def _show_known_words(words: Sequence[str]) -> None:
-    gr.Markdown(
-        "**This is the tiny model of the toy world.** It knows drawn objects, and no other words"
-        " than those listed here."
-    )
-    with gr.Accordion(f"The {len(words)} words that it knows", open=False):
-        gr.Markdown(", ".join(words), elem_id="known")
 
 
 def _nothing() -> list[Any]:
@@ -377,22 +337,12 @@ def _rows(regions: Regions) -> list[list[str]]:
         [
             str(row + 1),
             labels[0],
-            f"{scores[0]:.1%}",
+            f"{scores[0]:.0%}",
             ", ".join(
-                f"{label} {score:.1%}" for label, score in zip(labels[1:], scores[1:], strict=True)
+                f"{label} {score:.0%}" for label, score in zip(labels[1:], scores[1:], strict=True)
             ),
         ]
         for row, (labels, scores) in enumerate(
             zip(regions.top_labels, regions.top_scores.tolist(), strict=True)
         )
     ]
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Show errors meant for the user on the page."""
-    try:
-        yield
-    except RegionSpotError as error:
-        message = str(error)
-        raise gr.Error(message[:1].upper() + message[1:], print_exception=False) from error

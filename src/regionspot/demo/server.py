@@ -6,12 +6,9 @@ from contextlib import contextmanager
 
 from regionspot.core.errors import ConfigError
 from regionspot.core.stopping import safe_points, sleep
-from regionspot.core.text import needs_extra
 from regionspot.demo.limits import Limits
+from regionspot.demo.look import CSS, THEME
 from regionspot.demo.page import Page
-
-with needs_extra("demo"):
-    import gradio as gr
 
 _MAX_VISITORS = 200
 """Browser tabs whose examples and points are kept."""
@@ -24,17 +21,17 @@ def serving(page: Page, *, host: str, port: int, limits: Limits) -> Iterator[str
     Args:
         page: The page.
         host: Address to listen on; 127.0.0.1 is reachable from this machine only.
-        port: Port to listen on.
+        port: Port to listen on; see `check_free`.
         limits: Size of uploads and number of waiting requests.
 
     Yields:
         The URL.
-
-    Raises:
-        ConfigError: Another program listens there, or the address is not of this machine.
     """
-    _check_free(host, port)
-    blocks = page.blocks.queue(max_size=limits.max_waiting, default_concurrency_limit=1)
+    blocks = page.blocks.queue(
+        max_size=limits.max_waiting,
+        default_concurrency_limit=1,
+        api_open=False,  # else requests can pass the queue by
+    )
     _, url, _ = blocks.launch(
         server_name=host,
         server_port=port,
@@ -47,8 +44,9 @@ def serving(page: Page, *, host: str, port: int, limits: Limits) -> Iterator[str
         state_session_capacity=_MAX_VISITORS,
         enable_monitoring=False,
         ssr_mode=False,
-        footer_links=["api"],
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        footer_links=[],
+        theme=THEME,
+        css=CSS,
     )
     try:
         yield url
@@ -68,7 +66,12 @@ def serve_until_stopped(page: Page, *, host: str, port: int, limits: Limits) -> 
             sleep(1)
 
 
-def _check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int) -> None:
+    """Check that a server can listen there.
+
+    Raises:
+        ConfigError: Another program listens there, or the address is not of this machine.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -105,7 +105,7 @@ def test_attention_of_a_region_follows_its_prompt(model: RegionSpot, photo: Path
         ({"max_pixels": 13_439}, WORDS, BOXES, ValueError, "140 x 96 pixels; wanted at most 13,"),
         ({"max_upload_mb": 0.01}, WORDS, BOXES, ValueError, "wanted at most 0.01 MB"),
         ({}, " \n ", BOXES, VocabularyError, "no words to choose from"),
-        ({}, "zeppelin", BOXES, VocabularyError, "'zeppelin'"),
+        ({}, "red car\nsea egg\nzeppelin", BOXES, VocabularyError, "not know 'car', 'zeppelin'"),
         ({}, WORDS, [[500, 500, 600, 600]], ShapeError, "500"),
     ],
 )
@@ -123,10 +123,18 @@ def test_what_is_refused_says_what_is_wanted(
     assert isinstance(caught.value, RegionSpotError)
 
 
+def test_the_tiny_sam_proposes_regions_of_example_pictures(
+    model: RegionSpot, tmp_path: Path
+) -> None:
+    for path in write_toy_pictures(tmp_path, count=2):
+        proposed = Answers(model, limits=Limits(max_regions=3)).name(path, words=WORDS).regions
+        assert 1 <= len(proposed) <= 3
+
+
 def test_a_text_file_is_not_a_picture(model: RegionSpot, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_text("hello")
-    with pytest.raises(RegionSpotError, match="no image that Pillow can open"):
+    with pytest.raises(RegionSpotError, match="no picture that can be read. Upload a JPEG"):
         Answers(model).name(path, words=WORDS, boxes=BOXES)
     with pytest.raises(MissingFileError, match="upload it again"):
         Answers(model).name(tmp_path / "removed.jpg", words=WORDS, boxes=BOXES)
