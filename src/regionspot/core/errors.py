@@ -35,7 +35,7 @@ class CacheCorruptError(RegionSpotError, ValueError):
 
 
 class NotFiniteError(RegionSpotError, FloatingPointError):
-    """A value in training is NaN or infinite."""
+    """A value in training, or an embedding, is NaN or infinite."""
 
 
 class RankError(RegionSpotError, RuntimeError):

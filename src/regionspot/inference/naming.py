@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot.core.errors import ConfigError, VocabularyError
+from regionspot.core.errors import ConfigError, NotFiniteError, VocabularyError
 from regionspot.core.geometry import FloatArray
 from regionspot.core.region_scores import top_k
 from regionspot.core.vocabulary import Vocabulary
@@ -97,7 +97,18 @@ class Naming:
         return Vocabulary((*self.names, self.unknown))
 
     def choose(self, z_RE: Tensor, classifier: RegionClassifier) -> BestNames:
-        """Choose the best names of regions with embeddings (R, E)."""
+        """Choose the best names of regions with embeddings (R, E).
+
+        Raises:
+            NotFiniteError: An embedding is NaN or infinite.
+        """
+        is_finite_R = z_RE.isfinite().all(dim=1)
+        if not is_finite_R.all():
+            raise NotFiniteError(
+                f"the head's embedding of region {int(is_finite_R.int().argmin())} is not finite:"
+                " the head or the weights of SAM or CLIP are damaged. Check the head with"
+                " `regionspot verify`."
+            )
         rows_at_once = max(1, _LOGITS_AT_ONCE // len(self.names))
         parts = [self._best(part_RE, classifier) for part_RE in z_RE.split(rows_at_once)]
         class_ids, scores, confidences = map(np.concatenate, zip(*parts, strict=True))

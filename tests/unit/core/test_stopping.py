@@ -263,8 +263,8 @@ from regionspot import cli
 from regionspot.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.__path__.append({str(tmp_path)!r})
-sys.argv = ["regionspot", "slow"]
-main.COMMANDS["slow"] = ("slow:run", "")
+sys.argv = ["regionspot", "demo"]
+main.COMMANDS["demo"] = ("slow:run", "")
 main.main()
 """)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

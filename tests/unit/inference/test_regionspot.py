@@ -1,5 +1,6 @@
 """Recognition against the libraries it is composed of, run by hand, and against a cache."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,13 @@ from regionspot.backbones import (
     region_tokens,
 )
 from regionspot.cache import FeatureCache
-from regionspot.core.errors import ConfigError, MissingFileError, ShapeError, VocabularyError
+from regionspot.core.errors import (
+    ConfigError,
+    MissingFileError,
+    NotFiniteError,
+    ShapeError,
+    VocabularyError,
+)
 from regionspot.core.vocabulary import Vocabulary
 from regionspot.extraction import AnnotationsConfig, CacheConfig, cache_features
 from regionspot.inference import (
@@ -682,3 +689,13 @@ def test_a_name_longer_than_clip_reads_is_told(
         "1 class names are cut, as the encoder tiny reads 32 tokens of a sentence: 'red red"
         in caplog.text
     )
+
+
+def test_embeddings_that_are_not_finite_are_no_names(
+    trained_head: TrainedHead, models: FrozenModels, pixels: Pixels, boxes: NDArray[np.float32]
+) -> None:
+    head = copy.deepcopy(trained_head.head)
+    torch.nn.init.constant_(head.projector.bias, float("nan"))
+    model = RegionSpot(replace(trained_head, head=head), models)
+    with pytest.raises(NotFiniteError, match="region 0 is not finite"):
+        model.recognize(pixels, boxes)
