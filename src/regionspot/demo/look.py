@@ -26,5 +26,5 @@ CSS = """
 #pictures .thumbnail-item { height: auto; }
 #names { --font-mono: var(--font); }
 #hits { overflow-x: auto; }
-#hits :is(td, th) { padding: 4px 8px; overflow-wrap: normal; }
+#hits :is(td, th) { padding: 4px 8px; overflow-wrap: normal; word-break: normal !important; }
 """
