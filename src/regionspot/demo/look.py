@@ -8,9 +8,9 @@ with needs_extra("demo"):
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 CSS = """
-/* Answers appear with a picture, and an empty attention picture is not shown. */
+/* Answers appear with a picture, and empty pictures of attention or of found regions are hidden. */
 .gradio-container:not(:has(#drawing canvas)) .answer { display: none; }
-#attention:not(:has(img)) { display: none; }
+:is(#attention, #sheet):not(:has(img)) { display: none; }
 
 /* A message says what is wrong: the answer before it stays in view. */
 [data-testid="status-tracker"]:has(> .error) { display: none !important; }
@@ -26,5 +26,5 @@ CSS = """
 #pictures .thumbnail-item { height: auto; }
 #names { --font-mono: var(--font); }
 #hits { overflow-x: auto; }
-#hits :is(td, th) { padding: 4px 8px; overflow-wrap: normal; }
+#hits :is(td, th) { padding: 4px 8px; overflow-wrap: normal; word-break: normal !important; }
 """
