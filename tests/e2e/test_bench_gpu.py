@@ -42,6 +42,7 @@ def check(results: Results) -> None:
             assert row.ratio is None or (math.isfinite(row.ratio) and row.ratio > 0), row
 
 
+@pytest.mark.slow
 def test_every_question_is_answered_by_positive_figures(tmp_path: Path) -> None:
     names = "[caching, head, data, loss, online, hours, toy]"
     results = run(tmp_path, "--sections", names)

@@ -62,6 +62,7 @@ def test_the_papers_recipe_is_written_out(path: Path, capsys: pytest.CaptureFixt
         "normalize_inputs": False,
         "position_code": "none",
         "guidance": "none",
+        "guidance_region": "box",
         "guidance_spread": 0.0,
         "feature_tokens": "all",
         "regions": "together",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers.samples import GENUINE, OURS, sample_files
@@ -252,6 +252,9 @@ def test_blocks_hold_what_the_csv_module_reads(
     ending: str,
     block_bytes: int,
 ) -> None:
+    # Before Python 3.13, the writer does not quote a carriage return, which ends a row for readers.
+    is_quoted = quoting == csv.QUOTE_ALL or ending == "\r\n"
+    assume(is_quoted or "\r" not in "".join(value for row in rows for value in row))
     path = tmp_path_factory.getbasetemp() / "rows.csv"
     text = io.StringIO()
     writer = csv.writer(text, quoting=quoting, lineterminator=ending)  # type: ignore[arg-type]
