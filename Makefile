@@ -5,7 +5,7 @@ RUN    := $(VENV)/bin/python
 DONE   := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-browser test-demo docs lint format pictures bench bench-gpu clean
+.PHONY: help install quickstart test test-slow test-browser test-demo test-labelling docs lint format pictures bench bench-gpu clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,15 @@ test-demo: $(DONE)  ## Open the page of `regionspot demo` in headless Chromium; 
 	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade --target build/demo \
 	  --constraint build/demo-constraints.txt 'gradio>=6.14,<7' 'gradio_image_annotation>=0.5.6' playwright
 	PYTHONPATH=build/demo $(RUN) -m pytest -m browser tests/browser/test_demo.py
+
+# Both have many dependencies, some in other versions, so they lie in an environment of their own,
+# which finds all else in ours.
+test-labelling: $(DONE)  ## Hand regions to FiftyOne's and Label Studio's own packages.
+	$(PYTHON) -m venv build/labelling
+	build/labelling/bin/pip install --quiet --disable-pip-version-check fiftyone label-studio-sdk
+	$(RUN) -c 'import site; print(*site.getsitepackages(), "$(CURDIR)/src", sep="\n")' > \
+	  "$$(build/labelling/bin/python -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
+	build/labelling/bin/python -m pytest -m labelling tests/labelling
 
 docs: $(DONE)  ## Build the documentation site, build/site/index.html; a broken link is an error.
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'

@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regionspot.core.errors import MissingExtraError
-from regionspot.core.geometry import box_area, pixels_to_relative, xyxy_to_xywh
+from regionspot.core.geometry import box_area, xyxy_to_xywh
 from regionspot.core.rle_masks import rle_counts
 from regionspot.core.text import needs_extra
 from regionspot.inference.clip_crops import pixel_box
@@ -113,10 +114,9 @@ def to_fiftyone(regions: "Regions") -> "fiftyone.Detections":
             "to_fiftyone() needs FiftyOne, which is not installed: pip install fiftyone."
         ) from error
     size_hw = (regions.image.shape[0], regions.image.shape[1])
-    boxes = xyxy_to_xywh(pixels_to_relative(regions.boxes_xyxy, size_hw)).tolist()
     labels = regions.labels
     detections = []
-    for row, box in enumerate(boxes):
+    for row, box in enumerate(_relative_xywh(regions).tolist()):
         mask = regions.mask(row)
         if mask is not None:
             x1, y1, x2, y2 = pixel_box(regions.boxes_xyxy[row], size_hw)
@@ -132,12 +132,23 @@ def to_fiftyone(regions: "Regions") -> "fiftyone.Detections":
     return fiftyone.Detections(detections=detections)
 
 
+def _relative_xywh(regions: "Regions") -> NDArray[np.float64]:
+    """Return boxes (x, y, width, height), (R, 4), relative to the image's width and height.
+
+    In float64: rounded to float32, a whole pixel may become a little less, and is then cut off.
+    """
+    height, width = regions.image.shape[:2]
+    corners = regions.boxes_xyxy.astype(np.float64)
+    sides = corners[:, 2:] - corners[:, :2]
+    return np.concatenate([corners[:, :2], sides], axis=1) / (width, height, width, height)
+
+
 def to_label_studio(
     regions: "Regions", image_url: str, *, from_name: str, to_name: str
 ) -> dict[str, Any]:
     """Return a Label Studio task with the boxes as predictions, in percent of the image's size."""
     height, width = regions.image.shape[:2]
-    percent = 100 * xyxy_to_xywh(pixels_to_relative(regions.boxes_xyxy, (height, width)))
+    percent = 100 * _relative_xywh(regions)
     labels = regions.labels
     results = [
         {

@@ -102,7 +102,7 @@ def test_label_studio_gets_percentages_of_the_image() -> None:
 
 
 def test_fiftyone_gets_relative_boxes_and_masks_cut_to_them(monkeypatch: Any) -> None:
-    # The package is too large for the tests: these stand for its two classes, as documented.
+    # `make test-labelling` tests with the package itself, which is too large for these tests.
     fake = SimpleNamespace(Detection=SimpleNamespace, Detections=SimpleNamespace)
     monkeypatch.setitem(sys.modules, "fiftyone", fake)
     detections = make_regions().to_fiftyone().detections
