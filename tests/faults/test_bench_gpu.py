@@ -20,6 +20,7 @@ def outcomes(results: Results) -> dict[str, tuple[str, str, list[str]]]:
     }
 
 
+@pytest.mark.slow
 def test_all_that_was_measured_is_kept_and_all_that_was_not_is_told(tmp_path: Path) -> None:
     sections = [
         section("badly"),
@@ -61,6 +62,7 @@ def test_all_that_was_measured_is_kept_and_all_that_was_not_is_told(tmp_path: Pa
     assert any("**(a) badly**" in line and "failed, MemoryError" in line for line in table)
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_for_is_skipped_and_told(tmp_path: Path) -> None:
     sections = [section("well"), section("badly")]
     results = run_sections(sections, size="tiny", device="cpu", budget_s=1, output_dir=tmp_path)
@@ -72,6 +74,7 @@ def test_what_there_is_no_time_for_is_skipped_and_told(tmp_path: Path) -> None:
     assert results.failed == []
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_an_error_where_a_section_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
