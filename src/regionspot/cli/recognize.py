@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from regionspot.backbones import GridProposer, SameTokens
+from regionspot.backbones.decode_images import MAX_PIXELS
 from regionspot.cli.options import (
     HEAD_HELP,
     TEMPLATES_HELP,
@@ -269,7 +270,7 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--max_image_pixels",
         type=int,
-        default=89_478_485,
+        default=MAX_PIXELS,
         help="Refuse image files with more pixels, height times width: half a megabyte of PNG can"
         " decode to more than fits in memory. The default is Pillow's own, and the least.",
     )

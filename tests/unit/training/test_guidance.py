@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -170,17 +171,17 @@ def test_guidance_by_masks_needs_a_cache_of_masks(make_cache: MakeCache, tmp_pat
             trainer.fit(module, datamodule=data)
 
 
-def test_another_region_of_guidance_is_another_head(make_cache: MakeCache, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"guidance": "none"}, "guidance: found 'learned', wanted 'none'"),
+        ({"guidance_region": "mask"}, "guidance_region: found 'box', wanted 'mask'"),
+    ],
+)
+def test_guidance_is_neither_dropped_nor_changed_unasked(
+    make_cache: MakeCache, tmp_path: Path, wanted: dict[str, Any], message: str
+) -> None:
     write_head(tmp_path / "head", replace(SPEC, guidance="learned"))
     spec = CachedRegions([make_cache()]).spec
-    by_masks = replace(GUIDED, guidance_region="mask")
-    with pytest.raises(WeightsError, match="guidance_region: found 'box', wanted 'mask'"):
-        RegionSpotModule(spec, head=by_masks, init_from=str(tmp_path / "head"))
-
-
-def test_guidance_is_not_dropped_unasked(make_cache: MakeCache, tmp_path: Path) -> None:
-    write_head(tmp_path / "head", replace(SPEC, guidance="learned"))
-    spec = CachedRegions([make_cache()]).spec
-    plain = replace(GUIDED, guidance="none")
-    with pytest.raises(WeightsError, match="guidance: found 'learned', wanted 'none'"):
-        RegionSpotModule(spec, head=plain, init_from=str(tmp_path / "head"))
+    with pytest.raises(WeightsError, match=message):
+        RegionSpotModule(spec, head=replace(GUIDED, **wanted), init_from=str(tmp_path / "head"))
